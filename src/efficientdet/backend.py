@@ -1,0 +1,90 @@
+"""Which of Keras's backends runs, and how it compiles a function.
+
+Keras fixes its backend at its first import, so `choose` runs before it. Devices are not probed: asking JAX for its
+devices starts XLA, after which `jax.distributed.initialize` raises.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+from efficientdet.errors import UserError
+
+Name = Literal["tensorflow", "jax"]
+NAMES = ("tensorflow", "jax")
+
+
+def choose(wanted: str | None = None) -> str:
+    """Fixes Keras's backend: `wanted`, else KERAS_BACKEND, else keras.json, else TensorFlow, else JAX.
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        UserError: the backend is unknown, not installed, or Keras already runs on another.
+    """
+    name = wanted or os.environ.get("KERAS_BACKEND") or _configured() or _installed()
+    if name not in NAMES:
+        raise UserError(f"`backend` is `{name}`; there are {' and '.join(NAMES)}.")
+    if importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"The backend `{name}` is not installed; install it with `pip install 'efficientdet-keras[{_extra(name)}]'`."
+        )
+    if "keras" in sys.modules and (running := sys.modules["keras"].backend.backend()) != name:
+        raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
+    os.environ["KERAS_BACKEND"] = name
+    # TensorFlow's start-up lines (which CPU instructions it found) hide a user's own first lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return name
+
+
+def _configured() -> str | None:
+    """Reads the backend from keras.json, as Keras itself would."""
+    home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
+    try:
+        name = json.loads((home / "keras.json").read_text()).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None
+    # Keras writes this file itself, with the backend that ran first; one that is gone or not ours is no wish.
+    return name if name in NAMES and importlib.util.find_spec(name) else None
+
+
+def _installed() -> str:
+    for name in NAMES:
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise UserError("Neither TensorFlow nor JAX is installed; `pip install 'efficientdet-keras[tensorflow]'`.")
+
+
+def _extra(name: str) -> str:
+    return "tensorflow" if name == "tensorflow" else "jax-gpu"
+
+
+def running() -> str:
+    """Returns the name of the backend that Keras runs on."""
+    import keras
+
+    return keras.backend.backend()
+
+
+def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate: bool = False) -> Callable[..., Any]:
+    """Compiles a pure function of nested arrays.
+
+    Args:
+        function: takes and returns dicts, lists and arrays of the running backend.
+        xla: auto, on or off; TensorFlow only. auto is on with a GPU: XLA's convolutions on a CPU are several
+            times slower than TensorFlow's own.
+        donate: the first argument's memory may be reused for the result (JAX).
+    """
+    if running() == "jax":
+        import jax
+
+        return jax.jit(function, donate_argnums=(0,) if donate else ())
+    import tensorflow as tf
+
+    jit = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    return tf.function(function, jit_compile=jit, reduce_retracing=False)

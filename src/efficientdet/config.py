@@ -1,0 +1,323 @@
+"""Every knob: its default, its unit, what it does. Values that belong together for one purpose are in `presets`."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal
+
+from efficientdet.errors import UserError
+
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """EfficientNet, features only (EfficientNet, table 1 and section 3.3)."""
+
+    name: str = "efficientnet-b0"
+    """What checkpoints call it."""
+    width: float = 1.0
+    """Multiplies the channels of every stage."""
+    depth: float = 1.0
+    """Multiplies the blocks of every stage."""
+    squeeze_excite: bool = True
+    """Squeeze-and-excitation in every block; the Lite backbones have none."""
+    fixed_ends: bool = False
+    """Neither widen the stem nor deepen the first and last stage (Lite)."""
+    survival: float = 1.0
+    """Probability that the last block survives a training step (stochastic depth); earlier ones more often. 1 is off."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network (EfficientDet, section 3 and 4)."""
+
+    name: str = "efficientdet-d0"
+    """What the model calls itself."""
+    image_size: tuple[int, int] = (512, 512)
+    """Height and width of the network input, px; any size from 32 up."""
+    num_classes: int = 90
+    """Outputs of the class head; `train` sets it from the dataset."""
+    backbone: BackboneConfig = BackboneConfig()
+    feature_channels: int = 64
+    """Channels of the feature network and the heads."""
+    num_cells: int = 3
+    """BiFPN cells."""
+    head_repeats: int = 3
+    """Separable convolutions in each head before its prediction."""
+    fusion: Literal["fast_attention", "attention", "sum"] = "fast_attention"
+    """How a BiFPN node weighs its inputs (EfficientDet, section 3.3)."""
+    activation: Literal["swish", "relu6"] = "swish"
+    """Everywhere in the network; Lite has relu6."""
+    min_level: int = 3
+    """First level of the feature network; level l has stride 2^l."""
+    max_level: int = 7
+    """Last level of the feature network."""
+    anchor_scale: float = 4.0
+    """Side of the smallest anchor of a level in strides of that level."""
+    num_octaves: int = 3
+    """Anchor sizes a level: 2^(o / num_octaves) for o = 0, 1, ..."""
+    aspect_ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+    """Anchor shapes as (width, height) factors."""
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the training pixels, RGB, fraction of 255."""
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of the training pixels, RGB, fraction of 255."""
+    batch_norm_momentum: float = 0.99
+    """Share of the old value in a running statistic at each step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures come from."""
+
+    train: str = ""
+    """Converted dataset (folder with dataset.json), glob of TFRecord files, or `synthetic` for generated pictures."""
+    validation: str = ""
+    """The same for validation; empty: the validation split of `train`, where it has one. `none`: no validation."""
+    source: str = ""
+    """A folder of photographs with annotations (COCO, VOC or YOLO): converted once into a cache, then used as `train`."""
+    train_split: str = "train"
+    """Split of a converted dataset to train on."""
+    validation_split: str = "val"
+    """Split of a converted dataset to validate on."""
+    max_boxes: int = 0
+    """Room for boxes of one picture; 0: as many as the fullest picture of the dataset has."""
+    synthetic_examples: int = 1024
+    """Pictures in an epoch of `synthetic` data."""
+    synthetic_classes: int = 6
+    """Classes of `synthetic` data, at most 6."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """What happens to a training picture (google/automl's and NVIDIA's ranges)."""
+
+    horizontal_flip: bool = True
+    """Mirror every second picture."""
+    scale_min: float = 0.1
+    """Smallest scale of a picture against the one that just fits the network input."""
+    scale_max: float = 2.0
+    """Largest scale; beyond 1 a random part of the picture is cut out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Targets and losses (RetinaNet, section 3; EfficientDet, section 5.1)."""
+
+    match_iou: float = 0.5
+    """An anchor belongs to the box it overlaps most if their IoU is at least this."""
+    focal_alpha: float = 0.25
+    """Weight of positives; negatives weigh 1 - alpha."""
+    focal_gamma: float = 1.5
+    """How fast easy examples lose weight."""
+    label_smoothing: float = 0.0
+    """Moves class targets from 0 and 1 towards 0.5 by this fraction."""
+    huber_delta: float = 0.1
+    """Box error at which the box loss turns from square to linear."""
+    box_weight: float = 50.0
+    """Weight of the box loss against the class loss."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD with momentum, warm-up and cosine (EfficientDet, section 5.1)."""
+
+    learning_rate: float | None = None
+    """Peak, for the global batch; none: 0.08 * batch_size / 64."""
+    warmup_learning_rate: float = 1e-4
+    """Learning rate of the first step."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up."""
+    momentum: float = 0.9
+    """Share of the old update in the new one."""
+    clip_norm: float = 10.0
+    """Largest norm of each gradient, and then of all together; 0 is off."""
+    weight_decay: float = 4e-5
+    """L2 on kernels: weight_decay * sum(kernel^2) / 2 is part of the loss."""
+    average_decay: float = 0.9998
+    """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The run."""
+
+    batch_size: int = 64
+    """Pictures a step, over all devices."""
+    epochs: float = 300.0
+    """Passes over the training pictures."""
+    precision: Precision = "float32"
+    """Type of the arithmetic inside the network; outputs and losses are float32 always."""
+    xla: Switch = "auto"
+    """Compile with XLA. auto: on a GPU. JAX always does."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    evaluate_every: float = 5.0
+    """Epochs between evaluations; 0: only at the end."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one is also written at each evaluation and at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept for resume."""
+    max_bad_steps: int = 50
+    """Stop after so many steps in a row without a finite loss and gradient; such steps change nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostprocessConfig:
+    """Raw predictions to detections."""
+
+    max_candidates: int = 5000
+    """Best logits of all anchors and classes that enter the suppression."""
+    max_detections: int = 100
+    """Detections of one picture."""
+    nms_sigma: float = 0.5
+    """Width of the Gaussian of soft-NMS: a neighbour's score is multiplied by exp(-iou^2 / sigma)."""
+    score_threshold: float = 0.001
+    """A decayed score below this is dropped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How validation pictures are evaluated."""
+
+    batch_size: int = 8
+    """Pictures a batch."""
+    max_images: int = 0
+    """Evaluate only the first so many; 0: all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything needed to repeat a run."""
+
+    preset: str = "d0"
+    """Preset that the values started from."""
+    run_dir: str = ""
+    """Where the run writes; empty: runs/<preset>. Running again with the same folder resumes."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turns a config into plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: Any, where: str) -> Any:
+    """Rebuilds a config from JSON values; nothing unknown or of another type passes.
+
+    Args:
+        cls: one of the dataclasses above.
+        values: what `to_dict` gave. A missing field keeps its default.
+        where: file (and field) to name in an error.
+
+    Raises:
+        UserError: a field is unknown or its value has another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"`{where}` is {_short(values)}; expected an object with fields.")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"`{where}` has the unknown field `{unknown[0]}`; known are {', '.join(hints)}.")
+    return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Turns one JSON value into the type `hint` or raises."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise UserError(f"`{where}` is {_short(value)}; expected one of {', '.join(map(repr, arguments))}.")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) == len(value):
+            return tuple(_coerce(h, v, where) for h, v in zip(inner, value, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise UserError(f"`{where}` is {_short(value)}; expected {getattr(hint, '__name__', hint)}.")
+
+
+def _short(value: Any) -> str:
+    """Writes a value of unknown size in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check(config: ExperimentConfig) -> None:
+    """Raises a UserError that names the first knob whose value cannot work."""
+    smallest = {
+        "model.num_classes": 1,
+        "model.feature_channels": 1,
+        "model.num_cells": 1,
+        "model.head_repeats": 0,
+        "model.num_octaves": 1,
+        "data.max_boxes": 0,
+        "data.synthetic_examples": 1,
+        "data.synthetic_classes": 1,
+        "optimizer.momentum": 0,
+        "optimizer.warmup_epochs": 0,
+        "optimizer.clip_norm": 0,
+        "optimizer.weight_decay": 0,
+        "optimizer.average_decay": 0,
+        "training.batch_size": 1,
+        "training.seed": 0,
+        "training.evaluate_every": 0,
+        "training.log_every": 1,
+        "training.checkpoint_every": 1,
+        "training.keep_checkpoints": 1,
+        "training.max_bad_steps": 1,
+        "postprocess.max_candidates": 1,
+        "postprocess.max_detections": 1,
+        "evaluation.batch_size": 1,
+        "evaluation.max_images": 0,
+    }
+    for name, least in smallest.items():
+        if not _field(config, name) >= least:
+            raise UserError(f"`{name}` is {_field(config, name)}; it must be at least {least}.")
+    for name in ("training.epochs", "optimizer.learning_rate", "augmentation.scale_min", "postprocess.nms_sigma"):
+        value = _field(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"`{name}` is {value}; it must be above 0.")
+    for name in ("optimizer.momentum", "optimizer.average_decay"):
+        if not _field(config, name) < 1:
+            raise UserError(f"`{name}` is {_field(config, name)}; it must be below 1.")
+    model, augmentation = config.model, config.augmentation
+    if min(model.image_size) < 32:
+        height, width = model.image_size
+        raise UserError(f"`model.image_size` is {height} x {width}; both numbers must be at least 32.")
+    if model.min_level != 3 or not 6 <= model.max_level <= 8:
+        levels = f"{model.min_level}..{model.max_level}"
+        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 6, 7 or 8.")
+    if not augmentation.scale_min <= augmentation.scale_max <= 16:
+        raise UserError(
+            f"`augmentation.scale_max` is {augmentation.scale_max}; "
+            f"it must be at least `augmentation.scale_min` ({augmentation.scale_min}) and at most 16."
+        )
+
+
+def _field(config: ExperimentConfig, name: str) -> Any:
+    """Reads the knob with the dotted name `name`."""
+    value: Any = config
+    for part in name.split("."):
+        value = vars(value)[part]
+    return value

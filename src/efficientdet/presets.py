@@ -1,0 +1,127 @@
+"""The family and the named recipes: values, no logic.
+
+D0..D7x and Lite follow table 1 of the paper as google/automl published it; `demo` is ours, small enough to learn
+generated pictures on two processor cores in minutes.
+"""
+
+from dataclasses import replace
+
+from efficientdet import config as configs
+from efficientdet.config import (
+    BackboneConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from efficientdet.errors import UserError
+
+# Width and depth of EfficientNet-B0..B7 (EfficientNet, section 3.3) and of the Lite ones (their widths are B0..B4's).
+_WIDTH_DEPTH = {
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+}
+
+
+def _backbone(name: str) -> BackboneConfig:
+    width, depth = _WIDTH_DEPTH[name]
+    # automl trains B0 without stochastic depth and the others with a survival of 0.8 at the last block.
+    return BackboneConfig(name=f"efficientnet-{name}", width=width, depth=depth, survival=1.0 if name == "b0" else 0.8)
+
+
+def _lite_backbone(number: int) -> BackboneConfig:
+    width, depth = _WIDTH_DEPTH[f"b{number}"]
+    return BackboneConfig(
+        name=f"efficientnet-lite{number}",
+        width=width,
+        depth=depth,
+        squeeze_excite=False,
+        fixed_ends=True,
+        survival=1.0 if number == 0 else 0.8,
+    )
+
+
+def _d(name: str, size: int, backbone: str, channels: int, cells: int, repeats: int, **other: object) -> ModelConfig:
+    model = ModelConfig(
+        name=f"efficientdet-{name}",
+        image_size=(size, size),
+        backbone=_backbone(backbone),
+        feature_channels=channels,
+        num_cells=cells,
+        head_repeats=repeats,
+    )
+    return replace(model, **other)  # type: ignore[arg-type]
+
+
+def _lite(name: str, number: int, size: int, channels: int, cells: int, repeats: int, scale: float) -> ModelConfig:
+    return ModelConfig(
+        name=f"efficientdet-{name}",
+        image_size=(size, size),
+        backbone=_lite_backbone(number),
+        feature_channels=channels,
+        num_cells=cells,
+        head_repeats=repeats,
+        fusion="sum",
+        activation="relu6",
+        anchor_scale=scale,
+        pixel_mean=(127 / 255,) * 3,
+        pixel_std=(128 / 255,) * 3,
+    )
+
+
+MODELS = {
+    "d0": _d("d0", 512, "b0", 64, 3, 3),
+    "d1": _d("d1", 640, "b1", 88, 4, 3),
+    "d2": _d("d2", 768, "b2", 112, 5, 3),
+    "d3": _d("d3", 896, "b3", 160, 6, 4),
+    "d4": _d("d4", 1024, "b4", 224, 7, 4),
+    "d5": _d("d5", 1280, "b5", 288, 7, 4),
+    "d6": _d("d6", 1280, "b6", 384, 8, 5, fusion="sum"),
+    "d7": _d("d7", 1536, "b6", 384, 8, 5, fusion="sum", anchor_scale=5.0),
+    "d7x": _d("d7x", 1536, "b7", 384, 8, 5, fusion="sum", max_level=8),
+    "lite0": _lite("lite0", 0, 320, 64, 3, 3, 3.0),
+    "lite1": _lite("lite1", 1, 384, 88, 4, 3, 3.0),
+    "lite2": _lite("lite2", 2, 448, 112, 5, 3, 3.0),
+    "lite3": _lite("lite3", 3, 512, 160, 6, 4, 4.0),
+    "lite3x": _lite("lite3x", 3, 640, 200, 6, 4, 3.0),
+    "lite4": _lite("lite4", 4, 640, 224, 7, 4, 4.0),
+    "demo": ModelConfig(
+        name="efficientdet-demo",
+        image_size=(128, 128),
+        backbone=BackboneConfig(name="efficientnet-demo", width=0.5, depth=0.5),
+        feature_channels=32,
+        num_cells=2,
+        head_repeats=2,
+        batch_norm_momentum=0.9,
+    ),
+}
+
+_DEMO = ExperimentConfig(
+    preset="demo",
+    model=MODELS["demo"],
+    augmentation=configs.AugmentationConfig(scale_min=0.7, scale_max=1.3),
+    optimizer=OptimizerConfig(learning_rate=0.08, warmup_epochs=0.5, average_decay=0.99),
+    training=TrainingConfig(batch_size=16, epochs=10, evaluate_every=5, checkpoint_every=200),
+    evaluation=EvaluationConfig(batch_size=16),
+)
+
+PRESETS = {
+    **{name: ExperimentConfig(preset=name, model=model) for name, model in MODELS.items()},
+    "d7": ExperimentConfig(preset="d7", model=MODELS["d7"], training=TrainingConfig(epochs=600)),
+    "d7x": ExperimentConfig(preset="d7x", model=MODELS["d7x"], training=TrainingConfig(epochs=600)),
+    "demo": _DEMO,
+}
+
+
+def find_preset(name: str) -> ExperimentConfig:
+    """Returns the preset called `name` or says which there are."""
+    if name not in PRESETS:
+        raise UserError(f"`{name}` is no preset; there are {', '.join(PRESETS)}.")
+    return PRESETS[name]

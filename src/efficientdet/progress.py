@@ -1,0 +1,84 @@
+"""Progress of long work: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# People read results on standard output; progress goes to standard error, so that `--json` stays clean.
+console = Console(stderr=True, highlight=False)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Tracker:
+    """Counts work done and shows it. Made by `track`."""
+
+    def __init__(self, label: str, total: int, unit: str, start: int, bar: Progress | None):
+        """Starts to count at `start` of `total` units."""
+        self._label, self._total, self._unit, self._start = label, total, unit, start
+        self._done, self._bar, self._note = start, bar, ""
+        self._began = self._shown = time.monotonic()
+        self._task = None if bar is None else bar.add_task(label, total=total, completed=start, note="", rate="")
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        """Adds `amount` units; `note` is shown behind the bar until the next one."""
+        self._done += amount
+        self._note = self._note if note is None else note
+        seconds = time.monotonic() - self._began
+        rate = (self._done - self._start) / max(seconds, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, note=self._note, rate=f"{rate:.1f} {self._unit}/s")
+        elif time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES or self._done == self._total:
+            self._shown = time.monotonic()
+            left = (self._total - self._done) / max(rate, 1e-9)
+            console.print(
+                f"{self._label}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s, {_clock(left)} left"
+                + (f", {self._note}" if self._note else ""),
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+@contextlib.contextmanager
+def track(label: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator[Tracker]:
+    """Shows the progress of `total` units of work while the block runs.
+
+    Args:
+        label: what is being done.
+        total: units in all.
+        unit: what is counted.
+        start: units done before (a resumed run).
+    """
+    if not console.is_terminal:
+        yield Tracker(label, total, unit, start, None)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        yield Tracker(label, total, unit, start, bar)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,105 @@
+"""The words in which the parts talk to each other.
+
+Letters: B batch, H W image px, C classes, A anchors of all levels, N boxes, K detections. Boxes are yxyx,
+`0 <= y1 <= y2 <= H` and `0 <= x1 <= x2 <= W`, in pixels of the network input unless the name says otherwise.
+"""
+
+import dataclasses
+from typing import Any, TypedDict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Category:
+    """A class of a dataset. Labels are positions 0..C-1 in the dataset's list of categories.
+
+    Attributes:
+        id: the dataset's own number for the class (COCO: 1..90, with holes).
+        name: what people call it.
+    """
+
+    id: int
+    name: str
+
+
+class GroundTruth(TypedDict):
+    """The boxes of a batch.
+
+    boxes: float32[B, N, 4], yxyx px; rows from `num_boxes` on are padding.
+    labels: int32[B, N] in 0..C-1; -1 marks a box whose class loss is ignored.
+    num_boxes: int32[B].
+    """
+
+    boxes: Any
+    labels: Any
+    num_boxes: Any
+
+
+class Batch(GroundTruth):
+    """What travels to the device for one step.
+
+    images: uint8[B, H, W, 3], RGB, letterboxed: the picture at the top left, zeros to its right and below.
+    valid_size: int32[B, 2], height and width of the picture inside.
+    """
+
+    images: Any
+    valid_size: Any
+
+
+class Originals(TypedDict):
+    """What stays on the host beside a `Batch`: facts of the pictures as they are on disk.
+
+    ids: int64[B], the dataset's image ids; -1 marks a row that only fills the last batch.
+    scales: float32[B], px of the network input per px of the picture.
+    sizes: int32[B, 2], height and width, px.
+    boxes: float32[B, N, 4], yxyx px of the picture; crowds included.
+    labels: int32[B, N].
+    is_crowd: bool[B, N].
+    area: float32[B, N], px of the picture squared (COCO: of the mask).
+    num_boxes: int32[B].
+    """
+
+    ids: Any
+    scales: Any
+    sizes: Any
+    boxes: Any
+    labels: Any
+    is_crowd: Any
+    area: Any
+    num_boxes: Any
+
+
+class RawPredictions(TypedDict):
+    """What the network answers.
+
+    class_logits: float32[B, A, C], before the sigmoid.
+    box_deltas: float32[B, A, 4], (ty, tx, th, tw) of `boxes.encode`.
+    """
+
+    class_logits: Any
+    box_deltas: Any
+
+
+class Targets(TypedDict):
+    """What the network should have answered.
+
+    labels: int32[B, A] in 0..C-1; -1 background, -2 ignored by the class loss.
+    box_deltas: float32[B, A, 4]; exact zeros where no box is matched.
+    """
+
+    labels: Any
+    box_deltas: Any
+
+
+class Detections(TypedDict):
+    """What was found, best first; rows from `num_detections` on are padding (label -1, score 0).
+
+    boxes: float32[B, K, 4], yxyx px.
+    labels: int32[B, K] in 0..C-1.
+    scores: float32[B, K] in [0, 1].
+    num_detections: int32[B].
+    """
+
+    boxes: Any
+    labels: Any
+    scores: Any
+    num_detections: Any
