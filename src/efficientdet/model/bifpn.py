@@ -1,0 +1,138 @@
+"""The feature network: weighted bidirectional feature pyramid (EfficientDet, section 3, figure 3).
+
+A cell goes down from the coarsest level to the finest and up again. A node fuses features of its level with the
+neighbour built before it, then: activation, separable convolution, batch normalisation.
+"""
+
+from typing import Any
+
+import keras
+
+from efficientdet.config import ModelConfig
+from efficientdet.model import layers
+
+
+def node_inputs(min_level: int, max_level: int) -> list[tuple[int, list[int]]]:
+    """Lists the nodes of a cell.
+
+    Ids 0..L-1 are the cell's inputs from `min_level` up, node i gets id L + i. Top-down, a node joins the latest
+    feature of its level with the latest of the level above; bottom-up, all features of its level with the latest of
+    the level below.
+
+    Returns:
+        (level, ids of the inputs) of each node, in order of building. The last node of a level is the cell's output.
+    """
+    ids = {level: [number] for number, level in enumerate(range(min_level, max_level + 1))}
+    nodes = []
+    next_id = len(ids)
+    for level in range(max_level - 1, min_level - 1, -1):
+        nodes.append((level, [ids[level][-1], ids[level + 1][-1]]))
+        ids[level].append(next_id)
+        next_id += 1
+    for level in range(min_level + 1, max_level + 1):
+        nodes.append((level, [*ids[level], ids[level - 1][-1]]))
+        ids[level].append(next_id)
+        next_id += 1
+    return nodes
+
+
+class Node(keras.layers.Layer):
+    """One node: resample the inputs, fuse, activate, convolve, normalise.
+
+    list of compute_dtype[B, h_i, w_i, D_i] -> compute_dtype[B, h, w, D]
+    """
+
+    def __init__(self, config: ModelConfig, num_inputs: int, **kwargs: Any):
+        """Makes the layers."""
+        super().__init__(**kwargs)
+        dtype, momentum = self.dtype_policy, config.batch_norm_momentum
+        self.activation, self.filters = config.activation, config.feature_channels
+        # An input with other channels has a projection of its own here, even where another node uses the same input.
+        self.resamples = [
+            layers.Resample(self.filters, momentum=momentum, name=f"resample_{i}", dtype=dtype)
+            for i in range(num_inputs)
+        ]
+        self.fusion = layers.Fusion(config.fusion, name="fusion", dtype=dtype)
+        self.conv = layers.SeparableConv(self.filters, name="conv", dtype=dtype)
+        self.norm = layers.batch_norm("norm", momentum, dtype)
+
+    def build(self, input_shape: list[Any]) -> None:
+        """Makes the variables."""
+        for resample, shape in zip(self.resamples, input_shape, strict=True):
+            resample.build(shape)
+        shape = (*input_shape[0][:-1], self.filters)
+        self.fusion.build([shape] * len(input_shape))
+        self.conv.build(shape)
+        self.norm.build(shape)
+
+    def call(self, inputs: list[Any], *, target_size: tuple[int, int], training: bool = False) -> Any:
+        """Builds the feature of `target_size` = (height, width)."""
+        resampled = [
+            resample(x, target_size=target_size, training=training) for resample, x in zip(self.resamples, inputs, strict=True)
+        ]
+        x = layers.activate(self.fusion(resampled), self.activation)
+        return self.norm(self.conv(x), training=training)
+
+
+class BiFPN(keras.layers.Layer):
+    """Features P3..P5 of the backbone to P3..P7 (P8), fused in `num_cells` cells.
+
+    P6 is P5 projected, normalised and max-pooled; P7 and P8 are pooled again (EfficientDet, section 3.2).
+
+    list of compute_dtype[B, h_l, w_l, D_l] -> list of compute_dtype[B, h_l, w_l, feature_channels]
+    """
+
+    def __init__(self, config: ModelConfig, **kwargs: Any):
+        """Makes the cells."""
+        super().__init__(**kwargs)
+        self.config = config
+        self.nodes = node_inputs(config.min_level, config.max_level)
+        self.coarser = [
+            layers.Resample(
+                config.feature_channels,
+                momentum=config.batch_norm_momentum,
+                name=f"resample_p{level}",
+                dtype=self.dtype_policy,
+            )
+            for level in range(6, config.max_level + 1)
+        ]
+        self.cells = [
+            [
+                Node(config, len(inputs), name=f"cell_{cell}_node_{number}", dtype=self.dtype_policy)
+                for number, (_, inputs) in enumerate(self.nodes)
+            ]
+            for cell in range(config.num_cells)
+        ]
+
+    def build(self, input_shape: list[Any]) -> None:
+        """Makes the variables; only channels matter, not sizes."""
+        channels = self.config.feature_channels
+        shapes = list(input_shape)
+        for resample in self.coarser:
+            resample.build(shapes[-1])
+            shapes.append((*input_shape[0][:-1], channels))
+        for cell in self.cells:
+            features = list(shapes)
+            for node, (_, inputs) in zip(cell, self.nodes, strict=True):
+                node.build([features[i] for i in inputs])
+                features.append((*input_shape[0][:-1], channels))
+            shapes = [(*input_shape[0][:-1], channels)] * len(shapes)
+
+    def call(self, inputs: list[Any], training: bool = False) -> list[Any]:
+        """Builds the pyramid."""
+        features = list(inputs)
+        for resample in self.coarser:
+            height, width = features[-1].shape[1:3]
+            size = ((height - 1) // 2 + 1, (width - 1) // 2 + 1)
+            features.append(resample(features[-1], target_size=size, training=training))
+        sizes = [tuple(x.shape[1:3]) for x in features]
+        min_level = self.config.min_level
+        for cell in self.cells:
+            latest = {level + min_level: x for level, x in enumerate(features)}
+            built = list(features)
+            for node, (level, ids) in zip(cell, self.nodes, strict=True):
+                size = sizes[level - min_level]
+                latest[level] = node([built[i] for i in ids], target_size=size, training=training)
+                built.append(latest[level])
+            features = [latest[level + min_level] for level in range(len(features))]
+        return features

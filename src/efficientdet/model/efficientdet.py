@@ -1,0 +1,91 @@
+"""The network: images -> RawPredictions (EfficientDet, figure 3)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from efficientdet.config import ModelConfig
+from efficientdet.model import anchors
+from efficientdet.model.bifpn import BiFPN
+from efficientdet.model.efficientnet import EfficientNet
+from efficientdet.model.heads import Head, class_bias
+from efficientdet.structures import RawPredictions
+
+
+class Normalize(keras.layers.Layer):
+    """Pixels to the network's range: (x - 255 mean) / (255 std), exact zeros outside of the picture.
+
+    So that the host sends uint8, a quarter of the bytes. The reference implementations pad after they normalise;
+    the zeros are therefore the mean colour.
+
+    uint8[B, H, W, 3], int32[B, 2] -> compute_dtype[B, H, W, 3]
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], **kwargs: Any):
+        """Takes mean and standard deviation, RGB, fraction of 255."""
+        super().__init__(**kwargs)
+        self.mean, self.std = mean, std
+
+    def build(self, *_: Any, **__: Any) -> None:
+        """Has no variables."""
+
+    def call(self, images: Any, valid_size: Any = None) -> Any:
+        """Normalises; without `valid_size` the picture fills the image."""
+        height, width = images.shape[1:3]
+        mean = ops.convert_to_tensor([255 * m for m in self.mean], "float32")
+        std = ops.convert_to_tensor([255 * s for s in self.std], "float32")
+        pixels = (ops.cast(images, "float32") - mean) / std
+        if valid_size is not None:
+            inside_y = ops.arange(height, dtype="int32")[None, :] < valid_size[:, :1]
+            inside_x = ops.arange(width, dtype="int32")[None, :] < valid_size[:, 1:]
+            inside = ops.logical_and(inside_y[:, :, None], inside_x[:, None, :])[..., None]
+            pixels = ops.where(inside, pixels, 0.0)
+        return ops.cast(pixels, self.compute_dtype)
+
+
+class EfficientDet(keras.Model):
+    """EfficientDet of any size: D0..D7x, Lite and what a ModelConfig describes.
+
+    Inputs: {"images": uint8[B, H, W, 3], "valid_size": int32[B, 2]}; `valid_size` may be left out.
+    Outputs: RawPredictions.
+    """
+
+    def __init__(self, config: ModelConfig, *, precision: str = "float32", **kwargs: Any):
+        """Makes network and variables.
+
+        Args:
+            config: what to build.
+            precision: Keras dtype policy of the arithmetic inside; variables and outputs are float32 always.
+            **kwargs: for `keras.Model`.
+        """
+        super().__init__(name=kwargs.pop("name", "efficientdet"), dtype=precision, **kwargs)
+        self.config = config
+        momentum = config.batch_norm_momentum
+        per_cell = anchors.anchors_per_cell(config)
+        self.normalize = Normalize(config.pixel_mean, config.pixel_std, name="normalize", dtype=precision)
+        self.backbone = EfficientNet(
+            config.backbone, activation=config.activation, momentum=momentum, name="backbone", dtype=precision
+        )
+        self.feature_network = BiFPN(config, name="feature_network", dtype=precision)
+        self.class_head = Head(config, per_cell, config.num_classes, class_bias(), name="class_head", dtype=precision)
+        self.box_head = Head(config, per_cell, 4, 0.0, name="box_head", dtype=precision)
+        self.build(None)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables. They do not depend on the image size."""
+        del input_shape
+        self.backbone.build((None, None, None, 3))
+        self.feature_network.build([(None, None, None, filters) for filters in self.backbone.feature_filters])
+        self.class_head.build(None)
+        self.box_head.build(None)
+        self.built = True
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> RawPredictions:
+        """Runs the network."""
+        x = self.normalize(inputs["images"], valid_size=inputs.get("valid_size"))
+        features = self.feature_network(self.backbone(x, training=training), training=training)
+        return {
+            "class_logits": self.class_head(features, training=training),
+            "box_deltas": self.box_head(features, training=training),
+        }

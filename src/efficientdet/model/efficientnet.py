@@ -1,0 +1,237 @@
+"""The backbone: EfficientNet without its classifier, images -> features P3, P4, P5 (EfficientNet, table 1).
+
+A block is: expand 1 x 1 - depthwise k x k - squeeze-and-excitation - project 1 x 1, each convolution without bias
+and followed by batch normalisation; the block's input is added where shapes allow. Features of level l are the output
+of the last block of stride 2^l.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from efficientdet.config import BackboneConfig
+from efficientdet.model import layers
+
+STEM_FILTERS = 32
+SQUEEZE_RATIO = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A row of EfficientNet's table 1: `repeats` blocks, the first of which has the stride."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    filters: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def round_filters(filters: int, width: float) -> int:
+    """Scales channels by `width` to a multiple of 8, never losing more than a tenth."""
+    scaled = filters * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def stages(config: BackboneConfig) -> list[Stage]:
+    """Scales table 1 by the config's width and depth."""
+    scaled = []
+    for number, stage in enumerate(STAGES):
+        fixed = config.fixed_ends and number in (0, len(STAGES) - 1)
+        repeats = stage.repeats if fixed else math.ceil(config.depth * stage.repeats)
+        scaled.append(
+            dataclasses.replace(stage, repeats=repeats, filters=round_filters(stage.filters, config.width))
+        )
+    return scaled
+
+
+def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
+    """Draws from N(0, sqrt(2 / fan_out)), as google/automl does."""
+    return keras.initializers.RandomNormal(0.0, math.sqrt(2.0 / fan_out))
+
+
+def _conv(filters: int, kernel: int, stride: int, name: str, dtype: Any, use_bias: bool = False) -> keras.layers.Layer:
+    return keras.layers.Conv2D(
+        filters,
+        kernel,
+        strides=stride,
+        padding="same",
+        use_bias=use_bias,
+        kernel_initializer=_kernel_initializer(kernel * kernel * filters),
+        name=name,
+        dtype=dtype,
+    )
+
+
+class SqueezeExcite(keras.layers.Layer):
+    """Scales channels by a sigmoid of their means over the picture (EfficientNet, section 4).
+
+    compute_dtype[B, h, w, D] -> the same.
+    """
+
+    def __init__(self, filters: int, squeezed: int, activation: str, **kwargs: Any):
+        """Takes the channels `filters` and those between, `squeezed`."""
+        super().__init__(**kwargs)
+        self.activation = activation
+        self.filters = filters
+        self.reduce = _conv(squeezed, 1, 1, "reduce", self.dtype_policy, use_bias=True)
+        self.expand = _conv(filters, 1, 1, "expand", self.dtype_policy, use_bias=True)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        self.reduce.build(input_shape)
+        self.expand.build((*input_shape[:-1], self.reduce.filters))
+
+    def call(self, x: Any) -> Any:
+        """Scales."""
+        mean = ops.mean(x, axis=(1, 2), keepdims=True)
+        gate = self.expand(layers.activate(self.reduce(mean), self.activation))
+        return x * ops.sigmoid(gate)
+
+
+class Block(keras.layers.Layer):
+    """An inverted bottleneck (MobileNetV2, figure 4d; EfficientNet, section 4).
+
+    compute_dtype[B, h, w, in_filters] -> compute_dtype[B, h / stride, w / stride, filters]
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        stride: int,
+        in_filters: int,
+        *,
+        squeeze_excite: bool,
+        activation: str,
+        survival: float,
+        momentum: float,
+        **kwargs: Any,
+    ):
+        """Makes the layers; `survival` below 1 drops the block at random while training."""
+        super().__init__(**kwargs)
+        dtype, inner = self.dtype_policy, in_filters * stage.expand
+        self.activation, self.in_filters, self.inner = activation, in_filters, inner
+        self.has_skip = stride == 1 and in_filters == stage.filters
+        self.expand = self.expand_norm = self.squeeze = self.drop = None
+        if stage.expand != 1:
+            self.expand = _conv(inner, 1, 1, "expand", dtype)
+            self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype)
+        self.depthwise = keras.layers.DepthwiseConv2D(
+            stage.kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=_kernel_initializer(stage.kernel**2),
+            name="depthwise",
+            dtype=dtype,
+        )
+        self.depthwise_norm = layers.batch_norm("depthwise_norm", momentum, dtype)
+        if squeeze_excite:
+            squeezed = max(1, int(in_filters * SQUEEZE_RATIO))
+            self.squeeze = SqueezeExcite(inner, squeezed, activation, name="squeeze_excite", dtype=dtype)
+        self.project = _conv(stage.filters, 1, 1, "project", dtype)
+        self.project_norm = layers.batch_norm("project_norm", momentum, dtype)
+        if self.has_skip and survival < 1:
+            self.drop = layers.StochasticDepth(survival, name="stochastic_depth", dtype=dtype)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        inner_shape = (*input_shape[:-1], self.inner)
+        if self.expand is not None:
+            self.expand.build(input_shape)
+            self.expand_norm.build(inner_shape)
+        self.depthwise.build(inner_shape)
+        self.depthwise_norm.build(inner_shape)
+        if self.squeeze is not None:
+            self.squeeze.build(inner_shape)
+        self.project.build(inner_shape)
+        self.project_norm.build((*input_shape[:-1], self.project.filters))
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Runs the block."""
+        x = inputs
+        if self.expand is not None:
+            x = layers.activate(self.expand_norm(self.expand(x), training=training), self.activation)
+        x = layers.activate(self.depthwise_norm(self.depthwise(x), training=training), self.activation)
+        if self.squeeze is not None:
+            x = self.squeeze(x)
+        x = self.project_norm(self.project(x), training=training)
+        if self.drop is not None:
+            x = self.drop(x, training=training)
+        return x + inputs if self.has_skip else x
+
+
+class EfficientNet(keras.layers.Layer):
+    """Images to features.
+
+    compute_dtype[B, H, W, 3], normalised -> [P3, P4, P5], compute_dtype[B, H / 2^l, W / 2^l, D_l], sizes rounded up.
+    """
+
+    def __init__(self, config: BackboneConfig, *, activation: str, momentum: float, **kwargs: Any):
+        """Makes stem and blocks."""
+        super().__init__(**kwargs)
+        self.activation = activation
+        stem_filters = STEM_FILTERS if config.fixed_ends else round_filters(STEM_FILTERS, config.width)
+        self.stem = _conv(stem_filters, 3, 2, "stem", self.dtype_policy)
+        self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy)
+        self.blocks: list[Block] = []
+        self.levels: list[int] = []  # the level of each block's output
+        scaled, level, filters = stages(config), 1, stem_filters
+        total = sum(stage.repeats for stage in scaled)
+        for stage in scaled:
+            for repeat in range(stage.repeats):
+                stride, number = stage.stride if repeat == 0 else 1, len(self.blocks)
+                block = Block(
+                    stage,
+                    stride,
+                    filters,
+                    squeeze_excite=config.squeeze_excite,
+                    activation=activation,
+                    survival=1 - (1 - config.survival) * number / total,
+                    momentum=momentum,
+                    name=f"block_{number}",
+                    dtype=self.dtype_policy,
+                )
+                level, filters = level + (stride == 2), stage.filters
+                self.blocks.append(block)
+                self.levels.append(level)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables."""
+        self.stem.build(input_shape)
+        self.stem_norm.build((*input_shape[:-1], self.stem.filters))
+        for block in self.blocks:
+            block.build((*input_shape[:-1], block.in_filters))
+
+    @property
+    def feature_filters(self) -> list[int]:
+        """Channels of P3, P4, P5."""
+        return [self.blocks[self._last_of(level)].project.filters for level in (3, 4, 5)]
+
+    def _last_of(self, level: int) -> int:
+        """Returns the position of the last block of a level."""
+        return len(self.levels) - 1 - self.levels[::-1].index(level)
+
+    def call(self, x: Any, training: bool = False) -> list[Any]:
+        """Runs the backbone."""
+        x = layers.activate(self.stem_norm(self.stem(x), training=training), self.activation)
+        outputs = []
+        for block in self.blocks:
+            x = block(x, training=training)
+            outputs.append(x)
+        return [outputs[self._last_of(level)] for level in (3, 4, 5)]
