@@ -1,0 +1,187 @@
+"""COCO metrics: how well detections match the truth, as cocodataset.org/#detection-eval defines it.
+
+Counted by faster-coco-eval, which equals pycocotools to the last digit (a test compares them). Every picture given
+counts, with or without boxes or detections. A number is none where there is nothing to measure: no box of the class,
+or none of the size (COCO writes -1). NVIDIA's and automl's evaluation leaves out pictures that were not reached and
+replaces the area of the annotations by that of the boxes; here both are COCO's.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from efficientdet import structures
+from efficientdet.errors import UserError
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
+"""In COCO's order. s, m, l: boxes with an area below 32^2, below 96^2, from 96^2 px on. max: detections a picture."""
+
+_MEANINGS = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small, area below 32² px",
+    "APm": "medium",
+    "APl": "large, area above 96² px",
+    "ARmax1": "1 detection a picture",
+    "ARmax10": "10 detections a picture",
+    "ARmax100": "100 detections a picture",
+    "ARs": "small",
+    "ARm": "medium",
+    "ARl": "large",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What an evaluation found; fractions in 0..1, none where there is nothing to measure."""
+
+    metrics: dict[str, float | None]
+    """The 12 of `METRICS`."""
+    per_class: dict[str, dict[str, float | None]]
+    """Name of the class -> AP, AP50 and num_boxes (crowds not counted), in the dataset's order."""
+    num_images: int
+    """Pictures evaluated."""
+    num_boxes: int
+    """Boxes to be found: crowds are not counted."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def table(self) -> Group:
+        """Arranges the result for a terminal: the 12 numbers, then each class, in percent."""
+        overall = Table(title=f"{self.num_images} images, {self.num_boxes} boxes", title_justify="left")
+        overall.add_column("metric")
+        overall.add_column("%", justify="right")
+        overall.add_column("of what", style="dim")
+        for name, value in self.metrics.items():
+            overall.add_row(name, _percent(value), _MEANINGS[name])
+        classes = Table()
+        classes.add_column("class")
+        for heading in ("AP %", "AP50 %", "boxes"):
+            classes.add_column(heading, justify="right")
+        for name, row in self.per_class.items():
+            classes.add_row(name, _percent(row["AP"]), _percent(row["AP50"]), f"{row['num_boxes']:.0f}")
+        return Group(overall, classes)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+class CocoEvaluator:
+    """Collects pictures with their truth and their detections, then counts."""
+
+    def __init__(self, categories: Sequence[structures.Category]):
+        """Starts with no picture; label l stands for `categories[l]`."""
+        self._categories = tuple(categories)
+        self._sizes: dict[int, tuple[int, int]] = {}  # image id -> height, width
+        self._truth: list[dict[str, Any]] = []
+        self._detections: list[dict[str, Any]] = []
+
+    def add(self, originals: structures.Originals, detections: structures.Detections) -> None:
+        """Adds the pictures of a batch; rows with id -1 only fill the batch.
+
+        Args:
+            originals: arrays of the batch.
+            detections: of the same rows, boxes in px of the pictures as they are on disk.
+
+        Raises:
+            UserError: an image id comes twice, or a label has no category.
+        """
+        for row, image_id in enumerate(np.asarray(originals["ids"]).tolist()):
+            if image_id == -1:
+                continue
+            if image_id in self._sizes:
+                raise UserError(f"`id` {image_id} belongs to two images; every image needs an id of its own.")
+            height, width = np.asarray(originals["sizes"][row]).tolist()
+            self._sizes[image_id] = (height, width)
+            count = originals["num_boxes"][row]
+            for box, label, is_crowd, area in _rows(originals, ("boxes", "labels", "is_crowd", "area"), row, count):
+                number = len(self._truth) + 1  # from 1: COCOeval takes the id 0 for "no match"
+                fields = {"id": number, "iscrowd": int(is_crowd), "area": area}
+                self._truth.append(self._annotation(image_id, box, label) | fields)
+            count = detections["num_detections"][row]
+            for box, label, score in _rows(detections, ("boxes", "labels", "scores"), row, count):
+                self._detections.append(self._annotation(image_id, box, label) | {"score": score})
+
+    def _annotation(self, image_id: int, box: list[float], label: int) -> dict[str, Any]:
+        """Writes one box in COCO's words."""
+        if not 0 <= label < len(self._categories):
+            raise UserError(
+                f"`labels` of image {image_id} has {label}; the dataset has {len(self._categories)} classes."
+            )
+        y1, x1, y2, x2 = box
+        bbox = [x1, y1, x2 - x1, y2 - y1]
+        return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": bbox}
+
+    def coco_results(self) -> list[dict[str, Any]]:
+        """Lists the detections as COCO's results format has them: boxes to 0.01 px, scores to 0.001."""
+        return [
+            {**found, "bbox": [round(side, 2) for side in found["bbox"]], "score": round(found["score"], 3)}
+            for found in self._detections
+        ]
+
+    def result(self) -> EvaluationResult:
+        """Counts.
+
+        Raises:
+            UserError: there was no picture.
+        """
+        if not self._sizes:
+            raise UserError("`images` is empty; an evaluation needs at least one image.")
+        stats, precision = _count(self._sizes, self._categories, self._truth, self._detections)
+        boxes = Counter(box["category_id"] for box in self._truth if not box["iscrowd"])
+        per_class: dict[str, dict[str, float | None]] = {}
+        # COCOeval orders classes by id; precision: float64[IoUs, recalls, C, areas, detections a picture].
+        positions = {number: row for row, number in enumerate(sorted(category.id for category in self._categories))}
+        for category in self._categories:
+            of_class = precision[:, :, positions[category.id], 0, -1]
+            name = category.name if category.name not in per_class else f"{category.name} ({category.id})"
+            per_class[name] = {"AP": _mean(of_class), "AP50": _mean(of_class[0]), "num_boxes": boxes[category.id]}
+        return EvaluationResult(
+            metrics={name: None if value == -1 else value for name, value in zip(METRICS, stats, strict=True)},
+            per_class=per_class,
+            num_images=len(self._sizes),
+            num_boxes=sum(boxes.values()),
+        )
+
+
+def _rows(arrays: Any, names: Sequence[str], row: int, count: int) -> Iterator[tuple]:
+    """Goes through the first `count` boxes of one picture of a batch, as plain numbers."""
+    return zip(*(np.asarray(arrays[name][row])[: int(count)].tolist() for name in names), strict=True)
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    """Averages over what COCOeval could measure."""
+    measured = precision[precision > -1]
+    return float(measured.mean()) if measured.size else None
+
+
+def _count(
+    sizes: dict[int, tuple[int, int]],
+    categories: Sequence[structures.Category],
+    truth: list[dict[str, Any]],
+    detections: list[dict[str, Any]],
+) -> tuple[list[float], np.ndarray]:
+    """Runs COCOeval: the 12 numbers, and precision float64[IoUs, recalls, C, areas, detections]; -1 for nothing."""
+    import faster_coco_eval
+
+    coco = faster_coco_eval.COCO(
+        {
+            "images": [{"id": number, "height": height, "width": width} for number, (height, width) in sizes.items()],
+            "annotations": truth,
+            "categories": [{"id": category.id, "name": category.name} for category in categories],
+        }
+    )
+    # COCOeval writes into what it is given; a second `result` must not see that.
+    found = coco.loadRes([dict(detection) for detection in detections])
+    evaluator = faster_coco_eval.COCOeval_faster(coco, found, "bbox")
+    evaluator.run()
+    return [float(value) for value in evaluator.stats[: len(METRICS)]], evaluator.eval["precision"]

@@ -1,0 +1,297 @@
+"""COCO metrics: equal to pycocotools, and to numbers worked out by hand."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+
+from efficientdet import evaluation
+from efficientdet.errors import UserError
+from efficientdet.structures import Category, Detections, Originals
+
+_CATEGORIES = (Category(id=7, name="cat"), Category(id=3, name="dog"), Category(id=90, name="toothbrush"))
+_PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "coco_val" / "instances.json"
+
+
+def _originals(ids, truth):
+    """Stacks truth, a list of (box, label, is_crowd, area) a picture."""
+    room = max([len(rows) for rows in truth] + [1])
+    arrays = Originals(
+        ids=np.array(ids, np.int64),
+        scales=np.ones(len(ids), np.float32),
+        sizes=np.full((len(ids), 2), 640, np.int32),
+        boxes=np.zeros((len(ids), room, 4), np.float32),
+        labels=np.full((len(ids), room), -1, np.int32),
+        is_crowd=np.zeros((len(ids), room), bool),
+        area=np.zeros((len(ids), room), np.float32),
+        num_boxes=np.array([len(rows) for rows in truth], np.int32),
+    )
+    for row, boxes in enumerate(truth):
+        for column, (box, label, is_crowd, area) in enumerate(boxes):
+            arrays["boxes"][row, column] = box
+            arrays["labels"][row, column] = label
+            arrays["is_crowd"][row, column] = is_crowd
+            arrays["area"][row, column] = area
+    return arrays
+
+
+def _detections(found):
+    """Stacks detections, a list of (box, label, score) a picture."""
+    room = max([len(rows) for rows in found] + [1])
+    arrays = Detections(
+        boxes=np.zeros((len(found), room, 4), np.float32),
+        labels=np.full((len(found), room), -1, np.int32),
+        scores=np.zeros((len(found), room), np.float32),
+        num_detections=np.array([len(rows) for rows in found], np.int32),
+    )
+    for row, boxes in enumerate(found):
+        for column, (box, label, score) in enumerate(boxes):
+            arrays["boxes"][row, column] = box
+            arrays["labels"][row, column] = label
+            arrays["scores"][row, column] = score
+    return arrays
+
+
+def _evaluate(truth, found, categories=_CATEGORIES):
+    evaluator = evaluation.CocoEvaluator(categories)
+    ids = list(range(1, len(truth) + 1))
+    evaluator.add(_originals(ids, truth), _detections(found))
+    return evaluator.result()
+
+
+def _box(y, x, side, label=0, is_crowd=False):
+    return ((y, x, y + side, x + side), label, is_crowd, side * side)
+
+
+def _difficult(seed):
+    """Makes pictures with crowds, without boxes, without detections, equal scores, and more than 100 detections."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for number in range(14):
+        rows = []
+        for _ in range(0 if number % 5 == 2 else rng.integers(1, 12)):
+            y1, x1 = rng.uniform(0, 400, 2)
+            height, width = np.exp(rng.uniform(np.log(8), np.log(230), 2))
+            area = height * width * rng.uniform(0.4, 1.0)
+            # No box of the last class is a crowd; some pictures have no class 1.
+            label = int(rng.choice([0, 0, 1, 2])) if number % 3 else 0
+            rows.append(((y1, x1, y1 + height, x1 + width), label, label != 2 and rng.random() < 0.2, area))
+        truth.append(rows)
+        boxes = []
+        if number % 7 != 3:
+            for _ in range(140 if number == 6 else rng.integers(5, 40)):
+                if rows and rng.random() < 0.7:
+                    box, label, _, _ = rows[rng.integers(len(rows))]
+                    side = np.array(box[2:]) - box[:2]
+                    box = np.array(box) + rng.normal(0, 0.12, 4) * np.tile(side, 2)
+                    label = label if rng.random() < 0.9 else 1 - min(label, 1)
+                else:
+                    corner = rng.uniform(0, 500, 2)
+                    box, label = np.concatenate([corner, corner + rng.uniform(5, 150, 2)]), int(rng.integers(3))
+                if number == 6:
+                    label = 0
+                boxes.append((np.sort(box.reshape(2, 2), axis=0).ravel(), label, round(float(rng.random()), 1)))
+        found.append(sorted(boxes, key=lambda row: -row[2]))
+    return truth, found
+
+
+def _pycocotools(originals, detections, categories):
+    """Evaluates with pycocotools, written independently of the module under test."""
+    truth, found = [], []
+    for row, image_id in enumerate(originals["ids"].tolist()):
+        for column in range(originals["num_boxes"][row]):
+            y1, x1, y2, x2 = (float(side) for side in originals["boxes"][row, column])
+            truth.append(
+                {
+                    "id": len(truth) + 1,
+                    "image_id": image_id,
+                    "category_id": categories[originals["labels"][row, column]].id,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(originals["area"][row, column]),
+                    "iscrowd": int(originals["is_crowd"][row, column]),
+                }
+            )
+        for column in range(detections["num_detections"][row]):
+            y1, x1, y2, x2 = (float(side) for side in detections["boxes"][row, column])
+            found.append(
+                {
+                    "image_id": image_id,
+                    "category_id": categories[detections["labels"][row, column]].id,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": float(detections["scores"][row, column]),
+                }
+            )
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [{"id": int(number), "height": 640, "width": 640} for number in originals["ids"]],
+        "annotations": truth,
+        "categories": [{"id": category.id, "name": category.name} for category in categories],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        evaluator = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats, evaluator.eval["precision"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("seed", range(6))
+def test_all_numbers_equal_those_of_pycocotools(seed):
+    truth, found = _difficult(seed)
+    ids = [int(number) for number in np.random.default_rng(seed).permutation(1000)[: len(truth)]]
+    ids[0] += 2**40  # image ids may need more than 32 bits
+    originals, detections = _originals(ids, truth), _detections(found)
+    assert detections["num_detections"].max() > 100
+    assert originals["is_crowd"].any()
+    stats, precision = _pycocotools(originals, detections, _CATEGORIES)
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator.add(originals, detections)
+    result = evaluator.result()
+    for name, expected in zip(evaluation.METRICS, stats, strict=True):
+        got = result.metrics[name]
+        assert (-1 if got is None else got) == pytest.approx(expected, rel=0, abs=1e-12), name
+    for category in _CATEGORIES:
+        of_class = precision[:, :, sorted(c.id for c in _CATEGORIES).index(category.id), 0, 2]
+        for name, values in (("AP", of_class), ("AP50", of_class[0])):
+            got = result.per_class[category.name][name]
+            expected = values[values > -1].mean()
+            assert got == pytest.approx(expected, rel=0, abs=1e-12), (category, name)
+    assert 0.05 < result.metrics["AP"] < 0.95
+
+
+@pytest.mark.skipif(not _PHOTOGRAPHS.exists(), reason="needs the photographs' annotations")
+def test_the_truth_of_photographs_as_detections_has_ap_1():
+    dataset = json.loads(_PHOTOGRAPHS.read_text())
+    categories = [Category(id=category["id"], name=category["name"]) for category in dataset["categories"]]
+    labels = {category.id: label for label, category in enumerate(categories)}
+    truth = {image["id"]: [] for image in dataset["images"]}
+    for row in dataset["annotations"]:
+        x, y, width, height = row["bbox"]
+        box = (y, x, y + height, x + width)
+        truth[row["image_id"]].append((box, labels[row["category_id"]], row["iscrowd"], row["area"]))
+    found = [[(box, label, 1.0) for box, label, is_crowd, _ in rows if not is_crowd] for rows in truth.values()]
+    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator.add(_originals(list(truth), list(truth.values())), _detections(found))
+    result = evaluator.result()
+    assert (result.num_images, result.num_boxes) == (60, 501)  # 507 annotations, 6 of them crowds
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax100"):
+        assert result.metrics[name] == pytest.approx(1.0, rel=0, abs=1e-12), name
+
+
+def test_what_is_not_detected_has_ap_0():
+    result = _evaluate([[_box(10, 10, 50)], []], [[], []])
+    assert result.metrics["AP"] == 0
+    assert result.metrics["ARmax100"] == 0
+    assert (result.num_images, result.num_boxes) == (2, 1)
+
+
+def test_two_of_three_found_is_a_recall_of_two_thirds():
+    """Precision is 1 up to a recall of 2/3 and 0 beyond: 67 of COCO's 101 recall levels."""
+    truth = [[_box(0, 0, 50), _box(100, 100, 50), _box(200, 200, 50)]]
+    found = [[(box, label, 0.9) for box, label, _, _ in truth[0][:2]]]
+    result = _evaluate(truth, found)
+    assert result.metrics["ARmax100"] == pytest.approx(2 / 3)
+    assert result.metrics["AP"] == pytest.approx(67 / 101)
+    assert result.metrics["ARmax1"] == pytest.approx(1 / 3)
+
+
+def test_a_false_alarm_before_the_hit_halves_precision():
+    truth = [[_box(0, 0, 50)]]
+    found = [[((300, 300, 350, 350), 0, 0.9), ((0, 0, 50, 50), 0, 0.8)]]
+    assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)
+
+
+def test_a_detection_in_a_picture_without_boxes_counts_as_false():
+    truth = [[_box(0, 0, 50)], []]
+    found = [[((0, 0, 50, 50), 0, 0.8)], [((0, 0, 50, 50), 0, 0.9)]]
+    assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)
+
+
+def test_what_lies_in_a_crowd_is_neither_right_nor_wrong():
+    truth = [[_box(0, 0, 50), _box(200, 200, 200, is_crowd=True)]]
+    found = [[((210, 210, 250, 250), 0, 0.9), ((0, 0, 50, 50), 0, 0.8)]]
+    result = _evaluate(truth, found)
+    assert result.metrics["AP"] == pytest.approx(1)
+    assert result.num_boxes == 1
+
+
+def test_what_cannot_be_measured_is_none():
+    result = _evaluate([[_box(0, 0, 50)]], [[((0, 0, 50, 50), 0, 0.8)]])
+    assert result.metrics["APs"] is None
+    assert result.metrics["APm"] == pytest.approx(1)
+    assert result.per_class["dog"] == {"AP": None, "AP50": None, "num_boxes": 0}
+    assert list(result.per_class) == ["cat", "dog", "toothbrush"]
+    nothing = _evaluate([[]], [[]])
+    assert set(nothing.metrics.values()) == {None}
+
+
+def test_rows_that_fill_a_batch_are_skipped():
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    perfect = ((0, 0, 50, 50), 0, 0.8)
+    evaluator.add(_originals([5, -1, -1], [[_box(0, 0, 50)]] * 3), _detections([[perfect], [], []]))
+    result = evaluator.result()
+    assert (result.num_images, result.num_boxes) == (1, 1)
+    assert result.metrics["AP"] == pytest.approx(1)
+
+
+def test_an_image_id_that_comes_twice_is_refused():
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator.add(_originals([5], [[]]), _detections([[]]))
+    with pytest.raises(UserError, match="`id` 5 belongs to two images"):
+        evaluator.add(_originals([5], [[]]), _detections([[]]))
+
+
+def test_a_label_without_a_category_is_refused():
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    with pytest.raises(UserError, match="`labels` of image 5 has 3"):
+        evaluator.add(_originals([5], [[_box(0, 0, 9, label=3)]]), _detections([[]]))
+
+
+def test_an_evaluation_of_nothing_is_refused():
+    with pytest.raises(UserError, match="at least one image"):
+        evaluation.CocoEvaluator(_CATEGORIES).result()
+
+
+def test_the_result_can_be_asked_twice_and_prints_nothing(capsys):
+    truth, found = _difficult(0)
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator.add(_originals(list(range(len(truth))), truth), _detections(found))
+    before = evaluator.coco_results()
+    assert evaluator.result() == evaluator.result()
+    assert evaluator.coco_results() == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_classes_of_one_name_stay_apart():
+    categories = (Category(id=1, name="cat"), Category(id=2, name="cat"))
+    result = _evaluate([[_box(0, 0, 50, 0), _box(0, 0, 50, 1)]], [[]], categories)
+    assert list(result.per_class) == ["cat", "cat (2)"]
+
+
+def test_detections_are_written_as_coco_has_them():
+    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    found = [[((10.123456, 20.5, 40.25, 60.987654), 1, 0.123456)]]
+    evaluator.add(_originals([2**40], [[]]), _detections(found))
+    expected = {"image_id": 2**40, "category_id": 3, "bbox": [20.5, 10.12, 40.49, 30.13], "score": 0.123}
+    assert json.loads(json.dumps(evaluator.coco_results())) == [expected]
+
+
+def test_the_result_is_json_and_a_table():
+    result = _evaluate([[_box(0, 0, 50)]], [[((0, 0, 50, 50), 0, 0.8)]])
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert values["metrics"]["APs"] is None
+    assert list(values["metrics"]) == list(evaluation.METRICS)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(result.table())
+    text = console.file.getvalue()
+    for expected in ("AP50", "100.0", "toothbrush", "1 images, 1 boxes", "-"):
+        assert expected in text
