@@ -1,0 +1,320 @@
+"""The verb `convert`: a folder of pictures and annotations becomes a folder of records, whole or not at all.
+
+Formats and policy are in docs/data.md.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import platformdirs
+
+from efficientdet import progress
+from efficientdet.data import coco, policy, records, shards, sources, staging, summary, voc, yolo
+from efficientdet.errors import UserError
+
+Format = Literal["coco", "voc", "yolo"]
+
+_PICTURES_A_SHARD = 1000
+_BYTES_A_SHARD = 100 * 10**6
+_MAX_SHARDS = 256
+# Starting a process costs about as much as converting so many pictures.
+_PICTURES_A_WORKER = 400
+_DETAILS = "conversion.json"
+
+
+def convert(
+    format: Format,
+    source: Path,
+    *,
+    output: Path,
+    splits: tuple[str, ...] = (),
+    files: tuple[tuple[str, Path, Path], ...] = (),
+    val_fraction: float = 0.0,
+    num_shards: int = 0,
+    num_workers: int = 0,
+    classes: Path | None = None,
+    drop_difficult: bool = False,
+    skip_broken_images: bool = False,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> summary.Summary:
+    """Converts pictures and annotations into records for training.
+
+    All splits go into one folder and share one class table. What is not as it should be is mended and reported, or
+    stops the conversion with one line that names the file; a conversion that fails leaves nothing behind. Several
+    processes are spawned for many pictures, so a script that calls this needs `if __name__ == "__main__":`.
+
+    Args:
+        format: how the annotations are written.
+        source: folder of the dataset.
+        output: folder to write; it must not exist or be empty.
+        splits: convert only these splits; all if empty.
+        files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
+            themselves; relative paths start at the source.
+        val_fraction: share of the training pictures that becomes the split val, for a dataset without one.
+        num_shards: files of each split; 0: one for about 1000 pictures or 100 MB, at most 256.
+        num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
+        classes: VOC and YOLO: file with the class names, one a line, in the order of their ids.
+        drop_difficult: VOC: leave out the objects marked as difficult.
+        skip_broken_images: leave out and report pictures that are missing, cannot be decoded, or have another size than
+            their annotation says, instead of stopping.
+        dry_run: only check everything and report; nothing is written.
+        overwrite: replace the output, if it is a converted dataset.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: the dataset or an argument cannot be used.
+    """
+    _check_arguments(format, files, val_fraction, num_shards, num_workers, classes, drop_difficult)
+    dataset = _read(format, source, splits, files, classes, drop_difficult)
+    dataset = _hold_out(dataset, val_fraction)
+    _check_not_empty(dataset, source)
+    workers = num_workers or _num_workers(sum(map(len, dataset.splits.values())))
+    with staging.output_folder(output, source, dry_run, overwrite) as folder:
+        written = shards.write_all(_plan(dataset, folder, num_shards), workers)
+        result = _summarize(format, source, "" if dry_run else str(output), dataset, written)
+        if result.num_broken and not (skip_broken_images or dry_run):
+            raise UserError(_describe_broken(result))
+        for name, split in result.splits.items():
+            if not split.num_examples and not dry_run:
+                raise UserError(f"`{source}` has no usable picture in `{name}`; all of them are broken.")
+        if not any(split.num_boxes for split in result.splits.values()):
+            raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
+        if folder is not None:
+            _write_manifest(folder, result, written)
+    return result
+
+
+def detect_format(folder: Path) -> Format:
+    """Finds out how the annotations of a dataset are written.
+
+    Raises:
+        UserError: none of the known formats, or more than one.
+    """
+    readers: dict[Format, Any] = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
+    found = [name for name, is_root in readers.items() if sources.find_root(folder, is_root) is not None]
+    if not found:
+        raise UserError(
+            f"`{folder}` is no dataset in a known format; expected COCO (annotations/instances_*.json), "
+            "VOC (Annotations/*.xml) or YOLO (data.yaml)."
+        )
+    if len(found) > 1:
+        raise UserError(f"`{folder}` looks like {' and '.join(found)}; convert it with `efficientdet convert FORMAT`.")
+    return found[0]
+
+
+def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
+    """Converts a dataset of any known format into the cache, unless it has been converted and not changed since.
+
+    A tenth of the training pictures becomes the split val if there is none.
+
+    Args:
+        source: folder of the dataset.
+        cache_dir: where converted datasets are kept; none: the user's cache.
+
+    Returns:
+        Folder of the converted dataset.
+    """
+    format = detect_format(source)
+    parent = cache_dir or platformdirs.user_cache_path("efficientdet-keras") / "datasets"
+    folder = parent / f"{source.resolve().name}-{_fingerprint(source)}"
+    if (folder / records.MANIFEST).is_file():
+        return folder
+    progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
+    dataset = _read(format, source, (), (), None, False)
+    has_val = "val" in dataset.splits or "train" not in dataset.splits
+    try:
+        result = convert(format, source, output=folder, val_fraction=0.0 if has_val else 0.1)
+    except UserError:
+        if (folder / records.MANIFEST).is_file():  # another process was faster
+            return folder
+        raise
+    summary.show(result, progress.console)
+    return folder
+
+
+def _check_arguments(
+    format: str,
+    files: tuple[tuple[str, Path, Path], ...],
+    val_fraction: float,
+    num_shards: int,
+    num_workers: int,
+    classes: Path | None,
+    drop_difficult: bool,
+) -> None:
+    """Raises a UserError for an argument that cannot work."""
+    if format not in ("coco", "voc", "yolo"):
+        raise UserError(f"`format` is `{format}`; there are coco, voc and yolo.")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
+    if not 0 <= num_shards <= 99_999:
+        raise UserError(f"`num_shards` is {num_shards}; expected 0 (by size) to 99999.")
+    if num_workers < 0:
+        raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
+    if classes is not None and format == "coco":
+        raise UserError(f"`classes` is {classes}, but COCO files carry their own class table; leave it out.")
+    if files and format != "coco":
+        raise UserError(f"`files` is for COCO; the format is {format}.")
+    if drop_difficult and format != "voc":
+        raise UserError(f"`drop_difficult` is for VOC; the format is {format}.")
+
+
+def _read(
+    format: Format,
+    source: Path,
+    splits: tuple[str, ...],
+    files: tuple[tuple[str, Path, Path], ...],
+    classes: Path | None,
+    drop_difficult: bool,
+) -> sources.Source:
+    """Reads the annotations."""
+    if format == "coco":
+        return coco.read(source, splits=splits, files=files)
+    if format == "voc":
+        return voc.read(source, splits=splits, classes=classes, drop_difficult=drop_difficult)
+    return yolo.read(source, splits=splits, classes=classes)
+
+
+def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
+    """Moves a share of train to val: those whose names hash lowest, so that new pictures move few of the old ones."""
+    if not val_fraction:
+        return dataset
+    if "val" in dataset.splits or "train" not in dataset.splits:
+        raise UserError(
+            f"`val_fraction` is {val_fraction}, but the dataset has the splits {', '.join(dataset.splits)}; "
+            "it is for a dataset with train and without val."
+        )
+    train = dataset.splits["train"]
+    num_val = max(1, round(len(train) * val_fraction))
+    if num_val >= len(train):
+        raise UserError(f"`val_fraction` is {val_fraction} of {len(train)} pictures; none would be left to train on.")
+    ranked = sorted(train, key=lambda example: hashlib.sha256(example.file_name.encode()).digest())
+    held_out = {example.id for example in ranked[:num_val]}
+    splits = {
+        "train": [example for example in train if example.id not in held_out],
+        "val": [example for example in train if example.id in held_out],
+    }
+    problems = [
+        dataclasses.replace(p, split="val") if p.file_name in {e.file_name for e in splits["val"]} else p
+        for p in dataset.problems
+    ]
+    return dataclasses.replace(
+        dataset, splits=splits | {k: v for k, v in dataset.splits.items() if k != "train"}, problems=problems
+    )
+
+
+def _check_not_empty(dataset: sources.Source, source: Path) -> None:
+    """Raises a UserError if there is nothing to learn from."""
+    for name, examples in dataset.splits.items():
+        if not examples:
+            raise UserError(f"`{source}` has no pictures in the split `{name}`.")
+    if not dataset.splits:
+        raise UserError(f"`{source}` has no pictures.")
+    if not any(len(example.labels) for examples in dataset.splits.values() for example in examples):
+        raise UserError(f"`{source}` has no boxes at all; there is nothing to learn.")
+
+
+def _num_workers(num_examples: int) -> int:
+    """Chooses the number of processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, -(-num_examples // _PICTURES_A_WORKER))
+
+
+def _plan(dataset: sources.Source, folder: Path | None, num_shards: int) -> list[shards.Task]:
+    """Deals the examples of each split to shards, one to each in turn."""
+    tasks = []
+    for split, examples in dataset.splits.items():
+        num_bytes = sum(example.path.stat().st_size for example in examples if example.path.is_file())
+        by_size = max(1, -(-len(examples) // _PICTURES_A_SHARD), -(-num_bytes // _BYTES_A_SHARD))
+        total = min(num_shards or min(by_size, _MAX_SHARDS), len(examples))
+        for index in range(total):
+            name = f"{split}-{index:05d}-of-{total:05d}.tfrecord"
+            path = None if folder is None else folder / name
+            part = examples[index::total]
+            tasks.append(shards.Task(split=split, path=path, examples=part, categories=dataset.categories))
+    return tasks
+
+
+def _summarize(
+    format: str, source: Path, output: str, dataset: sources.Source, written: list[shards.Shard]
+) -> summary.Summary:
+    """Adds up the shards."""
+    splits = {}
+    for name in dataset.splits:
+        own = [shard for shard in written if shard.split == name]
+        per_class = tuple(sum(shard.boxes_per_class[i] for shard in own) for i in range(len(dataset.categories)))
+        splits[name] = summary.SplitSummary(
+            num_examples=sum(len(shard.lengths) for shard in own),
+            num_boxes=sum(per_class),
+            num_crowds=sum(shard.num_crowds for shard in own),
+            max_boxes=max(shard.max_boxes for shard in own),
+            boxes_per_class=per_class,
+        )
+    order = {name: position for position, name in enumerate(dataset.splits)}
+    broken = [problem for shard in written for problem in shard.broken]
+    problems = [*dataset.problems, *broken, *(problem for shard in written for problem in shard.problems)]
+    problems.sort(key=lambda problem: (order[problem.split], problem.file_name))
+    return summary.Summary(
+        format=format,
+        source=str(source),
+        output=output,
+        categories=dataset.categories,
+        splits=splits,
+        problems=tuple(problems),
+        num_broken=len(broken),
+    )
+
+
+def _describe_broken(result: summary.Summary) -> str:
+    """Says which picture is broken, how many more are, and what to do."""
+    first = next(problem for problem in result.problems if problem.kind == policy.BROKEN)
+    others = result.num_broken - 1
+    more = f" {others} more picture{'s are' if others > 1 else ' is'} broken." if others else ""
+    return f"{first.detail}{more} `--skip-broken-images` leaves such pictures out; `--dry-run` lists them all."
+
+
+def _write_manifest(folder: Path, result: summary.Summary, written: list[shards.Shard]) -> None:
+    """Writes what belongs beside the shards: an index of each split, the details, and dataset.json."""
+    splits = {}
+    for name, split in result.splits.items():
+        own = [shard for shard in written if shard.split == name]
+        lengths = [shard.lengths for shard in own]
+        records.write_index(
+            folder / records.index_name(name),
+            np.repeat(np.arange(len(own), dtype=np.int32), [len(values) for values in lengths]),
+            np.concatenate([records.locate(values) for values in lengths]),
+            np.concatenate(lengths),
+        )
+        figures = dataclasses.asdict(split)
+        del figures["boxes_per_class"]
+        files = [{"name": shard.name, "bytes": shard.num_bytes, "sha256": shard.sha256} for shard in own]
+        splits[name] = figures | {"shards": files}
+    manifest = {
+        "version": records.VERSION,
+        "format": result.format,
+        "source": Path(result.source).name,
+        "categories": [dataclasses.asdict(category) for category in result.categories],
+        "splits": splits,
+        "problems": result.counts(),
+    }
+    details = {"problems": [dataclasses.asdict(problem) for problem in result.problems]}
+    for name, document in ((_DETAILS, details), (records.MANIFEST, manifest)):
+        (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _fingerprint(source: Path) -> str:
+    """Hashes what tells a changed dataset: path, and each file's name, size and time."""
+    digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
+    for parent, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            state = os.stat(os.path.join(parent, name))  # noqa: PTH116, PTH118 - a Path a file would be slow
+            digest.update(f"\n{parent}/{name}\t{state.st_size}\t{state.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,209 @@
+"""Picture files: any common format in, uint8 RGB or a plain JPEG out.
+
+Pictures come from strangers, so a file is judged by its header before its pixels are decoded, a file that decodes only
+in part is refused, and each refusal is a `UserError` that names the file. Needs Pillow only, no TensorFlow, no Keras.
+
+Choices that another reader might make otherwise:
+- EXIF rotation is applied (PyTorch's and TensorFlow's decoders ignore it; people and phones do not).
+- A transparent picture is laid over white, as a browser shows it; dropping the alpha would uncover whatever colour
+  an editor left behind in the transparent part.
+- 16 bits become 8 by round(v / 257), so that 65535 is 255. Values beyond 16 bits and floats have no agreed white:
+  refused.
+"""
+
+import contextlib
+import dataclasses
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from efficientdet.errors import UserError
+
+MAX_PIXELS = 178_956_970
+"""Pixels of the largest picture that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+"""How names of picture files end, lower case."""
+
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_EXIF_ORIENTATION = 0x0112
+# Start-of-frame markers: baseline, extended sequential, progressive. Few decoders know lossless and arithmetic coding.
+_COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the header of a picture file says.
+
+    Attributes:
+        format: Pillow's name of the file format, such as "JPEG".
+        mode: Pillow's name of the pixel type, such as "RGB", "L", "CMYK", "I;16".
+        height: stored rows, px, before any rotation.
+        width: stored columns, px.
+        orientation: EXIF orientation 1..8; 1 is upright.
+        is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
+    """
+
+    format: str
+    mode: str
+    height: int
+    width: int
+    orientation: int
+    is_plain_jpeg: bool
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width in the file, px."""
+        return self.height, self.width
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width after the EXIF rotation, px."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+def read_image(source: Path | bytes, name: str) -> np.ndarray:
+    """Decodes a picture, upright.
+
+    Args:
+        source: the file or its content.
+        name: what an error calls the picture.
+
+    Returns:
+        uint8[H, W, 3], RGB.
+
+    Raises:
+        UserError: the file is missing, no picture, cut short, or larger than `MAX_PIXELS`.
+    """
+    with _open(source, name) as image:
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image), name))
+
+
+def inspect(source: Path | bytes, name: str) -> Facts:
+    """Reads the header of a picture; no pixel is decoded."""
+    content = _content(source, name)
+    with _open(content, name) as image:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _frame_type(content) in _COMMON_FRAMES
+        return Facts(
+            format=image.format or "",
+            mode=image.mode,
+            height=image.height,
+            width=image.width,
+            orientation=orientation if orientation in range(1, 9) else 1,
+            is_plain_jpeg=is_plain,
+        )
+
+
+def check_decodes(source: Path | bytes, name: str) -> None:
+    """Raises a UserError unless every pixel of the picture can be decoded."""
+    with _open(source, name) as image:
+        image.load()
+
+
+def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
+    """Encodes a picture anew as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
+
+    Args:
+        source: the file or its content.
+        name: what an error calls the picture.
+        rotate: applies the EXIF rotation first.
+    """
+    with _open(source, name) as image:
+        rgb = _to_rgb(ImageOps.exif_transpose(image) if rotate else image, name)
+        if max(rgb.size) > 65_500:
+            raise UserError(
+                f"`{name}` is {rgb.height} x {rgb.width} px; a JPEG holds at most 65500 a side. Make it smaller."
+            )
+        buffer = io.BytesIO()
+        rgb.save(buffer, "JPEG", quality=95, subsampling=0, exif=b"")
+        return buffer.getvalue()
+
+
+def strip_exif(jpeg: bytes) -> bytes:
+    """Removes the EXIF block of a JPEG, and so its rotation; the pixels stay bit for bit."""
+    kept = [jpeg[:2]]
+    for marker, start, end in _segments(jpeg):
+        if not (marker == 0xE1 and jpeg[start + 4 : start + 10] == b"Exif\x00\x00"):
+            kept.append(jpeg[start:end])
+    return b"".join(kept)
+
+
+@contextlib.contextmanager
+def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Opens a picture; whatever Pillow raises inside the block becomes a UserError that names the file."""
+    content = _content(source, name)
+    try:
+        with warnings.catch_warnings():
+            # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
+    except UnidentifiedImageError:
+        raise UserError(
+            f"`{name}` is no picture that can be read; expected {', '.join(f for f in _FORMATS if f != 'MPO')}."
+        ) from None
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error
+
+
+def _content(source: Path | bytes, name: str) -> bytes:
+    """Reads the file unless it has been read."""
+    if isinstance(source, bytes):
+        return source
+    if not source.is_file():
+        raise UserError(f"`{name}` is missing: there is no file {source}.")
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise UserError(f"`{name}` cannot be read: {error.strerror}.") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Turns any pixel type into 8-bit RGB; see the choices at the top."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode == "F":
+        raise UserError(f"`{name}` has floating-point pixels, whose white is unknown; save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError(f"`{name}` has pixel values {values.min()}..{values.max()}; save it with 8 or 16 bits.")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _frame_type(jpeg: bytes) -> int:
+    """Finds the start-of-frame marker of a JPEG; 0 if there is none."""
+    frames = (marker for marker, _, _ in _segments(jpeg) if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
+    return next(frames, 0)
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Walks the (marker, start, end) of the segments behind the first two bytes; the last one is all scan data."""
+    start = 2
+    while start + 4 <= len(jpeg):
+        marker, end = jpeg[start + 1], start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
+        if jpeg[start] != 0xFF or marker == 0xDA:
+            break
+        if marker == 0xFF:  # a fill byte may precede any marker
+            end = start + 1
+        yield marker, start, end
+        start = end
+    yield 0xDA, start, len(jpeg)

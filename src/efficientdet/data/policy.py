@@ -1,0 +1,151 @@
+"""What happens to pictures and boxes that are not as they should be (the table in docs/data.md).
+
+A picture is judged here once, before it becomes a record: a fault that can be mended is mended and reported as a
+`Problem`, a picture that cannot be used is a `UserError`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from efficientdet.data import images, sources
+from efficientdet.errors import UserError
+
+NOT_FINITE = "boxes with coordinates that are not numbers dropped"
+NO_AREA = "boxes without area dropped"
+OUTSIDE = "boxes outside of the picture dropped"
+CLIPPED = "boxes clipped to the picture"
+REENCODED = "pictures encoded anew as RGB JPEG"
+ROTATED = "pictures rotated upright (EXIF)"
+TAG_REMOVED = "rotation tags removed: the annotation is of the unrotated picture"
+BROKEN = "broken pictures left out"
+
+# A box whose edge is this far outside is not worth a line of the report: annotations are rounded.
+_CLIP_SILENTLY_PX = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """A picture that can be trusted.
+
+    Attributes:
+        jpeg: RGB or grey JPEG, upright, without a rotation tag.
+        height: px.
+        width: px.
+        boxes: float32[N, 4], yxyx px, inside the picture and with area.
+        labels: int32[N].
+        is_crowd: bool[N].
+        area: float32[N], px squared; of the box where the annotation does not say.
+        problems: what was done to it.
+    """
+
+    jpeg: bytes
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    area: np.ndarray
+    problems: tuple[sources.Problem, ...]
+
+
+def prepare(example: sources.Example, split: str) -> Picture:
+    """Reads, checks and mends one picture and its boxes.
+
+    Raises:
+        UserError: the picture is missing, cannot be decoded, or has not the size that its annotation declares.
+    """
+    problems: list[sources.Problem] = []
+
+    def report(kind: str, count: int = 1, detail: str = "") -> None:
+        if count:
+            problems.append(
+                sources.Problem(kind=kind, split=split, file_name=example.file_name, count=count, detail=detail)
+            )
+
+    content = _read(example)
+    facts = images.inspect(content, example.file_name)
+    rotate = _wants_rotation(example, facts)
+    height, width = facts.upright_size if rotate else facts.stored_size
+    if facts.is_plain_jpeg and (facts.orientation == 1 or not rotate):
+        images.check_decodes(content, example.file_name)
+        jpeg = content if facts.orientation == 1 else images.strip_exif(content)
+    else:
+        jpeg = images.to_jpeg(content, example.file_name, rotate=rotate)
+        if not facts.is_plain_jpeg:
+            report(REENCODED, detail=f"{facts.format} {facts.mode}")
+    if facts.orientation != 1:
+        report(ROTATED if rotate else TAG_REMOVED, detail=f"orientation {facts.orientation}")
+    boxes, keep, counts = clean_boxes(_in_pixels(example, height, width), height, width)
+    for kind, count in counts.items():
+        report(kind, count)
+    box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = example.area[keep]
+    return Picture(
+        jpeg=jpeg,
+        height=height,
+        width=width,
+        boxes=boxes,
+        labels=example.labels[keep],
+        is_crowd=example.is_crowd[keep],
+        area=np.where(np.isfinite(area) & (area >= 0), area, box_area).astype(np.float32),
+        problems=tuple(problems),
+    )
+
+
+def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Clips boxes to the picture and drops what is left without area.
+
+    Args:
+        boxes: float32[N, 4], yxyx px.
+        height: px.
+        width: px.
+
+    Returns:
+        float32[M, 4], clipped boxes; int64[M], their positions in `boxes`; how many were dropped or clipped, by kind.
+    """
+    limits = np.asarray([height, width, height, width], np.float32)
+    is_finite = np.isfinite(boxes).all(axis=1)
+    boxes = np.where(is_finite[:, None], boxes, 0.0).astype(np.float32)
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    clipped = np.clip(boxes, 0, limits)
+    is_inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    keep = is_finite & has_area & is_inside
+    is_moved = np.abs(clipped - boxes).max(axis=1, initial=0.0) > _CLIP_SILENTLY_PX
+    counts = {
+        NOT_FINITE: int((~is_finite).sum()),
+        NO_AREA: int((is_finite & ~has_area).sum()),
+        OUTSIDE: int((is_finite & has_area & ~is_inside).sum()),
+        CLIPPED: int((keep & is_moved).sum()),
+    }
+    return clipped[keep], np.flatnonzero(keep), counts
+
+
+def _read(example: sources.Example) -> bytes:
+    if not example.path.is_file():
+        raise UserError(f"`{example.file_name}` is missing: there is no file {example.path}.")
+    try:
+        return example.path.read_bytes()
+    except OSError as error:
+        raise UserError(f"`{example.file_name}` cannot be read: {error.strerror}.") from error
+
+
+def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
+    """Decides whether the annotation is of the upright picture or of the one as it is stored."""
+    declared = example.declared_size
+    if declared is None or declared == facts.upright_size:
+        return True
+    if declared == facts.stored_size:
+        return False
+    height, width = facts.upright_size
+    raise UserError(
+        f"`{example.file_name}` is {height} x {width} px (height x width), "
+        f"but its annotation says {declared[0]} x {declared[1]}."
+    )
+
+
+def _in_pixels(example: sources.Example, height: int, width: int) -> np.ndarray:
+    """Gives the boxes in px of the picture: float32[N, 4], yxyx."""
+    if not example.is_normalized:
+        return example.boxes
+    return example.boxes * np.asarray([height, width, height, width], np.float32)

@@ -1,0 +1,172 @@
+"""A split of records that is ready to be read at random: where each record begins, and which classes there are.
+
+A converted dataset is a folder with `dataset.json` and an index beside the shards (written by `conversion`); records of
+others are scanned once (`foreign`). Neither needs TensorFlow once the index exists.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet.data import foreign, sources
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+MANIFEST = "dataset.json"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Records:
+    """One split ready to be read at random: where each record is.
+
+    Attributes:
+        name: the split.
+        paths: the shards.
+        shards: int32[E], position in `paths` of each record.
+        offsets: int64[E], first byte of each record's payload in its shard.
+        lengths: int64[E], bytes of each record's payload.
+        categories: the classes; a label is a position in it.
+        max_boxes: boxes of the fullest picture, crowds included.
+        num_boxes: boxes of all pictures, crowds included.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    shards: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    categories: tuple[Category, ...]
+    max_boxes: int
+    num_boxes: int
+
+    def __len__(self) -> int:
+        """Counts the records."""
+        return len(self.offsets)
+
+
+def open_records(location: str, split: str) -> Records:
+    """Opens a split.
+
+    Args:
+        location: folder of a converted dataset; or one TFRecord file or a glob of them, written by google/automl or the
+            TF Object Detection API, which is then the whole split.
+        split: train, val, ...
+
+    Raises:
+        UserError: nothing is there, the split does not exist, a shard is damaged, or no picture has a box.
+    """
+    folder = Path(location).expanduser()
+    if folder.is_dir():
+        records = _open_converted(folder, split)
+    else:
+        paths = foreign.find(location)
+        records = Records(name=split, paths=tuple(map(str, paths)), **vars(foreign.scan(paths)))
+    if not records.num_boxes:
+        raise UserError(
+            f"`{location}` has {len(records)} pictures in `{split}` and not one box; the records were made without "
+            "annotations (NVIDIA's script did so: it passed captions only). Convert again with instances_*.json."
+        )
+    return records
+
+
+def split_names(folder: Path) -> list[str]:
+    """Lists the splits of a converted dataset."""
+    return list(_read_manifest(folder)["splits"])
+
+
+def index_name(split: str) -> str:
+    """Names the index file of a split."""
+    return f"{split}.index.npz"
+
+
+def locate(lengths: np.ndarray) -> np.ndarray:
+    """Computes where the payloads of one shard begin.
+
+    Args:
+        lengths: int64[E], bytes of each payload in the order of the file.
+
+    Returns:
+        int64[E].
+    """
+    frame = foreign.NUM_HEADER_BYTES + foreign.NUM_FOOTER_BYTES
+    before = np.concatenate([[0], np.cumsum(lengths + frame)[:-1]]) if len(lengths) else np.zeros(0)
+    return (before + foreign.NUM_HEADER_BYTES).astype(np.int64)
+
+
+def write_index(path: Path, shards: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> None:
+    """Writes the index of a split."""
+    np.savez(path, shards=shards, offsets=offsets, lengths=lengths)
+
+
+def _open_converted(folder: Path, split: str) -> Records:
+    """Opens a split of a folder with a manifest."""
+    manifest = _read_manifest(folder)
+    if split not in manifest["splits"]:
+        raise UserError(f"`{folder}` has no split `{split}`; it has {', '.join(manifest['splits'])}.")
+    try:
+        entry = manifest["splits"][split]
+        shards = [
+            (sources.inside(folder, shard["name"], folder / MANIFEST), shard["bytes"]) for shard in entry["shards"]
+        ]
+        categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in manifest["categories"])
+        num_examples, max_boxes, num_boxes = (int(entry[k]) for k in ("num_examples", "max_boxes", "num_boxes"))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"`{folder / MANIFEST}` is damaged at {error}; convert the dataset again.") from error
+    for path, size in shards:
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise UserError(f"`{path}` {state}, {MANIFEST} says {size} bytes; copy or convert the dataset again.")
+    index = _read_index(folder / index_name(split), num_examples, [size for _, size in shards])
+    return Records(
+        name=split,
+        paths=tuple(str(path) for path, _ in shards),
+        categories=categories,
+        max_boxes=max_boxes,
+        num_boxes=num_boxes,
+        **index,
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads dataset.json."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"`{folder}` has no {MANIFEST}; give the output folder of `efficientdet convert`, "
+            f"or a glob of TFRecord files such as '{folder}{os.sep}train-*'."
+        )
+    try:
+        manifest = json.loads(sources.read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"`{path}` is no valid JSON: {error}; convert the dataset again.") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("splits"), dict):
+        raise UserError(f"`{path}` has no `splits`; convert the dataset again.")
+    if manifest.get("version") != VERSION:
+        raise UserError(
+            f"`{path}` has the version {manifest.get('version')!r}; this program reads {VERSION}. Convert again."
+        )
+    return manifest
+
+
+def _read_index(path: Path, num_examples: int, sizes: list[int]) -> dict[str, np.ndarray]:
+    """Reads the index of a split and checks that each record lies inside its shard."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index = {name: file[name] for name in ("shards", "offsets", "lengths")}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"`{path}` is missing or damaged; convert the dataset again.") from error
+    limits = np.asarray(sizes, np.int64)
+    is_sound = all(values.shape == (num_examples,) for values in index.values())
+    is_sound = is_sound and bool(((index["shards"] >= 0) & (index["shards"] < len(limits))).all())
+    if not is_sound or not (index["offsets"] + index["lengths"] < limits[index["shards"]]).all():
+        raise UserError(f"`{path}` does not fit the shards; convert the dataset again.")
+    return index
