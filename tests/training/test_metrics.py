@@ -1,0 +1,149 @@
+"""What a run writes about itself: whole lines, no step twice, pictures of any length of run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from efficientdet.errors import UserError
+from efficientdet.training import metrics
+
+
+def _write(run_dir, steps, resume_step=0, **values):
+    with metrics.MetricsWriter(run_dir, resume_step) as writer:
+        for step in steps:
+            writer.write("train", step=step, epoch=step / 10, values={"loss": 1 / step, **values})
+
+
+def _steps(run_dir):
+    return [line["step"] for line in metrics.read_lines(run_dir / "metrics.jsonl")]
+
+
+def _events(run_dir):
+    """Reads TensorBoard's record format: length uint64, its checksum, the event, its checksum."""
+    events = []
+    for path in sorted((run_dir / "tensorboard").iterdir()):
+        content, position = path.read_bytes(), 0
+        while position < len(content):
+            length = int.from_bytes(content[position : position + 8], "little")
+            events.append(Event.FromString(content[position + 12 : position + 12 + length]))
+            position += 16 + length
+    return events
+
+
+def _history(count, every):
+    lines = []
+    for step in range(1, count + 1):
+        values = {"loss": 2 / step, "class_loss": 1 / step, "box_loss": 0.01 / step, "learning_rate": 0.08}
+        lines.append({"kind": "train", "step": step, "epoch": step / 5, "time": 0.0, "values": values})
+        if step % every == 0:
+            values = {"loss": 2.2 / step, "AP": 1 - 1 / step, "AP50": None}
+            lines.append({"kind": "validation", "step": step, "epoch": step / 5, "time": 0.0, "values": values})
+    return lines
+
+
+def test_a_line_holds_kind_step_epoch_time_and_values(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("train", step=20, epoch=0.5, values={"loss": np.float32(1.5), "num_boxes": 3})
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert line.pop("time") > 1.7e9
+    assert line == {"kind": "train", "step": 20, "epoch": 0.5, "values": {"loss": 1.5, "num_boxes": 3.0}}
+
+
+def test_a_line_can_be_read_while_the_run_goes_on(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("train", step=1, epoch=0.1, values={"loss": 1.0})
+        assert _steps(tmp_path) == [1]
+
+
+def test_what_is_not_finite_keeps_its_name(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        values = {"loss": math.nan, "norm": math.inf, "box_loss": -math.inf, "APs": None, "AP": 0.5}
+        writer.write("validation", step=1, epoch=0.1, values=values)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    expected = {"loss": None, "norm": None, "box_loss": None, "APs": None, "AP": 0.5}
+    assert json.loads(text, parse_constant=pytest.fail)["values"] == expected
+
+
+def test_a_resumed_run_has_no_step_twice(tmp_path):
+    _write(tmp_path, range(1, 9))
+    _write(tmp_path, range(6, 11), resume_step=5)
+    assert _steps(tmp_path) == list(range(1, 11))
+
+
+def test_a_new_run_in_an_old_folder_starts_over(tmp_path):
+    _write(tmp_path, range(1, 5))
+    _write(tmp_path, range(1, 3))
+    assert _steps(tmp_path) == [1, 2]
+
+
+def test_a_torn_last_line_is_cut_away(tmp_path):
+    _write(tmp_path, range(1, 4))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert _steps(tmp_path) == [1, 2]
+    _write(tmp_path, [3], resume_step=2)
+    assert _steps(tmp_path) == [1, 2, 3]
+    assert not path.with_name("metrics.jsonl.new").exists()
+
+
+@pytest.mark.parametrize("text", ["not json", "[1, 2]", '{"kind": "train"}', "7"])
+def test_a_damaged_line_is_named(tmp_path, text):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{text}\n{{"kind": "train"}}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl` line 1 "):
+        metrics.read_lines(path)
+
+
+def test_tensorboard_shows_numbers_and_pictures(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("validation", step=7, epoch=0.5, values={"AP": 0.25, "APs": None})
+        writer.image("validation/detections", np.full((20, 30, 3), 200, np.uint8), step=7)
+    values = {value.tag: (event.step, value) for event in _events(tmp_path) for value in event.summary.value}
+    assert set(values) == {"validation/AP", "validation/detections"}
+    assert values["validation/AP"][0] == 7
+    assert values["validation/AP"][1].simple_value == 0.25
+    picture = values["validation/detections"][1].image
+    assert (picture.height, picture.width) == (20, 30)
+
+
+def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path):
+    _write(tmp_path, range(1, 9))
+    _write(tmp_path, [6], resume_step=5)
+    starts = [event.step for event in _events(tmp_path) if event.HasField("session_log")]
+    assert starts == [6]
+
+
+@pytest.mark.parametrize(("count", "every"), [(0, 1), (1, 2), (2, 2), (30, 5), (700, 7)])
+def test_curves_are_drawn_for_any_length_of_run(tmp_path, count, every):
+    path = tmp_path / "curves.png"
+    metrics.draw_curves(_history(count, every), path)
+    with Image.open(path) as picture:
+        assert picture.size == (1320, 770)
+        assert len(picture.convert("RGB").getcolors(2**20)) > 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_leave_out_what_is_null_and_take_losses_of_zero(tmp_path):
+    lines = _history(6, 2)
+    lines[0]["values"]["loss"] = None
+    lines[1]["values"]["box_loss"] = 0.0
+    metrics.draw_curves(lines, tmp_path / "curves.png")
+    epochs, values = metrics._series(lines, "train", "loss")
+    assert len(epochs) == len(values) == 5
+
+
+def test_a_run_draws_its_curves(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("train", step=1, epoch=0.1, values={"loss": 1.0})
+        writer.save_curves()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_smoothing_keeps_a_straight_line_straight():
+    np.testing.assert_allclose(metrics._smooth(np.full(500, 3.0)), 3.0)
+    line = np.arange(500.0)
+    np.testing.assert_allclose(metrics._smooth(line)[10:-10], line[10:-10])
