@@ -68,7 +68,8 @@ class Node(keras.layers.Layer):
     def call(self, inputs: list[Any], *, target_size: tuple[int, int], training: bool = False) -> Any:
         """Builds the feature of `target_size` = (height, width)."""
         resampled = [
-            resample(x, target_size=target_size, training=training) for resample, x in zip(self.resamples, inputs, strict=True)
+            resample(x, target_size=target_size, training=training)
+            for resample, x in zip(self.resamples, inputs, strict=True)
         ]
         x = layers.activate(self.fusion(resampled), self.activation)
         return self.norm(self.conv(x), training=training)

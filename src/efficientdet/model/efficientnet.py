@@ -54,9 +54,7 @@ def stages(config: BackboneConfig) -> list[Stage]:
     for number, stage in enumerate(STAGES):
         fixed = config.fixed_ends and number in (0, len(STAGES) - 1)
         repeats = stage.repeats if fixed else math.ceil(config.depth * stage.repeats)
-        scaled.append(
-            dataclasses.replace(stage, repeats=repeats, filters=round_filters(stage.filters, config.width))
-        )
+        scaled.append(dataclasses.replace(stage, repeats=repeats, filters=round_filters(stage.filters, config.width)))
     return scaled
 
 

@@ -34,10 +34,7 @@ class Head(keras.layers.Layer):
         levels = range(config.min_level, config.max_level + 1)
         self.convs = [self._conv(self.channels, 0.0, f"conv_{i}") for i in range(config.head_repeats)]
         self.norms = [
-            [
-                layers.batch_norm(f"norm_{i}_p{level}", config.batch_norm_momentum, self.dtype_policy)
-                for level in levels
-            ]
+            [layers.batch_norm(f"norm_{i}_p{level}", config.batch_norm_momentum, self.dtype_policy) for level in levels]
             for i in range(config.head_repeats)
         ]
         self.predict = self._conv(anchors_per_cell * outputs, bias, "predict")

@@ -1,0 +1,119 @@
+"""Raw predictions -> Detections: best logits, decoding, per-class Gaussian soft-NMS (Bodla et al. 2017).
+
+The one definition for evaluation, prediction, export and benchmark, float32 throughout, vectorised over the batch.
+It answers what google/automl's NumPy suppression answers, with which its AP was published: areas count pixels (side +
+1), a class's best box is kept whatever its score, every other one is dropped once its decayed score is below the
+threshold. That code loops over classes and merges; since classes do not touch each other and scores only fall, taking
+the best of all classes again and again gives the same list, already sorted.
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from efficientdet import boxes as box_geometry
+from efficientdet.config import PostprocessConfig
+from efficientdet.structures import Detections, RawPredictions
+
+# Larger sides than this times the anchor cannot be meant; without a limit an untrained network answers infinity.
+MAX_LOG_SIZE = math.log(1000 / 16)
+_DROPPED = -1.0
+
+
+def detect(raw: RawPredictions, anchors: Any, config: PostprocessConfig) -> Detections:
+    """Turns the network's answer into detections.
+
+    Args:
+        raw: of B pictures.
+        anchors: float32[A, 4], yxyx px.
+        config: limits and thresholds.
+
+    Returns:
+        Detections with K = `config.max_detections`, in px of the network input, not clipped to it.
+    """
+    boxes, labels, scores = top_candidates(raw, anchors, config.max_candidates)
+    return soft_nms(
+        boxes,
+        labels,
+        scores,
+        max_detections=config.max_detections,
+        sigma=config.nms_sigma,
+        score_threshold=config.score_threshold,
+    )
+
+
+def top_candidates(raw: RawPredictions, anchors: Any, max_candidates: int) -> tuple[Any, Any, Any]:
+    """Picks the best logits over all anchors and classes and decodes their boxes.
+
+    An anchor may be picked several times, with different classes.
+
+    Returns:
+        boxes: float32[B, M, 4], yxyx px; labels: int32[B, M]; scores: float32[B, M], best first.
+        M = min(max_candidates, A * C).
+    """
+    _, num_anchors, num_classes = raw["class_logits"].shape
+    logits = ops.reshape(ops.cast(raw["class_logits"], "float32"), (-1, num_anchors * num_classes))
+    best_logits, positions = ops.top_k(logits, min(max_candidates, num_anchors * num_classes))
+    positions = ops.cast(positions, "int32")
+    anchor_positions, labels = positions // num_classes, positions % num_classes
+    deltas = ops.take_along_axis(ops.cast(raw["box_deltas"], "float32"), anchor_positions[..., None], axis=1)
+    deltas = ops.concatenate([deltas[..., :2], ops.minimum(deltas[..., 2:], MAX_LOG_SIZE)], axis=-1)
+    chosen_anchors = ops.take(ops.convert_to_tensor(anchors, "float32"), anchor_positions, axis=0)
+    return box_geometry.decode(deltas, chosen_anchors), labels, ops.sigmoid(best_logits)
+
+
+def soft_nms(
+    boxes: Any, labels: Any, scores: Any, *, max_detections: int, sigma: float, score_threshold: float
+) -> Detections:
+    """Picks the best box, lowers the scores of its neighbours of the same class, and again.
+
+    A neighbour's score is multiplied by exp(-iou^2 / sigma) for each box picked before it.
+
+    Args:
+        boxes: float32[B, M, 4], yxyx px.
+        labels: int32[B, M].
+        scores: float32[B, M] in [0, 1].
+        max_detections: K.
+        sigma: width of the Gaussian.
+        score_threshold: decayed scores below are dropped.
+
+    Returns:
+        Detections.
+    """
+    num_candidates = boxes.shape[1]
+    pixels = (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
+    rows = ops.arange(max_detections, dtype="int32")[None]
+    columns = ops.arange(num_candidates, dtype="int32")[None]
+
+    def has_more(step: Any, left: Any, picks: Any, picked_scores: Any) -> Any:
+        return ops.logical_and(step < max_detections, ops.any(left > 0))
+
+    def pick(step: Any, left: Any, picks: Any, picked_scores: Any) -> tuple[Any, ...]:
+        # top_k rather than argmax: the latter cannot be converted to LiteRT and OpenVINO.
+        score, best = ops.top_k(left, 1)
+        best = ops.cast(best, "int32")
+        box = ops.take_along_axis(boxes, best[..., None], axis=1)
+        shared = box_geometry.intersection(box, boxes, margin=1.0)
+        iou = shared / (ops.take_along_axis(pixels, best, axis=1) + pixels - shared)
+        decayed = left * ops.exp(-ops.square(iou) / sigma)
+        decayed = ops.where(decayed < score_threshold, _DROPPED, decayed)
+        is_same_class = labels == ops.take_along_axis(labels, best, axis=1)
+        left = ops.where(is_same_class, decayed, left)
+        left = ops.where(columns == best, _DROPPED, left)
+        is_now = ops.logical_and(rows == step, score > 0)
+        picks = ops.where(is_now, best, picks)
+        picked_scores = ops.where(is_now, score, picked_scores)
+        return step + 1, left, picks, picked_scores
+
+    nothing = ops.zeros_like(scores[:, :1]) * ops.ones((1, max_detections), dtype="float32")
+    start = (ops.zeros((), dtype="int32"), scores, ops.cast(nothing, "int32"), nothing)
+    _, _, picks, picked_scores = ops.while_loop(has_more, pick, start)
+    is_found = picked_scores > 0
+    found_boxes = ops.take_along_axis(boxes, picks[..., None], axis=1)
+    return {
+        "boxes": ops.where(is_found[..., None], found_boxes, 0.0),
+        "labels": ops.where(is_found, ops.take_along_axis(labels, picks, axis=1), -1),
+        "scores": picked_scores,
+        "num_detections": ops.sum(ops.cast(is_found, "int32"), axis=-1),
+    }

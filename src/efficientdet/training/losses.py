@@ -1,0 +1,95 @@
+"""Focal loss for classes, Huber loss for boxes, float32 (RetinaNet, section 3; Fast R-CNN, eq. 3).
+
+Both are sums over anchors divided by N = matched anchors of the batch + 1.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from efficientdet.config import LossConfig
+from efficientdet.structures import RawPredictions, Targets
+from efficientdet.training import targets as target_assignment
+
+
+def focal(logits: Any, is_positive: Any, *, alpha: float, gamma: float, label_smoothing: float = 0.0) -> Any:
+    """Computes the sigmoid focal loss (RetinaNet, eq. 5), element by element.
+
+    FL = alpha_t (1 - p_t)^gamma CE. With s = -x for positives and x for negatives, 1 - p_t = sigmoid(s), so
+    (1 - p_t)^gamma = exp(-gamma softplus(-s)): finite for every logit, unlike NVIDIA's form, which overflows below -88.
+
+    Args:
+        logits: float32[...].
+        is_positive: bool[...].
+        alpha: weight of positives; negatives weigh 1 - alpha.
+        gamma: focus; 0 gives the weighted cross-entropy.
+        label_smoothing: moves the cross-entropy's targets towards 0.5, not the modulator's (as google/automl).
+
+    Returns:
+        float32[...].
+    """
+    target = ops.cast(is_positive, "float32")
+    signed = ops.where(is_positive, -logits, logits)
+    modulator = ops.exp(-gamma * ops.softplus(-signed))
+    smoothed = target * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    cross_entropy = ops.softplus(logits) - smoothed * logits
+    return ops.where(is_positive, alpha, 1.0 - alpha) * modulator * cross_entropy
+
+
+def huber(error: Any, delta: float) -> Any:
+    """Computes the Huber loss: e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2), element by element."""
+    size = ops.abs(error)
+    return ops.where(size <= delta, 0.5 * ops.square(error), delta * (size - 0.5 * delta))
+
+
+def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
+    """Sums the focal loss over pictures, anchors and classes.
+
+    Args:
+        logits: float32[B, A, C].
+        labels: int32[B, A]; -1 is negative for every class, -2 is left out.
+        config: alpha, gamma, smoothing.
+
+    Returns:
+        float32[].
+    """
+    classes = ops.arange(logits.shape[-1], dtype="int32")
+    losses = focal(
+        logits,
+        labels[..., None] == classes,
+        alpha=config.focal_alpha,
+        gamma=config.focal_gamma,
+        label_smoothing=config.label_smoothing,
+    )
+    counts = (labels != target_assignment.IGNORED)[..., None]
+    return ops.sum(ops.where(counts, losses, 0.0))
+
+
+def box_loss_sum(box_deltas: Any, target_deltas: Any, delta: float) -> Any:
+    """Sums the Huber loss over the coordinates of matched anchors.
+
+    As in the reference implementations, a coordinate counts where its target is not exactly zero: unmatched anchors
+    drop out, and so does the rare coordinate in which box and anchor agree to the last bit.
+
+    Args:
+        box_deltas: float32[B, A, 4].
+        target_deltas: float32[B, A, 4].
+        delta: of `huber`.
+
+    Returns:
+        float32[].
+    """
+    losses = huber(box_deltas - target_deltas, delta)
+    return ops.sum(ops.where(target_deltas != 0.0, losses, 0.0))
+
+
+def detection_losses(raw: RawPredictions, targets: Targets, config: LossConfig) -> dict[str, Any]:
+    """Computes the losses of a batch.
+
+    Returns:
+        float32[] each: `class_loss` = sum / N, `box_loss` = sum / 4N, `loss` = class_loss + box_weight * box_loss.
+    """
+    normalizer = target_assignment.count_matched(targets) + 1.0
+    class_loss = class_loss_sum(raw["class_logits"], targets["labels"], config) / normalizer
+    box_loss = box_loss_sum(raw["box_deltas"], targets["box_deltas"], config.huber_delta) / (4.0 * normalizer)
+    return {"loss": class_loss + config.box_weight * box_loss, "class_loss": class_loss, "box_loss": box_loss}

@@ -1,0 +1,150 @@
+"""step(state, batch) -> (state, logs): loss, gradient, guard, update, average; pure, the same on every backend.
+
+The state is a dict of arrays, lists in the order of the model's variables:
+    trainable, momentum, average_trainable: float32; non_trainable, average_non_trainable: batch statistics, and the
+    states of random generators; step: steps done; updates: steps that changed the weights; bad_steps: steps in a row
+    that did not; loss_scale, good_steps: dynamic loss scale (Micikevicius et al. 2018, section 3.2).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from efficientdet.config import ExperimentConfig
+from efficientdet.structures import Batch
+from efficientdet.training import engine, losses, optimizer, targets
+
+State = dict[str, Any]
+
+LOSS_SCALE_AT_FIRST = 2.0**15
+GOOD_STEPS_TO_GROW = 2000
+
+
+def first_state(model: Any) -> State:
+    """Makes the state of a model that has not trained yet: NumPy arrays."""
+    trainable = [np.array(v) for v in model.trainable_variables]
+    non_trainable = [np.array(v) for v in model.non_trainable_variables]
+    is_scaled = model.dtype_policy.name == "mixed_float16"
+    return {
+        "trainable": trainable,
+        "non_trainable": non_trainable,
+        "momentum": [np.zeros_like(value) for value in trainable],
+        "average_trainable": [value.copy() for value in trainable],
+        "average_non_trainable": [value.copy() for value in non_trainable],
+        "step": np.int32(0),
+        "updates": np.int32(0),
+        "bad_steps": np.int32(0),
+        "loss_scale": np.float32(LOSS_SCALE_AT_FIRST if is_scaled else 1.0),
+        "good_steps": np.int32(0),
+    }
+
+
+def make_step(
+    model: Any, anchors: Any, config: ExperimentConfig, schedule: dict[str, float]
+) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
+    """Makes the training step.
+
+    A step whose loss, gradients or new batch statistics are not finite changes nothing but the counters: that is how
+    a too large loss scale is found, and how a bad batch leaves no trace.
+
+    Args:
+        model: EfficientDet.
+        anchors: float32[A, 4], of the model's image size.
+        config: losses, optimiser, precision.
+        schedule: arguments of `optimizer.learning_rate`.
+
+    Returns:
+        step(state, batch) -> (state, logs); logs are float32[]: loss (with L2), class_loss, box_loss, l2_loss,
+        gradient_norm (after clipping), learning_rate, ok (1 if the step counted), loss_scale, bad_steps.
+    """
+    is_scaled = model.dtype_policy.name == "mixed_float16"
+    is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        wanted = targets.assign(anchors, batch, config.loss.match_iou)
+        inputs = {"images": batch["images"], "valid_size": batch["valid_size"]}
+
+        def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
+            raw, non_trainable = model.stateless_call(trainable, state["non_trainable"], inputs, training=True)
+            values = losses.detection_losses(raw, wanted, config.loss)
+            return values["loss"] * state["loss_scale"], (values, non_trainable)
+
+        _, (values, non_trainable), gradients = engine.value_and_gradients(scaled_loss, state["trainable"])
+        gradients = [g / state["loss_scale"] for g in gradients]
+        gradients, l2_loss = _add_l2(gradients, state["trainable"], is_kernel, config.optimizer.weight_decay)
+        ok = _all_finite([values["loss"], *gradients, *non_trainable])
+        gradients = optimizer.clip(gradients, config.optimizer.clip_norm)
+        rate = optimizer.learning_rate(state["step"], **schedule)
+        new = _update(state, gradients, non_trainable, rate, config)
+        new = {key: _choose(ok, value, state[key]) for key, value in new.items()}
+        new.update(_count(state, ok, is_scaled))
+        logs = {
+            **values,
+            "loss": values["loss"] + l2_loss,
+            "l2_loss": l2_loss,
+            "gradient_norm": optimizer.global_norm(gradients),
+            "learning_rate": rate,
+            "ok": ops.cast(ok, "float32"),
+            "loss_scale": state["loss_scale"],
+            "bad_steps": ops.cast(new["bad_steps"], "float32"),
+        }
+        return new, logs
+
+    return step
+
+
+def _add_l2(
+    gradients: list[Any], weights: list[Any], is_kernel: list[bool], weight_decay: float
+) -> tuple[list[Any], Any]:
+    """Adds the gradient of weight_decay * sum(kernel^2) / 2; returns that loss too."""
+    kernels = [w for w, chosen in zip(weights, is_kernel, strict=True) if chosen]
+    l2_loss = 0.5 * weight_decay * sum(ops.sum(ops.square(kernel)) for kernel in kernels)
+    rows = zip(gradients, weights, is_kernel, strict=True)
+    return [g + weight_decay * w if chosen else g for g, w, chosen in rows], l2_loss
+
+
+def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: Any, config: ExperimentConfig) -> State:
+    """Updates weights, momenta and averages as if the step were good."""
+    trainable, momentum = optimizer.momentum_update(
+        state["trainable"], gradients, state["momentum"], rate=rate, momentum=config.optimizer.momentum
+    )
+    decay = optimizer.average_decay(state["updates"] + 1, config.optimizer.average_decay)
+    return {
+        "trainable": trainable,
+        "momentum": momentum,
+        "non_trainable": non_trainable,
+        "average_trainable": optimizer.average_update(state["average_trainable"], trainable, decay),
+        "average_non_trainable": optimizer.average_update(state["average_non_trainable"], non_trainable, decay),
+        "updates": state["updates"] + 1,
+    }
+
+
+def _count(state: State, ok: Any, is_scaled: bool) -> State:
+    """Moves the counters; the loss scale halves after a bad step and doubles after 2,000 good ones in a row."""
+    good_steps = ops.where(ok, state["good_steps"] + 1, 0)
+    scale = state["loss_scale"]
+    if is_scaled:
+        grows = good_steps >= GOOD_STEPS_TO_GROW
+        scale = ops.where(ok, ops.where(grows, scale * 2.0, scale), ops.maximum(scale / 2.0, 1.0))
+        good_steps = ops.where(grows, 0, good_steps)
+    return {
+        "step": state["step"] + 1,
+        "bad_steps": ops.where(ok, 0, state["bad_steps"] + 1),
+        "loss_scale": scale,
+        "good_steps": good_steps,
+    }
+
+
+def _all_finite(arrays: list[Any]) -> Any:
+    """Tells whether every number of the float arrays is finite: bool[]."""
+    checks = [ops.all(ops.isfinite(array)) for array in arrays if "float" in str(array.dtype)]
+    return ops.all(ops.stack(checks))
+
+
+def _choose(ok: Any, new: Any, old: Any) -> Any:
+    """Takes `new` where `ok`, else `old`: an array or a list of them."""
+    if isinstance(new, list):
+        return [ops.where(ok, a, b) for a, b in zip(new, old, strict=True)]
+    return ops.where(ok, new, old)

@@ -1,0 +1,71 @@
+"""Anchors x GroundTruth -> Targets (RetinaNet, section 4; google/automl's ArgMax matcher with forced matches).
+
+Each anchor belongs to the box that it overlaps most, if the IoU reaches the threshold. Besides, each box takes the
+anchor that it overlaps most, whatever the IoU, so that no box goes untrained. Ties go to the first.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from efficientdet import boxes as box_geometry
+from efficientdet.structures import GroundTruth, Targets
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
+    """Assigns boxes to anchors, on the device, for the whole batch.
+
+    Goes through the boxes one by one, up to the fullest picture of the batch: B x A numbers live at a time instead of
+    B x A x N.
+
+    Args:
+        anchors: float32[A, 4], yxyx px.
+        truth: boxes of B pictures; a picture may have none.
+        match_iou: least IoU of a match.
+
+    Returns:
+        Targets. A matched anchor whose box has label -1 gets the label -2 (ignored) and box deltas as any other.
+    """
+    anchors = ops.convert_to_tensor(anchors, "float32")
+    boxes = ops.cast(truth["boxes"], "float32")
+    num_boxes = ops.cast(truth["num_boxes"], "int32")
+    anchor_numbers = ops.arange(anchors.shape[0], dtype="int32")[None]
+
+    def any_left(number: Any, *_: Any) -> Any:
+        return number < ops.max(num_boxes)
+
+    def match(number: Any, best_iou: Any, best_box: Any, forced_box: Any) -> tuple[Any, ...]:
+        box = ops.take(boxes, number, axis=1)[:, None]
+        is_real = (number < num_boxes)[:, None]
+        iou = ops.where(is_real, box_geometry.iou(box, anchors[None]), -1.0)
+        is_better = iou > best_iou
+        best_iou = ops.where(is_better, iou, best_iou)
+        best_box = ops.where(is_better, number, best_box)
+        own_anchor = ops.cast(ops.argmax(iou, axis=1), "int32")[:, None]
+        is_claimed = ops.logical_and(ops.logical_and(anchor_numbers == own_anchor, is_real), forced_box < 0)
+        forced_box = ops.where(is_claimed, number, forced_box)
+        return number + 1, best_iou, best_box, forced_box
+
+    # Shaped [B, A] from the boxes, so that the batch size may be unknown when this is traced.
+    zeros = ops.zeros_like(num_boxes)[:, None] * ops.ones_like(anchor_numbers)
+    start = (ops.zeros((), dtype="int32"), ops.cast(zeros, "float32") - 1.0, zeros, zeros - 1)
+    _, best_iou, best_box, forced_box = ops.while_loop(any_left, match, start)
+
+    box_of_anchor = ops.where(forced_box >= 0, forced_box, best_box)
+    is_matched = ops.logical_or(forced_box >= 0, best_iou >= match_iou)
+    matched_labels = ops.take_along_axis(ops.cast(truth["labels"], "int32"), box_of_anchor, axis=1)
+    matched_labels = ops.where(matched_labels < 0, IGNORED, matched_labels)
+    matched_boxes = ops.take_along_axis(boxes, box_of_anchor[..., None], axis=1)
+    deltas = box_geometry.encode(matched_boxes, anchors[None])
+    return {
+        "labels": ops.where(is_matched, matched_labels, BACKGROUND),
+        "box_deltas": ops.where(is_matched[..., None], deltas, 0.0),
+    }
+
+
+def count_matched(targets: Targets) -> Any:
+    """Counts the anchors that belong to a box, ignored ones included: float32[]."""
+    return ops.sum(ops.cast(targets["labels"] != BACKGROUND, "float32"))
