@@ -29,7 +29,8 @@ MAX_PIXELS = 178_956_970
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """How names of picture files end, lower case."""
 
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+# Pillow opens the photographs with a second picture inside that phones write (MPO) as JPEG.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _EXIF_ORIENTATION = 0x0112
 # Start-of-frame markers: baseline, extended sequential, progressive. Few decoders know lossless and arithmetic coding.
 _COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
@@ -85,7 +86,7 @@ def read_image(source: Path | bytes, name: str) -> np.ndarray:
 
 def inspect(source: Path | bytes, name: str) -> Facts:
     """Reads the header of a picture; no pixel is decoded."""
-    content = _content(source, name)
+    content = source if isinstance(source, bytes) else read_file(source, name)
     with _open(content, name) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _frame_type(content) in _COMMON_FRAMES
@@ -124,6 +125,20 @@ def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
         return buffer.getvalue()
 
 
+def read_file(path: Path, name: str) -> bytes:
+    """Reads a picture file without looking into it.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"`{name}` is missing: there is no file {path}.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"`{name}` cannot be read: {error.strerror}.") from error
+
+
 def strip_exif(jpeg: bytes) -> bytes:
     """Removes the EXIF block of a JPEG, and so its rotation; the pixels stay bit for bit."""
     kept = [jpeg[:2]]
@@ -136,7 +151,7 @@ def strip_exif(jpeg: bytes) -> bytes:
 @contextlib.contextmanager
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Opens a picture; whatever Pillow raises inside the block becomes a UserError that names the file."""
-    content = _content(source, name)
+    content = source if isinstance(source, bytes) else read_file(source, name)
     try:
         with warnings.catch_warnings():
             # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
@@ -150,24 +165,10 @@ def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise UserError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except UnidentifiedImageError:
-        raise UserError(
-            f"`{name}` is no picture that can be read; expected {', '.join(f for f in _FORMATS if f != 'MPO')}."
-        ) from None
+        raise UserError(f"`{name}` is no picture that can be read; expected {', '.join(_FORMATS)}.") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error
-
-
-def _content(source: Path | bytes, name: str) -> bytes:
-    """Reads the file unless it has been read."""
-    if isinstance(source, bytes):
-        return source
-    if not source.is_file():
-        raise UserError(f"`{name}` is missing: there is no file {source}.")
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise UserError(f"`{name}` cannot be read: {error.strerror}.") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -63,7 +63,7 @@ def prepare(example: sources.Example, split: str) -> Picture:
                 sources.Problem(kind=kind, split=split, file_name=example.file_name, count=count, detail=detail)
             )
 
-    content = _read(example)
+    content = images.read_file(example.path, example.file_name)
     facts = images.inspect(content, example.file_name)
     rotate = _wants_rotation(example, facts)
     height, width = facts.upright_size if rotate else facts.stored_size
@@ -119,15 +119,6 @@ def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
         CLIPPED: int((keep & is_moved).sum()),
     }
     return clipped[keep], np.flatnonzero(keep), counts
-
-
-def _read(example: sources.Example) -> bytes:
-    if not example.path.is_file():
-        raise UserError(f"`{example.file_name}` is missing: there is no file {example.path}.")
-    try:
-        return example.path.read_bytes()
-    except OSError as error:
-        raise UserError(f"`{example.file_name}` cannot be read: {error.strerror}.") from error
 
 
 def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:

@@ -49,11 +49,20 @@ def read(
     if classes is not None:
         names = sources.read_classes(classes)
     else:
-        names = sorted({_text(o, "name", s) for t in trees.values() for s, x in t.items() for o in x.findall("object")})
+        names = sorted({name for stems in trees.values() for name in _class_names(stems, root)})
     labels = {name: label for label, name in enumerate(names)}
     examples, problems = _to_examples(root, trees, labels, classes, drop_difficult)
     categories = tuple(Category(id=label + 1, name=name) for name, label in labels.items())
     return sources.Source(categories=categories, splits=examples, problems=problems)
+
+
+def _class_names(trees: dict[str, ElementTree.Element], root: Path) -> set[str]:
+    """Collects the class names that occur."""
+    return {
+        _text(entry, "name", str(root / "Annotations" / f"{stem}.xml"))
+        for stem, tree in trees.items()
+        for entry in tree.findall("object")
+    }
 
 
 def _to_examples(

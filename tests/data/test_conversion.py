@@ -1,0 +1,320 @@
+"""The verb convert: what comes in comes out, what is broken is mended, left out or refused, and never half written."""
+
+import io
+import json
+import shutil
+
+import little_datasets
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from efficientdet.data import conversion, policy, records, shards, staging, summary, tfrecord
+from efficientdet.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def _convert(format, source, output, **options):
+    return conversion.convert(format, source, output=output, **{"num_workers": 1} | options)
+
+
+def _read(folder, split):
+    """Reads all records of a split."""
+    opened = records.open_records(str(folder), split)
+    for shard, offset, length in zip(opened.shards, opened.offsets, opened.lengths, strict=True):
+        with open(opened.paths[shard], "rb") as file:  # noqa: PTH123 - paths are strings
+            file.seek(offset)
+            yield {name: value.numpy() for name, value in tfrecord.parse(file.read(length)).items()}
+
+
+def _counts(result):
+    return {(problem.kind, problem.file_name): problem.count for problem in result.problems}
+
+
+def test_coco_survives_the_conversion(tmp_path):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    result = _convert("coco", source, tmp_path / "out")
+    empty, full = _read(tmp_path / "out", "train")
+    assert (empty["id"], full["id"]) == (3, 7)
+    assert full["encoded"] == (source / "images" / "a.jpg").read_bytes()
+    # 1e-6: float32.
+    np.testing.assert_allclose(full["boxes"] * [40, 60, 40, 60], [[5, 10, 35, 30], [0, 0, 40, 60]], rtol=1e-6)
+    assert full["category_ids"].tolist() == [90, 2]
+    assert full["is_crowd"].tolist() == [False, True]
+    assert full["area"].tolist() == [123.5, 2000]
+    split = result.splits["train"]
+    assert (split.num_examples, split.num_boxes, split.num_crowds, split.max_boxes) == (2, 2, 1, 2)
+    assert split.boxes_per_class == (1, 1)
+    assert result.problems == ()
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path):
+    source = little_datasets.write_voc(tmp_path / "voc")
+    for name in ("first", "second"):
+        _convert("voc", source, tmp_path / name)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
+
+
+def test_formats_that_say_the_same_give_the_same_records(tmp_path):
+    little_datasets.write_voc_file(tmp_path / "voc", "a", little_datasets.voc_object("cat", (15, 10, 45, 30)))
+    yolo = tmp_path / "yolo"
+    shutil.copytree(tmp_path / "voc" / "JPEGImages", yolo / "images")
+    (yolo / "labels").mkdir()
+    (yolo / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (yolo / "classes.txt").write_text("cat\n")
+    for format in ("voc", "yolo"):
+        _convert(format, tmp_path / format, tmp_path / f"{format}-out")
+    (left,), (right,) = _read(tmp_path / "voc-out", "train"), _read(tmp_path / "yolo-out", "train")
+    assert left.pop("category_ids").tolist() == [1]
+    assert right.pop("category_ids").tolist() == [0]
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+def test_boxes_are_clipped_or_dropped_and_reported(tmp_path):
+    boxes = {
+        "inside": (1, 2, 3, 4),
+        "clipped": (50, 30, 70, 50),
+        "clipped by less than a px, not worth a line": (59, 39, 60.5, 40.5),
+        "outside": (61, 0, 70, 10),
+        "without area": (5, 5, 5, 9),
+        "turned round": (9, 9, 5, 5),
+        "not a number": ("nan", 1, 2, 3),
+        "infinite": (1, 1, "1e999", 3),
+    }
+    objects = "".join(little_datasets.voc_object("cat", box) for box in boxes.values())
+    little_datasets.write_voc_file(tmp_path / "voc", "a", objects)
+    result = _convert("voc", tmp_path / "voc", tmp_path / "out")
+    (record,) = _read(tmp_path / "out", "train")
+    # 1e-6: float32.
+    expected = [[2, 1, 4, 3], [30, 50, 40, 60], [39, 59, 40, 60]]
+    np.testing.assert_allclose(record["boxes"] * [40, 60, 40, 60], expected, rtol=1e-6)
+    assert record["boxes"].max() == 1
+    np.testing.assert_array_equal(record["area"], [4, 100, 1])
+    assert _counts(result) == {
+        (policy.CLIPPED, "a.jpg"): 1,
+        (policy.OUTSIDE, "a.jpg"): 1,
+        (policy.NO_AREA, "a.jpg"): 2,
+        (policy.NOT_FINITE, "a.jpg"): 2,
+    }
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["problems"][policy.NO_AREA] == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "png"), ("CMYK", "jpg"), ("RGBA", "png"), ("P", "gif"), ("I;16", "png"), ("RGB", "bmp"), ("RGB", "webp")],
+)
+def test_other_pictures_become_rgb_jpeg(tmp_path, mode, suffix):
+    source = little_datasets.write_voc(tmp_path / "voc")
+    (source / "JPEGImages" / "a.jpg").unlink()
+    if mode == "I;16":
+        image = Image.fromarray(np.full((40, 60), 257 * 102, np.uint16))
+    else:
+        image = Image.new("RGB", (60, 40), (102, 102, 102)).convert(mode)
+    image.save(source / "JPEGImages" / f"a.{suffix}")
+    result = _convert("voc", source, tmp_path / "out")
+    (record,) = _read(tmp_path / "out", "train")
+    with Image.open(io.BytesIO(record["encoded"])) as jpeg:
+        assert (jpeg.format, jpeg.mode, jpeg.size) == ("JPEG", "RGB", (60, 40))
+        # 2 levels: CMYK rounds. 102 is a grey of the usual GIF palette.
+        np.testing.assert_allclose(np.asarray(jpeg), 102, atol=2)
+    assert _counts(result) == {(policy.REENCODED, f"a.{suffix}"): 1}
+
+
+@pytest.mark.parametrize(
+    ("declared", "rotated"),
+    [((40, 60), True), ((60, 40), False), ((0, 0), True)],
+    ids=["declared upright", "declared as stored", "not declared"],
+)
+def test_exif_rotation_follows_the_declared_size(tmp_path, declared, rotated):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    little_datasets.write_voc_file(tmp_path / "voc", "a", little_datasets.voc_object("cat", (0, 0, 20, 10)), declared)
+    path = little_datasets.draw(tmp_path / "voc" / "JPEGImages" / "a.jpg", (60, 40), exif=exif)
+    result = _convert("voc", tmp_path / "voc", tmp_path / "out")
+    (record,) = _read(tmp_path / "out", "train")
+    height, width = (40, 60) if rotated else (60, 40)
+    assert (record["height"], record["width"]) == (height, width)
+    np.testing.assert_allclose(record["boxes"] * [height, width, height, width], [[0, 0, 10, 20]], rtol=1e-6)
+    with Image.open(io.BytesIO(record["encoded"])) as jpeg, Image.open(path) as original:
+        assert jpeg.size == (width, height)
+        assert 0x0112 not in jpeg.getexif()
+        if not rotated:
+            np.testing.assert_array_equal(np.asarray(jpeg), np.asarray(original))
+    assert _counts(result) == {(policy.ROTATED if rotated else policy.TAG_REMOVED, "a.jpg"): 1}
+
+
+def test_broken_pictures_are_left_out_on_request_and_counted_otherwise(tmp_path):
+    source = little_datasets.write_voc(tmp_path / "voc")
+    for stem in ("c", "d", "e"):
+        little_datasets.write_voc_file(source, stem, little_datasets.voc_object("cat", (1, 1, 9, 9)), size=(41, 60))
+    (source / "JPEGImages" / "d.jpg").unlink()
+    path = source / "JPEGImages" / "e.jpg"
+    path.write_bytes(path.read_bytes()[:-99])
+    (source / "ImageSets" / "Main" / "train.txt").write_text("e\nd\na\nc\n")
+    with pytest.raises(UserError, match=r"^`c.jpg` is 40 x 60 px .* 41 x 60. 2 more pictures are broken") as caught:
+        _convert("voc", source, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert little_datasets.names(tmp_path) == ["voc"]
+    result = _convert("voc", source, tmp_path / "out", skip_broken_images=True)
+    assert result.num_broken == 3
+    assert [problem.file_name for problem in result.problems] == ["c.jpg", "d.jpg", "e.jpg"]
+    assert result.splits["train"].num_examples == len(list(_read(tmp_path / "out", "train"))) == 1
+
+
+def test_a_dry_run_reports_and_writes_nothing(tmp_path):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    (source / "images" / "b.jpg").unlink()
+    result = _convert("coco", source, tmp_path / "out", dry_run=True)
+    assert result.num_broken == 1
+    assert result.splits["train"].num_boxes == 2
+    assert little_datasets.names(tmp_path) == ["coco"]
+
+
+def test_a_share_of_train_becomes_val(tmp_path):
+    for index in range(10):
+        little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    first = _convert("voc", tmp_path / "voc", tmp_path / "out", val_fraction=0.2)
+    assert {name: split.num_examples for name, split in first.splits.items()} == {"train": 8, "val": 2}
+    ids = [record["id"] for split in ("train", "val") for record in _read(tmp_path / "out", split)]
+    assert sorted(ids) == list(range(1, 11))
+    with pytest.raises(UserError, match=r"`val_fraction` is 0.99"):
+        _convert("voc", tmp_path / "voc", tmp_path / "other", val_fraction=0.99)
+    with pytest.raises(UserError, match="has the splits train, val"):
+        _convert("voc", little_datasets.write_voc(tmp_path / "both"), tmp_path / "other", val_fraction=0.2)
+
+
+def test_records_are_dealt_to_shards_in_turn(tmp_path):
+    for index in range(5):
+        little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    _convert("voc", tmp_path / "voc", tmp_path / "out", num_shards=2)
+    assert [record["id"] for record in _read(tmp_path / "out", "train")] == [1, 3, 5, 2, 4]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.tfrecord")) == [
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+    ]
+
+
+def test_overwriting_replaces_a_dataset_and_nothing_else(tmp_path):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    _convert("coco", source, tmp_path / "out")
+    (tmp_path / "out" / "stray").touch()
+    with pytest.raises(UserError, match=r"is not empty.*--overwrite"):
+        _convert("coco", source, tmp_path / "out")
+    _convert("coco", source, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "stray").exists()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").touch()
+    with pytest.raises(UserError, match="no converted dataset"):
+        _convert("coco", source, tmp_path / "home", overwrite=True)
+    with pytest.raises(UserError, match="holds the source"):
+        _convert("coco", source, tmp_path, overwrite=True)
+    assert little_datasets.names(tmp_path) == ["coco", "home", "out"]
+
+
+def test_a_failure_while_overwriting_keeps_the_old_dataset(tmp_path):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    _convert("coco", source, tmp_path / "out")
+    before = little_datasets.names(tmp_path / "out")
+    (source / "images" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"a.jpg"):
+        _convert("coco", source, tmp_path / "out", overwrite=True)
+    assert little_datasets.names(tmp_path / "out") == before
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path):
+    def interrupted():
+        with staging.output_folder(tmp_path / "out", tmp_path / "source", False, False) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert little_datasets.names(tmp_path) == []
+
+
+def test_formats_are_detected(tmp_path):
+    for format, write in (
+        ("coco", little_datasets.write_coco),
+        ("voc", little_datasets.write_voc),
+        ("yolo", little_datasets.write_yolo),
+    ):
+        assert conversion.detect_format(write(tmp_path / format)) == format
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no dataset in a known format"):
+        conversion.detect_format(tmp_path / "empty")
+
+
+def test_a_source_is_converted_once_until_it_changes(tmp_path):
+    for index in range(3):
+        little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    first = conversion.convert_once(tmp_path / "voc")
+    assert records.split_names(first) == ["train", "val"]
+    time = (first / "dataset.json").stat().st_mtime_ns
+    assert conversion.convert_once(tmp_path / "voc") == first
+    assert (first / "dataset.json").stat().st_mtime_ns == time
+    little_datasets.write_voc_file(tmp_path / "voc", "p3", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    second = conversion.convert_once(tmp_path / "voc", tmp_path / "elsewhere")
+    assert second.parent == tmp_path / "elsewhere"
+    assert second.name != first.name
+
+
+def test_the_summary_prints_and_becomes_json(tmp_path):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    document = little_datasets.coco_document()
+    document["annotations"] += [{"id": 9, "image_id": 3, "category_id": 2, "bbox": [1, 1, 0, 0], "area": 0}]
+    little_datasets.write_coco(source, document)
+    result = _convert("coco", source, tmp_path / "out")
+    text = io.StringIO()
+    summary.show(result, Console(file=text, width=80))
+    for words in ("dog", "1 boxes without area dropped", "b.jpg (train)", "Written to"):
+        assert words in text.getvalue()
+    assert json.loads(json.dumps(result.to_dict()))["splits"]["train"]["num_crowds"] == 1
+
+
+@pytest.mark.slow
+def test_several_processes_write_what_one_writes(tmp_path):
+    for index in range(6):
+        little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    for workers in (1, 2):
+        _convert("voc", tmp_path / "voc", tmp_path / f"out{workers}", num_workers=workers, num_shards=3)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out1").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "out2").iterdir()}
+    tasks = [shards.Task(split="x", path=tmp_path / "gone" / "x", examples=[], categories=())] * 2
+    with pytest.raises(UserError, match="cannot be written"):
+        shards.write_all(tasks, 2)
+
+
+def _shared(name):
+    folder = little_datasets.SHARED / name
+    return pytest.param(folder, marks=pytest.mark.skipif(not folder.is_dir(), reason=f"no {name} here"))
+
+
+@pytest.mark.parametrize("source", [_shared("bccd")])
+def test_the_blood_cells_are_converted_by_their_split_files(tmp_path, source):
+    result = _convert("voc", source, tmp_path / "out")
+    assert {name: split.num_examples for name, split in result.splits.items()} == {"train": 205, "val": 87, "test": 72}
+    assert sum(split.num_boxes for split in result.splits.values()) == 4886
+    assert [category.name for category in result.categories] == ["Platelets", "RBC", "WBC"]
+    assert _counts(result) == {(policy.NO_AREA, f"BloodImage_00{n}.jpg"): 1 for n in (338, 343)}
+
+
+@pytest.mark.parametrize("source", [_shared("coco_val")])
+def test_all_boxes_of_coco_are_accounted_for(tmp_path, source):
+    result = _convert("coco", source, tmp_path / "out")
+    split = result.splits["train"]
+    assert (split.num_examples, split.num_boxes, split.num_crowds) == (60, 507, 6)
+    assert len(result.categories) == 80
+    annotations = json.loads((source / "instances.json").read_text())["annotations"]
+    boxes = np.concatenate(
+        [r["boxes"] * np.tile([r["height"], r["width"]], 2) for r in _read(tmp_path / "out", "train")]
+    )
+    x, y, width, height = np.asarray([a["bbox"] for a in sorted(annotations, key=lambda a: a["image_id"])]).T
+    # 1e-3 px: float32 fractions of 640 px.
+    np.testing.assert_allclose(boxes, np.stack([y, x, y + height, x + width], -1), atol=1e-3)
