@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from efficientdet.data import conversion, policy, records, shards, staging, summary, tfrecord
+from efficientdet.data import conversion, policy, records, shards, staging, summary, synthetic, tfrecord
 from efficientdet.errors import UserError
 
 
@@ -50,6 +50,13 @@ def test_coco_survives_the_conversion(tmp_path):
     split = result.splits["train"]
     assert (split.num_examples, split.num_boxes, split.num_crowds, split.max_boxes) == (2, 2, 1, 2)
     assert split.boxes_per_class == (1, 1)
+    assert result.problems == ()
+
+
+def test_generated_pictures_survive_the_conversion(tmp_path):
+    synthetic.write_coco_folder(tmp_path / "coco", {"train": 3, "val": 2}, (64, 64), seed=0)
+    result = _convert("coco", tmp_path / "coco", tmp_path / "out")
+    assert {name: split.num_examples for name, split in result.splits.items()} == {"train": 3, "val": 2}
     assert result.problems == ()
 
 

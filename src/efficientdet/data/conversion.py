@@ -23,7 +23,7 @@ _PICTURES_A_SHARD = 1000
 _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
-_PICTURES_A_WORKER = 400
+_PICTURES_A_WORKER = 1000
 _DETAILS = "conversion.json"
 
 
@@ -72,6 +72,7 @@ def convert(
     Raises:
         UserError: the dataset or an argument cannot be used.
     """
+    source, output = Path(source), Path(output)
     _check_arguments(format, files, val_fraction, num_shards, num_workers, classes, drop_difficult)
     dataset = _read(format, source, splits, files, classes, drop_difficult)
     dataset = _hold_out(dataset, val_fraction)
