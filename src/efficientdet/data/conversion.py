@@ -316,6 +316,8 @@ def _fingerprint(source: Path) -> str:
     for parent, folders, names in os.walk(source):
         folders.sort()
         for name in sorted(names):
-            state = os.stat(os.path.join(parent, name))  # noqa: PTH116, PTH118 - a Path a file would be slow
+            path = os.path.join(parent, name)  # noqa: PTH118 - a Path a file would be slow
+            # A link that leads nowhere is no reason to stop; whoever needs the file will say so.
+            state = os.stat(path) if os.path.exists(path) else os.lstat(path)  # noqa: PTH110, PTH116
             digest.update(f"\n{parent}/{name}\t{state.st_size}\t{state.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
