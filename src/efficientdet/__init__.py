@@ -1,3 +1,55 @@
-"""EfficientDet object detection for Keras 3."""
+"""EfficientDet object detection for Keras 3.
+
+The public names below are loaded when they are first used, so that `import efficientdet` costs no TensorFlow or JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "Category",
+    "Detector",
+    "ExperimentConfig",
+    "ModelConfig",
+    "UserError",
+    "convert",
+    "describe",
+    "evaluate",
+    "predict",
+    "train",
+]
+
+_HOMES = {
+    "Category": "efficientdet.structures",
+    "Detector": "efficientdet.detector",
+    "ExperimentConfig": "efficientdet.config",
+    "ModelConfig": "efficientdet.config",
+    "PRESETS": "efficientdet.presets",
+    "UserError": "efficientdet.errors",
+    "convert": "efficientdet.data.conversion",
+    "describe": "efficientdet.model.complexity",
+    "evaluate": "efficientdet.evaluation",
+    "predict": "efficientdet.detector",
+    "train": "efficientdet.training.run",
+}
+
+if TYPE_CHECKING:
+    from efficientdet.config import ExperimentConfig, ModelConfig
+    from efficientdet.data.conversion import convert
+    from efficientdet.detector import Detector, predict
+    from efficientdet.errors import UserError
+    from efficientdet.evaluation import evaluate
+    from efficientdet.model.complexity import describe
+    from efficientdet.presets import PRESETS
+    from efficientdet.structures import Category
+    from efficientdet.training.run import train
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'efficientdet' has no attribute {name!r}")

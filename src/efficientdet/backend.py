@@ -4,12 +4,14 @@ Keras fixes its backend at its first import, so `choose` runs before it. Devices
 devices starts XLA, after which `jax.distributed.initialize` raises.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from efficientdet.errors import UserError
@@ -32,14 +34,38 @@ def choose(wanted: str | None = None) -> str:
         raise UserError(f"`backend` is `{name}`; there are {' and '.join(NAMES)}.")
     if importlib.util.find_spec(name) is None:
         raise UserError(
-            f"The backend `{name}` is not installed; install it with `pip install 'efficientdet-keras[{_extra(name)}]'`."
+            f"`backend` is `{name}`, which is not installed; `pip install 'efficientdet-keras[{_extra(name)}]'`."
         )
     if "keras" in sys.modules and (running := sys.modules["keras"].backend.backend()) != name:
         raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
     os.environ["KERAS_BACKEND"] = name
-    # TensorFlow's start-up lines (which CPU instructions it found) hide a user's own first lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _start_up_lines_hidden():
+        importlib.import_module("keras")
     return name
+
+
+@contextlib.contextmanager
+def _start_up_lines_hidden() -> Iterator[None]:
+    """Keeps what TensorFlow writes while it is imported (which CPU instructions it found) from hiding our lines.
+
+    TF_CPP_MIN_LOG_LEVEL does not reach the lines before its logging is set up (TensorFlow 2.21). An import that fails
+    shows everything.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as captured:
+        original = os.dup(2)
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(original, 2)
+            captured.seek(0)
+            sys.stderr.write(captured.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
 
 
 def _configured() -> str | None:

@@ -1,6 +1,8 @@
 """Every knob: its default, its unit, what it does. Values that belong together for one purpose are in `presets`."""
 
 import dataclasses
+import json
+import pathlib
 import types
 import typing
 from typing import Any, Literal
@@ -26,7 +28,7 @@ class BackboneConfig:
     fixed_ends: bool = False
     """Neither widen the stem nor deepen the first and last stage (Lite)."""
     survival: float = 1.0
-    """Probability that the last block survives a training step (stochastic depth); earlier ones more often. 1 is off."""
+    """Probability that the last block survives a training step (stochastic depth), earlier ones more; 1 is off."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,11 @@ class DataConfig:
     validation: str = ""
     """The same for validation; empty: the validation split of `train`, where it has one. `none`: no validation."""
     source: str = ""
-    """A folder of photographs with annotations (COCO, VOC or YOLO): converted once into a cache, then used as `train`."""
+    """Folder of photographs with annotations (COCO, VOC or YOLO): converted once into a cache, then used as `train`."""
     train_split: str = "train"
     """Split of a converted dataset to train on."""
     validation_split: str = "val"
     """Split of a converted dataset to validate on."""
-    max_boxes: int = 0
-    """Room for boxes of one picture; 0: as many as the fullest picture of the dataset has."""
     synthetic_examples: int = 1024
     """Pictures in an epoch of `synthetic` data."""
     synthetic_classes: int = 6
@@ -233,6 +233,24 @@ def from_dict(cls: type, values: Any, where: str) -> Any:
     return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
+def load(path: pathlib.Path) -> ExperimentConfig:
+    """Reads the config.json of a run, or a file of the same form.
+
+    Raises:
+        UserError: the file is missing or damaged, or a field is unknown.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"`{path}` is no valid JSON: {error}.") from error
+    if isinstance(values, dict):
+        values.pop("dataset", None)  # facts that a run notes about its data
+    config: ExperimentConfig = from_dict(ExperimentConfig, values, str(path))
+    return config
+
+
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Turns one JSON value into the type `hint` or raises."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -271,7 +289,6 @@ def check(config: ExperimentConfig) -> None:
         "model.num_cells": 1,
         "model.head_repeats": 0,
         "model.num_octaves": 1,
-        "data.max_boxes": 0,
         "data.synthetic_examples": 1,
         "data.synthetic_classes": 1,
         "optimizer.momentum": 0,

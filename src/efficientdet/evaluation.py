@@ -9,13 +9,16 @@ replaces the area of the annotations by that of the boxes; here both are COCO's.
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import structures
+from efficientdet import files, progress, structures
+from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
@@ -153,6 +156,12 @@ class CocoEvaluator:
         )
 
 
+def to_originals(detections: structures.Detections, originals: structures.Originals) -> structures.Detections:
+    """Moves a batch's detections from the network input to the pictures as they are on disk."""
+    boxes = preprocess.undo_letterbox(detections["boxes"], originals["scales"], originals["sizes"])
+    return {**detections, "boxes": boxes}
+
+
 def _rows(arrays: Any, names: Sequence[str], row: int, count: int) -> Iterator[tuple]:
     """Goes through the first `count` boxes of one picture of a batch, as plain numbers."""
     return zip(*(np.asarray(arrays[name][row])[: int(count)].tolist() for name in names), strict=True)
@@ -185,3 +194,66 @@ def _count(
     evaluator = faster_coco_eval.COCOeval_faster(coco, found, "bbox")
     evaluator.run()
     return [float(value) for value in evaluator.stats[: len(METRICS)]], evaluator.eval["precision"]
+
+
+def evaluate(
+    weights: Path,
+    /,
+    *,
+    data: str,
+    split: str = "val",
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 8,
+    max_images: int = 0,
+    precision: Precision = "float32",
+    xla: Switch = "auto",
+    output: Path | None = None,
+    postprocess: PostprocessConfig | None = None,
+) -> EvaluationResult:
+    """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
+
+    Args:
+        weights: weights file, or folder of a run (its best weights).
+        data: converted dataset, or glob of TFRecord files.
+        split: split of a converted dataset.
+        image_size: height and width of the network input, px; what the weights were trained with if not given.
+        batch_size: pictures a batch.
+        max_images: evaluate only the first so many; 0: all.
+        precision: of the arithmetic inside the network.
+        xla: compile with XLA; auto: on a GPU.
+        output: folder for metrics.json and detections.json (COCO's results format).
+        postprocess: limits and thresholds.
+
+    Returns:
+        The 12 COCO metrics, and AP of each class.
+
+    Raises:
+        UserError: weights or data cannot be used, or their classes differ.
+    """
+    from efficientdet import runtimes
+    from efficientdet.data import pipeline, records
+
+    if batch_size < 1:
+        raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    opened = records.open_records(data, split)
+    runtime = runtimes.KerasRuntime(
+        weights, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
+    )
+    evaluator = CocoEvaluator(runtime.categories)
+    batches = pipeline.evaluation_batches(
+        opened,
+        categories=runtime.categories,
+        image_size=runtime.image_size,
+        batch_size=batch_size,
+        max_images=max_images,
+    )
+    with progress.track("evaluate", min(len(opened), max_images or len(opened))) as bar:
+        for batch, originals in batches:
+            found = runtime.detect(batch["images"], batch["valid_size"])
+            evaluator.add(originals, to_originals(found, originals))
+            bar.advance(int((originals["ids"] >= 0).sum()))
+    result = evaluator.result()
+    if output is not None:
+        files.write_json(output / "metrics.json", result.to_dict())
+        files.write_json(output / "detections.json", evaluator.coco_results())
+    return result

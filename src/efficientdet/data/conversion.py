@@ -30,6 +30,7 @@ _DETAILS = "conversion.json"
 def convert(
     format: Format,
     source: Path,
+    /,
     *,
     output: Path,
     splits: tuple[str, ...] = (),

@@ -125,7 +125,9 @@ class Block(keras.layers.Layer):
         dtype, inner = self.dtype_policy, in_filters * stage.expand
         self.activation, self.in_filters, self.inner = activation, in_filters, inner
         self.has_skip = stride == 1 and in_filters == stage.filters
-        self.expand = self.expand_norm = self.squeeze = self.drop = None
+        self.expand: Any = None
+        self.squeeze: Any = None
+        self.drop: Any = None
         if stage.expand != 1:
             self.expand = _conv(inner, 1, 1, "expand", dtype)
             self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype)

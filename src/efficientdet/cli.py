@@ -1,0 +1,165 @@
+"""The command line: each verb is a function of the Python API with the same name and arguments.
+
+`efficientdet --help` must answer at once, so the verbs' modules are imported when a verb runs, not before.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import efficientdet
+from efficientdet.errors import UserError
+
+VERBS = {
+    "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
+    "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
+    "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run or a weights file"),
+    "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
+    "describe": ("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
+    "demo": ("efficientdet.demo", "run_demo", "the whole path on generated pictures, in minutes"),
+}
+
+_EXAMPLES = """\
+a first run, from photographs to pictures with boxes:
+  efficientdet convert voc photographs/ --output records/
+  efficientdet train d0 --data.train records/ --model.image-size 256 256 --training.batch-size 8
+  efficientdet evaluate runs/d0 --data records/ --split test
+  efficientdet predict runs/d0 photograph.jpg
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: words after `efficientdet`; those of the process if None.
+
+    Returns:
+        0 success, 1 a failure that the message explains. Wrong usage exits with status 2.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(efficientdet.__version__)
+        return 0
+    verb, *rest = words
+    if verb not in VERBS:
+        print(f"efficientdet: `{verb}` is no verb; there are {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    try:
+        return _run(verb, rest)
+    except UserError as error:
+        print(f"efficientdet: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("efficientdet: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    """Writes the first page."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, _, text) in VERBS.items())
+    return (
+        f"efficientdet {efficientdet.__version__}: EfficientDet object detection for Keras 3\n\n"
+        "usage: efficientdet VERB ... [--json] [--backend tensorflow|jax]\n\n"
+        f"{verbs}\n\n"
+        "`efficientdet VERB --help` explains a verb. --json prints its result as JSON; --backend chooses Keras's\n"
+        "backend (else KERAS_BACKEND, else keras.json, else TensorFlow).\n\n"
+        f"{_EXAMPLES}"
+    )
+
+
+def _run(verb: str, words: list[str]) -> int:
+    """Runs a verb and shows its result."""
+    words, as_json = _take_flag(words, "--json")
+    words, wanted = _take_option(words, "--backend")
+    if verb != "convert" and "--help" not in words and "-h" not in words:
+        from efficientdet import backend
+
+        backend.choose(wanted)
+    module, name, _ = VERBS[verb]
+    function = getattr(importlib.import_module(module), name)
+    result = function(_training_config(words)) if verb == "train" else _call(verb, function, words)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        _show(verb, result)
+    return 0
+
+
+def _call(verb: str, function: Callable[..., Any], words: list[str]) -> Any:
+    """Calls a function with the arguments that the words give; wrong ones exit with status 2."""
+    import tyro
+
+    return tyro.cli(function, args=words, prog=f"efficientdet {verb}")
+
+
+def _training_config(words: list[str]) -> Any:
+    """Reads `train PRESET [--config FILE] [--section.knob value ...]`."""
+    import tyro
+
+    from efficientdet import presets
+    from efficientdet.config import ExperimentConfig
+
+    words, file = _take_option(words, "--config")
+    preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+    if file is not None:
+        import pathlib
+
+        from efficientdet import config as configs
+
+        start = configs.load(pathlib.Path(file))
+    elif preset is not None:
+        start = presets.find_preset(preset)
+    else:
+        if not {"-h", "--help"} & set(rest):
+            raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`.")
+        start = presets.find_preset("d0")
+    description = (
+        "Trains a preset; every knob below can be changed. Running the same command again resumes. "
+        f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead."
+    )
+    return tyro.cli(
+        ExperimentConfig, args=rest, default=start, prog="efficientdet train PRESET", description=description
+    )
+
+
+def _take_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
+    return [word for word in words if word != flag], flag in words
+
+
+def _take_option(words: list[str], option: str) -> tuple[list[str], str | None]:
+    """Takes `option value` or `option=value` out of the words."""
+    for place, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return words[:place] + words[place + 1 :], word.removeprefix(f"{option}=")
+        if word == option:
+            if place + 1 == len(words):
+                raise UserError(f"`{option}` has no value.")
+            return words[:place] + words[place + 2 :], words[place + 1]
+    return words, None
+
+
+def _show(verb: str, result: Any) -> None:
+    """Prints a result for people, on standard output."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if verb == "convert":
+        from efficientdet.data import summary
+
+        summary.show(result)
+    elif verb in ("evaluate", "describe"):
+        console.print(result.table())
+    elif verb == "predict":
+        for picture, found in result.pictures.items():
+            console.print(
+                f"{picture}: {len(found['detections'])} found, {found['picture']}", soft_wrap=True, markup=False
+            )
+    elif verb == "train" and result.best_ap is not None:
+        console.print(f"Weights: {result.run_dir}/weights/best.safetensors", soft_wrap=True, markup=False)

@@ -1,0 +1,232 @@
+"""Records -> batches, in tf.data.
+
+A training run is one endless row of examples: position p belongs to epoch p // E and shows the example that the
+epoch's permutation has at p % E; step s has the positions s * B to (s + 1) * B - 1. So the batch of a step is a pure
+function of (seed, step), each example comes once an epoch, and a stream can start at any step without reading what it
+skips. Batches may span two epochs, since their size is fixed.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from efficientdet import backend
+from efficientdet.config import AugmentationConfig
+from efficientdet.data import augment, preprocess, tfrecord
+from efficientdet.data.records import Records
+from efficientdet.errors import UserError
+from efficientdet.structures import Batch, Category, Originals
+
+
+def box_room(records: Records) -> int:
+    """Computes the room for boxes of one picture: the fullest picture's, rounded up to a multiple of 8."""
+    return max(-(-records.max_boxes // 8) * 8, 8)
+
+
+def training_batches(
+    records: Records,
+    *,
+    image_size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    augmentation: AugmentationConfig,
+    start_step: int,
+    stop_step: int,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Makes the training batches of steps start_step..stop_step - 1.
+
+    Crowds are left out, and boxes of which nothing is left after the cut.
+
+    Args:
+        records: the split.
+        image_size: height and width of the network input, px.
+        batch_size: B.
+        seed: of order and augmentation.
+        augmentation: what happens to a picture.
+        start_step: first step.
+        stop_step: step after the last.
+
+    Yields:
+        Batch of NumPy arrays, and the image ids, int64[B].
+    """
+    import tensorflow as tf
+
+    room, num_examples = box_room(records), len(records)
+    label_of = _label_table(records.categories)
+
+    def example(position: Any) -> tuple[dict[str, Any], Any]:
+        epoch, place = position // num_examples, position % num_examples
+        shuffle_seed = tf.stack([tf.cast(seed, tf.uint32), tf.cast(epoch, tf.uint32)])
+        number = tf.random.experimental.index_shuffle(tf.cast(place, tf.uint32), shuffle_seed, num_examples - 1)
+        record = tfrecord.parse(_read(records, tf.cast(number, tf.int64)))
+        own_seed = tf.random.fold_in(tf.stack([seed, tf.cast(epoch, tf.int32)]), tf.cast(number, tf.int32))
+        image = preprocess.decode_tf(record["encoded"])
+        is_mirrored, new_size, offset = augment.draw(own_seed, tf.shape(image)[:2], image_size, augmentation)
+        pixels, valid_size = preprocess.resample_tf(
+            augment.mirror_image(image, is_mirrored), new_size, offset, image_size
+        )
+        boxes = augment.move_boxes(record["boxes"], new_size, offset, image_size, is_mirrored)
+        kept = tf.logical_and(augment.has_area(boxes), tf.logical_not(record["is_crowd"]))
+        labels = label_of(record["category_ids"])
+        return _batch_row(pixels, valid_size, tf.boolean_mask(boxes, kept), tf.boolean_mask(labels, kept), room), _id(
+            record, tf.cast(number, tf.int64)
+        )
+
+    positions = tf.data.Dataset.range(start_step * batch_size, stop_step * batch_size)
+    yield from _iterate(positions.map(example, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+
+
+def evaluation_batches(
+    records: Records,
+    *,
+    categories: tuple[Category, ...],
+    image_size: tuple[int, int],
+    batch_size: int,
+    max_images: int = 0,
+) -> Iterator[tuple[Batch, Originals]]:
+    """Makes the batches of one pass over a split, in its order, letterboxed.
+
+    The last batch is filled up with rows whose id is -1.
+
+    Args:
+        records: the split.
+        categories: the model's classes; the split's must be among them.
+        image_size: height and width of the network input, px.
+        batch_size: B.
+        max_images: only the first so many; 0: all.
+
+    Yields:
+        Batch (crowds left out) and Originals (crowds included) of NumPy arrays.
+    """
+    import tensorflow as tf
+
+    room, num_examples = box_room(records), min(len(records), max_images or len(records))
+    check_categories(records, categories)
+    label_of = _label_table(categories)
+
+    def example(position: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        number = tf.minimum(position, num_examples - 1)
+        record = tfrecord.parse(_read(records, number))
+        image = preprocess.decode_tf(record["encoded"])
+        size = tf.shape(image)[:2]
+        new_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
+        pixels, valid_size = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), image_size)
+        fractions, labels, is_crowd = record["boxes"], label_of(record["category_ids"]), record["is_crowd"]
+        boxes = fractions * _twice(size)
+        kept = tf.logical_not(is_crowd)
+        inputs = _batch_row(
+            pixels, valid_size, tf.boolean_mask(fractions * _twice(new_size), kept), tf.boolean_mask(labels, kept), room
+        )
+        area = tf.where(record["area"] < 0, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), record["area"])
+        originals = {
+            "ids": tf.where(position < num_examples, _id(record, number), -1),
+            "scales": scale,
+            "sizes": size,
+            "boxes": _pad(boxes, room),
+            "labels": _pad(labels, room),
+            "is_crowd": _pad(is_crowd, room),
+            "area": _pad(area, room),
+            "num_boxes": tf.shape(labels)[0],
+        }
+        return inputs, originals
+
+    padded = -(-num_examples // batch_size) * batch_size
+    positions = tf.data.Dataset.range(padded)
+    yield from _iterate(positions.map(example, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+
+
+def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
+    """Batches examples and turns TensorFlow's errors about damaged records into one line."""
+    import tensorflow as tf
+
+    if backend.running() == "jax":
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that JAX needs.
+    dataset = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    try:
+        yield from dataset.as_numpy_iterator()
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.UnknownError) as error:
+        reason = error.message.splitlines()[0]
+        raise UserError(
+            f"Split `{records.name}` with `{records.paths[0]}` has a damaged record: {reason}; convert it again."
+        ) from error
+
+
+def _read(records: Records, number: Any) -> Any:
+    """Reads one record's payload: int64[] -> string[]."""
+    import tensorflow as tf
+
+    def read(number: np.ndarray) -> bytes:
+        # Opened for each record: a kept descriptor would need a bound for datasets of thousands of shards.
+        shard, offset, length = (int(a[number]) for a in (records.shards, records.offsets, records.lengths))
+        descriptor = os.open(records.paths[shard], os.O_RDONLY)
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+    payload = tf.numpy_function(read, [number], tf.string, stateful=False)
+    return tf.ensure_shape(payload, [])
+
+
+def check_categories(records: Records, categories: tuple[Category, ...]) -> None:
+    """Checks that every class of the records is one of `categories`, under the same id and name.
+
+    Raises:
+        UserError: one is not.
+    """
+    known = {category.id: category.name for category in categories}
+    for category in records.categories:
+        if known.get(category.id) != category.name:
+            other = f"`{known[category.id]}`" if category.id in known else "unknown"
+            raise UserError(
+                f"Class {category.id} of split `{records.name}` is `{category.name}`; the model calls it {other}. "
+                "Convert the splits together, so that they share one class table."
+            )
+
+
+def _label_table(categories: tuple[Category, ...]) -> Any:
+    """Makes the function from category ids, int64[N], to labels, int32[N]."""
+    import tensorflow as tf
+
+    labels = sorted(range(len(categories)), key=lambda label: categories[label].id)
+    ids = np.array([categories[label].id for label in labels], np.int64)
+    in_order = np.array(labels, np.int32)
+    return lambda category_ids: tf.gather(in_order, tf.searchsorted(ids, category_ids))
+
+
+def _id(record: dict[str, Any], number: Any) -> Any:
+    """Returns the image id; an image whose source_id is no number is called by its place in the split, from 1."""
+    import tensorflow as tf
+
+    return tf.where(record["id"] < 0, number + 1, record["id"])
+
+
+def _twice(size: Any) -> Any:
+    """Turns (height, width) into float32 (height, width, height, width)."""
+    import tensorflow as tf
+
+    return tf.cast(tf.concat([size, size], axis=0), tf.float32)
+
+
+def _batch_row(pixels: Any, valid_size: Any, boxes: Any, labels: Any, room: int) -> dict[str, Any]:
+    """Arranges one example as a row of a Batch."""
+    import tensorflow as tf
+
+    return {
+        "images": pixels,
+        "valid_size": valid_size,
+        "boxes": _pad(boxes, room),
+        "labels": _pad(labels, room),
+        "num_boxes": tf.shape(labels)[0],
+    }
+
+
+def _pad(values: Any, room: int) -> Any:
+    """Pads the first axis with zeros to `room`."""
+    import tensorflow as tf
+
+    missing = room - tf.shape(values)[0]
+    paddings = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
+    return tf.ensure_shape(tf.pad(values, paddings), [room, *values.shape[1:]])

@@ -1,0 +1,161 @@
+"""Pictures to network inputs and back: decode, resample, letterbox.
+
+The letterbox scales a picture to fit the network input, aspect ratio kept, and pads it at the bottom and right with
+zeros. Resampling is bilinear between pixel centres, not antialiased, rounded to uint8 (google/automl's filter; NVIDIA's
+was corner-aligned; both kept floats). It exists twice: in TensorFlow inside the input pipeline, and in NumPy for
+prediction, which needs no TensorFlow; a test holds them equal.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def fitted_size(
+    size: tuple[int, int], target_size: tuple[int, int] | tuple[np.float32, np.float32]
+) -> tuple[tuple[int, int], float]:
+    """Computes the size of a picture scaled to fit into `target_size`.
+
+    In float32 and truncated as the reference implementations do, which loses a pixel at some sizes: a long side of 427
+    becomes 511 at 512.
+
+    Args:
+        size: height and width, px.
+        target_size: height and width to fit into, px.
+
+    Returns:
+        Height and width, at least 1; and the scale.
+    """
+    height, width = (np.float32(side) for side in size)
+    scale = min(np.float32(target_size[0]) / height, np.float32(target_size[1]) / width)
+    return (max(int(height * scale), 1), max(int(width * scale), 1)), float(scale)
+
+
+def letterbox(image: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int], float]:
+    """Scales a picture to fit and pads it.
+
+    Args:
+        image: uint8[h, w, 3].
+        image_size: height and width of the network input, px.
+
+    Returns:
+        uint8[H, W, 3]; height and width of the picture inside; px of the input per px of the picture.
+    """
+    (height, width), scale = fitted_size((image.shape[0], image.shape[1]), image_size)
+    padded = np.zeros((*image_size, 3), np.uint8)
+    padded[:height, :width] = resize(image, (height, width))
+    return padded, (height, width), scale
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resamples bilinearly between pixel centres.
+
+    Args:
+        image: uint8[h, w, 3].
+        size: new height and width, px.
+
+    Returns:
+        uint8[*size, 3].
+    """
+    top, bottom, share_y = _neighbours(image.shape[0], size[0])
+    left, right, share_x = _neighbours(image.shape[1], size[1])
+    # Narrow first: rows are contiguous, and shrinking is the common case.
+    rows = np.unique(np.concatenate([top, bottom]))
+    narrow = image[rows].astype(np.float32)
+    share_x = share_x[None, :, None]
+    narrow = narrow[:, left] * (1 - share_x) + narrow[:, right] * share_x
+    share_y = share_y[:, None, None]
+    upper, lower = narrow[np.searchsorted(rows, top)], narrow[np.searchsorted(rows, bottom)]
+    return np.rint(upper * (1 - share_y) + lower * share_y).astype(np.uint8)
+
+
+def _neighbours(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes, for each new pixel, the two old ones around its centre and the share of the second."""
+    centers = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * np.float32(size / new_size) - np.float32(0.5)
+    floor = np.floor(centers)
+    first = np.clip(floor, 0, size - 1).astype(np.int64)
+    second = np.clip(np.ceil(centers), 0, size - 1).astype(np.int64)
+    return first, second, (centers - floor).astype(np.float32)
+
+
+def undo_letterbox(boxes: np.ndarray, scale: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Moves boxes from the network input back to the picture, and clips them to it.
+
+    The reference implementations do not clip; a box beyond the border helps nobody, and its overlap with the truth
+    only grows.
+
+    Args:
+        boxes: float32[..., K, 4], yxyx px of the network input.
+        scale: float32[...], px of the input per px of the picture.
+        size: int32[..., 2], height and width of the picture, px.
+
+    Returns:
+        float32[..., K, 4], yxyx px of the picture.
+    """
+    boxes = boxes / np.asarray(scale, np.float32)[..., None, None]
+    limits = np.concatenate([size, size], axis=-1)[..., None, :].astype(np.float32)
+    return np.clip(boxes, 0, limits)
+
+
+def decode_tf(encoded: Any) -> Any:
+    """Decodes a picture in TensorFlow: string[] -> uint8[h, w, 3].
+
+    JPEGs with the accurate inverse DCT, so that pixels equal Pillow's.
+    """
+    import tensorflow as tf
+
+    def jpeg() -> Any:
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def other() -> Any:
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, int]) -> tuple[Any, Any]:
+    """Scales a picture to `new_size`, cuts out what begins at `offset`, and pads, computing only the pixels kept.
+
+    Args:
+        image: uint8[h, w, 3].
+        new_size: int32[2], height and width after scaling, px.
+        offset: int32[2], y and x of the cut, px after scaling.
+        image_size: height and width of the result, px.
+
+    Returns:
+        uint8[H, W, 3]; int32[2], height and width of the picture inside.
+    """
+    import tensorflow as tf
+
+    valid_size = tf.minimum(new_size - offset, image_size)
+    scale = tf.cast(new_size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+    resampled = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=valid_size,
+        scale=scale,
+        translation=-tf.cast(offset, tf.float32),
+        kernel_type="triangle",
+        antialias=False,
+    )[0]
+    pixels = tf.cast(tf.round(resampled), tf.uint8)
+    padding = [[0, image_size[0] - valid_size[0]], [0, image_size[1] - valid_size[1]], [0, 0]]
+    return tf.ensure_shape(tf.pad(pixels, padding), [*image_size, 3]), valid_size
+
+
+def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
+    """Computes `fitted_size` in TensorFlow.
+
+    Args:
+        size: int32[2], height and width, px.
+        target_size: int32[2].
+
+    Returns:
+        int32[2], and float32[], the scale.
+    """
+    import tensorflow as tf
+
+    sides = tf.cast(size, tf.float32)
+    scale = tf.reduce_min(tf.cast(target_size, tf.float32) / sides)
+    return tf.maximum(tf.cast(sides * scale, tf.int32), 1), scale

@@ -1,0 +1,158 @@
+"""Weights in one self-describing file: safetensors, with model, classes and version as metadata.
+
+Nothing in such a file is executed when it is read (as with pickle or a Keras archive it could be). Variables are named
+by their path in the network, `backbone/stem/kernel`; values are float32. Files of a run hold the averaged weights.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import efficientdet
+from efficientdet import config as configs
+from efficientdet import files
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+FORMAT = "efficientdet-keras weights 1"
+SUFFIX = ".safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """What a weights file holds."""
+
+    path: Path
+    model: configs.ModelConfig
+    categories: tuple[Category, ...]
+    arrays: Mapping[str, np.ndarray]
+    """Path of the variable -> float32 values."""
+
+
+def variable_name(variable: Any) -> str:
+    """Names a variable by its path inside the model: `efficientdet/backbone/stem/kernel` -> `backbone/stem/kernel`."""
+    return variable.path.split("/", 1)[1]
+
+
+def save(path: Path, arrays: Mapping[str, Any], model: configs.ModelConfig, categories: Iterable[Category]) -> None:
+    """Writes a weights file, aside and then renamed.
+
+    Args:
+        path: the file.
+        arrays: path of the variable -> values.
+        model: what the weights belong to.
+        categories: the classes, in the order of the labels.
+    """
+    metadata = {
+        "format": FORMAT,
+        "version": efficientdet.__version__,
+        "model": json.dumps(configs.to_dict(model)),
+        "categories": json.dumps([dataclasses.asdict(category) for category in categories]),
+    }
+    write_safetensors(path, {name: np.asarray(value) for name, value in arrays.items()}, metadata)
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, aside and then renamed.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # ascontiguousarray makes a scalar an array of one number; the shape is kept.
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata)
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(str(error)) from error
+
+    files.write_aside(path, write)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a safetensors file: its arrays and its metadata.
+
+    Raises:
+        UserError: the file is missing, cut short, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"`{path}` does not exist.") from error
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"`{path}` is no complete safetensors file: {error}.") from error
+
+
+def load(location: str | Path) -> Weights:
+    """Reads a weights file, or the best weights of a run.
+
+    Args:
+        location: a file, or the folder of a run.
+
+    Raises:
+        UserError: nothing is there, or it is not a weights file of this project.
+    """
+    path = find(location)
+    arrays, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
+    try:
+        model = configs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
+        rows = json.loads(metadata["categories"])
+        categories = tuple(Category(id=int(row["id"]), name=str(row["name"])) for row in rows)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"`{path}` has damaged metadata ({error}); it must have `model` and `categories`.") from error
+    if len(categories) != model.num_classes:
+        raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
+    return Weights(path=path, model=model, categories=categories, arrays=arrays)
+
+
+def find(location: str | Path) -> Path:
+    """Finds the weights file that `location` means: itself, or weights/best or weights/last of a run."""
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise UserError(f"`{location}` does not exist; give a weights file or the folder of a run.")
+    if path.is_file():
+        return path
+    for name in ("best", "last"):
+        candidate = path / "weights" / f"{name}{SUFFIX}"
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"`{location}` has no weights/best{SUFFIX}; it is no folder of a run, or the run saved none yet.")
+
+
+def assign(model: Any, weights: Weights) -> None:
+    """Puts weights into a model; every variable and every array must find its partner.
+
+    Raises:
+        UserError: one is missing, left over, of another shape, or not finite; the first is named, the others counted.
+    """
+    variables = {variable_name(variable): variable for variable in model.weights}
+    problems = [f"`{name}` is missing" for name in variables if name not in weights.arrays]
+    problems += [f"`{name}` is unknown to the model" for name in weights.arrays if name not in variables]
+    for name, variable in variables.items():
+        array = weights.arrays.get(name)
+        if array is None:
+            continue
+        if tuple(array.shape) != tuple(variable.shape):
+            problems.append(f"`{name}` has the shape {tuple(array.shape)}; expected {tuple(variable.shape)}")
+        elif array.dtype != np.float32:
+            problems.append(f"`{name}` has the type {array.dtype}; expected float32")
+        elif not np.isfinite(array).all():
+            problems.append(f"`{name}` has values that are not finite")
+    if problems:
+        others = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+        raise UserError(f"`{weights.path}` does not fit its model: {problems[0]}{others}.")
+    for name, variable in variables.items():
+        variable.assign(weights.arrays[name])

@@ -1,0 +1,77 @@
+"""What runs a model: batch -> Detections. Today Keras itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet import backend
+from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet.structures import Category, Detections
+
+
+class KerasRuntime:
+    """Weights, loaded and compiled: images in, detections out."""
+
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        postprocess: PostprocessConfig | None = None,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "float32",
+        xla: Switch = "auto",
+    ):
+        """Loads weights.
+
+        Args:
+            location: weights file or folder of a run.
+            postprocess: limits and thresholds; None: those of the paper.
+            image_size: height and width of the network input, px; None: what the weights were trained with.
+            precision: of the arithmetic inside the network.
+            xla: auto, on or off.
+        """
+        from efficientdet.model import anchors, weights
+        from efficientdet.model.efficientdet import EfficientDet
+
+        loaded = weights.load(location)
+        self.path = loaded.path
+        self.categories: tuple[Category, ...] = loaded.categories
+        self.image_size: tuple[int, int] = image_size or loaded.model.image_size
+        self._model = EfficientDet(loaded.model, precision=precision)
+        weights.assign(self._model, loaded)
+        anchor_boxes = anchors.anchor_boxes(loaded.model, self.image_size)
+        function = detect_function(self._model, anchor_boxes, postprocess or PostprocessConfig())
+        self._detect = backend.compile_function(function, xla=xla)
+        self._values = (
+            [variable.value for variable in self._model.trainable_variables],
+            [variable.value for variable in self._model.non_trainable_variables],
+        )
+
+    def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
+        """Detects.
+
+        Args:
+            images: uint8[B, H, W, 3], letterboxed.
+            valid_size: int32[B, 2], height and width of the picture inside, px.
+
+        Returns:
+            Detections of NumPy arrays, px of the network input.
+        """
+        from keras import ops
+
+        inputs = {"images": ops.convert_to_tensor(images), "valid_size": ops.convert_to_tensor(valid_size)}
+        found = self._detect(*self._values, inputs)
+        return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in found.items()}  # type: ignore[return-value]
+
+
+def detect_function(model: Any, anchors: np.ndarray, config: PostprocessConfig) -> Callable[..., Detections]:
+    """Makes the pure function (trainable, non_trainable, inputs) -> Detections: network and post-processing."""
+    from efficientdet.model import postprocess
+
+    def detect(trainable: list[Any], non_trainable: list[Any], inputs: dict[str, Any]) -> Detections:
+        raw, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)
+        return postprocess.detect(raw, anchors, config)
+
+    return detect

@@ -1,0 +1,107 @@
+"""The whole state of a run in one file, written aside and renamed: a killed run never leaves half of one.
+
+A checkpoint is a safetensors file: weights, momenta, averages, counters, states of random generators, and as metadata
+the position in the data, the best score and what the run was started with. Weights for use are in `model.weights`.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet.errors import UserError
+from efficientdet.model import weights
+from efficientdet.training.step import State
+
+_LISTS = {
+    "trainable": "trainable",
+    "momentum": "trainable",
+    "average_trainable": "trainable",
+    "non_trainable": "non_trainable",
+    "average_non_trainable": "non_trainable",
+}
+_FORMAT = "efficientdet-keras checkpoint 1"
+
+
+def save(folder: Path, state: State, model: Any, progress: dict[str, Any], keep: int) -> Path:
+    """Writes the checkpoint of the state's step and removes the oldest beyond `keep`.
+
+    Args:
+        folder: checkpoints of the run.
+        state: NumPy arrays.
+        model: names the arrays.
+        progress: JSON values that resume needs.
+        keep: checkpoints kept.
+
+    Returns:
+        The file.
+    """
+    names = _names(model)
+    arrays: dict[str, np.ndarray] = {}
+    for key, value in state.items():
+        if key in _LISTS:
+            arrays |= {f"{key}/{name}": array for name, array in zip(names[_LISTS[key]], value, strict=True)}
+        else:
+            arrays[key] = np.asarray(value)
+    path = folder / f"step-{int(state['step']):08d}{weights.SUFFIX}"
+    weights.write_safetensors(path, arrays, {"format": _FORMAT, "progress": json.dumps(progress)})
+    for old in _list(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """Finds the newest checkpoint; sweeps away what a killed writer left."""
+    for partial in folder.glob(".partial-*"):
+        partial.unlink(missing_ok=True)
+    found = _list(folder)
+    return found[-1] if found else None
+
+
+def load(path: Path, model: Any) -> tuple[State, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+        path: the file.
+        model: the model it must fit.
+
+    Returns:
+        State of NumPy arrays, and `progress`.
+
+    Raises:
+        UserError: the file is damaged or belongs to another model.
+    """
+    arrays, metadata = weights.read_safetensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected {_FORMAT!r}.")
+    names = _names(model)
+    state: State = {}
+    try:
+        for key, kind in _LISTS.items():
+            state[key] = [arrays.pop(f"{key}/{name}") for name in names[kind]]
+    except KeyError as error:
+        raise UserError(f"`{path}` has no {error}; it belongs to another model. Use another run folder.") from error
+    for key in list(arrays):
+        if "/" in key:
+            raise UserError(f"`{path}` has `{key}`, unknown to the model; it belongs to another model.")
+        state[key] = arrays.pop(key)
+    return state, json.loads(metadata["progress"])
+
+
+def _list(folder: Path) -> list[Path]:
+    """Lists the checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}\.safetensors", path.name))
+
+
+def _names(model: Any) -> dict[str, list[str]]:
+    """Names the variables; the states of random generators have no unique path and are numbered."""
+    non_trainable = [
+        f"{number}:{variable.path}" if "seed" in variable.path else weights.variable_name(variable)
+        for number, variable in enumerate(model.non_trainable_variables)
+    ]
+    return {
+        "trainable": [weights.variable_name(variable) for variable in model.trainable_variables],
+        "non_trainable": non_trainable,
+    }

@@ -1,0 +1,137 @@
+"""What a run trains and validates on, whichever way it was given: records, or generated pictures."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet.config import ExperimentConfig
+from efficientdet.data import records, synthetic
+from efficientdet.errors import UserError
+from efficientdet.structures import Batch, Category, Originals
+
+SYNTHETIC = "synthetic"
+_SYNTHETIC_VALIDATION = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Training and validation data."""
+
+    categories: tuple[Category, ...]
+    num_examples: int
+    """Training pictures."""
+    num_validation: int
+    """Validation pictures; 0: none."""
+    training_batches: Callable[[int, int], Iterator[tuple[Batch, np.ndarray]]]
+    """(start step, stop step) -> batches with their image ids."""
+    validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
+    """One pass over the validation pictures."""
+
+
+def open_dataset(config: ExperimentConfig) -> Dataset:
+    """Opens what `config.data` names.
+
+    Raises:
+        UserError: nothing is named, or what is named cannot be used.
+    """
+    data = config.data
+    if data.train and data.source:
+        raise UserError(f"`data.train` is {data.train} and `data.source` is {data.source}; give one of them.")
+    if data.source:
+        from efficientdet.data import conversion
+
+        data = dataclasses.replace(data, train=str(conversion.convert_once(Path(data.source))))
+        config = dataclasses.replace(config, data=data)
+    if not data.train:
+        raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
+    return _open_synthetic(config) if data.train == SYNTHETIC else _open_records(config)
+
+
+def _open_synthetic(config: ExperimentConfig) -> Dataset:
+    """Prepares generated pictures; they need neither files nor TensorFlow."""
+    data, training, size = config.data, config.training, config.model.image_size
+    if data.validation not in ("", "none", SYNTHETIC):
+        raise UserError(
+            f"`data.validation` is {data.validation}; with `data.train synthetic` it is `synthetic` or `none`."
+        )
+    if data.synthetic_classes > len(synthetic.CATEGORIES):
+        raise UserError(f"`data.synthetic_classes` is {data.synthetic_classes}; there are {len(synthetic.CATEGORIES)}.")
+
+    def make(batch_size: int, seed: int, start: int, num_pictures: int) -> Iterator[tuple[Batch, Originals]]:
+        return synthetic.batches(
+            batch_size=batch_size,
+            image_size=size,
+            max_boxes=synthetic.MAX_BOXES,
+            seed=seed,
+            num_classes=data.synthetic_classes,
+            start_step=start,
+            num_pictures=num_pictures,
+        )
+
+    def training_batches(start: int, stop: int) -> Iterator[tuple[Batch, np.ndarray]]:
+        for batch, originals in itertools.islice(make(training.batch_size, training.seed, start, 256), stop - start):
+            yield batch, originals["ids"]
+
+    batch_size = config.evaluation.batch_size
+    num_validation = 0 if data.validation == "none" else -(-_SYNTHETIC_VALIDATION // batch_size) * batch_size
+    return Dataset(
+        categories=synthetic.CATEGORIES[: data.synthetic_classes],
+        num_examples=data.synthetic_examples,
+        num_validation=num_validation,
+        training_batches=training_batches,
+        validation_batches=lambda: itertools.islice(
+            make(batch_size, training.seed + 1, 0, num_validation), num_validation // batch_size
+        ),
+    )
+
+
+def _open_records(config: ExperimentConfig) -> Dataset:
+    """Opens records."""
+    from efficientdet.data import pipeline
+
+    data, training, size = config.data, config.training, config.model.image_size
+    train = records.open_records(data.train, data.train_split)
+    validation = _find_validation(config)
+    options: dict[str, Any] = {"image_size": size, "batch_size": config.evaluation.batch_size}
+
+    def validation_batches() -> Iterator[tuple[Batch, Originals]]:
+        if validation is None:
+            return iter(())
+        limit = config.evaluation.max_images
+        return pipeline.evaluation_batches(validation, categories=train.categories, max_images=limit, **options)
+
+    if validation is not None:
+        pipeline.check_categories(validation, train.categories)
+    num_validation = 0 if validation is None else min(len(validation), config.evaluation.max_images or len(validation))
+    return Dataset(
+        categories=train.categories,
+        num_examples=len(train),
+        num_validation=num_validation,
+        training_batches=lambda start, stop: pipeline.training_batches(
+            train,
+            image_size=size,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            augmentation=config.augmentation,
+            start_step=start,
+            stop_step=stop,
+        ),
+        validation_batches=validation_batches,
+    )
+
+
+def _find_validation(config: ExperimentConfig) -> records.Records | None:
+    """Opens the validation split, if there is to be one."""
+    data = config.data
+    if data.validation == "none":
+        return None
+    if data.validation:
+        return records.open_records(data.validation, data.validation_split)
+    folder = Path(data.train).expanduser()
+    if folder.is_dir() and data.validation_split in records.split_names(folder):
+        return records.open_records(data.train, data.validation_split)
+    return None

@@ -1,0 +1,297 @@
+"""A training run: ExperimentConfig -> a run directory, on one page.
+
+config.json         everything needed to repeat the run
+metrics.jsonl       losses, learning rate, speed and AP, one JSON object a line; also tensorboard/ and curves.png
+checkpoints/        the whole state, for resume
+weights/            averaged weights for use: best and last
+evaluation/         pictures with truth and detections, and the metrics of each evaluation
+summary.json        how it ended
+log.txt             what was said
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet import backend, files, progress
+from efficientdet import config as configs
+from efficientdet.config import ExperimentConfig
+from efficientdet.errors import UserError
+from efficientdet.model import anchors, weights
+from efficientdet.training import checkpoint, engine, run_directory, validation
+from efficientdet.training.dataset import Dataset, open_dataset
+from efficientdet.training.metrics import MetricsWriter
+from efficientdet.training.step import State, first_state, make_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """How a run ended."""
+
+    run_dir: str
+    steps: int
+    epochs: float
+    best_ap: float | None
+    """AP of weights/best on the validation pictures; none without any."""
+    metrics: dict[str, float | None]
+    """Of the last evaluation: AP and the others, and the validation losses."""
+    skipped_steps: int
+    seconds: float
+    """Of this process; a resumed run counts from the resume."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the summary into plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def train(config: ExperimentConfig) -> TrainingSummary:
+    """Trains as `config` says, or goes on where an earlier run in the same folder stopped.
+
+    Returns:
+        How it ended; the run directory has the rest.
+
+    Raises:
+        UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
+    """
+    # 1. What to train on; the number of classes comes from there.
+    configs.check(config)
+    dataset = open_dataset(config)
+    model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
+    config = dataclasses.replace(config, model=model_config, run_dir=config.run_dir or f"runs/{config.preset}")
+    folder = run_directory.claim(config, dataset)
+
+    # 2. The network and its state, new or resumed.
+    import keras
+
+    from efficientdet.model.efficientdet import EfficientDet
+
+    keras.utils.set_random_seed(config.training.seed)
+    model = EfficientDet(config.model, precision=config.training.precision)
+    newest = checkpoint.latest(folder / "checkpoints")
+    state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
+    run = _Run(config, dataset, folder, model, engine.to_device(state), position)
+
+    # 3. The loop: steps, with an evaluation and a checkpoint now and then.
+    run.say(f"{config.model.name}: {run.describe()}")
+    run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")
+    with run.metrics, progress.track("train", run.total_steps * run.batch_size, start=run.step * run.batch_size) as bar:
+        for batch in run.batches():
+            run.train_on(batch)
+            bar.advance(run.batch_size, run.note())
+            if run.step in run.evaluation_steps:
+                run.evaluate()
+            if run.step % config.training.checkpoint_every == 0 or run.step in run.evaluation_steps:
+                run.save()
+
+    # 4. What came of it.
+    return run.finish()
+
+
+class _Run:
+    """The state of a run on the host."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        folder: Path,
+        model: Any,
+        state: State,
+        position: dict[str, Any],
+    ):
+        """Compiles the step; `position` is what `save` wrote, empty at first."""
+        self.config, self.dataset, self.folder, self.model, self.state = config, dataset, folder, model, state
+        self.batch_size = config.training.batch_size
+        self.steps_per_epoch = dataset.num_examples / self.batch_size
+        self.total_steps = max(math.ceil(config.training.epochs * self.steps_per_epoch), 1)
+        self.evaluation_steps = _evaluation_steps(config.training, self.steps_per_epoch, self.total_steps)
+        self.step = int(state["step"])
+        self.skipped = int(position.get("skipped", 0))
+        self.best_ap: float | None = position.get("best_ap")
+        self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
+        self.metrics = MetricsWriter(folder, resume_step=self.step)
+        self._anchors = anchors.anchor_boxes(config.model)
+        self._step = backend.compile_function(
+            make_step(model, self._anchors, config, self._schedule()), xla=config.training.xla, donate=True
+        )
+        self._validate = backend.compile_function(
+            validation.make_validation(model, self._anchors, config), xla=config.training.xla
+        )
+        self._began = self._window_began = time.monotonic()
+        self._pending: list[dict[str, Any]] = []  # logs since the last line of metrics.jsonl
+        self._newest: dict[str, float] = {}
+        self._waited = 0.0
+
+    def _schedule(self) -> dict[str, float]:
+        """Turns epochs into steps for `optimizer.learning_rate`."""
+        optimizer = self.config.optimizer
+        # 0.08 a batch of 64 is google/automl's rule (EfficientDet: 0.16 at 128).
+        peak = 0.08 * self.batch_size / 64 if optimizer.learning_rate is None else optimizer.learning_rate
+        return {
+            "peak": peak,
+            "start": min(optimizer.warmup_learning_rate, peak),
+            "warmup_steps": optimizer.warmup_epochs * self.steps_per_epoch,
+            "total_steps": float(self.total_steps),
+        }
+
+    def describe(self) -> str:
+        """Says in one line what is trained on what."""
+        training, (height, width) = self.config.training, self.config.model.image_size
+        parameters = sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
+        return (
+            f"{parameters:,} parameters, {len(self.dataset.categories)} classes, {height} x {width} px; "
+            f"{self.dataset.num_examples} training and {self.dataset.num_validation} validation pictures; batch "
+            f"{self.batch_size}, {training.epochs:g} epochs, {training.precision}, {backend.running()}"
+        )
+
+    def say(self, text: str) -> None:
+        """Says something to the person and to log.txt."""
+        run_directory.log(self.folder, text)
+        progress.console.print(text, soft_wrap=True, markup=False)
+
+    def batches(self) -> Iterator[Any]:
+        """Goes through the batches that are left, and notes how long the input let the device wait."""
+        batches = self.dataset.training_batches(self.step, self.total_steps)
+        while True:
+            asked = time.monotonic()
+            item = next(batches, None)
+            self._waited += time.monotonic() - asked
+            if item is None:
+                return
+            yield item
+
+    def train_on(self, item: tuple[Any, np.ndarray]) -> None:
+        """Makes one step. The logs of the step before are read, so that the device is never idle for the host."""
+        batch, ids = item
+        previous = self._pending[-1] if self._pending else None
+        self.state, logs = self._step(self.state, engine.to_device(batch))
+        self.step += 1
+        if previous is not None:
+            self._read(previous)
+        self._pending.append({**logs, "ids": ids})
+        if self.step % self.config.training.log_every == 0 or self.step == self.total_steps:
+            self._write_line()
+
+    def _read(self, logs: dict[str, Any]) -> None:
+        """Reads the logs of a step; stops the run when too many steps in a row were not finite."""
+        self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
+        if self._newest["ok"]:
+            return
+        self.skipped += 1
+        limit = self.config.training.max_bad_steps
+        if self._newest["bad_steps"] >= limit:
+            images = ", ".join(map(str, logs["ids"][:8].tolist()))
+            raise UserError(
+                f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
+                f"{images}, ...); the last checkpoint is good. Lower `optimizer.learning_rate`, or check the boxes."
+            )
+
+    def _write_line(self) -> None:
+        """Writes the means since the last line, the speed, and the share of time the input let the device wait."""
+        self._read(self._pending[-1])
+        rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
+        good = [row for row in rows if row["ok"]] or rows
+        seconds = time.monotonic() - self._window_began
+        values = {
+            name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in ("ok", "bad_steps")
+        }
+        values |= {
+            "learning_rate": rows[-1]["learning_rate"],
+            "skipped_steps": self.skipped,
+            "images_per_second": len(rows) * self.batch_size / seconds,
+            "input_wait": self._waited / seconds,
+        }
+        self.metrics.write("train", step=self.step, epoch=self.epoch, values=values)
+        self._pending, self._waited, self._window_began = [], 0.0, time.monotonic()
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training pictures so far."""
+        return self.step / self.steps_per_epoch
+
+    def note(self) -> str:
+        """Says where the run is, for the progress bar."""
+        place = f"epoch {self.epoch:.2f}/{self.config.training.epochs:g}"
+        if not self._newest:
+            return place
+        values = self._newest
+        losses = f"loss {values['loss']:.3f} (class {values['class_loss']:.3f}, box {values['box_loss']:.4f})"
+        return f"{place}, {losses}, lr {values['learning_rate']:.2e}"
+
+    def evaluate(self) -> None:
+        """Evaluates the averaged weights and keeps them if they are the best so far."""
+        arrays = self._averages()
+        path = self.folder / "weights"
+        if not self.dataset.num_validation:
+            weights.save(path / f"last{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
+            return
+        began = time.monotonic()
+        batches = self.dataset.validation_batches()
+        found = validation.run(
+            self._validate, self.state, batches, self.dataset.categories, self.dataset.num_validation
+        )
+        self.last_metrics = {**found.losses, **found.evaluation.metrics}
+        values = {**self.last_metrics, "evaluation_seconds": time.monotonic() - began}
+        self.metrics.write("validation", step=self.step, epoch=self.epoch, values=values)
+        run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
+        ap = found.evaluation.metrics["AP"]
+        self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
+        if ap is not None and (self.best_ap is None or ap > self.best_ap):
+            self.best_ap = ap
+            weights.save(path / f"best{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
+        weights.save(path / f"last{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
+        self.metrics.save_curves()
+        self._window_began = time.monotonic()
+
+    def _averages(self) -> dict[str, np.ndarray]:
+        """Returns the averaged weights by name; random generators' states are no weights."""
+        kinds = {"average_trainable": self.model.trainable_variables}
+        kinds["average_non_trainable"] = self.model.non_trainable_variables
+        named = {}
+        for key, variables in kinds.items():
+            for variable, value in zip(variables, engine.to_host(self.state[key]), strict=True):
+                if value.dtype == np.float32:
+                    named[weights.variable_name(variable)] = value
+        return named
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        if self._pending:
+            self._read(self._pending[-1])
+        position = {"skipped": self.skipped, "best_ap": self.best_ap, "last_metrics": self.last_metrics}
+        keep = self.config.training.keep_checkpoints
+        checkpoint.save(self.folder / "checkpoints", engine.to_host(self.state), self.model, position, keep)
+
+    def finish(self) -> TrainingSummary:
+        """Writes summary.json."""
+        summary = TrainingSummary(
+            run_dir=str(self.folder),
+            steps=self.step,
+            epochs=self.epoch,
+            best_ap=self.best_ap,
+            metrics=self.last_metrics,
+            skipped_steps=self.skipped,
+            seconds=time.monotonic() - self._began,
+        )
+        files.write_json(self.folder / "summary.json", summary.to_dict())
+        best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
+        self.say(f"done after {self.step} steps{best}: {self.folder}")
+        return summary
+
+
+def _evaluation_steps(training: configs.TrainingConfig, steps_per_epoch: float, total_steps: int) -> set[int]:
+    """Lists the steps after which the run is evaluated; the last one is among them."""
+    steps = {total_steps}
+    if training.evaluate_every:
+        count = int(training.epochs / training.evaluate_every)
+        steps |= {math.ceil(k * training.evaluate_every * steps_per_epoch) for k in range(1, count + 1)}
+    return {step for step in steps if step <= total_steps}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

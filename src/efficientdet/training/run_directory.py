@@ -1,0 +1,129 @@
+"""The files of a run directory that are not metrics, weights or checkpoints."""
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet import config as configs
+from efficientdet import draw, files
+from efficientdet.config import ExperimentConfig
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+from efficientdet.training.dataset import Dataset
+from efficientdet.training.metrics import MetricsWriter
+from efficientdet.training.validation import ValidationResult
+
+CONFIG = "config.json"
+
+# May differ when a run is resumed: they change what is written or how fast, not what is learnt.
+_FREE = {
+    "run_dir",
+    "training.xla",
+    "training.evaluate_every",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.max_bad_steps",
+    "evaluation.batch_size",
+    "evaluation.max_images",
+}
+
+_PICTURES = 8
+_SHOWN_SCORE = 0.3
+
+
+def claim(config: ExperimentConfig, dataset: Dataset) -> Path:
+    """Makes the run directory, or checks that the one that is there belongs to the same run.
+
+    Raises:
+        UserError: it belongs to a run with other settings or other data, or cannot be written.
+    """
+    folder = Path(config.run_dir).expanduser()
+    facts = {
+        "num_examples": dataset.num_examples,
+        "categories": [dataclasses.asdict(category) for category in dataset.categories],
+    }
+    now = json.loads(json.dumps({**configs.to_dict(config), "dataset": facts}))
+    path = folder / CONFIG
+    if path.exists():
+        _check_same(path, now)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"`{folder}` has files but no {CONFIG}; it is no run. Give an empty or new `--run-dir`.")
+    try:
+        for name in ("checkpoints", "weights", "evaluation"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        files.write_json(path, now)
+    except OSError as error:
+        raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
+    return folder
+
+
+def _check_same(path: Path, now: dict[str, Any]) -> None:
+    """Compares with the config of the run that is there."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
+    old, new = _flatten(before), _flatten(now)
+    for name in sorted(old.keys() | new.keys()):
+        if name not in _FREE and old.get(name) != new.get(name):
+            raise UserError(
+                f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
+                "give the same to resume it, or another `--run-dir` to start anew."
+            )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested objects into dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def log(folder: Path, text: str) -> None:
+    """Adds a line with the time to log.txt."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with (folder / "log.txt").open("a") as file:
+        file.write(f"{now} {text}\n")
+
+
+def write_evaluation(
+    folder: Path, step: int, found: ValidationResult, categories: tuple[Category, ...], metrics: MetricsWriter
+) -> None:
+    """Writes the metrics of an evaluation, and a sheet of pictures with truth and detections side by side."""
+    from PIL import Image
+
+    files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
+    names = [category.name for category in categories]
+    pictures = [
+        _pair({name: np.asarray(value)[row] for name, value in {**batch, **_prefixed(detections)}.items()}, names)
+        for batch, detections in found.examples
+        for row in range(min(_PICTURES, len(batch["images"])))
+    ]
+    sheet = draw.contact_sheet(pictures, columns=2)
+    Image.fromarray(sheet).save(folder / "evaluation" / f"step-{step:08d}.jpg", quality=90)
+    metrics.image("truth and detections", sheet, step)
+
+
+def _prefixed(detections: Any) -> dict[str, Any]:
+    return {f"found_{name}": value for name, value in detections.items()}
+
+
+def _pair(row: dict[str, Any], names: list[str]) -> np.ndarray:
+    """Draws one picture twice: with its truth and with what was found."""
+    height, width = row["valid_size"]
+    image = row["images"][:height, :width]
+    sure = row["found_scores"] >= _SHOWN_SCORE
+    both = []
+    for boxes, labels, scores in (
+        (row["boxes"][: row["num_boxes"]], row["labels"][: row["num_boxes"]], None),
+        (row["found_boxes"][sure], row["found_labels"][sure], row["found_scores"][sure]),
+    ):
+        larger, moved = draw.enlarge(image, boxes, 384)
+        both.append(draw.draw_detections(larger, moved, labels, scores, names))
+    return draw.side_by_side(both[0], both[1], ("truth", "detections"))
