@@ -86,6 +86,12 @@ def _installed() -> str:
     raise UserError("Neither TensorFlow nor JAX is installed; `pip install 'efficientdet-keras[tensorflow]'`.")
 
 
+def require_tensorflow(purpose: str) -> None:
+    """Raises a UserError if TensorFlow is not installed, which `purpose` needs on every backend."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(f"{purpose} needs TensorFlow; `pip install 'efficientdet-keras[tensorflow]'`.")
+
+
 def _extra(name: str) -> str:
     return "tensorflow" if name == "tensorflow" else "jax-gpu"
 

@@ -78,10 +78,11 @@ def _run(verb: str, words: list[str]) -> int:
     """Runs a verb and shows its result."""
     words, as_json = _take_flag(words, "--json")
     words, wanted = _take_option(words, "--backend")
-    if verb != "convert" and "--help" not in words and "-h" not in words:
+    if not {"-h", "--help"} & set(words):
         from efficientdet import backend
 
-        backend.choose(wanted)
+        # Records are TensorFlow's, whichever backend trains on them.
+        backend.choose("tensorflow" if verb == "convert" else wanted)
     module, name, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     result = function(_training_config(words)) if verb == "train" else _call(verb, function, words)
@@ -156,6 +157,9 @@ def _show(verb: str, result: Any) -> None:
         summary.show(result)
     elif verb in ("evaluate", "describe"):
         console.print(result.table())
+    elif verb == "demo":
+        console.print(result.evaluation.table())
+        console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():
             console.print(

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import files, progress, structures
+from efficientdet import backend, files, progress, structures
 from efficientdet.config import PostprocessConfig, Precision, Switch
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
@@ -235,6 +235,7 @@ def evaluate(
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split)
     runtime = runtimes.KerasRuntime(
         weights, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla

@@ -28,23 +28,26 @@ class Tracker:
         """Starts to count at `start` of `total` units."""
         self._label, self._total, self._unit, self._start = label, total, unit, start
         self._done, self._bar, self._note = start, bar, ""
-        self._began = self._shown = time.monotonic()
+        self._began: float | None = None  # of the rate: the end of the first advance, which may have compiled
+        self._shown = time.monotonic()
         self._task = None if bar is None else bar.add_task(label, total=total, completed=start, note="", rate="")
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """Adds `amount` units; `note` is shown behind the bar until the next one."""
         self._done += amount
         self._note = self._note if note is None else note
+        if self._began is None:
+            self._began, self._start = time.monotonic(), self._done
         seconds = time.monotonic() - self._began
-        rate = (self._done - self._start) / max(seconds, 1e-9)
+        rate = (self._done - self._start) / seconds if self._done > self._start else 0.0
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, note=self._note, rate=f"{rate:.1f} {self._unit}/s")
         elif time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES or self._done == self._total:
             self._shown = time.monotonic()
-            left = (self._total - self._done) / max(rate, 1e-9)
+            left = f", {_clock((self._total - self._done) / rate)} left" if rate else ""
+            note = f", {self._note}" if self._note else ""
             console.print(
-                f"{self._label}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s, {_clock(left)} left"
-                + (f", {self._note}" if self._note else ""),
+                f"{self._label}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s{left}{note}",
                 soft_wrap=True,
                 markup=False,
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from efficientdet import backend
 from efficientdet.config import ExperimentConfig
 from efficientdet.data import records, synthetic
 from efficientdet.errors import UserError
@@ -91,6 +92,7 @@ def _open_synthetic(config: ExperimentConfig) -> Dataset:
 
 def _open_records(config: ExperimentConfig) -> Dataset:
     """Opens records."""
+    backend.require_tensorflow("`data.train` from records")
     from efficientdet.data import pipeline
 
     data, training, size = config.data, config.training, config.model.image_size

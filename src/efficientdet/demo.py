@@ -1,0 +1,167 @@
+"""The whole path on generated pictures: draw, convert, train, evaluate, predict.
+
+It trains the preset `demo`, the same code as D0 with smaller values, because D0 itself would need hours on a few
+processor cores. D0's own figures are printed beside the result.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet import backend, draw, evaluation, files, presets, progress
+from efficientdet.data import coco, conversion, images, synthetic
+from efficientdet.detector import Detector
+from efficientdet.errors import UserError
+from efficientdet.evaluation import EvaluationResult
+from efficientdet.model import anchors, complexity
+from efficientdet.training import engine
+from efficientdet.training.run import train
+
+SEED = 0
+SPLITS = {"train": 1200, "val": 96, "test": 192}
+_SHOWN = 8
+_SHOWN_SIDE = 384
+_MARKER = "demo.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """What the demo found."""
+
+    output: str
+    evaluation: EvaluationResult
+    """On pictures that training never saw."""
+    picture: str
+    """Truth and detections side by side."""
+    seconds: float
+    preset: dict[str, Any]
+    """The trained preset: parameters, multiply-adds, image size."""
+    d0: dict[str, Any]
+    """D0: parameters, multiply-adds, and the median time of a forward pass here, ms."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Says what was trained and how it compares with D0."""
+        return (
+            f"This was the preset `demo`: {_figures(self.preset)}.\n"
+            f"The same code as `d0`: {_figures(self.d0)};\n"
+            f"one forward pass of it takes {self.d0['forward_ms']:.0f} ms here, post-processing included.\n"
+            f"{self.seconds / 60:.1f} minutes. Truth and detections side by side: {self.picture}"
+        )
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    height, width = figures["image_size"]
+    multiply_adds = figures["multiply_adds"] / 1e9
+    return f"{figures['parameters']:,} parameters, {multiply_adds:.2f} billion multiply-adds at {height} x {width} px"
+
+
+def run_demo(*, output: Path = Path("demo")) -> Demonstration:
+    """Draws pictures, converts them, trains a small EfficientDet, evaluates it and shows what it finds.
+
+    Takes a few minutes on two cores. Running it again starts anew.
+
+    Args:
+        output: folder for pictures, records, the run and the result.
+
+    Raises:
+        UserError: the folder has something else in it.
+    """
+    began = time.monotonic()
+    _clear(output)
+    say = progress.console.print
+    say("1/5 drawing pictures with known boxes")
+    synthetic.write_coco_folder(output / "pictures", SPLITS, presets.MODELS["demo"].image_size, SEED)
+    say("2/5 converting them to records")
+    conversion.convert("coco", output / "pictures", output=output / "records")
+    say("3/5 training the preset `demo`")
+    config = presets.find_preset("demo")
+    data = dataclasses.replace(config.data, train=str(output / "records"))
+    train(dataclasses.replace(config, data=data, run_dir=str(output / "run")))
+    say("4/5 evaluating on pictures that it has never seen")
+    found = evaluation.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
+    say("5/5 predicting")
+    picture = _draw_sheet(output)
+    result = Demonstration(
+        output=str(output),
+        evaluation=found,
+        picture=str(picture),
+        preset=_describe("demo", len(synthetic.CATEGORIES)),
+        d0={**_describe("d0"), "forward_ms": _time_d0()},
+        seconds=time.monotonic() - began,
+    )
+    files.write_json(output / _MARKER, result.to_dict())
+    return result
+
+
+def _clear(output: Path) -> None:
+    """Removes what an earlier demo left, and nothing else."""
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / _MARKER).is_file():
+            raise UserError(f"`output` is `{output}`, which has files that are not this demo's; give another folder.")
+        shutil.rmtree(output)
+    files.write_json(output / _MARKER, {"state": "unfinished"})
+
+
+def _draw_sheet(output: Path) -> Path:
+    """Predicts a few pictures of the test split from their files and draws truth and detections."""
+    from PIL import Image
+
+    source = coco.read(output / "pictures", splits=("test",))
+    detector = Detector(output / "run")
+    names = [category.name for category in source.categories]
+    pairs = []
+    for example in source.splits["test"][:_SHOWN]:
+        image = images.read_image(example.path, example.file_name)
+        found = detector.detect([image])[0]
+        truth, truth_boxes = draw.enlarge(image, example.boxes, _SHOWN_SIDE)
+        answer, found_boxes = draw.enlarge(image, found.boxes, _SHOWN_SIDE)
+        pairs.append(
+            draw.side_by_side(
+                draw.draw_detections(truth, truth_boxes, example.labels, None, names),
+                draw.draw_detections(answer, found_boxes, found.labels, found.scores, names),
+                ("truth", "detections"),
+            )
+        )
+    path = output / "truth_and_detections.jpg"
+    sheet = Image.fromarray(draw.contact_sheet(pairs, columns=2))
+    files.write_aside(path, lambda temporary: sheet.save(temporary, quality=92))
+    return path
+
+
+def _describe(preset: str, num_classes: int | None = None) -> dict[str, Any]:
+    """Collects the figures of a preset."""
+    found = complexity.describe(preset, num_classes=num_classes)
+    return {name: getattr(found, name) for name in ("parameters", "multiply_adds", "anchors", "image_size")}
+
+
+def _time_d0() -> float:
+    """Measures one forward pass of D0 with post-processing, one picture: the median of five, ms."""
+    from efficientdet.model.efficientdet import EfficientDet
+    from efficientdet.runtimes import detect_function
+
+    config = presets.find_preset("d0")
+    model = EfficientDet(config.model)
+    detect = backend.compile_function(
+        detect_function(model, anchors.anchor_boxes(config.model), config.postprocess), xla="auto"
+    )
+    values = (
+        [variable.value for variable in model.trainable_variables],
+        [variable.value for variable in model.non_trainable_variables],
+    )
+    image, _, _ = synthetic.draw_picture(SEED, 0, config.model.image_size)
+    inputs = engine.to_device({"images": image[None], "valid_size": np.array([config.model.image_size], np.int32)})
+    engine.to_host(detect(*values, inputs))  # compiles
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        engine.to_host(detect(*values, inputs))
+        times.append(1000 * (time.monotonic() - began))
+    return float(np.median(times))
