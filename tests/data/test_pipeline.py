@@ -1,0 +1,173 @@
+"""Records to batches: a pure function of (seed, step), nothing dropped, nothing twice."""
+
+import itertools
+from pathlib import Path
+
+import little_datasets
+import numpy as np
+import pytest
+
+from efficientdet.config import AugmentationConfig
+from efficientdet.data import conversion, pipeline, records, synthetic
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+_COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipeline")
+    synthetic.write_coco_folder(root / "pictures", {"train": _COUNT, "val": 5}, (48, 64), seed=0)
+    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    return str(root / "records")
+
+
+def _training(location, start, stop, *, batch_size=4, seed=0, augmentation=None, split="train"):
+    return list(
+        pipeline.training_batches(
+            records.open_records(location, split),
+            image_size=(64, 64),
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation or AugmentationConfig(),
+            start_step=start,
+            stop_step=stop,
+        )
+    )
+
+
+def _assert_equal(first, second):
+    for (batch, ids), (other, other_ids) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(ids, other_ids)
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_a_stream_may_start_anywhere(converted):
+    _assert_equal(_training(converted, 3, 7), _training(converted, 0, 7)[3:])
+
+
+def test_another_seed_gives_another_order(converted):
+    first = np.concatenate([ids for _, ids in _training(converted, 0, 5)])
+    second = np.concatenate([ids for _, ids in _training(converted, 0, 5, seed=1)])
+    assert first.tolist() != second.tolist()
+
+
+def test_each_epoch_has_every_picture_once_in_an_order_of_its_own(converted):
+    ids = np.concatenate([ids for _, ids in _training(converted, 0, 10)])
+    epochs = ids.reshape(4, _COUNT)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(1, _COUNT + 1))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+def test_a_picture_is_augmented_anew_each_epoch(converted):
+    batches = _training(converted, 0, 2 * _COUNT, batch_size=1)
+    seen = [batch["images"] for batch, ids in batches if ids[0] == 1]
+    assert len(seen) == 2
+    assert (seen[0] != seen[1]).any()
+
+
+def test_batches_have_the_shapes_and_types_of_the_contract(converted):
+    batch, ids = _training(converted, 0, 1)[0]
+    room = pipeline.box_room(records.open_records(converted, "train"))
+    assert room % 8 == 0
+    assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+        "images": ((4, 64, 64, 3), "uint8"),
+        "valid_size": ((4, 2), "int32"),
+        "boxes": ((4, room, 4), "float32"),
+        "labels": ((4, room), "int32"),
+        "num_boxes": ((4,), "int32"),
+    }
+    assert ids.dtype == np.int64
+
+
+def test_boxes_have_area_inside_the_input(converted):
+    for batch, _ in _training(converted, 0, 20):
+        for boxes, count in zip(batch["boxes"], batch["num_boxes"], strict=True):
+            assert (boxes[:count, :2] < boxes[:count, 2:]).all()
+            assert boxes.min() >= 0
+            assert boxes.max() <= 63
+            assert not boxes[count:].any()
+
+
+def _evaluation(location, split="val", **options):
+    opened = records.open_records(location, split)
+    options = {"categories": opened.categories, "image_size": (64, 64), "batch_size": 4} | options
+    return list(pipeline.evaluation_batches(opened, **options))
+
+
+def test_evaluation_reads_every_picture_once_in_order(converted):
+    batches = _evaluation(converted)
+    ids = np.concatenate([originals["ids"] for _, originals in batches])
+    assert ids.tolist() == [1, 2, 3, 4, 5, -1, -1, -1]
+    assert all(len(batch["images"]) == 4 for batch, _ in batches)
+
+
+def test_evaluation_can_stop_early(converted):
+    batches = _evaluation(converted, max_images=2)
+    assert np.concatenate([originals["ids"] for _, originals in batches]).tolist() == [1, 2, -1, -1]
+
+
+def test_inputs_and_originals_tell_the_same_boxes(converted):
+    for batch, originals in _evaluation(converted):
+        scaled = originals["boxes"] * originals["scales"][:, None, None]
+        # Sizes are whole pixels, so the letterbox scales each axis a little differently.
+        np.testing.assert_allclose(batch["boxes"], scaled, atol=1.0)
+        np.testing.assert_array_equal(batch["num_boxes"], originals["num_boxes"])
+
+
+def test_crowds_are_no_targets_but_evaluation_knows_them(tmp_path):
+    little_datasets.write_coco(tmp_path / "pictures")
+    conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
+    (batch, originals), *_ = _evaluation(str(tmp_path / "records"), "train", batch_size=2)
+    row = originals["ids"].tolist().index(7)
+    assert batch["num_boxes"][row] == 1
+    assert originals["num_boxes"][row] == 2
+    assert originals["is_crowd"][row, :2].tolist() == [False, True]
+    assert originals["area"][row, :2].tolist() == [123.5, 2000.0]
+    training = _training(str(tmp_path / "records"), 0, 4, batch_size=2)
+    assert max(batch["num_boxes"].max() for batch, _ in training) == 1
+    ids = set(itertools.chain.from_iterable(ids.tolist() for _, ids in training))
+    assert ids == {3, 7}, "the picture without boxes is trained on too"
+
+
+def test_labels_are_positions_among_the_models_classes(converted):
+    opened = records.open_records(converted, "val")
+    backwards = tuple(reversed(opened.categories))
+    for (batch, _), (other, _) in zip(
+        _evaluation(converted), _evaluation(converted, categories=backwards), strict=True
+    ):
+        for row, count in enumerate(batch["num_boxes"]):
+            assert (batch["labels"][row, :count] == 5 - other["labels"][row, :count]).all()
+
+
+def test_a_class_that_the_model_lacks_is_refused(converted):
+    with pytest.raises(UserError, match="Class 1 of split `val` is `disk`; the model calls it unknown"):
+        _evaluation(converted, categories=(Category(id=99, name="cat"),))
+
+
+def test_a_damaged_record_is_one_line(converted, tmp_path):
+    opened = records.open_records(converted, "train")
+    for name in opened.paths:
+        path = tmp_path / name.rsplit("/", 1)[1]
+        content = bytearray(Path(name).read_bytes())
+        for offset, length in zip(opened.offsets, opened.lengths, strict=True):
+            start = content.find(b"\xff\xd8\xff", int(offset), int(offset + length))
+            content[start : start + 400] = bytes(400)
+        path.write_bytes(content)
+    damaged = {**vars(opened), "paths": tuple(str(tmp_path / name.rsplit("/", 1)[1]) for name in opened.paths)}
+    with pytest.raises(UserError, match="damaged record") as caught:
+        list(
+            pipeline.training_batches(
+                records.Records(**damaged),
+                image_size=(64, 64),
+                batch_size=2,
+                seed=0,
+                augmentation=AugmentationConfig(),
+                start_step=0,
+                stop_step=1,
+            )
+        )
+    assert "\n" not in str(caught.value)
