@@ -1,0 +1,40 @@
+"""What every test shares: Keras's backend, and a network small enough to run in milliseconds."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from efficientdet import backend
+from efficientdet.config import BackboneConfig, ModelConfig
+
+backend.choose()  # before anything imports Keras
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder beside the repository with photographs and reference values; not part of a release."""
+    path = pathlib.Path(__file__).parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip(f"{path} does not exist")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The smallest network with every part of the large ones."""
+    return ModelConfig(
+        name="tiny",
+        image_size=(64, 96),
+        num_classes=3,
+        backbone=BackboneConfig(name="efficientnet-tiny", width=0.25, depth=0.25),
+        feature_channels=8,
+        num_cells=1,
+        head_repeats=1,
+    )
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator that starts the same in every test."""
+    return np.random.default_rng(0)
