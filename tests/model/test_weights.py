@@ -1,0 +1,137 @@
+"""Weights files: what is saved comes back, and what does not fit is named."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from efficientdet import config as configs
+from efficientdet.errors import UserError
+from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
+from efficientdet.structures import Category
+
+_MODEL = configs.ModelConfig(
+    image_size=(64, 64),
+    num_classes=2,
+    backbone=configs.BackboneConfig(width=0.25, depth=0.25),
+    feature_channels=8,
+    num_cells=1,
+    head_repeats=1,
+)
+_CATEGORIES = (Category(id=3, name="cat"), Category(id=7, name="dög"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EfficientDet(_MODEL)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        weights.variable_name(variable): rng.normal(size=variable.shape).astype(np.float32)
+        for variable in model.weights
+    }
+    path = tmp_path / "weights.safetensors"
+    weights.save(path, arrays, _MODEL, _CATEGORIES)
+    return path, arrays
+
+
+def test_what_is_saved_comes_back(model, saved):
+    path, arrays = saved
+    loaded = weights.load(path)
+    assert loaded.model == _MODEL
+    assert loaded.categories == _CATEGORIES
+    weights.assign(model, loaded)
+    for variable in model.weights:
+        np.testing.assert_array_equal(variable.numpy(), arrays[weights.variable_name(variable)])
+
+
+def test_nothing_else_is_left_beside_the_file(saved):
+    path, _ = saved
+    assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+def test_the_best_weights_of_a_run_are_found(saved, tmp_path):
+    path, _ = saved
+    folder = tmp_path / "run" / "weights"
+    folder.mkdir(parents=True)
+    (folder / "last.safetensors").write_bytes(path.read_bytes())
+    assert weights.find(tmp_path / "run").name == "last.safetensors"
+    (folder / "best.safetensors").write_bytes(path.read_bytes())
+    assert weights.find(tmp_path / "run").name == "best.safetensors"
+
+
+def _change(path, change):
+    arrays = load_file(path)
+    metadata = weights.read_safetensors(path)[1]
+    change(arrays, metadata)
+    save_file(arrays, path, metadata)
+
+
+def _change_model(**values):
+    def change(_, metadata):
+        metadata["model"] = json.dumps({**json.loads(metadata["model"]), **values})
+
+    return change
+
+
+_STEM = "backbone/stem/kernel"
+_BROKEN = {
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no complete safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "no complete safetensors file"),
+    "a pickle": (lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "no complete safetensors file"),
+    "a header that asks for all memory": (
+        lambda path: path.write_bytes((2**62).to_bytes(8, "little") + b"{}"),
+        "no complete safetensors file",
+    ),
+    "of another program": (lambda p: _change(p, lambda _, m: m.pop("format")), "has the format None"),
+    "without classes": (lambda p: _change(p, lambda _, m: m.pop("categories")), "damaged metadata"),
+    "model of another type": (lambda p: _change(p, _change_model(num_cells="two")), "num_cells` is 'two'"),
+    "unknown field": (lambda p: _change(p, _change_model(color="red")), "unknown field `color`"),
+    "classes that are too many": (lambda p: _change(p, _change_model(num_classes=3)), "2 classes and a model for 3"),
+    "variable missing": (lambda p: _change(p, lambda a, _: a.pop(_STEM)), f"`{_STEM}` is missing"),
+    "variable left over": (lambda p: _change(p, lambda a, _: a.update(x=a[_STEM])), "`x` is unknown to the model"),
+    "transposed": (
+        lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].T.copy()})),
+        "has the shape (8, 3, 3, 3)",
+    ),
+    "half precision": (lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].astype("f2")})), "the type float16"),
+    "not finite": (lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM] * np.nan})), "that are not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", _BROKEN)
+def test_a_broken_file_is_one_line_that_names_it(model, saved, kind):
+    path, _ = saved
+    spoil, expected = _BROKEN[kind]
+    spoil(path)
+    with pytest.raises(UserError) as caught:
+        weights.assign(model, weights.load(path))
+    assert str(path) in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_several_problems_are_counted(model, saved):
+    path, _ = saved
+    _change(path, lambda arrays, _: [arrays.pop(name) for name in list(arrays)[:3]])
+    with pytest.raises(UserError, match="and 2 more problems"):
+        weights.assign(model, weights.load(path))
+
+
+def test_a_file_that_cannot_be_written_is_one_line(saved, tmp_path):
+    _, arrays = saved
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        weights.save(tmp_path / "file" / "weights.safetensors", arrays, _MODEL, _CATEGORIES)
+
+
+def test_a_config_is_kept_whole(saved):
+    path, _ = saved
+    changed = dataclasses.replace(_MODEL, fusion="sum", activation="relu6", pixel_mean=(0.5, 0.5, 0.5))
+    weights.save(path, {}, changed, _CATEGORIES)
+    assert weights.load(path).model == changed
