@@ -1,0 +1,171 @@
+"""Configs: JSON and back without loss, and errors that name the knob."""
+
+import dataclasses
+import json
+
+import pytest
+
+from efficientdet import config as configs
+from efficientdet import presets
+from efficientdet.errors import UserError
+
+
+def _changed(name, value):
+    """Returns the default experiment with the knob of the dotted `name` set."""
+    section, field = name.split(".")
+    experiment = configs.ExperimentConfig()
+    changed = dataclasses.replace(getattr(experiment, section), **{field: value})
+    return dataclasses.replace(experiment, **{section: changed})
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_survives_json_and_back(name):
+    preset = presets.PRESETS[name]
+    values = json.loads(json.dumps(configs.to_dict(preset)))
+    assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == preset
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_passes_its_own_check(name):
+    configs.check(presets.PRESETS[name])
+
+
+def test_missing_fields_keep_their_defaults():
+    loaded = configs.from_dict(configs.ExperimentConfig, {"training": {"batch_size": 8}}, "config.json")
+    assert loaded == _changed("training.batch_size", 8)
+
+
+@pytest.mark.parametrize("values", [pytest.param({"dataset": {"examples": 3}}, id="a run's own"), {}])
+def test_a_config_file_is_read_without_the_facts_about_its_data(tmp_path, values):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"preset": "d0", **values}))
+    assert configs.load(path) == configs.ExperimentConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(b"{", "is no valid JSON", id="cut short"),
+        pytest.param(b"\xff\xfe{}", "cannot be read", id="not text"),
+        pytest.param(b"[1, 2]", "expected an object", id="not an object"),
+        pytest.param(None, "cannot be read", id="missing"),
+    ],
+)
+def test_a_damaged_config_file_is_named(tmp_path, text, words):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=words) as error:
+        configs.load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        pytest.param({"trainning": {}}, "unknown field `trainning`", id="unknown section"),
+        pytest.param({"training": {"batchsize": 8}}, "training` has the unknown field `batchsize`", id="unknown knob"),
+        pytest.param({"training": 8}, "training` is 8; expected an object", id="a number for a section"),
+        pytest.param({"training": {"batch_size": 8.5}}, "batch_size` is 8.5; expected int", id="float for int"),
+        pytest.param({"training": {"batch_size": True}}, "batch_size` is True; expected int", id="bool for int"),
+        pytest.param({"training": {"batch_size": "8"}}, "batch_size` is '8'; expected int", id="text for int"),
+        pytest.param({"training": {"epochs": "9"}}, "epochs` is '9'; expected float", id="text for float"),
+        pytest.param({"training": {"epochs": True}}, "epochs` is True; expected float", id="bool for float"),
+        pytest.param(
+            {"training": {"precision": "half"}}, "precision` is 'half'; expected one of 'float32'", id="choice"
+        ),
+        pytest.param({"training": {"epochs": None}}, "epochs` is None; expected float", id="null for float"),
+        pytest.param({"model": {"name": 3}}, "name` is 3; expected str", id="number for text"),
+        pytest.param({"model": {"image_size": [512]}}, "image_size` is [512]", id="one number for two"),
+        pytest.param({"model": {"image_size": 512}}, "image_size` is 512", id="a number for a pair"),
+        pytest.param({"model": {"aspect_ratios": [[1.0]]}}, "aspect_ratios` is [1.0]", id="inside a list"),
+        pytest.param({"model": {"backbone": {"width": "wide"}}}, "backbone: width` is 'wide'", id="two levels down"),
+        pytest.param({"model": {"name": ["x" * 999]}}, "...; expected str", id="a long value is cut"),
+        pytest.param([], "config.json` is []; expected an object", id="a list for the whole"),
+    ],
+)
+def test_a_wrong_value_is_named(values, words):
+    with pytest.raises(UserError) as error:
+        configs.from_dict(configs.ExperimentConfig, values, "config.json")
+    assert words in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_whole_numbers_are_good_floats():
+    loaded = configs.from_dict(configs.ExperimentConfig, {"training": {"epochs": 3}}, "config.json")
+    assert isinstance(loaded.training.epochs, float)
+
+
+def test_the_learning_rate_may_be_left_to_the_batch_size():
+    values = {"optimizer": {"learning_rate": None}}
+    assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == configs.ExperimentConfig()
+
+
+_NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.num_classes", 0),
+        ("model.feature_channels", 0),
+        ("model.num_cells", 0),
+        ("model.head_repeats", -1),
+        ("model.num_octaves", 0),
+        ("model.image_size", (31, 512)),
+        ("model.image_size", (512, 31)),
+        ("model.min_level", 2),
+        ("model.max_level", 5),
+        ("model.max_level", 9),
+        ("data.synthetic_examples", 0),
+        ("data.synthetic_classes", 0),
+        ("augmentation.scale_min", 0.0),
+        ("augmentation.scale_min", _NAN),
+        ("augmentation.scale_max", 0.05),
+        ("augmentation.scale_max", 17.0),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.learning_rate", _NAN),
+        ("optimizer.momentum", -0.1),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.momentum", _NAN),
+        ("optimizer.warmup_epochs", -1.0),
+        ("optimizer.clip_norm", -1.0),
+        ("optimizer.weight_decay", -1.0),
+        ("optimizer.average_decay", -0.1),
+        ("optimizer.average_decay", 1.0),
+        ("training.batch_size", 0),
+        ("training.epochs", 0.0),
+        ("training.epochs", _NAN),
+        ("training.seed", -1),
+        ("training.evaluate_every", -1.0),
+        ("training.log_every", 0),
+        ("training.checkpoint_every", 0),
+        ("training.keep_checkpoints", 0),
+        ("training.max_bad_steps", 0),
+        ("postprocess.max_candidates", 0),
+        ("postprocess.max_detections", 0),
+        ("postprocess.nms_sigma", 0.0),
+        ("evaluation.batch_size", 0),
+        ("evaluation.max_images", -1),
+    ],
+)
+def test_check_names_the_knob(name, value):
+    with pytest.raises(UserError, match=name.split(".")[1]):
+        configs.check(_changed(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.image_size", (32, 32)),
+        ("model.head_repeats", 0),
+        ("model.max_level", 6),
+        ("augmentation.scale_max", 16.0),
+        ("optimizer.momentum", 0.0),
+        ("optimizer.clip_norm", 0.0),
+        ("training.evaluate_every", 0.0),
+        ("postprocess.score_threshold", 0.0),
+    ],
+)
+def test_check_lets_the_limit_itself_pass(name, value):
+    configs.check(_changed(name, value))
