@@ -1,0 +1,96 @@
+# Works in a bare clone: each goal makes .venv and installs what it needs, once, and again when pyproject.toml or
+# constraints.txt changes.
+
+PYTHON ?= python3
+# Set to ignore constraints.txt and take the newest versions: `make test LATEST=1`.
+LATEST ?=
+# Two processes, each test file in one of them.
+WORKERS ?= 2
+TESTS ?=
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+BIN := .venv/bin
+# One stamp for each set of extras and each choice of versions.
+KIND := $(if $(LATEST),newest,pinned)
+RUN := .venv/installed-tensorflow-$(KIND)
+DEV := .venv/installed-dev-$(KIND)
+PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean python FORCE
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    draw pictures, train a small EfficientDet on them, show what it finds (minutes on two cores)"
+	@echo "make test    run the tests; TESTS=tests/data runs a part, PYTEST_ARGS='-k boxes' passes more to pytest,"
+	@echo "             WORKERS=0 runs them in one process"
+	@echo "make check   formatting, lint, types, layers of imports"
+	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
+	@echo
+	@echo "Each makes .venv and installs into it by itself. PYTHON=python3.12 chooses the Python (3.11 to 3.13);"
+	@echo "LATEST=1 installs the newest versions instead of those in constraints.txt."
+
+demo: $(RUN)
+	$(BIN)/efficientdet demo --output demo
+
+test: $(DEV)
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@echo "Covered: $$($(BIN)/coverage report --format=total) % of lines and branches (by file: $(BIN)/coverage report)"
+
+check: $(DEV)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv .coverage .coverage.* htmlcov build dist demo
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Fails with a clear line if .venv does not run, has an unsupported Python, or another one than was asked for.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+python:
+	@fail() { echo "make: $$1" >&2; exit 1; }; \
+	if [ -e .venv ] || [ -L .venv ]; then \
+	  has=$$($(BIN)/python -c '$(VERSION)' 2>/dev/null) \
+	    || fail "the Python of .venv does not run; remove it with \`rm -rf .venv\` and try again."; \
+	  $(BIN)/python -c '$(SUPPORTED)' \
+	    || fail ".venv has Python $$has, 3.11 to 3.13 is needed; remove it with \`rm -rf .venv\` and try again."; \
+	  if [ '$(origin PYTHON)' != file ]; then \
+	    wanted=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || fail "\`PYTHON\` is \`$(PYTHON)\`, which does not run."; \
+	    [ "$$has" = "$$wanted" ] || fail "\`PYTHON\` is $$wanted, but .venv has $$has; remove it with \`rm -rf .venv\`."; \
+	  fi; \
+	else \
+	  has=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || fail "\`PYTHON\` is \`$(PYTHON)\`, which does not run."; \
+	  $(PYTHON) -c '$(SUPPORTED)' \
+	    || fail "\`PYTHON\` is $$has, 3.11 to 3.13 is needed; name one, such as \`make PYTHON=python3.12\`."; \
+	  echo "Making .venv with Python $$has"; \
+	  $(PYTHON) -m venv .venv || { rm -rf .venv; fail "\`$(PYTHON) -m venv\` failed, see above."; }; \
+	fi; \
+	$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip >/dev/null \
+	  || fail ".venv has no pip; remove it with \`rm -rf .venv\` and try again."
+
+# pip says much; of its words the large downloads and the result are shown.
+define install
+	@echo "Installing .[$(1)], $(if $(LATEST),newest versions,versions of constraints.txt); minutes and about 2 GB the first time"
+	@rm -f .venv/installed-*
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
+	  $(PINS) -e '.[$(1)]' | awk '/Downloading .*[0-9] MB/ { print "  " $$2, $$3, $$4; fflush() } /^Successfully/ { print "  installed " NF - 2 " packages" }'
+endef
+
+# The newest versions are looked up each time; pinned ones only when the files have changed.
+$(RUN): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
+	$(call install,tensorflow)
+	@touch $(RUN)
+
+$(DEV): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
+	$(call install,tensorflow$(comma)dev)
+	@touch $(RUN) $(DEV)
+
+comma := ,
+FORCE:

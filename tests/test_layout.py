@@ -1,0 +1,149 @@
+"""The house rules that no linter knows: sizes, names, docstrings, the README's tree, a light import."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = _ROOT / "src" / "efficientdet"
+_MODULES = sorted(_PACKAGE.rglob("*.py"))
+_TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in _MODULES}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _inside(path):
+    return path.relative_to(_PACKAGE).as_posix()
+
+
+each_module = pytest.mark.parametrize("path", _MODULES, ids=_inside)
+
+
+def _public(nodes):
+    """Returns the functions and classes among `nodes` whose names have no leading underscore."""
+    definitions = (node for node in nodes if isinstance(node, (*_FUNCTIONS, ast.ClassDef)))
+    return [node for node in definitions if not node.name.startswith("_")]
+
+
+def _nouns():
+    """Returns the name of every module and folder of the package."""
+    names = {part.removesuffix(".py") for path in _MODULES for part in path.relative_to(_PACKAGE).parts}
+    return names - {"__init__", "__main__"}
+
+
+@each_module
+def test_a_module_has_400_lines_at_most(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_no_module_is_named_after_nothing():
+    assert not _nouns() & {"utils", "util", "helpers", "common", "misc", "base"}
+
+
+@each_module
+def test_no_public_name_is_a_module_s_name(path):
+    assert not {node.name for node in _public(_TREES[path].body)} & _nouns()
+
+
+@each_module
+def test_every_module_says_what_it_is(path):
+    tree = _TREES[path]
+    assert not tree.body or ast.get_docstring(tree), "no docstring"
+
+
+@each_module
+def test_every_public_function_and_class_has_a_docstring(path):
+    public = _public(_TREES[path].body)
+    methods = [method for node in public if isinstance(node, ast.ClassDef) for method in _public(node.body)]
+    silent = [f"{node.name} (line {node.lineno})" for node in public + methods if not ast.get_docstring(node)]
+    assert not silent
+
+
+def test_every_knob_has_a_docstring_under_it():
+    classes = [node for node in _TREES[_PACKAGE / "config.py"].body if isinstance(node, ast.ClassDef)]
+    sections = {node.name for node in classes}
+    silent = []
+    for node in classes:
+        for field, below in zip(node.body, [*node.body[1:], None], strict=True):
+            # A field that is a section (`model: ModelConfig`) is explained by the section's own docstring.
+            if not isinstance(field, ast.AnnAssign) or ast.unparse(field.annotation) in sections:
+                continue
+            explained = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            if not (explained and isinstance(below.value.value, str)):
+                silent.append(f"{node.name}.{ast.unparse(field.target)}")
+    assert classes
+    assert not silent
+
+
+def _files_in_tree(text):
+    """Reads the files under src/efficientdet/ out of the tree in a README.
+
+    The tree is a fenced block with a line `├── src/efficientdet/`. Below it each line names one file, or one folder
+    with a slash at its end: four characters (`│   ` or spaces) a level, `├── ` or `└── `, the name, a remark if any.
+    """
+    for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if not re.search(r"^[├└]── src/efficientdet/", block, re.MULTILINE):
+            continue
+        files, folders = [], []
+        for line in block.splitlines():
+            if match := re.match(r"((?:│   |    )*)[├└]── (\S+)", line):
+                depth, name = len(match[1]) // 4, match[2]
+                folders = folders[:depth]
+                if name.endswith("/"):
+                    folders.append(name)
+                elif folders[:1] == ["src/efficientdet/"]:
+                    files.append("".join([*folders[1:], name]))
+        return files
+    raise AssertionError("README.md has no fenced tree with a line `├── src/efficientdet/`")
+
+
+def test_a_tree_is_read_to_any_depth():
+    text = """
+```
+├── Makefile                 demo, test, check
+├── src/efficientdet/
+│   ├── boxes.py             geometry
+│   └── model/               the network
+│       ├── heads.py         class head and box head
+│       └── checkpoints/
+│           └── automl.py
+└── tests/
+    └── test_layout.py
+```
+"""
+    assert _files_in_tree(text) == ["boxes.py", "model/heads.py", "model/checkpoints/automl.py"]
+
+
+def test_the_readme_names_every_module_and_no_other():
+    named = _files_in_tree((_ROOT / "README.md").read_text(encoding="utf-8"))
+    # The file that only makes a folder a package is no module to a reader.
+    existing = {_inside(path) for path in _MODULES if path.parent == _PACKAGE or path.name != "__init__.py"}
+    assert len(named) == len(set(named)), "a module is named twice"
+    assert set(named) == existing
+
+
+def _run_python(*arguments):
+    """Runs a new Python; coverage would slow down its start."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    began = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=True, timeout=60
+    )
+    return result.stdout, time.monotonic() - began
+
+
+def test_help_answers_in_half_a_second():
+    answers = [_run_python("-m", "efficientdet", "--help") for _ in range(3)]
+    assert "train" in answers[0][0]
+    # The best of three: the others may have waited for a processor.
+    assert min(seconds for _, seconds in answers) < 0.5
+
+
+def test_importing_the_package_imports_no_framework():
+    program = "import sys, efficientdet; print(*{'tensorflow', 'jax', 'keras'} & set(sys.modules))"
+    assert _run_python("-c", program)[0].split() == []
