@@ -1,0 +1,195 @@
+"""A run: what it writes, that it learns, and that it goes on where it stopped."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from efficientdet import config as configs
+from efficientdet import presets
+from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
+from efficientdet.errors import UserError
+from efficientdet.model import weights
+from efficientdet.training import checkpoint, metrics
+from efficientdet.training.run import train
+
+
+def _config(tiny, folder):
+    """Eight pictures, four steps an epoch."""
+    return ExperimentConfig(
+        preset="tiny",
+        run_dir=str(folder),
+        model=dataclasses.replace(tiny, image_size=(64, 64), batch_norm_momentum=0.9),
+        data=DataConfig(train="synthetic", synthetic_examples=8, synthetic_classes=2),
+        optimizer=OptimizerConfig(learning_rate=0.02, average_decay=0.9),
+        training=TrainingConfig(batch_size=2, epochs=2, evaluate_every=1, log_every=2, checkpoint_every=3),
+        evaluation=configs.EvaluationConfig(batch_size=32),
+    )
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return _config(tiny, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run from beginning to end: its config, its folder, its summary."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    config = _config(tiny, folder)
+    return config, folder, train(config)
+
+
+def _with(config, **training):
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+
+
+@pytest.mark.slow
+def test_a_run_writes_what_the_design_says(finished):
+    config, run, summary = finished
+    assert summary.steps == 8
+    assert summary.skipped_steps == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-00000006.safetensors",
+        "step-00000008.safetensors",
+    ]
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == [
+        "step-00000004.jpg",
+        "step-00000004.json",
+        "step-00000008.jpg",
+        "step-00000008.json",
+    ]
+    for name in ("config.json", "summary.json", "log.txt", "curves.png", "weights/last.safetensors"):
+        assert (run / name).is_file(), name
+    assert list((run / "tensorboard").iterdir())
+    lines = metrics.read_lines(run / "metrics.jsonl")
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("train", 2),
+        ("train", 4),
+        ("validation", 4),
+        ("train", 6),
+        ("train", 8),
+        ("validation", 8),
+    ]
+    assert {"loss", "class_loss", "box_loss", "l2_loss", "learning_rate", "images_per_second", "input_wait"} <= set(
+        lines[0]["values"]
+    )
+    assert {"AP", "AP50", "loss", "class_loss", "box_loss"} <= set(lines[2]["values"])
+    assert json.loads((run / "summary.json").read_text())["steps"] == 8
+    assert configs.load(run / "config.json") == dataclasses.replace(
+        config, model=dataclasses.replace(config.model, num_classes=2)
+    )
+
+
+@pytest.mark.slow
+def test_the_same_command_again_changes_nothing_when_done(finished):
+    config, run, _ = finished
+    before = (run / "weights" / "last.safetensors").read_bytes()
+    lines = metrics.read_lines(run / "metrics.jsonl")
+    assert train(config).steps == 8
+    assert (run / "weights" / "last.safetensors").read_bytes() == before
+    assert metrics.read_lines(run / "metrics.jsonl") == lines
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(finished, config, tmp_path, monkeypatch):
+    from efficientdet.training import run as run_module
+
+    original = run_module._Run.train_on
+
+    def stop_at_step_5(self, item):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        original(self, item)
+
+    monkeypatch.setattr(run_module._Run, "train_on", stop_at_step_5)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.undo()
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints").name == "step-00000004.safetensors"
+    train(config)
+    folders = (finished[1], tmp_path / "run")
+    whole, resumed = (weights.load(folder / "weights" / "last.safetensors").arrays for folder in folders)
+    for name, values in whole.items():
+        # Not bit by bit: threads add in whatever order they come.
+        np.testing.assert_allclose(resumed[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+    steps = [
+        [(line["kind"], line["step"]) for line in metrics.read_lines(folder / "metrics.jsonl")] for folder in folders
+    ]
+    assert steps[0] == steps[1], "no step twice, none left out"
+
+
+@pytest.mark.slow
+def test_the_demo_preset_shrunken_learns(tmp_path):
+    """The end-to-end test: a real preset on smaller pictures; the loss falls."""
+    demo = presets.find_preset("demo")
+    backbone = dataclasses.replace(demo.model.backbone, width=0.25, depth=0.25)
+    config = dataclasses.replace(
+        demo,
+        run_dir=str(tmp_path / "run"),
+        model=dataclasses.replace(demo.model, image_size=(64, 64), backbone=backbone, num_cells=1, head_repeats=1),
+        data=DataConfig(train="synthetic", synthetic_examples=160, synthetic_classes=1, validation="none"),
+        training=dataclasses.replace(demo.training, epochs=6, log_every=10, batch_size=8),
+    )
+    summary = train(config)
+    assert summary.best_ap is None
+    losses = [line["values"] for line in metrics.read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[-1]["box_loss"] < 0.8 * losses[0]["box_loss"]
+    assert losses[-1]["class_loss"] < 0.95 * losses[0]["class_loss"]
+
+
+_REFUSED = {
+    "no data": (lambda c: dataclasses.replace(c, data=DataConfig()), "`data.train` is empty"),
+    "both data": (
+        lambda c: dataclasses.replace(c, data=DataConfig(train="a", source="b")),
+        "`data.train` is a and `data.source` is b",
+    ),
+    "no such folder": (lambda c: dataclasses.replace(c, data=DataConfig(train="/no/such")), "/no/such"),
+    "too many classes": (
+        lambda c: dataclasses.replace(c, data=DataConfig(train="synthetic", synthetic_classes=7)),
+        "`data.synthetic_classes` is 7",
+    ),
+    "no batch": (lambda c: _with(c, batch_size=0), "`training.batch_size` is 0"),
+}
+
+
+@pytest.mark.parametrize("kind", _REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path, kind):
+    change, expected = _REFUSED[kind]
+    with pytest.raises(UserError) as caught:
+        train(change(config))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    values = configs.to_dict(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2)))
+    values["dataset"] = {
+        "num_examples": 8,
+        "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"a run with training\.batch_size = 2, this one has 4"):
+        train(_with(config, batch_size=4))
+
+
+def test_a_folder_with_other_files_is_refused(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "holiday.jpg").write_text("")
+    with pytest.raises(UserError, match="it is no run"):
+        train(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_says_so_and_keeps_the_last_good_state(config, tmp_path):
+    config = _with(config, max_bad_steps=3, epochs=20, evaluate_every=0)
+    config = dataclasses.replace(
+        config, optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0, clip_norm=0), loss=configs.LossConfig()
+    )
+    with pytest.raises(UserError, match="not finite in 3 steps in a row"):
+        train(config)
