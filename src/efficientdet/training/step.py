@@ -24,8 +24,8 @@ GOOD_STEPS_TO_GROW = 2000
 
 def first_state(model: Any) -> State:
     """Makes the state of a model that has not trained yet: NumPy arrays."""
-    trainable = [ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
-    non_trainable = [ops.convert_to_numpy(variable).copy() for variable in model.non_trainable_variables]
+    trainable = [np.array(variable.numpy()) for variable in model.trainable_variables]
+    non_trainable = [np.array(variable.numpy()) for variable in model.non_trainable_variables]
     is_scaled = model.dtype_policy.name == "mixed_float16"
     return {
         "trainable": trainable,
