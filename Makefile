@@ -61,6 +61,8 @@ python:
 	    || fail "the Python of .venv does not run; remove it with \`rm -rf .venv\` and try again."; \
 	  $(BIN)/python -c '$(SUPPORTED)' \
 	    || fail ".venv has Python $$has, 3.11 to 3.13 is needed; remove it with \`rm -rf .venv\` and try again."; \
+	  [ ! -f .venv/made-for ] || [ "$$(cat .venv/made-for)" = "$$(pwd)" ] \
+	    || fail ".venv was made for $$(cat .venv/made-for); remove it with \`rm -rf .venv\` and try again."; \
 	  if [ '$(origin PYTHON)' != file ]; then \
 	    wanted=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || fail "\`PYTHON\` is \`$(PYTHON)\`, which does not run."; \
 	    [ "$$has" = "$$wanted" ] || fail "\`PYTHON\` is $$wanted, but .venv has $$has; remove it with \`rm -rf .venv\`."; \
@@ -75,12 +77,14 @@ python:
 	$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip >/dev/null \
 	  || fail ".venv has no pip; remove it with \`rm -rf .venv\` and try again."
 
-# pip says much; of its words the large downloads and the result are shown.
+# Of pip's many words, the large downloads and the result are shown.
+SHOWN := /^ *Downloading .*[0-9] MB/ { print "  " $$2, $$3, $$4; fflush() } /^Successfully installed/ { print "  done" }
 define install
-	@echo "Installing .[$(1)], $(if $(LATEST),newest versions,versions of constraints.txt); minutes and about 2 GB the first time"
+	@echo "Installing .[$(1)], $(if $(LATEST),newest versions,versions of constraints.txt); takes minutes the first time"
 	@rm -f .venv/installed-*
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	  $(PINS) -e '.[$(1)]' | awk '/Downloading .*[0-9] MB/ { print "  " $$2, $$3, $$4; fflush() } /^Successfully/ { print "  installed " NF - 2 " packages" }'
+	  $(PINS) -e '.[$(1)]' | awk '$(SHOWN)'
+	@pwd >.venv/made-for
 endef
 
 # The newest versions are looked up each time; pinned ones only when the files have changed.
