@@ -1,0 +1,85 @@
+"""The command line: fast help, exit statuses, JSON on standard output, one line for a mistake."""
+
+import json
+
+import little_datasets
+import pytest
+
+import efficientdet
+from efficientdet import cli
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for verb in cli.VERBS:
+        assert f"  {verb} " in shown
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == efficientdet.__version__
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([verb, "--help"])
+    assert caught.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_an_unknown_verb_is_wrong_usage(capsys):
+    assert cli.main(["fly"]) == 2
+    assert "`fly` is no verb" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["describe", "d0", "--colour", "red"])
+    assert caught.value.code == 2
+
+
+def test_describe_prints_the_published_figures_of_d0(capsys):
+    assert cli.main(["describe", "d0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 3_880_067
+    assert found["anchors"] == 49_104
+    assert 2.4e9 < found["multiply_adds"] < 2.6e9
+    assert cli.main(["describe", "d0"]) == 0
+    assert "3,880,067" in capsys.readouterr().out
+
+
+def test_a_verb_takes_an_image_size(capsys):
+    assert cli.main(["describe", "d0", "--image-size", "511", "513", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["anchors"] == 50_220
+
+
+def test_convert_prints_a_summary_or_json(tmp_path, capsys):
+    little_datasets.write_coco(tmp_path / "pictures")
+    words = ["convert", "coco", str(tmp_path / "pictures"), "--num-workers", "1", "--output"]
+    assert cli.main([*words, str(tmp_path / "one")]) == 0
+    assert "train" in capsys.readouterr().out
+    assert cli.main([*words, str(tmp_path / "two"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["num_examples"] == 2
+
+
+def test_training_knobs_reach_the_config():
+    config = cli._training_config(
+        "d0 --model.image-size 256 128 --optimizer.learning-rate 0.02 --training.precision mixed_bfloat16 "
+        "--data.train x --run-dir y".split()
+    )
+    assert config.model.image_size == (256, 128)
+    assert config.optimizer.learning_rate == 0.02
+    assert config.training.precision == "mixed_bfloat16"
+    assert config.model.feature_channels == 64, "the preset's other values stay"
+    assert (config.data.train, config.run_dir) == ("x", "y")
+
+
+def test_the_config_of_a_run_can_start_another(tmp_path):
+    from efficientdet import config as configs
+    from efficientdet import presets
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**configs.to_dict(presets.PRESETS["lite0"]), "dataset": {"num_examples": 3}}))
+    assert cli._training_config(["--config", str(path)]) == presets.PRESETS["lite0"]
