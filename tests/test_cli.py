@@ -65,10 +65,8 @@ def test_convert_prints_a_summary_or_json(tmp_path, capsys):
 
 
 def test_training_knobs_reach_the_config():
-    config = cli._training_config(
-        "d0 --model.image-size 256 128 --optimizer.learning-rate 0.02 --training.precision mixed_bfloat16 "
-        "--data.train x --run-dir y".split()
-    )
+    words = "d0 --model.image-size 256 128 --optimizer.learning-rate 0.02 --data.train x --run-dir y"
+    config = cli._training_config([*words.split(), "--training.precision", "mixed_bfloat16"])
     assert config.model.image_size == (256, 128)
     assert config.optimizer.learning_rate == 0.02
     assert config.training.precision == "mixed_bfloat16"
