@@ -11,7 +11,7 @@ _SIZE = (64, 96)
 
 
 def _draw(seed, config=None, size=(50, 80)):
-    return augment.draw(tf.constant([seed, 7]), tf.constant(size), _SIZE, config or AugmentationConfig())
+    return augment.draw_decisions(tf.constant([seed, 7]), tf.constant(size), _SIZE, config or AugmentationConfig())
 
 
 def test_the_same_seed_draws_the_same():
@@ -69,7 +69,7 @@ def test_pixels_are_found_where_the_boxes_say():
     box = tf.constant([[10 / 50, 20 / 80, 30 / 50, 50 / 80]])
 
     def example(seed):
-        mirrored, new_size, offset = augment.draw(tf.stack([seed, 1]), tf.constant([50, 80]), _SIZE, config)
+        mirrored, new_size, offset = augment.draw_decisions(tf.stack([seed, 1]), tf.constant([50, 80]), _SIZE, config)
         pixels, _ = preprocess.resample_tf(augment.mirror_image(tf.constant(image), mirrored), new_size, offset, _SIZE)
         return pixels, augment.move_boxes(box, new_size, offset, _SIZE, mirrored)
 

@@ -1,6 +1,6 @@
 """What happens to a training picture: mirrored, scaled at random, cut or padded (EfficientDet, section 5.1).
 
-Every decision is drawn first (`draw`), from a seed of the example's own; then pixels and boxes are moved alike.
+Every decision is drawn first (`draw_decisions`), from a seed of the example's own; then pixels and boxes move alike.
 """
 
 from typing import Any
@@ -9,7 +9,9 @@ from efficientdet.config import AugmentationConfig
 from efficientdet.data import preprocess
 
 
-def draw(seed: Any, size: Any, image_size: tuple[int, int], config: AugmentationConfig) -> tuple[Any, Any, Any]:
+def draw_decisions(
+    seed: Any, size: Any, image_size: tuple[int, int], config: AugmentationConfig
+) -> tuple[Any, Any, Any]:
     """Draws the decisions for one picture (google/automl's order and rounding).
 
     f ~ U(scale_min, scale_max); the picture is scaled to fit into f * image_size; where it is larger than the network

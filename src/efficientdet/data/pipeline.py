@@ -63,7 +63,7 @@ def training_batches(
         record = tfrecord.parse(_read(records, tf.cast(number, tf.int64)))
         own_seed = tf.random.fold_in(tf.stack([seed, tf.cast(epoch, tf.int32)]), tf.cast(number, tf.int32))
         image = preprocess.decode_tf(record["encoded"])
-        is_mirrored, new_size, offset = augment.draw(own_seed, tf.shape(image)[:2], image_size, augmentation)
+        is_mirrored, new_size, offset = augment.draw_decisions(own_seed, tf.shape(image)[:2], image_size, augmentation)
         pixels, valid_size = preprocess.resample_tf(
             augment.mirror_image(image, is_mirrored), new_size, offset, image_size
         )

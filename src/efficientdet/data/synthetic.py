@@ -132,7 +132,7 @@ class _Masks:
     def __init__(self, rng: np.random.Generator, label: int, image_size: tuple[int, int]):
         """Draws a shape of a random size and rotation at a random place."""
         height, width = image_size
-        low, high = (0.16, 0.66) if rng.random() < 0.93 else (0.09, 0.16)
+        low, high = (0.26, 0.66) if rng.random() < 0.9 else (0.12, 0.26)
         diameter = min(image_size) * math.exp(rng.uniform(math.log(low), math.log(high)))
         centre = rng.uniform(0.03, 0.97, 2) * image_size
         # Room around the circle for the shadow.

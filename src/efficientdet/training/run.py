@@ -232,7 +232,7 @@ class _Run:
             return
         began = time.monotonic()
         batches = self.dataset.validation_batches()
-        found = validation.run(
+        found = validation.evaluate_averages(
             self._validate, self.state, batches, self.dataset.categories, self.dataset.num_validation
         )
         self.last_metrics = {**found.losses, **found.evaluation.metrics}

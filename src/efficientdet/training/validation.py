@@ -43,7 +43,7 @@ def make_validation(model: Any, anchors: np.ndarray, config: ExperimentConfig) -
     return validate
 
 
-def run(
+def evaluate_averages(
     validate: Callable[..., tuple[Detections, Any]],
     state: State,
     batches: Iterable[tuple[Batch, Originals]],
