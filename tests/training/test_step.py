@@ -123,6 +123,16 @@ def test_a_batch_with_broken_boxes_changes_nothing_but_counters(trainer, after_o
     assert after["loss_scale"] == 1
 
 
+def test_a_broken_batch_statistic_alone_makes_a_step_bad(trainer):
+    # Training does not read the running statistics, so loss and gradients stay finite.
+    state = {**trainer.first, "non_trainable": [v.copy() for v in trainer.first["non_trainable"]]}
+    state["non_trainable"][0][0] = np.inf
+    after, logs = trainer.step(state, _batch())
+    assert np.isfinite(logs["loss"])
+    assert logs["ok"] == 0
+    _assert_equal(after, state, set(state) - _COUNTERS)
+
+
 def test_bad_steps_are_counted_in_a_row_and_forgotten_after_a_good_one(trainer):
     bad, counts, state = _bad_batches()["NaN"], [], trainer.first
     for batch in (bad, bad, _batch(), bad):

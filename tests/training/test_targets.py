@@ -46,6 +46,15 @@ def test_labels_of(picture, expected):
     assert _assign([picture])["labels"].tolist() == [expected]
 
 
+def test_an_anchor_between_two_boxes_belongs_to_the_first():
+    anchors = np.array([[0, 0, 10, 10], [0, 3, 10, 13], [0, 6, 10, 16]], np.float32)
+    left, right = [0, 0, 10, 10], [0, 6, 10, 16]  # each has an anchor of its own, and 7 / 13 of the middle one
+    assert _assign([[(left, 1), (right, 2)], [(right, 2), (left, 1)]], anchors)["labels"].tolist() == [
+        [1, 1, 2],
+        [1, 2, 2],
+    ]
+
+
 def test_matched_anchors_get_the_encoded_box_and_others_exact_zeros():
     deltas = _assign([[([1, 12, 9, 22], 5)]])["box_deltas"][0]
     np.testing.assert_allclose(deltas[1], [0, 0.2, np.log(0.8), 0], atol=1e-6)
