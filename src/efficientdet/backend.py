@@ -39,7 +39,7 @@ def choose(wanted: str | None = None) -> str:
     if "keras" in sys.modules and (running := sys.modules["keras"].backend.backend()) != name:
         raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
     os.environ["KERAS_BACKEND"] = name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _start_up_lines_hidden():
         importlib.import_module("keras")
     return name

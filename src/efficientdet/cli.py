@@ -90,6 +90,10 @@ def _run(verb: str, words: list[str]) -> int:
         print(json.dumps(result.to_dict(), indent=2))
     else:
         _show(verb, result)
+    if verb == "convert" and not result.output and result.num_broken and "--skip-broken-images" not in words:
+        raise UserError(
+            f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
+        )
     return 0
 
 

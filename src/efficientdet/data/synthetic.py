@@ -28,6 +28,7 @@ MAX_BOXES = 8
 _MOST_HIDDEN = 0.7  # of an object's area in the frame; an object that would hide more of another is not placed
 _LEAST_IN_FRAME = 0.45  # of an object's area
 _ATTEMPTS = 6  # to place an object
+_LIKE_THEIR_CLASS = 0.85  # of the objects have about the colour of their class
 _OVERSAMPLING = 2  # masks are drawn larger and shrunk, so that edges are smooth
 _POOL_BYTES = 512 * 1024**2
 _SPLIT_STRIDE = 10_000_000  # picture numbers between splits, so that no two splits share a picture
@@ -108,10 +109,20 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.nda
     return canvas
 
 
-def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """Picks float32[3], RGB in 0..255, of any hue."""
-    rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+def _colour(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float], hue: float | None = None
+) -> np.ndarray:
+    """Picks float32[3], RGB in 0..255, of the hue 0..1 or of any."""
+    hue = rng.random() if hue is None else hue % 1.0
+    rgb = colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
     return np.array(rgb, np.float32) * 255
+
+
+def _hue(rng: np.random.Generator, label: int) -> float:
+    """Picks the hue of an object: most are near the favourite of their class, as in the world; some are anything."""
+    if rng.random() < _LIKE_THEIR_CLASS:
+        return label / len(CATEGORIES) + rng.uniform(-0.06, 0.06)
+    return rng.random()
 
 
 class _Masks:
@@ -224,11 +235,12 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, masks: _Masks) -> None:
     """Lays one shaded object with its shadow on the picture, in place."""
     region = canvas[:, *masks.frame]
     ground = region[:, ::4, ::4].mean(axis=(1, 2))
-    colour = _colour(rng, saturation=(0.45, 1.0), value=(0.45, 1.0))
+    hue = _hue(rng, masks.label)
+    colour = _colour(rng, saturation=(0.45, 1.0), value=(0.45, 1.0), hue=hue)
     for _ in range(8):  # most objects stand out
         if np.abs(colour - ground).sum() > 150:
             break
-        colour = _colour(rng, saturation=(0.2, 1.0), value=(0.25, 1.0))
+        colour = _colour(rng, saturation=(0.3, 1.0), value=(0.25, 1.0), hue=hue)
     height, width = masks.alpha.shape
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)

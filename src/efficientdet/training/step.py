@@ -56,8 +56,8 @@ def make_step(
         schedule: arguments of `optimizer.learning_rate`.
 
     Returns:
-        step(state, batch) -> (state, logs); logs are float32[]: loss (with L2), class_loss, box_loss, l2_loss,
-        gradient_norm (after clipping), learning_rate, ok (1 if the step counted), loss_scale, bad_steps.
+        step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
+        l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), loss_scale, bad_steps.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
     is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
@@ -82,7 +82,6 @@ def make_step(
         new.update(_count(state, ok, is_scaled))
         logs = {
             **values,
-            "loss": values["loss"] + l2_loss,
             "l2_loss": l2_loss,
             "gradient_norm": optimizer.global_norm(gradients),
             "learning_rate": rate,

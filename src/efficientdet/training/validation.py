@@ -19,7 +19,7 @@ class ValidationResult:
     """What a validation found."""
 
     losses: dict[str, float]
-    """Means over the batches: loss (without L2), class_loss, box_loss."""
+    """Means over the batches: loss, class_loss, box_loss."""
     evaluation: evaluation.EvaluationResult
     examples: list[tuple[Batch, Detections]]
     """The first batch with its detections, in px of the network input, for pictures."""
