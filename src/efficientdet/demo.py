@@ -22,7 +22,7 @@ from efficientdet.training import engine
 from efficientdet.training.run import train
 
 SEED = 0
-SPLITS = {"train": 1200, "val": 96, "test": 192}
+SPLITS = {"train": 1400, "val": 64, "test": 192}
 _SHOWN = 8
 _SHOWN_SIDE = 384
 _MARKER = "demo.json"

@@ -99,6 +99,8 @@ MODELS = {
         feature_channels=32,
         num_cells=2,
         head_repeats=2,
+        anchor_scale=3.0,
+        max_level=6,
         batch_norm_momentum=0.9,
     ),
 }
@@ -106,9 +108,9 @@ MODELS = {
 _DEMO = ExperimentConfig(
     preset="demo",
     model=MODELS["demo"],
-    augmentation=configs.AugmentationConfig(scale_min=0.7, scale_max=1.3),
-    optimizer=OptimizerConfig(learning_rate=0.08, warmup_epochs=0.5, average_decay=0.99),
-    training=TrainingConfig(batch_size=16, epochs=10, evaluate_every=5, checkpoint_every=200),
+    augmentation=configs.AugmentationConfig(scale_min=0.9, scale_max=1.15),
+    optimizer=OptimizerConfig(learning_rate=0.16, warmup_epochs=0.5, average_decay=0.99),
+    training=TrainingConfig(batch_size=8, epochs=5, evaluate_every=0, checkpoint_every=200),
     evaluation=EvaluationConfig(batch_size=16),
 )
 

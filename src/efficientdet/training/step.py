@@ -78,8 +78,9 @@ def make_step(
         gradients = optimizer.clip(gradients, config.optimizer.clip_norm)
         rate = optimizer.learning_rate(state["step"], **schedule)
         new = _update(state, gradients, non_trainable, rate, config)
-        new = {key: _choose(ok, value, state[key]) for key, value in new.items()}
-        new.update(_count(state, ok, is_scaled))
+        # A branch, not a choice for each of a thousand arrays: 10 % of a small model's step on a CPU.
+        new = ops.cond(ok, lambda: new, lambda: {key: state[key] for key in new})
+        new = {**new, **_count(state, ok, is_scaled)}
         logs = {
             **values,
             "l2_loss": l2_loss,
@@ -139,13 +140,6 @@ def _count(state: State, ok: Any, is_scaled: bool) -> State:
 def _all_finite(arrays: list[Any]) -> Any:
     """Tells whether every number of the float arrays is finite: bool[]."""
     # Joined first: where each array's own verdict is combined, XLA computes all of them again inside every consumer,
-    # and compiling takes minutes (measured with JAX 0.10.2: 90 s against 1.5 s for the choice alone).
+    # and compiling takes minutes (JAX 0.10.2, a choice between two states: 90 s against 1.5 s).
     flat = [ops.reshape(array, (-1,)) for array in arrays if "float" in str(array.dtype)]
     return ops.all(ops.isfinite(ops.concatenate(flat)))
-
-
-def _choose(ok: Any, new: Any, old: Any) -> Any:
-    """Takes `new` where `ok`, else `old`: an array or a list of them."""
-    if isinstance(new, list):
-        return [ops.where(ok, a, b) for a, b in zip(new, old, strict=True)]
-    return ops.where(ok, new, old)
