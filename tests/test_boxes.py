@@ -53,15 +53,8 @@ def test_decode_undoes_encode(truth, anchors):
     np.testing.assert_allclose(decoded, truth, atol=2e-3)
 
 
-@given(_real_boxes())
-@settings(deadline=None, max_examples=50)
-def test_boxes_survive_coco_format_and_back(a):
-    np.testing.assert_allclose(boxes.from_xywh(boxes.to_xywh(a)), a, atol=2e-4)
-
-
 def test_coco_boxes_are_corner_and_size():
     np.testing.assert_array_equal(boxes.to_xywh(np.array([[1.0, 2, 5, 12]])), [[2, 1, 10, 4]])
-    np.testing.assert_array_equal(boxes.from_xywh(np.array([[2.0, 1, 10, 4]])), [[1, 2, 5, 12]])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,7 @@ def test_a_margin_of_1_counts_pixels():
 
 
 def test_encode_gives_the_golden_value():
-    # spec.md 1.10, in float64 from google/automl's formula; float32 holds 7 digits of it.
+    # Golden values, in float64 from google/automl's formula; float32 holds 7 digits of it.
     anchor, truth = np.array([-12.0, -12, 20, 20], np.float32), np.array([2.0, 1, 30, 21], np.float32)
     expected = [0.375, 0.21875, -0.13353139262452263, -0.4700036292457356]
     np.testing.assert_allclose(boxes.encode(truth, anchor), expected, rtol=2e-6)
@@ -108,22 +101,3 @@ def test_encode_of_the_anchor_itself_is_zero():
 
 def test_an_empty_box_encodes_to_finite_numbers():
     assert np.isfinite(boxes.encode(np.array([5.0, 5, 5, 5], np.float32), np.array([0.0, 0, 32, 32], np.float32))).all()
-
-
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
-        pytest.param([10, 20, 30, 40], [10, 20, 30, 40], id="inside stays"),
-        pytest.param([-5, -6, 30, 40], [0, 0, 30, 40], id="top left corner moves in"),
-        pytest.param([10, 20, 300, 400], [10, 20, 100, 200], id="height limits y, width limits x"),
-        pytest.param([150, -20, 160, -10], [100, 0, 100, 0], id="outside becomes empty, at the border"),
-    ],
-)
-def test_clip(box, expected):
-    np.testing.assert_array_equal(boxes.clip(np.array(box, np.float32), 100.0, 200.0), expected)
-
-
-def test_clip_takes_a_border_for_each_picture():
-    pictures = np.full((2, 1, 4), 500, np.float32)
-    borders = np.array([[100.0], [200]], np.float32)
-    np.testing.assert_array_equal(boxes.clip(pictures, borders, borders)[:, 0, 2], [100, 200])

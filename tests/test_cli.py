@@ -81,3 +81,9 @@ def test_the_config_of_a_run_can_start_another(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**configs.to_dict(presets.PRESETS["lite0"]), "dataset": {"num_examples": 3}}))
     assert cli._training_config(["--config", str(path)]) == presets.PRESETS["lite0"]
+
+
+def test_a_preset_and_a_config_file_are_one_too_many(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.main(["train", "d0", "--config", str(tmp_path / "config.json")]) == 1
+    assert "give one of them" in capsys.readouterr().err

@@ -137,6 +137,16 @@ _NAN = float("nan")
         ("training.epochs", 0.0),
         ("training.epochs", _NAN),
         ("training.seed", -1),
+        ("training.seed", 2**31),
+        ("training.epochs", float("inf")),
+        ("model.anchor_scale", 0.0),
+        ("model.pixel_std", (0.2, 0.0, 0.2)),
+        ("model.aspect_ratios", ()),
+        ("model.aspect_ratios", ((1.0, -1.0),)),
+        ("model.batch_norm_momentum", 1.5),
+        ("loss.match_iou", -1.0),
+        ("loss.focal_gamma", -5.0),
+        ("loss.huber_delta", 0.0),
         ("training.evaluate_every", -1.0),
         ("training.log_every", 0),
         ("training.checkpoint_every", 0),
@@ -169,3 +179,10 @@ def test_check_names_the_knob(name, value):
 )
 def test_check_lets_the_limit_itself_pass(name, value):
     configs.check(_changed(name, value))
+
+
+@pytest.mark.parametrize("name", ["width", "depth", "survival"])
+def test_check_looks_into_the_backbone(name):
+    model = dataclasses.replace(configs.ModelConfig(), backbone=configs.BackboneConfig(**{name: 0.0}))
+    with pytest.raises(UserError, match=rf"model\.backbone\.{name}` is 0"):
+        configs.check(dataclasses.replace(configs.ExperimentConfig(), model=model))

@@ -110,3 +110,12 @@ def test_thresholds_and_sizes_are_checked(weights_file):
         detectors.Detector(weights_file, score_threshold=2)
     with pytest.raises(UserError, match="`image_size` is 16 x 64"):
         detectors.Detector(weights_file, image_size=(16, 64))
+
+
+def test_an_original_is_never_replaced(weights_file, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"where `a\.jpg` would be replaced"):
+        detectors.predict(weights_file, (tmp_path / "a.jpg",), output=tmp_path)
+    assert (tmp_path / "a.jpg").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]

@@ -1,4 +1,4 @@
-"""The family: sizes of every published model, from the reference implementations' own tests (spec.md 1.5 and 1.7)."""
+"""The family: sizes of every published model, from the reference implementations' own tests."""
 
 import math
 

@@ -4,6 +4,7 @@ The public names below are loaded when they are first used, so that `import effi
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -36,6 +37,8 @@ _HOMES = {
     "train": "efficientdet.training.run",
 }
 
+_NEED_KERAS = {"Detector", "describe", "evaluate", "predict", "train"}
+
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.conversion import convert
@@ -51,5 +54,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Loads a public name."""
     if name in _HOMES:
+        if name in _NEED_KERAS and "keras" not in sys.modules:
+            from efficientdet import backend
+
+            backend.choose()  # Keras itself would take TensorFlow, also where only JAX is installed
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'efficientdet' has no attribute {name!r}")

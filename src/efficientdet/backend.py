@@ -75,7 +75,7 @@ def _configured() -> str | None:
         name = json.loads((home / "keras.json").read_text()).get("backend")
     except (OSError, ValueError, AttributeError):
         return None
-    # Keras writes this file itself, with the backend that ran first; one that is gone or not ours is no wish.
+    # Keras writes this file itself at its first import; a backend that is not there or not ours is no wish.
     return name if name in NAMES and importlib.util.find_spec(name) else None
 
 
@@ -84,6 +84,26 @@ def _installed() -> str:
         if importlib.util.find_spec(name) is not None:
             return name
     raise UserError("Neither TensorFlow nor JAX is installed; `pip install 'efficientdet-keras[tensorflow]'`.")
+
+
+def unused_gpu_build() -> str | None:
+    """Says so if only the backend that does not run is installed with GPU support; devices are not asked."""
+    builds = {"jax": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tensorflow": ("nvidia.cudnn",)}
+    has_gpu = {name: any(_is_installed(module) for module in modules) for name, modules in builds.items()}
+    other = "jax" if running() == "tensorflow" else "tensorflow"
+    # JAX's plugin brings cuDNN too, which then says nothing about TensorFlow.
+    if other == "jax" and has_gpu["jax"]:
+        return "JAX is installed with GPU support and not used; `--backend jax` trains on it."
+    if other == "tensorflow" and has_gpu["tensorflow"] and not has_gpu["jax"]:
+        return "TensorFlow may be installed with GPU support and is not used; `--backend tensorflow` trains on it."
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
 
 
 def require_tensorflow(purpose: str) -> None:

@@ -1,7 +1,7 @@
 """Box geometry. Boxes are yxyx = (y1, x1, y2, x2); other formats exist only at the borders.
 
-Most functions are `keras.ops` on tensors of the running backend and work under any compiler; those for the borders
-(`to_xywh`, `from_xywh`) take NumPy arrays.
+Most functions are `keras.ops` on tensors of the running backend and work under any compiler; `to_xywh` is for the
+border and takes NumPy arrays.
 """
 
 from typing import Any
@@ -54,26 +54,6 @@ def iou(a: Any, b: Any) -> Any:
     shared = intersection(a, b)
     union = area(a) + area(b) - shared
     return ops.where(shared > 0, shared / ops.where(shared > 0, union, 1.0), 0.0)
-
-
-def clip(boxes: Any, height: Any, width: Any) -> Any:
-    """Moves corners outside of `height` x `width` to its border.
-
-    Args:
-        boxes: float32[..., 4], yxyx px.
-        height: px, a number or an array that broadcasts against `boxes[..., 0]`.
-        width: px, the same.
-
-    Returns:
-        float32[..., 4].
-    """
-    from keras import ops
-
-    y1, x1, y2, x2 = (boxes[..., i] for i in range(4))
-    return ops.stack(
-        [ops.clip(y1, 0.0, height), ops.clip(x1, 0.0, width), ops.clip(y2, 0.0, height), ops.clip(x2, 0.0, width)],
-        axis=-1,
-    )
 
 
 def encode(boxes: Any, anchors: Any) -> Any:
@@ -146,18 +126,3 @@ def to_xywh(boxes: Any) -> Any:
 
     y1, x1, y2, x2 = (boxes[..., i] for i in range(4))
     return np.stack([x1, y1, x2 - x1, y2 - y1], axis=-1)
-
-
-def from_xywh(boxes_xywh: Any) -> Any:
-    """Turns COCO's NumPy boxes (x, y, width, height) into yxyx.
-
-    Args:
-        boxes_xywh: float[..., 4].
-
-    Returns:
-        float[..., 4] of the same type, yxyx.
-    """
-    import numpy as np
-
-    x, y, width, height = (boxes_xywh[..., i] for i in range(4))
-    return np.stack([y, x, y + height, x + width], axis=-1)

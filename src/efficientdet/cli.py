@@ -113,6 +113,8 @@ def _training_config(words: list[str]) -> Any:
 
     words, file = _take_option(words, "--config")
     preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+    if file is not None and preset is not None:
+        raise UserError(f"`train` has the preset `{preset}` and `--config {file}`; give one of them.")
     if file is not None:
         import pathlib
 

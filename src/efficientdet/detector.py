@@ -14,8 +14,6 @@ from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PictureDetections:
@@ -75,8 +73,6 @@ class Detector:
         """
         if not 0 <= score_threshold <= 1:
             raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
-        if image_size is not None and min(image_size) < 32:
-            raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
         self._runtime = runtimes.KerasRuntime(
             weights, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
         )
@@ -152,13 +148,14 @@ def predict(
         UserError: weights or a picture cannot be used; nothing is written then.
     """
     paths = _find_pictures(images)
+    targets = _targets(paths, output)
     for path in paths:
-        image_files.check_decodes(path, str(path))
+        image_files.read_image(path, str(path))  # a broken one stops before anything is written
     detector = Detector(weights, score_threshold=score_threshold, image_size=image_size, precision=precision, xla=xla)
     names = [category.name for category in detector.categories]
     pictures: dict[str, dict[str, Any]] = {}
     with progress.track("predict", len(paths)) as bar:
-        for path, target in zip(paths, _targets(paths, output), strict=True):
+        for path, target in zip(paths, targets, strict=True):
             image = image_files.read_image(path, str(path))
             found = detector.detect([image])[0]
             _write_picture(target, draw.draw_detections(image, found.boxes, found.labels, found.scores, names))
@@ -173,9 +170,9 @@ def _find_pictures(images: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for path in images:
         if path.is_dir():
-            inside = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES)
+            inside = sorted(child for child in path.iterdir() if child.suffix.lower() in image_files.SUFFIXES)
             if not inside:
-                raise UserError(f"`{path}` has no pictures ({', '.join(sorted(SUFFIXES))}).")
+                raise UserError(f"`{path}` has no pictures ({', '.join(sorted(image_files.SUFFIXES))}).")
             paths += inside
         elif path.is_file():
             paths.append(path)
@@ -187,7 +184,7 @@ def _find_pictures(images: Sequence[Path]) -> list[Path]:
 
 
 def _targets(paths: list[Path], output: Path) -> list[Path]:
-    """Names the annotated pictures as the originals; equal names are numbered."""
+    """Names the annotated pictures as the originals; equal names are numbered, and no original is replaced."""
     taken: set[str] = set()
     targets = []
     for path in paths:
@@ -196,6 +193,10 @@ def _targets(paths: list[Path], output: Path) -> list[Path]:
             stem, number = f"{path.stem}-{number}", number + 1
         taken.add(stem)
         targets.append(output / f"{stem}.jpg")
+    originals = {path.resolve() for path in paths}
+    for target in targets:
+        if target.resolve() in originals:
+            raise UserError(f"`output` is `{output}`, where `{target.name}` would be replaced; give another folder.")
     return targets
 
 

@@ -17,7 +17,8 @@ from rich.console import Group
 from rich.table import Table
 
 from efficientdet import backend, files, progress, structures
-from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet import boxes as box_geometry
+from efficientdet.config import Precision, Switch
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 
@@ -115,14 +116,12 @@ class CocoEvaluator:
                 self._detections.append(self._annotation(image_id, box, label) | {"score": score})
 
     def _annotation(self, image_id: int, box: list[float], label: int) -> dict[str, Any]:
-        """Writes one box in COCO's words."""
+        """Writes one box (x, y, width, height) in COCO's words."""
         if not 0 <= label < len(self._categories):
             raise UserError(
                 f"`labels` of image {image_id} has {label}; the dataset has {len(self._categories)} classes."
             )
-        y1, x1, y2, x2 = box
-        bbox = [x1, y1, x2 - x1, y2 - y1]
-        return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": bbox}
+        return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": box}
 
     def coco_results(self) -> list[dict[str, Any]]:
         """Lists the detections as COCO's results format has them: boxes to 0.01 px, scores to 0.001."""
@@ -163,8 +162,10 @@ def to_originals(detections: structures.Detections, originals: structures.Origin
 
 
 def _rows(arrays: Any, names: Sequence[str], row: int, count: int) -> Iterator[tuple]:
-    """Goes through the first `count` boxes of one picture of a batch, as plain numbers."""
-    return zip(*(np.asarray(arrays[name][row])[: int(count)].tolist() for name in names), strict=True)
+    """Goes through the first `count` boxes of one picture of a batch, as plain numbers; boxes as COCO writes them."""
+    columns = {name: np.asarray(arrays[name][row])[: int(count)] for name in names}
+    columns["boxes"] = box_geometry.to_xywh(columns["boxes"])
+    return zip(*(columns[name].tolist() for name in names), strict=True)
 
 
 def _mean(precision: np.ndarray) -> float | None:
@@ -208,7 +209,6 @@ def evaluate(
     precision: Precision = "float32",
     xla: Switch = "auto",
     output: Path | None = None,
-    postprocess: PostprocessConfig | None = None,
 ) -> EvaluationResult:
     """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
 
@@ -222,7 +222,6 @@ def evaluate(
         precision: of the arithmetic inside the network.
         xla: compile with XLA; auto: on a GPU.
         output: folder for metrics.json and detections.json (COCO's results format).
-        postprocess: limits and thresholds.
 
     Returns:
         The 12 COCO metrics, and AP of each class.
@@ -237,9 +236,7 @@ def evaluate(
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split)
-    runtime = runtimes.KerasRuntime(
-        weights, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
-    )
+    runtime = runtimes.KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
     evaluator = CocoEvaluator(runtime.categories)
     batches = pipeline.evaluation_batches(
         opened,

@@ -32,7 +32,7 @@ _WIDTH_DEPTH = {
 
 def _backbone(name: str) -> BackboneConfig:
     width, depth = _WIDTH_DEPTH[name]
-    # automl trains B0 without stochastic depth and the others with a survival of 0.8 at the last block.
+    # google/automl trains B0 without stochastic depth, all others with a survival of 0.8 at the last block.
     return BackboneConfig(name=f"efficientnet-{name}", width=width, depth=depth, survival=1.0 if name == "b0" else 0.8)
 
 
@@ -44,7 +44,7 @@ def _lite_backbone(number: int) -> BackboneConfig:
         depth=depth,
         squeeze_excite=False,
         fixed_ends=True,
-        survival=1.0 if number == 0 else 0.8,
+        survival=0.8,
     )
 
 

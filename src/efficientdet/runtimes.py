@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend
+from efficientdet import config as configs
 from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet.errors import UserError
 from efficientdet.structures import Category, Detections
 
 
@@ -27,7 +29,7 @@ class KerasRuntime:
 
         Args:
             location: weights file or folder of a run.
-            postprocess: limits and thresholds; None: those of the paper.
+            postprocess: limits and thresholds; None: those of the run that the weights come from.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
             xla: auto, on or off.
@@ -35,6 +37,8 @@ class KerasRuntime:
         from efficientdet.model import anchors, weights
         from efficientdet.model.efficientdet import EfficientDet
 
+        if image_size is not None and min(image_size) < configs.LEAST_SIDE:
+            raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
         loaded = weights.load(location)
         self.path = loaded.path
         self.categories: tuple[Category, ...] = loaded.categories
@@ -42,7 +46,7 @@ class KerasRuntime:
         self._model = EfficientDet(loaded.model, precision=precision)
         weights.assign(self._model, loaded)
         anchor_boxes = anchors.anchor_boxes(loaded.model, self.image_size)
-        function = detect_function(self._model, anchor_boxes, postprocess or PostprocessConfig())
+        function = detect_function(self._model, anchor_boxes, postprocess or loaded.postprocess)
         self._detect = backend.compile_function(function, xla=xla)
         self._values = (
             [variable.value for variable in self._model.trainable_variables],

@@ -1,4 +1,4 @@
-"""Anchors: golden values of google/automl's code (spec.md 1.9), and sizes that the network really makes."""
+"""Anchors: golden values of google/automl's code, and sizes that the network really makes."""
 
 import dataclasses
 

@@ -12,7 +12,7 @@ _THRESHOLD = 0.001
 
 
 def _reference(boxes, labels, scores, max_detections, sigma=0.5, threshold=_THRESHOLD):
-    """Gaussian soft-NMS as spec.md 4.2 says it: one picture, class by class, areas with a pixel more, then merged."""
+    """Gaussian soft-NMS as google/automl does it: one picture, class by class, areas with a pixel more, then merged."""
     rows = []
     for label in np.unique(labels):
         left = [(score, *box) for score, box in zip(scores[labels == label], boxes[labels == label], strict=True)]
@@ -55,7 +55,7 @@ def _candidates(seed, count, classes, batch=1):
 
 
 def test_soft_nms_gives_the_golden_value():
-    # spec.md 4.2: the second box of the class decays from .8 to .3167086 and falls behind the far one.
+    # The second box of the class decays from .8 to .3167086 and falls behind the far one.
     boxes = [[[0, 0, 99, 99], [10, 10, 109, 109], [200, 200, 249, 249]]]
     found = _soft_nms(boxes, [[0, 0, 0]], [[0.9, 0.8, 0.7]], max_detections=4)
     np.testing.assert_allclose(found["scores"][0], [0.9, 0.7, 0.31670864564916884, 0], rtol=1e-6)

@@ -31,7 +31,7 @@ def _cross_entropy(x, target):
     ],
 )
 def test_focal_gives_the_golden_values(logit, negative, positive):
-    # spec.md 9, float64; float32's softplus of small numbers keeps 5 digits.
+    # Golden values in float64; float32's softplus of small numbers keeps 5 digits.
     np.testing.assert_allclose(_focal([logit, logit], [False, True]), [negative, positive], rtol=2e-5)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,6 +136,7 @@ def test_the_demo_preset_shrunken_learns(tmp_path):
     )
     summary = train(config)
     assert summary.best_ap is None
+    assert (tmp_path / "run" / "curves.png").is_file()
     losses = [line["values"] for line in metrics.read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert losses[-1]["box_loss"] < 0.8 * losses[0]["box_loss"]
     assert losses[-1]["class_loss"] < 0.95 * losses[0]["class_loss"]
@@ -173,8 +176,25 @@ def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, t
         "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],
     }
     (folder / "config.json").write_text(json.dumps(values))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-00000003.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"a run with training\.batch_size = 2, this one has 4"):
         train(_with(config, batch_size=4))
+
+
+def test_a_folder_in_use_is_refused(config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    command = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", command, str(folder / ".lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="is in use by another process"):
+            train(config)
+        other.kill()
 
 
 def test_a_folder_with_other_files_is_refused(config, tmp_path):

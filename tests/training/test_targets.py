@@ -1,4 +1,4 @@
-"""Target assignment: small tables by hand, and a plain NumPy form of google/automl's matcher (spec.md 2.1)."""
+"""Target assignment: small tables by hand, and a plain NumPy form of google/automl's matcher."""
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ def test_types_are_small_integers_and_float32():
 
 
 def _reference(anchors, boxes, labels, match_iou):
-    """Assigns one picture in float32 with whole matrices, step by step as spec.md 2.1 says it."""
+    """Assigns one picture in float32 with whole matrices, step by step as google/automl does it."""
     matched_labels, deltas = np.full(len(anchors), -1), np.zeros((len(anchors), 4))
     if not len(boxes):
         return matched_labels, deltas

@@ -14,7 +14,7 @@ import numpy as np
 import platformdirs
 
 from efficientdet import progress
-from efficientdet.data import coco, policy, records, shards, sources, staging, summary, voc, yolo
+from efficientdet.data import coco, images, policy, records, shards, sources, staging, summary, voc, yolo
 from efficientdet.errors import UserError
 
 Format = Literal["coco", "voc", "yolo"]
@@ -25,6 +25,9 @@ _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
 _PICTURES_A_WORKER = 1000
 _DETAILS = "conversion.json"
+# What a dataset is made of; other files in its folder may change.
+_DATA_SUFFIXES = (*sorted(images.SUFFIXES), ".json", ".xml", ".txt", ".yaml", ".yml")
+_NOT_DATA = {"runs", "predictions"}
 
 
 def convert(
@@ -203,9 +206,10 @@ def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
         "train": [example for example in train if example.id not in held_out],
         "val": [example for example in train if example.id in held_out],
     }
+    moved = {("train", example.file_name) for example in splits["val"]}
     problems = [
-        dataclasses.replace(p, split="val") if p.file_name in {e.file_name for e in splits["val"]} else p
-        for p in dataset.problems
+        dataclasses.replace(problem, split="val") if (problem.split, problem.file_name) in moved else problem
+        for problem in dataset.problems
     ]
     return dataclasses.replace(
         dataset, splits=splits | {k: v for k, v in dataset.splits.items() if k != "train"}, problems=problems
@@ -312,11 +316,14 @@ def _write_manifest(folder: Path, result: summary.Summary, written: list[shards.
 
 
 def _fingerprint(source: Path) -> str:
-    """Hashes what tells a changed dataset: path, and each file's name, size and time."""
+    """Hashes what tells a changed dataset: path, and name, size and time of each picture and annotation file."""
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
-    for parent, folders, names in os.walk(source):
-        folders.sort()
+    for parent, folders, names in os.walk(source.resolve()):
+        # A run or predictions inside the folder are no part of the dataset.
+        folders[:] = sorted(f for f in folders if f not in _NOT_DATA and not Path(parent, f, "checkpoints").exists())
         for name in sorted(names):
+            if not name.lower().endswith(_DATA_SUFFIXES):
+                continue
             path = os.path.join(parent, name)  # noqa: PTH118 - a Path a file would be slow
             # A link that leads nowhere is no reason to stop; whoever needs the file will say so.
             state = os.stat(path) if os.path.exists(path) else os.lstat(path)  # noqa: PTH110, PTH116

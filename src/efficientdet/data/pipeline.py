@@ -53,6 +53,7 @@ def training_batches(
     """
     import tensorflow as tf
 
+    _leave_gpu_to_jax()
     room, num_examples = box_room(records), len(records)
     label_of = _label_table(records.categories)
 
@@ -102,6 +103,7 @@ def evaluation_batches(
     """
     import tensorflow as tf
 
+    _leave_gpu_to_jax()
     room, num_examples = box_room(records), min(len(records), max_images or len(records))
     check_categories(records, categories)
     label_of = _label_table(categories)
@@ -137,12 +139,18 @@ def evaluation_batches(
     yield from _iterate(positions.map(example, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
 
 
+def _leave_gpu_to_jax() -> None:
+    """Keeps TensorFlow off the GPU if JAX trains: it would take the memory. Comes before its first operation."""
+    import tensorflow as tf
+
+    if backend.running() == "jax":
+        tf.config.set_visible_devices([], "GPU")
+
+
 def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
     """Batches examples and turns TensorFlow's errors about damaged records into one line."""
     import tensorflow as tf
 
-    if backend.running() == "jax":
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory that JAX needs.
     dataset = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
     try:
         yield from dataset.as_numpy_iterator()

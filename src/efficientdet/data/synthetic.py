@@ -341,7 +341,7 @@ def batches(
     _check(image_size, num_classes)
     if max_boxes < MAX_BOXES:
         raise UserError(f"`max_boxes` is {max_boxes}; generated pictures have up to {MAX_BOXES} boxes.")
-    num_pictures = max(batch_size, min(num_pictures, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
+    num_pictures = pool_size(batch_size, image_size, num_pictures)
     pool: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     step = start_step
     while True:
@@ -351,6 +351,11 @@ def batches(
                 pool[index] = draw_picture(seed, index, image_size, num_classes)
         yield _collate(indices, [pool[index] for index in indices], max_boxes)
         step += 1
+
+
+def pool_size(batch_size: int, image_size: tuple[int, int], num_pictures: int) -> int:
+    """Counts the different pictures of `batches`: as many as wanted or as 512 MiB hold, but at least a batch."""
+    return max(batch_size, min(num_pictures, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
 
 
 def _pick(seed: int, positions: np.ndarray, num_pictures: int) -> list[int]:

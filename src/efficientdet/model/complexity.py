@@ -1,4 +1,4 @@
-"""How large a model is: parameters, multiply-adds, anchors, memory."""
+"""How large a model is: parameters, multiply-adds, anchors, the size of its file."""
 
 import contextlib
 import dataclasses

@@ -29,6 +29,8 @@ class Weights:
     path: Path
     model: configs.ModelConfig
     categories: tuple[Category, ...]
+    postprocess: configs.PostprocessConfig
+    """What the run that made the weights was evaluated with."""
     arrays: Mapping[str, np.ndarray]
     """Path of the variable -> float32 values."""
 
@@ -38,7 +40,13 @@ def variable_name(variable: Any) -> str:
     return variable.path.split("/", 1)[1]
 
 
-def save(path: Path, arrays: Mapping[str, Any], model: configs.ModelConfig, categories: Iterable[Category]) -> None:
+def save(
+    path: Path,
+    arrays: Mapping[str, Any],
+    model: configs.ModelConfig,
+    categories: Iterable[Category],
+    postprocess: configs.PostprocessConfig | None = None,
+) -> None:
     """Writes a weights file, aside and then renamed.
 
     Args:
@@ -46,12 +54,14 @@ def save(path: Path, arrays: Mapping[str, Any], model: configs.ModelConfig, cate
         arrays: path of the variable -> values.
         model: what the weights belong to.
         categories: the classes, in the order of the labels.
+        postprocess: limits and thresholds that belong to the weights; None: the defaults.
     """
     metadata = {
         "format": FORMAT,
         "version": efficientdet.__version__,
         "model": json.dumps(configs.to_dict(model)),
         "categories": json.dumps([dataclasses.asdict(category) for category in categories]),
+        "postprocess": json.dumps(configs.to_dict(postprocess or configs.PostprocessConfig())),
     }
     write_safetensors(path, {name: np.asarray(value) for name, value in arrays.items()}, metadata)
 
@@ -109,13 +119,17 @@ def load(location: str | Path) -> Weights:
         raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
     try:
         model = configs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
+        values = json.loads(metadata["postprocess"])
+        postprocess = configs.from_dict(configs.PostprocessConfig, values, f"{path}: postprocess")
         rows = json.loads(metadata["categories"])
         categories = tuple(Category(id=int(row["id"]), name=str(row["name"])) for row in rows)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"`{path}` has damaged metadata ({error}); it must have `model` and `categories`.") from error
+        raise UserError(
+            f"`{path}` has damaged metadata ({error}); it must have `model`, `categories` and `postprocess`."
+        ) from error
     if len(categories) != model.num_classes:
         raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
-    return Weights(path=path, model=model, categories=categories, arrays=arrays)
+    return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)
 
 
 def find(location: str | Path) -> Path:

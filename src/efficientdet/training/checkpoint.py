@@ -96,9 +96,9 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _names(model: Any) -> dict[str, list[str]]:
-    """Names the variables; the states of random generators have no unique path and are numbered."""
+    """Names the variables; the paths of random generators' states differ from model to model, so they are numbered."""
     non_trainable = [
-        f"{number}:{variable.path}" if "seed" in variable.path else weights.variable_name(variable)
+        f"random-{number}" if "seed" in variable.path else weights.variable_name(variable)
         for number, variable in enumerate(model.non_trainable_variables)
     ]
     return {

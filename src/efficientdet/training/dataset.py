@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend
-from efficientdet.config import ExperimentConfig
+from efficientdet.config import DataConfig, ExperimentConfig
 from efficientdet.data import records, synthetic
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
@@ -78,7 +78,10 @@ def _open_synthetic(config: ExperimentConfig) -> Dataset:
             yield batch, originals["ids"]
 
     batch_size = config.evaluation.batch_size
-    num_validation = 0 if data.validation == "none" else -(-_SYNTHETIC_VALIDATION // batch_size) * batch_size
+    # Whole batches, none of whose pictures come twice; at least one batch.
+    wanted = min(config.evaluation.max_images or _SYNTHETIC_VALIDATION, _SYNTHETIC_VALIDATION)
+    batches = max(synthetic.pool_size(batch_size, size, wanted) // batch_size, 1)
+    num_validation = 0 if data.validation == "none" else batches * batch_size
     return Dataset(
         categories=synthetic.CATEGORIES[: data.synthetic_classes],
         num_examples=data.synthetic_examples,
@@ -136,4 +139,6 @@ def _find_validation(config: ExperimentConfig) -> records.Records | None:
     folder = Path(data.train).expanduser()
     if folder.is_dir() and data.validation_split in records.split_names(folder):
         return records.open_records(data.train, data.validation_split)
+    if data.validation_split != DataConfig().validation_split:
+        raise UserError(f"`data.validation_split` is `{data.validation_split}`; `{data.train}` has no such split.")
     return None

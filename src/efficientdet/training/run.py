@@ -78,6 +78,8 @@ def train(config: ExperimentConfig) -> TrainingSummary:
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
     run.say(f"{config.model.name}: {run.describe()}")
+    if unused := backend.unused_gpu_build():
+        run.say(unused)
     run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")
     with run.metrics, progress.track("train", run.total_steps * run.batch_size, start=run.step * run.batch_size) as bar:
         for batch in run.batches():
@@ -111,7 +113,6 @@ class _Run:
         self.total_steps = max(math.ceil(config.training.epochs * self.steps_per_epoch), 1)
         self.evaluation_steps = _evaluation_steps(config.training, self.steps_per_epoch, self.total_steps)
         self.step = int(state["step"])
-        self.skipped = int(position.get("skipped", 0))
         self.best_ap: float | None = position.get("best_ap")
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
         self.metrics = MetricsWriter(folder, resume_step=self.step)
@@ -182,7 +183,6 @@ class _Run:
         self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
         if self._newest["ok"]:
             return
-        self.skipped += 1
         limit = self.config.training.max_bad_steps
         if self._newest["bad_steps"] >= limit:
             images = ", ".join(map(str, logs["ids"][:8].tolist()))
@@ -202,12 +202,17 @@ class _Run:
         }
         values |= {
             "learning_rate": rows[-1]["learning_rate"],
-            "skipped_steps": self.skipped,
+            "skipped_steps": self.skipped_steps,
             "images_per_second": len(rows) * self.batch_size / seconds,
             "input_wait": self._waited / seconds,
         }
         self.metrics.write("train", step=self.step, epoch=self.epoch, values=values)
         self._pending, self._waited, self._window_began = [], 0.0, time.monotonic()
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that changed nothing, because something in them was not finite."""
+        return self.step - int(self.state["updates"])
 
     @property
     def epoch(self) -> float:
@@ -226,9 +231,9 @@ class _Run:
     def evaluate(self) -> None:
         """Evaluates the averaged weights and keeps them if they are the best so far."""
         arrays = self._averages()
-        path = self.folder / "weights"
         if not self.dataset.num_validation:
-            weights.save(path / f"last{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
+            self._save_weights("last", arrays)
+            self.metrics.save_curves()
             return
         began = time.monotonic()
         batches = self.dataset.validation_batches()
@@ -243,10 +248,15 @@ class _Run:
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
             self.best_ap = ap
-            weights.save(path / f"best{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
-        weights.save(path / f"last{weights.SUFFIX}", arrays, self.config.model, self.dataset.categories)
+            self._save_weights("best", arrays)
+        self._save_weights("last", arrays)
         self.metrics.save_curves()
         self._window_began = time.monotonic()
+
+    def _save_weights(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Writes averaged weights as weights/<name>."""
+        path = self.folder / "weights" / f"{name}{weights.SUFFIX}"
+        weights.save(path, arrays, self.config.model, self.dataset.categories, self.config.postprocess)
 
     def _averages(self) -> dict[str, np.ndarray]:
         """Returns the averaged weights by name; random generators' states are no weights."""
@@ -261,9 +271,7 @@ class _Run:
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        if self._pending:
-            self._read(self._pending[-1])
-        position = {"skipped": self.skipped, "best_ap": self.best_ap, "last_metrics": self.last_metrics}
+        position = {"best_ap": self.best_ap, "last_metrics": self.last_metrics}
         keep = self.config.training.keep_checkpoints
         checkpoint.save(self.folder / "checkpoints", engine.to_host(self.state), self.model, position, keep)
 
@@ -275,7 +283,7 @@ class _Run:
             epochs=self.epoch,
             best_ap=self.best_ap,
             metrics=self.last_metrics,
-            skipped_steps=self.skipped,
+            skipped_steps=self.skipped_steps,
             seconds=time.monotonic() - self._began,
         )
         files.write_json(self.folder / "summary.json", summary.to_dict())

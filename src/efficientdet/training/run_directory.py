@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _FREE = {
     "evaluation.max_images",
 }
 
+_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock while the process lives
+
 _PICTURES = 8
 _SHOWN_SCORE = 0.3
 
@@ -50,16 +53,38 @@ def claim(config: ExperimentConfig, dataset: Dataset) -> Path:
     now = json.loads(json.dumps({**configs.to_dict(config), "dataset": facts}))
     path = folder / CONFIG
     if path.exists():
-        _check_same(path, now)
+        if any((folder / "checkpoints").glob("step-*")):
+            _check_same(path, now)
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"`{folder}` has files but no {CONFIG}; it is no run. Give an empty or new `--run-dir`.")
     try:
         for name in ("checkpoints", "weights", "evaluation"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        _lock(folder)
         files.write_json(path, now)
     except OSError as error:
         raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
     return folder
+
+
+def _lock(folder: Path) -> None:
+    """Keeps a second process out of the folder until this one ends, where the system can (not on Windows)."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    before = _LOCKS.pop(folder.resolve(), None)
+    if before is not None:  # an earlier run of this process
+        os.close(before)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"`{folder}` is in use by another process; wait for it, or give another `--run-dir`."
+        ) from error
+    _LOCKS[folder.resolve()] = descriptor
 
 
 def _check_same(path: Path, now: dict[str, Any]) -> None:
@@ -106,7 +131,8 @@ def write_evaluation(
         for row in range(min(_PICTURES, len(batch["images"])))
     ]
     sheet = draw.contact_sheet(pictures, columns=2)
-    Image.fromarray(sheet).save(folder / "evaluation" / f"step-{step:08d}.jpg", quality=90)
+    path = folder / "evaluation" / f"step-{step:08d}.jpg"
+    files.write_aside(path, lambda temporary: Image.fromarray(sheet).save(temporary, quality=90))
     metrics.image("truth and detections", sheet, step)
 
 

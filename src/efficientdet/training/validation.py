@@ -71,8 +71,13 @@ def evaluate_averages(
             found, values = engine.to_host((found, values))
             rows.append({name: float(value) for name, value in values.items()})
             if not examples:
-                examples.append((batch, found))
+                examples.append((_rows(batch, is_real), _rows(found, is_real)))
             evaluator.add(originals, evaluation.to_originals(found, originals))
             bar.advance(int(is_real.sum()))
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     return ValidationResult(losses=means, evaluation=evaluator.result(), examples=examples)
+
+
+def _rows(part: Any, is_chosen: np.ndarray) -> Any:
+    """Takes rows out of each array of a batch."""
+    return {name: np.asarray(value)[is_chosen] for name, value in part.items()}
