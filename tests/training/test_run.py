@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from efficientdet import presets
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from efficientdet.errors import UserError
 from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.training import checkpoint, metrics
 from efficientdet.training.run import train
 
@@ -180,6 +182,16 @@ def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, t
     (folder / "checkpoints" / "step-00000003.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"a run with training\.batch_size = 2, this one has 4"):
         train(_with(config, batch_size=4))
+
+
+def test_the_seed_decides_the_first_weights(tiny):
+    def first_weights(seed):
+        random.seed(seed)
+        return [variable.numpy() for variable in EfficientDet(tiny).trainable_variables]
+
+    first, again, other = first_weights(1), first_weights(1), first_weights(2)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
 def test_a_folder_in_use_is_refused(config, tmp_path):

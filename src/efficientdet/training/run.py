@@ -11,6 +11,7 @@ log.txt             what was said
 
 import dataclasses
 import math
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +67,11 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     folder = run_directory.claim(config, dataset)
 
     # 2. The network and its state, new or resumed.
-    import keras
-
     from efficientdet.model.efficientdet import EfficientDet
 
-    keras.utils.set_random_seed(config.training.seed)
+    # Keras draws the seeds of initialisers and of stochastic depth from here. `keras.utils.set_random_seed` would
+    # import TensorFlow, wherever it is installed, also to train on JAX.
+    random.seed(config.training.seed)
     model = EfficientDet(config.model, precision=config.training.precision)
     newest = checkpoint.latest(folder / "checkpoints")
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
