@@ -12,11 +12,10 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from efficientdet.errors import UserError
 
-Name = Literal["tensorflow", "jax"]
 NAMES = ("tensorflow", "jax")
 
 

@@ -91,6 +91,7 @@ _BROKEN = {
     ),
     "of another program": (lambda p: _change(p, lambda _, m: m.pop("format")), "has the format None"),
     "without classes": (lambda p: _change(p, lambda _, m: m.pop("categories")), "damaged metadata"),
+    "without post-processing": (lambda p: _change(p, lambda _, m: m.pop("postprocess")), "damaged metadata"),
     "model of another type": (lambda p: _change(p, _change_model(num_cells="two")), "num_cells` is 'two'"),
     "unknown field": (lambda p: _change(p, _change_model(color="red")), "unknown field `color`"),
     "classes that are too many": (lambda p: _change(p, _change_model(num_classes=3)), "2 classes and a model for 3"),

@@ -21,8 +21,6 @@ from efficientdet.data import tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-NUM_HEADER_BYTES = tfrecord.NUM_HEADER_BYTES
-NUM_FOOTER_BYTES = tfrecord.NUM_FOOTER_BYTES
 _FORMAT = "1"
 
 
@@ -69,7 +67,9 @@ def _scan(paths: list[Path]) -> Scan:
     with progress.track("Scanning records", len(paths), unit="files") as tracker:
         for shard, path in enumerate(paths):
             for offset, payload in _payloads(path):
-                num_boxes = _read_record(payload, f"`{path}`, record at byte {offset - NUM_HEADER_BYTES}", names)
+                num_boxes = _read_record(
+                    payload, f"`{path}`, record at byte {offset - tfrecord.NUM_HEADER_BYTES}", names
+                )
                 rows.append((shard, offset, len(payload), num_boxes))
             tracker.advance()
     if not rows:
@@ -96,8 +96,8 @@ def _payloads(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with tf.device("CPU:0"):
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                yield end + NUM_HEADER_BYTES, record
-                end += NUM_HEADER_BYTES + len(record) + NUM_FOOTER_BYTES
+                yield end + tfrecord.NUM_HEADER_BYTES, record
+                end += tfrecord.NUM_HEADER_BYTES + len(record) + tfrecord.NUM_FOOTER_BYTES
     except tf.errors.OpError as error:
         raise UserError(
             f"`{path}` is damaged, cut short or no TFRecord file: no record can be read at byte {end}."

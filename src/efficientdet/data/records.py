@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet.data import foreign, sources
+from efficientdet.data import foreign, sources, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
@@ -94,9 +94,9 @@ def locate(lengths: np.ndarray) -> np.ndarray:
     Returns:
         int64[E].
     """
-    frame = foreign.NUM_HEADER_BYTES + foreign.NUM_FOOTER_BYTES
+    frame = tfrecord.NUM_HEADER_BYTES + tfrecord.NUM_FOOTER_BYTES
     before = np.concatenate([[0], np.cumsum(lengths + frame)[:-1]]) if len(lengths) else np.zeros(0)
-    return (before + foreign.NUM_HEADER_BYTES).astype(np.int64)
+    return (before + tfrecord.NUM_HEADER_BYTES).astype(np.int64)
 
 
 def write_index(path: Path, shards: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> None:

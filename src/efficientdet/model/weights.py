@@ -119,12 +119,14 @@ def load(location: str | Path) -> Weights:
         raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
     try:
         model = configs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
-        values = json.loads(metadata.get("postprocess", "{}"))
+        values = json.loads(metadata["postprocess"])
         postprocess = configs.from_dict(configs.PostprocessConfig, values, f"{path}: postprocess")
         rows = json.loads(metadata["categories"])
         categories = tuple(Category(id=int(row["id"]), name=str(row["name"])) for row in rows)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"`{path}` has damaged metadata ({error}); it must have `model` and `categories`.") from error
+        raise UserError(
+            f"`{path}` has damaged metadata ({error}); it must have `model`, `categories` and `postprocess`."
+        ) from error
     if len(categories) != model.num_classes:
         raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
     return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)

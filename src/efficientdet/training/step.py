@@ -78,7 +78,7 @@ def make_step(
         gradients = optimizer.clip(gradients, config.optimizer.clip_norm)
         rate = optimizer.learning_rate(state["step"], **schedule)
         new = _update(state, gradients, non_trainable, rate, config)
-        # A branch, not a choice for each of a thousand arrays: 10 % of a small model's step on a CPU.
+        # A branch, not a choice for each of a thousand arrays: those took 10 % of a small model's step on a CPU.
         new = ops.cond(ok, lambda: new, lambda: {key: state[key] for key in new})
         new = {**new, **_count(state, ok, is_scaled)}
         logs = {
