@@ -15,6 +15,7 @@ LEAST_SIDE = 32
 
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
+Resize = Literal["half_pixel", "legacy", "antialiased"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class ModelConfig:
     """Separable convolutions in each head before its prediction."""
     fusion: Literal["fast_attention", "attention", "sum"] = "fast_attention"
     """How a BiFPN node weighs its inputs (EfficientDet, section 3.3)."""
+    fusion_relu: bool = True
+    """Fast attention only: weights below 0 count as 0. NVIDIA's weights were trained without."""
     activation: Literal["swish", "relu6"] = "swish"
     """Everywhere in the network; Lite has relu6."""
     min_level: int = 3
@@ -70,6 +73,14 @@ class ModelConfig:
     """Mean of the training pixels, RGB, fraction of 255."""
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of the training pixels, RGB, fraction of 255."""
+    normalize_twice: bool = False
+    """Subtract the mean and divide by the standard deviation once more, as NVIDIA's weights were trained."""
+    resize: Resize = "half_pixel"
+    """How a picture is resampled to the network input; weights remember what they were trained with. half_pixel:
+    bilinear between pixel centres; legacy: bilinear between top left corners (NVIDIA); antialiased: bilinear over all
+    pixels that a smaller one covers (Pillow's, which the PyTorch port uses)."""
+    padding: Literal["mean", "black"] = "mean"
+    """Colour beside a picture that does not fill the network input; black for AdvProp weights."""
     batch_norm_momentum: float = 0.99
     """Share of the old value in a running statistic at each step."""
 

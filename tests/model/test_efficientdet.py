@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from efficientdet.config import ModelConfig
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet, Normalize
 
@@ -25,8 +26,8 @@ def _images(rng, *size, batch=2):
     return rng.integers(0, 256, (batch, *size, 3), np.uint8)
 
 
-def _normalize(images, valid_size=None, dtype="float32"):
-    layer = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), dtype=dtype)
+def _normalize(images, valid_size=None, dtype="float32", **changes):
+    layer = Normalize(ModelConfig(**changes), dtype=dtype)
     valid_size = None if valid_size is None else np.array(valid_size, np.int32)
     return np.array(keras.ops.cast(layer(images, valid_size=valid_size), "float32"))
 
@@ -42,6 +43,23 @@ def test_padding_is_exactly_zero(rng):
     pixels = _normalize(images, [[4, 8], [6, 3]])
     assert not pixels[0, 4:].any()
     assert not pixels[1, :, 3:].any()
+
+
+def test_advprop_s_padding_is_black(rng):
+    images = _images(rng, 6, 8)
+    options = {"pixel_mean": (0.5,) * 3, "pixel_std": (0.5,) * 3, "padding": "black"}
+    pixels = _normalize(images, [[4, 8], [6, 3]], **options)
+    np.testing.assert_allclose(pixels[0, 4:], -1, rtol=1e-6)
+    np.testing.assert_allclose(pixels[1, :, :3], images[1, :, :3] / 127.5 - 1, atol=1e-6)
+
+
+def test_nvidia_s_second_normalisation_covers_the_padding(rng):
+    images = _images(rng, 6, 8)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    once = _normalize(images, [[4, 8], [6, 3]])
+    twice = _normalize(images, [[4, 8], [6, 3]], normalize_twice=True)
+    np.testing.assert_allclose(twice, (once - mean) / std, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(twice[0, 4:], np.broadcast_to(-mean / std, (2, 8, 3)), rtol=1e-6)
 
 
 def test_the_picture_beside_the_padding_is_untouched(rng):

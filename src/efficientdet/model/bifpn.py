@@ -52,7 +52,7 @@ class Node(keras.layers.Layer):
             layers.Resample(self.filters, momentum=momentum, name=f"resample_{i}", dtype=dtype)
             for i in range(num_inputs)
         ]
-        self.fusion = layers.Fusion(config.fusion, name="fusion", dtype=dtype)
+        self.fusion = layers.Fusion(config.fusion, relu=config.fusion_relu, name="fusion", dtype=dtype)
         self.conv = layers.SeparableConv(self.filters, name="conv", dtype=dtype)
         self.norm = layers.batch_norm("norm", momentum, dtype)
 

@@ -14,18 +14,19 @@ from efficientdet.structures import RawPredictions
 
 
 class Normalize(keras.layers.Layer):
-    """Pixels to the network's range: (x - 255 mean) / (255 std), exact zeros outside of the picture.
+    """Pixels to the network's range: (x - 255 mean) / (255 std); outside of the picture the padding colour.
 
-    So that the host sends uint8, a quarter of the bytes. The reference implementations pad after they normalise;
-    the zeros are therefore the mean colour.
+    So that the host sends uint8, a quarter of the bytes. The reference implementations pad with zeros after they
+    normalise: with the mean colour. AdvProp weights were trained with black padding. NVIDIA normalises in the input
+    pipeline and again in the backbone, padding included: x -> (x - mean) / std.
 
     uint8[B, H, W, 3], int32[B, 2] -> compute_dtype[B, H, W, 3]
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], **kwargs: Any):
-        """Takes mean and standard deviation, RGB, fraction of 255."""
+    def __init__(self, config: ModelConfig, **kwargs: Any):
+        """Takes mean, standard deviation and padding from the config."""
         super().__init__(**kwargs)
-        self.mean, self.std = mean, std
+        self.config = config
 
     def build(self, *_: Any, **__: Any) -> None:
         """Has no variables."""
@@ -33,14 +34,16 @@ class Normalize(keras.layers.Layer):
     def call(self, images: Any, valid_size: Any = None) -> Any:
         """Normalises; without `valid_size` the picture fills the image."""
         height, width = images.shape[1:3]
-        mean = ops.convert_to_tensor([255 * m for m in self.mean], "float32")
-        std = ops.convert_to_tensor([255 * s for s in self.std], "float32")
+        mean = ops.convert_to_tensor([255 * m for m in self.config.pixel_mean], "float32")
+        std = ops.convert_to_tensor([255 * s for s in self.config.pixel_std], "float32")
         pixels = (ops.cast(images, "float32") - mean) / std
         if valid_size is not None:
             inside_y = ops.arange(height, dtype="int32")[None, :] < valid_size[:, :1]
             inside_x = ops.arange(width, dtype="int32")[None, :] < valid_size[:, 1:]
             inside = ops.logical_and(inside_y[:, :, None], inside_x[:, None, :])[..., None]
-            pixels = ops.where(inside, pixels, 0.0)
+            pixels = ops.where(inside, pixels, -mean / std if self.config.padding == "black" else 0.0)
+        if self.config.normalize_twice:
+            pixels = (pixels - mean / 255) / (std / 255)
         return ops.cast(pixels, self.compute_dtype)
 
 
@@ -63,7 +66,7 @@ class EfficientDet(keras.Model):
         self.config = config
         momentum = config.batch_norm_momentum
         per_cell = anchors.anchors_per_cell(config)
-        self.normalize = Normalize(config.pixel_mean, config.pixel_std, name="normalize", dtype=precision)
+        self.normalize = Normalize(config, name="normalize", dtype=precision)
         self.backbone = EfficientNet(
             config.backbone, activation=config.activation, momentum=momentum, name="backbone", dtype=precision
         )

@@ -79,10 +79,10 @@ class Fusion(keras.layers.Layer):
     list of compute_dtype[B, h, w, D] -> compute_dtype[B, h, w, D]
     """
 
-    def __init__(self, method: str, **kwargs: Any):
-        """Takes `method`, one of fast_attention, attention, sum."""
+    def __init__(self, method: str, *, relu: bool = True, **kwargs: Any):
+        """Takes `method`, one of fast_attention, attention, sum; without `relu` fast_attention has no ReLU."""
         super().__init__(**kwargs)
-        self.method = method
+        self.method, self.relu = method, relu
 
     def build(self, input_shape: list[Any]) -> None:
         """Makes one scalar weight an input, 1 at first."""
@@ -99,7 +99,8 @@ class Fusion(keras.layers.Layer):
         if self.method == "attention":
             shares = ops.unstack(ops.softmax(ops.stack(weights)), len(weights))
             return sum(x * share for x, share in zip(inputs, shares, strict=True))
-        weights = [ops.relu(w) for w in weights]
+        if self.relu:
+            weights = [ops.relu(w) for w in weights]
         total = sum(weights) + FUSION_EPSILON
         return sum(x * w / total for x, w in zip(inputs, weights, strict=True))
 
