@@ -1,5 +1,6 @@
 """Prediction: raw pictures in, boxes in their own pixels out."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from efficientdet import detector as detectors
-from efficientdet.data import images
+from efficientdet.data import images, preprocess
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
@@ -65,6 +66,22 @@ def test_a_batch_finds_what_single_pictures_find(detector, rng):
         (alone,) = detector.detect([picture])
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
         np.testing.assert_array_equal(found.labels, alone.labels)
+
+
+@pytest.mark.parametrize("method", ["legacy", "antialiased"])
+def test_a_picture_is_resampled_as_the_weights_remember(weights_file, tiny, rng, tmp_path, method):
+    """A picture that fits is not resampled: done beforehand, it gives the same boxes."""
+    loaded = weights.load(weights_file)
+    path = tmp_path / f"{method}.safetensors"
+    weights.save(path, loaded.arrays, dataclasses.replace(tiny, resize=method), _CATEGORIES)
+    large = rng.integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    (found,) = detectors.Detector(path, score_threshold=0.2).detect([large])
+    by_default = detectors.Detector(weights_file, score_threshold=0.2)
+    (expected,) = by_default.detect([preprocess.resize(large, tiny.image_size, method)])
+    np.testing.assert_allclose(found.boxes, 2 * expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    (other,) = by_default.detect([large])
+    assert abs(other.scores[0] - found.scores[0]) > 1e-4
 
 
 def test_predict_writes_pictures_and_json(weights_file, picture, tmp_path):

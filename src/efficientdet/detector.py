@@ -86,7 +86,7 @@ class Detector:
             images: uint8[h, w, 3], RGB, upright; each may have a size of its own.
         """
         size = self._runtime.image_size
-        boxed = [preprocess.letterbox(image, size) for image in images]
+        boxed = [preprocess.letterbox(image, size, self._runtime.resize) for image in images]
         found = self._runtime.detect(
             np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
         )

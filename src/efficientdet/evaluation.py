@@ -242,6 +242,7 @@ def evaluate(
         opened,
         categories=runtime.categories,
         image_size=runtime.image_size,
+        resize=runtime.resize,
         batch_size=batch_size,
         max_images=max_images,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet import config as configs
-from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet.config import PostprocessConfig, Precision, Resize, Switch
 from efficientdet.errors import UserError
 from efficientdet.structures import Category, Detections
 
@@ -43,6 +43,7 @@ class KerasRuntime:
         self.path = loaded.path
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size
+        self.resize: Resize = loaded.model.resize
         self._model = EfficientDet(loaded.model, precision=precision)
         weights.assign(self._model, loaded)
         anchor_boxes = anchors.anchor_boxes(loaded.model, self.image_size)

@@ -70,7 +70,8 @@ def test_pixels_are_found_where_the_boxes_say():
 
     def example(seed):
         mirrored, new_size, offset = augment.draw_decisions(tf.stack([seed, 1]), tf.constant([50, 80]), _SIZE, config)
-        pixels, _ = preprocess.resample_tf(augment.mirror_image(tf.constant(image), mirrored), new_size, offset, _SIZE)
+        mirrored_image = augment.mirror_image(tf.constant(image), mirrored)
+        pixels, _ = preprocess.resample_tf(mirrored_image, new_size, offset, _SIZE, "half_pixel")
         return pixels, augment.move_boxes(box, new_size, offset, _SIZE, mirrored)
 
     config = AugmentationConfig(scale_min=0.8, scale_max=2.0)

@@ -1,14 +1,15 @@
 """Records to batches: a pure function of (seed, step), nothing dropped, nothing twice."""
 
 import itertools
+import typing
 from pathlib import Path
 
 import little_datasets
 import numpy as np
 import pytest
 
-from efficientdet.config import AugmentationConfig
-from efficientdet.data import conversion, pipeline, records, synthetic
+from efficientdet.config import AugmentationConfig, Resize
+from efficientdet.data import conversion, images, pipeline, preprocess, records, synthetic
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
@@ -23,16 +24,16 @@ def converted(tmp_path_factory):
     return str(root / "records")
 
 
-def _training(location, start, stop, *, batch_size=4, seed=0, augmentation=None, split="train"):
+def _training(location, start, stop, *, batch_size=4, seed=0, augmentation=None, split="train", **options):
     return list(
         pipeline.training_batches(
             records.open_records(location, split),
-            image_size=(64, 64),
             batch_size=batch_size,
             seed=seed,
             augmentation=augmentation or AugmentationConfig(),
             start_step=start,
             stop_step=stop,
+            **{"image_size": (64, 64), "resize": "half_pixel"} | options,
         )
     )
 
@@ -94,7 +95,12 @@ def test_boxes_have_area_inside_the_input(converted):
 
 def _evaluation(location, split="val", **options):
     opened = records.open_records(location, split)
-    options = {"categories": opened.categories, "image_size": (64, 64), "batch_size": 4} | options
+    options = {
+        "categories": opened.categories,
+        "image_size": (64, 64),
+        "resize": "half_pixel",
+        "batch_size": 4,
+    } | options
     return list(pipeline.evaluation_batches(opened, **options))
 
 
@@ -103,6 +109,29 @@ def test_evaluation_reads_every_picture_once_in_order(converted):
     ids = np.concatenate([originals["ids"] for _, originals in batches])
     assert ids.tolist() == [1, 2, 3, 4, 5, -1, -1, -1]
     assert all(len(batch["images"]) == 4 for batch, _ in batches)
+
+
+def _letterboxed(converted, split, number, method):
+    """Resamples the picture `number` of a split with the form that prediction uses, to 40 x 40 px."""
+    path = Path(converted).parent / "pictures" / split / f"{number:06d}.jpg"
+    return preprocess.letterbox(images.read_image(path, path.name), (40, 40), method)[0].astype(int)
+
+
+@pytest.mark.parametrize("method", typing.get_args(Resize))
+def test_pictures_are_resampled_as_prediction_does(converted, method):
+    """Scaled to fit and not mirrored, a training picture is the letterboxed one too."""
+    fixed = AugmentationConfig(scale_min=1.0, scale_max=1.0, horizontal_flip=False)
+    batch, originals = _evaluation(converted, image_size=(40, 40), resize=method)[0]
+    training, ids = _training(converted, 0, 1, augmentation=fixed, image_size=(40, 40), resize=method)[0]
+    pictures = [("val", number, image) for number, image in zip(originals["ids"], batch["images"], strict=True)]
+    pictures += [("train", number, image) for number, image in zip(ids, training["images"], strict=True)]
+    for split, number, image in pictures:
+        differences = {
+            other: np.abs(image - _letterboxed(converted, split, number, other)).max()
+            for other in typing.get_args(Resize)
+        }
+        assert differences.pop(method) <= 1
+        assert min(differences.values()) > 3, "the methods differ visibly"
 
 
 def test_evaluation_can_stop_early(converted):
@@ -163,6 +192,7 @@ def test_a_damaged_record_is_one_line(converted, tmp_path):
             pipeline.training_batches(
                 records.Records(**damaged),
                 image_size=(64, 64),
+                resize="half_pixel",
                 batch_size=2,
                 seed=0,
                 augmentation=AugmentationConfig(),

@@ -1,13 +1,18 @@
 """The letterbox: sizes as the reference has them, the same pixels from TensorFlow and NumPy, and back."""
 
 import io
+import typing
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from efficientdet.config import Resize
 from efficientdet.data import images, preprocess
+
+METHODS = typing.get_args(Resize)
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.mark.parametrize(
@@ -28,38 +33,97 @@ def test_a_picture_is_scaled_to_fit(size, target, expected):
     assert float(scale) == preprocess.fitted_size(size, target)[1]
 
 
-@pytest.mark.parametrize("size", [(480, 640), (427, 640), (33, 500), (64, 64), (300, 200), (1, 1)])
-def test_numpy_and_tensorflow_letterbox_alike(size):
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    boxed, valid, _ = preprocess.letterbox(image, (128, 160))
-    new_size, _ = preprocess.fitted_size_tf(tf.constant(size), tf.constant((128, 160)))
-    in_graph, in_graph_valid = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), (128, 160))
-    assert tuple(in_graph_valid.numpy()) == valid
-    difference = np.abs(in_graph.numpy().astype(int) - boxed)
-    # Only sums that fall on half a grey level may be rounded to either side.
+def _assert_alike(first, second):
+    """Only sums that fall on half a grey level may be rounded to either side."""
+    difference = np.abs(np.asarray(first).astype(int) - np.asarray(second))
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-2
+    assert (difference == 0).mean() >= 0.99
+
+
+@each_method
+@pytest.mark.parametrize(
+    "size", [(480, 640), (427, 640), (33, 500), (64, 64), (300, 200), (41, 51), (127, 159), (128, 160), (1, 1)]
+)
+def test_numpy_and_tensorflow_letterbox_alike(size, method):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    boxed, valid, _ = preprocess.letterbox(image, (128, 160), method)
+    new_size, _ = preprocess.fitted_size_tf(tf.constant(size), tf.constant((128, 160)))
+    in_graph, in_graph_valid = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), (128, 160), method)
+    assert tuple(in_graph_valid.numpy()) == valid
+    _assert_alike(in_graph, boxed)
     assert not boxed[valid[0] :].any()
     assert not boxed[:, valid[1] :].any()
 
 
-def test_resize_is_tensorflows_bilinear_without_antialias():
+@each_method
+@pytest.mark.parametrize(
+    ("size", "new_size", "offset", "cut_size"),
+    [
+        pytest.param((50, 70), (100, 140), (30, 60), (64, 64), id="twice as large"),
+        pytest.param((37, 53), (593, 849), (529, 785), (64, 64), id="sixteen times as large, the last corner"),
+        pytest.param((50, 70), (43, 61), (11, 0), (64, 64), id="a little smaller, padded"),
+        pytest.param((211, 307), (83, 121), (19, 57), (64, 64), id="much smaller, odd sizes"),
+        pytest.param((50, 70), (50, 70), (5, 6), (30, 40), id="as large"),
+    ],
+)
+def test_a_cut_is_the_part_of_the_whole_resized_picture(size, new_size, offset, cut_size, method):
+    image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
+    whole = preprocess.resize(image, new_size, method)
+    cut, valid = preprocess.resample_tf(image, tf.constant(new_size), tf.constant(offset), cut_size, method)
+    height, width = (min(new - first, side) for new, first, side in zip(new_size, offset, cut_size, strict=True))
+    assert tuple(valid.numpy()) == (height, width)
+    _assert_alike(cut[:height, :width], whole[offset[0] : offset[0] + height, offset[1] : offset[1] + width])
+
+
+each_resize = pytest.mark.parametrize(
+    "new_size", [(20, 90), (37, 53), (36, 52), (18, 26), (111, 159), (211, 301), (5, 7), (1, 1)]
+)
+
+
+@each_resize
+def test_half_pixel_is_tensorflows_bilinear_without_antialias(new_size):
     image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    expected = np.rint(tf.image.resize(image, (20, 90)).numpy())
-    assert np.abs(preprocess.resize(image, (20, 90)) - expected).max() <= 1
+    expected = np.rint(tf.image.resize(image, new_size).numpy())
+    _assert_alike(preprocess.resize(image, new_size, "half_pixel"), expected)
 
 
-def test_a_cut_is_the_part_of_the_whole_resized_picture():
-    image = np.random.default_rng(2).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    whole = np.rint(tf.image.resize(image, (100, 140)).numpy())
-    cut, valid = preprocess.resample_tf(image, tf.constant([100, 140]), tf.constant([30, 60]), (64, 64))
-    assert tuple(valid.numpy()) == (64, 64)
-    assert np.abs(cut.numpy() - whole[30:94, 60:124]).max() <= 1
+@each_resize
+def test_legacy_is_the_bilinear_of_tensorflow_1(new_size):
+    image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    expected = tf.compat.v1.image.resize(image, new_size, align_corners=False).numpy()
+    operation = tf.raw_ops.ResizeBilinear(images=image[None], size=new_size, half_pixel_centers=False)[0].numpy()
+    np.testing.assert_array_equal(expected, operation)
+    _assert_alike(preprocess.resize(image, new_size, "legacy"), np.rint(expected))
 
 
-def test_resample_works_inside_tf_data():
+@each_resize
+def test_antialiased_is_pillows_bilinear(new_size):
+    """Within a grey level: Pillow rounds between rows and columns too."""
+    image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize(new_size[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(preprocess.resize(image, new_size, "antialiased").astype(int) - expected).max() <= 1
+
+
+def test_where_each_method_looks():
+    """Four pixels from 0 to 240 to two: the pixel pairs' middle, their first, and a triangle over all four."""
+    ramp = np.repeat(np.array([[0, 80, 160, 240]], np.uint8)[..., None], 3, axis=2)
+    found = {method: preprocess.resize(ramp, (1, 2), method)[0, :, 0].tolist() for method in METHODS}
+    # Antialiased: weights 3/4, 3/4, 1/4 for the pixels 1/2, 1/2 and 3/2 from the centre, over 7/4.
+    assert found == {"half_pixel": [40, 200], "legacy": [0, 160], "antialiased": [57, 183]}
+
+
+@each_method
+def test_a_picture_that_fits_is_not_changed(method):
+    image = np.random.default_rng(6).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(preprocess.resize(image, (30, 40), method), image)
+    arguments = (tf.constant([30, 40]), tf.zeros([2], tf.int32), (30, 40), method)
+    np.testing.assert_array_equal(preprocess.resample_tf(image, *arguments)[0], image)
+
+
+@each_method
+def test_resample_works_inside_tf_data(method):
     image = np.random.default_rng(3).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    arguments = (tf.constant([48, 64]), tf.constant([0, 10]), (64, 64))
+    arguments = (tf.constant([48, 64]), tf.constant([0, 10]), (64, 64), method)
     dataset = tf.data.Dataset.from_tensors(image).map(lambda x: preprocess.resample_tf(x, *arguments)[0])
     np.testing.assert_array_equal(next(iter(dataset)).numpy(), preprocess.resample_tf(image, *arguments)[0].numpy())
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend
-from efficientdet.config import AugmentationConfig
+from efficientdet.config import AugmentationConfig, Resize
 from efficientdet.data import augment, preprocess, tfrecord
 from efficientdet.data.records import Records
 from efficientdet.errors import UserError
@@ -29,6 +29,7 @@ def training_batches(
     records: Records,
     *,
     image_size: tuple[int, int],
+    resize: Resize,
     batch_size: int,
     seed: int,
     augmentation: AugmentationConfig,
@@ -42,6 +43,7 @@ def training_batches(
     Args:
         records: the split.
         image_size: height and width of the network input, px.
+        resize: how a picture is resampled.
         batch_size: B.
         seed: of order and augmentation.
         augmentation: what happens to a picture.
@@ -66,7 +68,7 @@ def training_batches(
         image = preprocess.decode_tf(record["encoded"])
         is_mirrored, new_size, offset = augment.draw_decisions(own_seed, tf.shape(image)[:2], image_size, augmentation)
         pixels, valid_size = preprocess.resample_tf(
-            augment.mirror_image(image, is_mirrored), new_size, offset, image_size
+            augment.mirror_image(image, is_mirrored), new_size, offset, image_size, resize
         )
         boxes = augment.move_boxes(record["boxes"], new_size, offset, image_size, is_mirrored)
         kept = tf.logical_and(augment.has_area(boxes), tf.logical_not(record["is_crowd"]))
@@ -84,6 +86,7 @@ def evaluation_batches(
     *,
     categories: tuple[Category, ...],
     image_size: tuple[int, int],
+    resize: Resize,
     batch_size: int,
     max_images: int = 0,
 ) -> Iterator[tuple[Batch, Originals]]:
@@ -95,6 +98,7 @@ def evaluation_batches(
         records: the split.
         categories: the model's classes; the split's must be among them.
         image_size: height and width of the network input, px.
+        resize: how a picture is resampled.
         batch_size: B.
         max_images: only the first so many; 0: all.
 
@@ -114,7 +118,7 @@ def evaluation_batches(
         image = preprocess.decode_tf(record["encoded"])
         size = tf.shape(image)[:2]
         new_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
-        pixels, valid_size = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), image_size)
+        pixels, valid_size = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), image_size, resize)
         fractions, labels, is_crowd = record["boxes"], label_of(record["category_ids"]), record["is_crowd"]
         boxes = fractions * _twice(size)
         kept = tf.logical_not(is_crowd)

@@ -1,14 +1,22 @@
 """Pictures to network inputs and back: decode, resample, letterbox.
 
 The letterbox scales a picture to fit the network input, aspect ratio kept, and pads it at the bottom and right with
-zeros. Resampling is bilinear between pixel centres, not antialiased, rounded to uint8 (google/automl's filter; NVIDIA's
-was corner-aligned; both kept floats). It exists twice: in TensorFlow inside the input pipeline, and in NumPy for
-prediction, which needs no TensorFlow; a test holds them equal.
+zeros. Resampling is bilinear, in float32, rounded to uint8 at the end (google/automl and NVIDIA kept floats). A new
+pixel x looks at a place in the picture and mixes the pixels whose centres are near; r = old size / new size:
+
+    half_pixel   at (x + 1/2) r, the two nearest (google/automl since July 2020)
+    legacy       at x r + 1/2, the two nearest: the first pixels coincide (NVIDIA, google/automl before July 2020)
+    antialiased  at (x + 1/2) r, all nearer than max(r, 1), weighed by a triangle (Pillow, which the PyTorch port uses)
+
+It exists twice: in TensorFlow inside the input pipeline, and in NumPy for prediction, which needs no TensorFlow; a test
+holds them equal.
 """
 
 from typing import Any
 
 import numpy as np
+
+from efficientdet.config import Resize
 
 
 def fitted_size(
@@ -31,34 +39,40 @@ def fitted_size(
     return (max(int(height * scale), 1), max(int(width * scale), 1)), float(scale)
 
 
-def letterbox(image: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int], float]:
+def letterbox(
+    image: np.ndarray, image_size: tuple[int, int], method: Resize
+) -> tuple[np.ndarray, tuple[int, int], float]:
     """Scales a picture to fit and pads it.
 
     Args:
         image: uint8[h, w, 3].
         image_size: height and width of the network input, px.
+        method: how it is resampled.
 
     Returns:
         uint8[H, W, 3]; height and width of the picture inside; px of the input per px of the picture.
     """
     (height, width), scale = fitted_size((image.shape[0], image.shape[1]), image_size)
     padded = np.zeros((*image_size, 3), np.uint8)
-    padded[:height, :width] = resize(image, (height, width))
+    padded[:height, :width] = resize(image, (height, width), method)
     return padded, (height, width), scale
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resamples bilinearly between pixel centres.
+def resize(image: np.ndarray, size: tuple[int, int], method: Resize) -> np.ndarray:
+    """Resamples bilinearly.
 
     Args:
         image: uint8[h, w, 3].
         size: new height and width, px.
+        method: where a new pixel looks.
 
     Returns:
         uint8[*size, 3].
     """
-    top, bottom, share_y = _neighbours(image.shape[0], size[0])
-    left, right, share_x = _neighbours(image.shape[1], size[1])
+    if method == "antialiased":
+        return _resize_antialiased(image, size)
+    top, bottom, share_y = _neighbours(image.shape[0], size[0], method)
+    left, right, share_x = _neighbours(image.shape[1], size[1], method)
     # Narrow first: rows are contiguous, and shrinking is the common case.
     rows = np.unique(np.concatenate([top, bottom]))
     narrow = image[rows].astype(np.float32)
@@ -69,9 +83,19 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(upper * (1 - share_y) + lower * share_y).astype(np.uint8)
 
 
-def _neighbours(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes, for each new pixel, the two old ones around its centre and the share of the second."""
-    centers = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * np.float32(size / new_size) - np.float32(0.5)
+def _resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resamples with Pillow, in float32: in uint8 it rounds twice, after the rows and after the columns."""
+    from PIL import Image
+
+    planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(3)]
+    resized = [np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for plane in planes]
+    return np.rint(np.stack(resized, axis=-1)).astype(np.uint8)
+
+
+def _neighbours(size: int, new_size: int, method: Resize) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes, for each new pixel, the two old ones around where it looks and the share of the second."""
+    shift = np.float32(0.0 if method == "legacy" else 0.5)
+    centers = (np.arange(new_size, dtype=np.float32) + shift) * np.float32(size / new_size) - shift
     floor = np.floor(centers)
     first = np.clip(floor, 0, size - 1).astype(np.int64)
     second = np.clip(np.ceil(centers), 0, size - 1).astype(np.int64)
@@ -115,7 +139,7 @@ def decode_tf(encoded: Any) -> Any:
     return image
 
 
-def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, int]) -> tuple[Any, Any]:
+def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, int], method: Resize) -> tuple[Any, Any]:
     """Scales a picture to `new_size`, cuts out what begins at `offset`, and pads, computing only the pixels kept.
 
     Args:
@@ -123,6 +147,7 @@ def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, i
         new_size: int32[2], height and width after scaling, px.
         offset: int32[2], y and x of the cut, px after scaling.
         image_size: height and width of the result, px.
+        method: where a new pixel looks.
 
     Returns:
         uint8[H, W, 3]; int32[2], height and width of the picture inside.
@@ -131,13 +156,18 @@ def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, i
 
     valid_size = tf.minimum(new_size - offset, image_size)
     scale = tf.cast(new_size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+    translation = -tf.cast(offset, tf.float32)
+    if method == "legacy":
+        translation += 0.5 - 0.5 * scale  # the operation maps position p to p * scale + translation
+        # The last new pixels may look beyond the last old one, where the operation would give zeros.
+        image = tf.pad(image, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")
     resampled = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=valid_size,
         scale=scale,
-        translation=-tf.cast(offset, tf.float32),
+        translation=translation,
         kernel_type="triangle",
-        antialias=False,
+        antialias=method == "antialiased",
     )[0]
     pixels = tf.cast(tf.round(resampled), tf.uint8)
     padding = [[0, image_size[0] - valid_size[0]], [0, image_size[1] - valid_size[1]], [0, 0]]

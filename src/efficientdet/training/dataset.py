@@ -101,7 +101,8 @@ def _open_records(config: ExperimentConfig) -> Dataset:
     data, training, size = config.data, config.training, config.model.image_size
     train = records.open_records(data.train, data.train_split)
     validation = _find_validation(config)
-    options: dict[str, Any] = {"image_size": size, "batch_size": config.evaluation.batch_size}
+    resize = config.model.resize
+    options: dict[str, Any] = {"image_size": size, "resize": resize, "batch_size": config.evaluation.batch_size}
 
     def validation_batches() -> Iterator[tuple[Batch, Originals]]:
         if validation is None:
@@ -119,6 +120,7 @@ def _open_records(config: ExperimentConfig) -> Dataset:
         training_batches=lambda start, stop: pipeline.training_batches(
             train,
             image_size=size,
+            resize=resize,
             batch_size=training.batch_size,
             seed=training.seed,
             augmentation=config.augmentation,
