@@ -17,6 +17,11 @@ VERBS = {
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run or a weights file"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
+    "import-weights": (
+        "efficientdet.model.checkpoints.importing",
+        "import_weights",
+        "a published checkpoint to a weights file",
+    ),
     "describe": ("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
     "demo": ("efficientdet.demo", "run_demo", "the whole path on generated pictures, in minutes"),
 }
@@ -165,6 +170,8 @@ def _show(verb: str, result: Any) -> None:
         console.print(result.table())
     elif verb == "demo":
         console.print(result.evaluation.table())
+        console.print(result.text(), soft_wrap=True, markup=False)
+    elif verb == "import-weights":
         console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():

@@ -109,7 +109,7 @@ def _payloads(path: Path) -> Iterator[tuple[int, bytes]]:
 def _read_record(payload: bytes, where: str, names: dict[int, str]) -> int:
     """Checks one record, collects its classes in `names`, and returns its number of boxes."""
     import tensorflow as tf
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         feature = tf.train.Example.FromString(payload).features.feature

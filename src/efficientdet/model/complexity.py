@@ -1,9 +1,7 @@
 """How large a model is: parameters, multiply-adds, anchors, the size of its file."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
@@ -22,8 +20,14 @@ class Description:
     parameters: int
     """Trainable numbers."""
     parameters_per_part: dict[str, int]
+    variables: int
+    """Arrays of a weights file."""
+    trainable_variables: int
+    """Those that an optimiser moves."""
     multiply_adds: int
     """Of the convolutions in one forward pass of one picture."""
+    published_multiply_adds: int
+    """The same pass as google/automl counts it, with biases, swish, fusion, pooling and more; see `operations`."""
     anchors: int
     weights_bytes: int
     """Of a weights file, with batch statistics."""
@@ -45,7 +49,9 @@ class Description:
         table.add_row("parameters", f"{self.parameters:,}")
         for part, count in self.parameters_per_part.items():
             table.add_row(f"  {part.replace('_', ' ')}", f"{count:,}", style="dim")
-        table.add_row("multiply-adds", f"{self.multiply_adds / 1e9:.3f} billion ({self.multiply_adds:,})")
+        table.add_row("variables", f"{self.variables:,}, {self.trainable_variables:,} of them trained")
+        table.add_row("multiply-adds of convolutions", _billions(self.multiply_adds))
+        table.add_row("  as google/automl counts", _billions(self.published_multiply_adds), style="dim")
         table.add_row("anchors", f"{self.anchors:,}")
         table.add_row("weights file", f"{self.weights_bytes / 1e6:.1f} MB")
         return table
@@ -72,7 +78,7 @@ def describe(
     )
     experiment = dataclasses.replace(experiment, model=model)
     configs.check(experiment)
-    from efficientdet.model import anchors
+    from efficientdet.model import anchors, operations
     from efficientdet.model.efficientdet import EfficientDet
 
     network = EfficientDet(model)
@@ -80,72 +86,23 @@ def describe(
         part.name: sum(math.prod(variable.shape) for variable in part.trainable_variables)
         for part in (network.backbone, network.feature_network, network.class_head, network.box_head)
     }
+    multiply_adds = operations.count_multiply_adds(network, model.image_size)
     return Description(
         name=model.name,
         image_size=model.image_size,
         num_classes=model.num_classes,
         parameters=sum(parts.values()),
         parameters_per_part=parts,
-        multiply_adds=count_multiply_adds(network, model.image_size),
+        variables=len(network.weights),
+        trainable_variables=len(network.trainable_variables),
+        multiply_adds=multiply_adds.convolutions,
+        published_multiply_adds=multiply_adds.published,
         anchors=len(anchors.anchor_boxes(model)),
         weights_bytes=sum(4 * math.prod(variable.shape) for variable in network.weights),
         config=configs.to_dict(experiment),
     )
 
 
-def count_multiply_adds(model: Any, image_size: tuple[int, int]) -> int:
-    """Counts the multiplications of all convolutions, for one picture.
-
-    A convolution costs height x width of its output x the numbers of its kernel. Sizes are seen in a symbolic pass;
-    nothing is computed.
-
-    Args:
-        model: EfficientDet.
-        image_size: height and width, px.
-    """
-    import keras
-
-    with _counted(model) as costs:
-        model({"images": keras.Input((*image_size, 3), batch_size=1, dtype="uint8")})
-    return sum(costs)
-
-
-@contextlib.contextmanager
-def _counted(model: Any) -> Iterator[list[int]]:
-    """Notes the cost of each convolution that is called while the block runs."""
-    import keras
-
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    convolutions = [layer for layer in _layers_below(model) if isinstance(layer, kinds)]
-    costs: list[int] = []
-
-    def counting(layer: Any, call: Any) -> Any:
-        def counted_call(x: Any) -> Any:
-            output = call(x)
-            _, height, width, _ = output.shape
-            costs.append(height * width * math.prod(layer.kernel.shape))
-            return output
-
-        return counted_call
-
-    originals = [layer.call for layer in convolutions]
-    for layer, call in zip(convolutions, originals, strict=True):
-        object.__setattr__(layer, "call", counting(layer, call))
-    try:
-        yield costs
-    finally:
-        for layer in convolutions:
-            object.__delattr__(layer, "call")
-
-
-def _layers_below(layer: Any) -> list[Any]:
-    """Lists all layers inside a layer, at any depth, each once."""
-    found: dict[int, Any] = {}
-    pending = [layer]
-    while pending:
-        current = pending.pop()
-        for child in current._layers:
-            if id(child) not in found:
-                found[id(child)] = child
-                pending.append(child)
-    return list(found.values())
+def _billions(count: int) -> str:
+    """Writes a large count twice: to read and to compare."""
+    return f"{count / 1e9:.3f} billion ({count:,})"

@@ -1,0 +1,49 @@
+"""Files that name classes: one a line, or a JSON with COCO's `categories`."""
+
+import json
+from pathlib import Path
+
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+_LARGEST = 1_000_000_000  # bytes; COCO's largest annotation file has half of that
+
+
+def read_classes(path: Path) -> tuple[Category, ...]:
+    """Reads a class table.
+
+    Args:
+        path: a JSON with `categories` (COCO's annotations, or the dataset.json of a converted dataset), the folder of
+            a converted dataset, or a text file with one name a line, whose ids are 1, 2, ...
+
+    Raises:
+        UserError: the file cannot be read, or names no class, or one twice.
+    """
+    if path.is_dir():
+        path = path / "dataset.json"
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"`{path}` has {path.stat().st_size} bytes; expected names of classes.")
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            rows = json.loads(text)["categories"]
+            table = [Category(id=int(row["id"]), name=str(row["name"])) for row in rows]
+        else:
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            table = [Category(id=number, name=name) for number, name in enumerate(lines, start=1)]
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be read: {error.strerror}; expected names of classes.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"`{path}` is no text or no valid JSON: {error}.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"`{path}` has no list `categories` of objects with `id` and `name`.") from error
+    if not table:
+        raise UserError(f"`{path}` names no class.")
+    for field in ("id", "name"):
+        values = [getattr(category, field) for category in table]
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise UserError(f"`{path}` has the class {field} `{twice}` twice.")
+    return tuple(table)
