@@ -1,9 +1,11 @@
-"""Writes files so that nobody ever sees half of one: aside, then renamed."""
+"""Writes files so that nobody ever sees half of one: aside, then renamed; by one process at a time; if they fit."""
 
+import contextlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,21 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        put_in_place(temporary, path)
     except OSError as error:
         raise UserError(f"`{path}` cannot be written: {error.strerror or error}.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Makes a finished file durable and gives it its name."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -57,3 +64,63 @@ def write_json(path: Path, values: Any) -> None:
 
 def _dump(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Lets one process work on `path` while the block runs; others wait for it.
+
+    On Windows they do not.
+
+    Args:
+        path: what is worked on; its folder exists.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _is_same_file(descriptor, lock):  # whoever had it before has removed it
+            os.close(descriptor)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def check_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raises a UserError if the disk of a folder has less room than something needs.
+
+    Args:
+        folder: exists.
+        num_bytes: what will be written.
+        what: what needs the room, such as the name of a file.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"`{folder}` has {size_text(free)} free, but {what} needs {size_text(num_bytes)}; "
+            "make room, or name a folder on another disk."
+        )
+
+
+def size_text(num_bytes: int) -> str:
+    """Writes a number of bytes for people: 253 MB, 19.3 GB."""
+    if num_bytes < 10**6:
+        return f"{num_bytes:,} bytes"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 10**9 else f"{num_bytes / 1e9:.1f} GB"

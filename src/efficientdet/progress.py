@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
@@ -24,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Tracker:
     """Counts work done and shows it. Made by `track`."""
 
-    def __init__(self, label: str, total: int, unit: str, start: int, bar: Progress | None):
+    def __init__(self, label: str, total: int | None, unit: str, start: int, bar: Progress | None):
         """Starts to count at `start` of `total` units."""
         self._label, self._total, self._unit, self._start = label, total, unit, start
         self._done, self._bar, self._note = start, bar, ""
@@ -41,26 +42,33 @@ class Tracker:
         seconds = time.monotonic() - self._began
         rate = (self._done - self._start) / seconds if self._done > self._start else 0.0
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, note=self._note, rate=f"{rate:.1f} {self._unit}/s")
+            self._bar.update(self._task, completed=self._done, note=self._note, rate=self._rate_text(rate))
         elif time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES or self._done == self._total:
             self._shown = time.monotonic()
-            left = f", {_clock((self._total - self._done) / rate)} left" if rate else ""
+            left = f", {_clock((self._total - self._done) / rate)} left" if rate and self._total is not None else ""
             note = f", {self._note}" if self._note else ""
             console.print(
-                f"{self._label}: {self._done}/{self._total}, {rate:.1f} {self._unit}/s{left}{note}",
-                soft_wrap=True,
-                markup=False,
+                f"{self._label}: {self._done_text()}, {self._rate_text(rate)}{left}{note}", soft_wrap=True, markup=False
             )
+
+    def _done_text(self) -> str:
+        if self._unit != "bytes":
+            return f"{self._done}/{'?' if self._total is None else self._total}"
+        total = "?" if self._total is None else f"{self._total / 1e6:.1f}"
+        return f"{self._done / 1e6:.1f}/{total} MB"
+
+    def _rate_text(self, rate: float) -> str:
+        return f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
 
 
 @contextlib.contextmanager
-def track(label: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator[Tracker]:
+def track(label: str, total: int | None, *, unit: str = "images", start: int = 0) -> Iterator[Tracker]:
     """Shows the progress of `total` units of work while the block runs.
 
     Args:
         label: what is being done.
-        total: units in all.
-        unit: what is counted.
+        total: units in all; none: nobody knows.
+        unit: what is counted; bytes are shown as MB.
         start: units done before (a resumed run).
     """
     if not console.is_terminal:
@@ -70,7 +78,7 @@ def track(label: str, total: int, *, unit: str = "images", start: int = 0) -> It
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("<"),
