@@ -70,38 +70,43 @@ def _box(y, x, side, label=0, is_crowd=False):
 
 
 def _difficult(seed):
-    """Makes pictures with crowds, without boxes, without detections, equal scores, and more than 100 detections."""
+    """Makes pictures with crowds, without boxes, without detections, equal scores, and more than 100 detections.
+
+    Boxes from a third of a pixel to half a picture; areas smaller than the boxes, 0, tiny, and on COCO's borders.
+    """
     rng = np.random.default_rng(seed)
     truth, found = [], []
-    for number in range(14):
+    for number in range(30):
         rows = []
-        for _ in range(0 if number % 5 == 2 else rng.integers(1, 12)):
-            y1, x1 = rng.uniform(0, 400, 2)
-            height, width = np.exp(rng.uniform(np.log(8), np.log(230), 2))
-            area = height * width * rng.uniform(0.4, 1.0)
-            # No box of the last class is a crowd; some pictures have no class 1.
+        for _ in range(0 if number % 5 == 2 else rng.integers(1, 15)):
+            sides = np.exp(rng.uniform(np.log(0.3), np.log(300), 2))
+            corner = rng.uniform(0, 640 - sides)
+            area = rng.choice([sides.prod() * rng.uniform(0.3, 1), rng.choice([0, 1e-3, 1024, 1024.001, 9216])])
+            # No box of the last class is a crowd; every third picture has one class only.
             label = int(rng.choice([0, 0, 1, 2])) if number % 3 else 0
-            rows.append(((y1, x1, y1 + height, x1 + width), label, label != 2 and rng.random() < 0.2, area))
+            rows.append((np.concatenate([corner, corner + sides]), label, label != 2 and rng.random() < 0.2, area))
         truth.append(rows)
-        boxes = []
-        if number % 7 != 3:
-            for _ in range(140 if number == 6 else rng.integers(5, 40)):
-                if rows and rng.random() < 0.7:
-                    box, label, _, _ = rows[rng.integers(len(rows))]
-                    side = np.array(box[2:]) - box[:2]
-                    box = np.array(box) + rng.normal(0, 0.12, 4) * np.tile(side, 2)
-                    label = label if rng.random() < 0.9 else 1 - min(label, 1)
-                else:
-                    corner = rng.uniform(0, 500, 2)
-                    box, label = np.concatenate([corner, corner + rng.uniform(5, 150, 2)]), int(rng.integers(3))
-                if number == 6:
-                    label = 0
-                boxes.append((np.sort(box.reshape(2, 2), axis=0).ravel(), label, round(float(rng.random()), 1)))
+        count = 0 if number % 7 == 3 else 260 if number == 6 else rng.integers(1, 40)
+        # Some pictures have scores of one digit: many are equal, within and between pictures.
+        digits = 1 if number % 2 else 6
+        boxes = [(*_guess(rng, rows), round(float(rng.random()), digits)) for _ in range(count)]
+        if number == 6:
+            boxes = [(box, 0, score) for box, _, score in boxes]
         found.append(sorted(boxes, key=lambda row: -row[2]))
     return truth, found
 
 
-def _pycocotools(originals, detections, categories):
+def _guess(rng, rows):
+    """Draws a detection: a box and its label, or one of the truth moved by nothing, a little or much."""
+    if not rows or rng.random() < 0.3:
+        corner = rng.uniform(0, 500, 2)
+        return np.concatenate([corner, corner + np.exp(rng.uniform(-2, 5.5, 2))]), int(rng.integers(3))
+    box, label, _, _ = rows[rng.integers(len(rows))]
+    box = box + rng.normal(0, rng.choice([0, 0.02, 0.12, 0.3]), 4) * np.tile(box[2:] - box[:2], 2)
+    return np.sort(box.reshape(2, 2), axis=0).ravel(), label if rng.random() < 0.9 else 1 - min(label, 1)
+
+
+def _pycocotools(originals, detections, categories, counted=None):
     """Evaluates with pycocotools, written independently of the module under test."""
     truth, found = [], []
     for row, image_id in enumerate(originals["ids"].tolist()):
@@ -132,7 +137,7 @@ def _pycocotools(originals, detections, categories):
         "info": {},
         "images": [{"id": int(number), "height": 640, "width": 640} for number in originals["ids"]],
         "annotations": truth,
-        "categories": [{"id": category.id, "name": category.name} for category in categories],
+        "categories": [{"id": category.id, "name": category.name} for category in counted or categories],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
@@ -140,32 +145,80 @@ def _pycocotools(originals, detections, categories):
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return evaluator.stats, evaluator.eval["precision"]
+    return evaluator.stats, evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _twelve(precision, recall):
+    """Computes COCO's numbers from its arrays: [IoUs, recalls, C, areas, most] and [IoUs, C, areas, most]."""
+    average = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    average += [precision[..., size, 2] for size in (1, 2, 3)]
+    average += [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., size, 2] for size in (1, 2, 3)]
+    return [values[values > -1].mean() for values in average]
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("seed", range(6))
 def test_all_numbers_equal_those_of_pycocotools(seed):
+    """To the last bit, but for pycocotools' 1 - 2^-52 where a first detection has the precision 1."""
     truth, found = _difficult(seed)
     ids = [int(number) for number in np.random.default_rng(seed).permutation(1000)[: len(truth)]]
     ids[0] += 2**40  # image ids may need more than 32 bits
     originals, detections = _originals(ids, truth), _detections(found)
-    assert detections["num_detections"].max() > 100
-    assert originals["is_crowd"].any()
-    stats, precision = _pycocotools(originals, detections, _CATEGORIES)
+    stats, precision, recall = _pycocotools(originals, detections, _CATEGORIES)
+    assert _twelve(precision, recall) == stats.tolist()
+    precision = np.where(precision == 1 - 2**-52, 1, precision)
     evaluator = evaluation.CocoEvaluator(_CATEGORIES)
     evaluator.add(originals, detections)
     result = evaluator.result()
-    for name, expected in zip(evaluation.METRICS, stats, strict=True):
-        got = result.metrics[name]
-        assert (-1 if got is None else got) == pytest.approx(expected, rel=0, abs=1e-12), name
+    assert list(result.metrics.values()) == _twelve(precision, recall)
+    np.testing.assert_allclose(list(result.metrics.values()), stats, rtol=0, atol=2**-52)
     for category in _CATEGORIES:
         of_class = precision[:, :, sorted(c.id for c in _CATEGORIES).index(category.id), 0, 2]
-        for name, values in (("AP", of_class), ("AP50", of_class[0])):
-            got = result.per_class[category.name][name]
-            expected = values[values > -1].mean()
-            assert got == pytest.approx(expected, rel=0, abs=1e-12), (category, name)
-    assert 0.05 < result.metrics["AP"] < 0.95
+        expected = {"AP": of_class[of_class > -1].mean(), "AP50": of_class[0][of_class[0] > -1].mean()}
+        row = result.per_class[category.name]
+        assert {name: row[name] for name in expected} == expected, category
+    assert 0.02 < result.metrics["AP"] < 0.95
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_difficult_pictures_have_what_makes_them_difficult(seed):
+    truth, found = _difficult(seed)
+    boxes = [row for rows in truth for row in rows]
+    areas = np.array([area for _, _, _, area in boxes])
+    assert any(is_crowd for _, _, is_crowd, _ in boxes)
+    assert all(((low <= areas) & (areas < high)).any() for low, high in ((0, 1), (1, 1024), (1025, 9216), (9217, 1e6)))
+    assert {0, 1024, 9216} <= set(areas.tolist())
+    assert min(len(rows) for rows in truth) == min(len(rows) for rows in found) == 0
+    assert max(len({label for _, label, _ in rows}) == 1 and len(rows) for rows in found) > 100
+    scores = [score for rows in found for _, _, score in rows]
+    assert len(set(scores)) < len(scores)
+
+
+def test_a_model_may_have_more_classes_than_the_dataset():
+    """COCO's published checkpoints have 90 outputs for 80 classes: the numbers are those of the 80."""
+    truth, found = _difficult(0)
+    unused = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+    outputs = tuple(Category(id=number, name=f"class {number}") for number in range(1, 91))
+    classes = tuple(category for category in outputs if category.id not in unused)
+    ids = list(range(1, len(truth) + 1))
+    # The three classes of the pictures become 11, 13 and 90; every picture has a sure detection of an unused one.
+    labels = {0: 10, 1: 12, 2: 89}
+    truth = [[(box, labels[label], *rest) for box, label, *rest in rows] for rows in truth]
+    found = [[(box, labels[label], score) for box, label, score in rows] for rows in found]
+    found = [[((9, 9, 90, 90), unused[number % 10] - 1, 1.0), *rows] for number, rows in enumerate(found)]
+    originals, detections = _originals(ids, truth), _detections(found)
+    evaluator = evaluation.CocoEvaluator(outputs, classes)
+    evaluator.add(originals, detections)
+    result = evaluator.result()
+    stats, _, _ = _pycocotools(originals, detections, outputs, classes)
+    np.testing.assert_allclose(list(result.metrics.values()), stats, rtol=0, atol=2**-52)
+    assert list(result.per_class) == [category.name for category in classes]
+    assert {row["category_id"] for row in evaluator.coco_results()} == {11, 13, 90}
+    assert [name for name, row in result.per_class.items() if row["AP"] is not None] == [
+        "class 11",
+        "class 13",
+        "class 90",
+    ]
 
 
 @pytest.mark.skipif(not _PHOTOGRAPHS.exists(), reason="needs the photographs' annotations")

@@ -1,9 +1,10 @@
 """COCO metrics: how well detections match the truth, as cocodataset.org/#detection-eval defines it.
 
-Counted by faster-coco-eval, which equals pycocotools to the last digit (a test compares them). Every picture given
-counts, with or without boxes or detections. A number is none where there is nothing to measure: no box of the class,
-or none of the size (COCO writes -1). NVIDIA's and automl's evaluation leaves out pictures that were not reached and
-replaces the area of the annotations by that of the boxes; here both are COCO's.
+Counted by faster-coco-eval, which equals pycocotools but for one rounding: pycocotools divides by n + 2^-52, so that
+the precision of a first detection that hits is 1 - 2^-52; here it is 1 (a test compares every number). Every picture
+given counts, with or without boxes or detections. A number is none where there is nothing to measure: no box of the
+class, or none of the size (COCO writes -1). NVIDIA's and automl's evaluation leaves out pictures that were not reached
+and replaces the area of the annotations by that of the boxes; here both are COCO's.
 """
 
 import dataclasses
@@ -23,18 +24,19 @@ from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
-"""In COCO's order. s, m, l: boxes with an area below 32^2, below 96^2, from 96^2 px on. max: detections a picture."""
+"""In COCO's order. s, m, l: boxes with an area up to 32^2, from 32^2 to 96^2, from 96^2 px on; a box on a border is of
+both sizes. max: detections of a class a picture."""
 
 _MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
-    "APs": "small, area below 32² px",
+    "APs": "small, area up to 32² px",
     "APm": "medium",
-    "APl": "large, area above 96² px",
-    "ARmax1": "1 detection a picture",
-    "ARmax10": "10 detections a picture",
-    "ARmax100": "100 detections a picture",
+    "APl": "large, area from 96² px",
+    "ARmax1": "1 detection of a class a picture",
+    "ARmax10": "10 detections",
+    "ARmax100": "100 detections",
     "ARs": "small",
     "ARm": "medium",
     "ARl": "large",
@@ -48,7 +50,7 @@ class EvaluationResult:
     metrics: dict[str, float | None]
     """The 12 of `METRICS`."""
     per_class: dict[str, dict[str, float | None]]
-    """Name of the class -> AP, AP50 and num_boxes (crowds not counted), in the dataset's order."""
+    """Name of each class of the dataset -> AP, AP50 and num_boxes (crowds not counted), in the dataset's order."""
     num_images: int
     """Pictures evaluated."""
     num_boxes: int
@@ -82,9 +84,17 @@ def _percent(value: float | None) -> str:
 class CocoEvaluator:
     """Collects pictures with their truth and their detections, then counts."""
 
-    def __init__(self, categories: Sequence[structures.Category]):
-        """Starts with no picture; label l stands for `categories[l]`."""
+    def __init__(self, categories: Sequence[structures.Category], counted: Sequence[structures.Category] | None = None):
+        """Starts with no picture.
+
+        Args:
+            categories: label l stands for `categories[l]`.
+            counted: the dataset's classes, where the model has more (COCO's published checkpoints have outputs for ten
+                ids that belong to no class): what is found of the others is left out. None: all.
+        """
         self._categories = tuple(categories)
+        self._counted = self._categories if counted is None else tuple(counted)
+        self._counted_ids = {category.id for category in self._counted}
         self._sizes: dict[int, tuple[int, int]] = {}  # image id -> height, width
         self._truth: list[dict[str, Any]] = []
         self._detections: list[dict[str, Any]] = []
@@ -99,6 +109,18 @@ class CocoEvaluator:
         Raises:
             UserError: an image id comes twice, or a label has no category.
         """
+        self.add_truth(originals)
+        for row, image_id in enumerate(np.asarray(originals["ids"]).tolist()):
+            if image_id == -1:
+                continue
+            count = detections["num_detections"][row]
+            for box, label, score in _rows(detections, ("boxes", "labels", "scores"), row, count):
+                found = self._annotation(image_id, box, label)
+                if found["category_id"] in self._counted_ids:
+                    self._detections.append(found | {"score": score})
+
+    def add_truth(self, originals: structures.Originals) -> None:
+        """Adds pictures of which nothing is detected yet; otherwise as `add`."""
         for row, image_id in enumerate(np.asarray(originals["ids"]).tolist()):
             if image_id == -1:
                 continue
@@ -111,16 +133,11 @@ class CocoEvaluator:
                 number = len(self._truth) + 1  # from 1: COCOeval takes the id 0 for "no match"
                 fields = {"id": number, "iscrowd": int(is_crowd), "area": area}
                 self._truth.append(self._annotation(image_id, box, label) | fields)
-            count = detections["num_detections"][row]
-            for box, label, score in _rows(detections, ("boxes", "labels", "scores"), row, count):
-                self._detections.append(self._annotation(image_id, box, label) | {"score": score})
 
     def _annotation(self, image_id: int, box: list[float], label: int) -> dict[str, Any]:
         """Writes one box (x, y, width, height) in COCO's words."""
         if not 0 <= label < len(self._categories):
-            raise UserError(
-                f"`labels` of image {image_id} has {label}; the dataset has {len(self._categories)} classes."
-            )
+            raise UserError(f"`labels` of image {image_id} has {label}; there are {len(self._categories)} classes.")
         return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": box}
 
     def coco_results(self) -> list[dict[str, Any]]:
@@ -138,12 +155,12 @@ class CocoEvaluator:
         """
         if not self._sizes:
             raise UserError("`images` is empty; an evaluation needs at least one image.")
-        stats, precision = _count(self._sizes, self._categories, self._truth, self._detections)
+        stats, precision = _count(self._sizes, self._counted, self._truth, self._detections)
         boxes = Counter(box["category_id"] for box in self._truth if not box["iscrowd"])
         per_class: dict[str, dict[str, float | None]] = {}
         # COCOeval orders classes by id; precision: float64[IoUs, recalls, C, areas, detections a picture].
-        positions = {number: row for row, number in enumerate(sorted(category.id for category in self._categories))}
-        for category in self._categories:
+        positions = {number: row for row, number in enumerate(sorted(self._counted_ids))}
+        for category in self._counted:
             of_class = precision[:, :, positions[category.id], 0, -1]
             name = category.name if category.name not in per_class else f"{category.name} ({category.id})"
             per_class[name] = {"AP": _mean(of_class), "AP50": _mean(of_class[0]), "num_boxes": boxes[category.id]}
@@ -237,7 +254,7 @@ def evaluate(
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split)
     runtime = runtimes.KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
-    evaluator = CocoEvaluator(runtime.categories)
+    evaluator = CocoEvaluator(runtime.categories, opened.categories)
     batches = pipeline.evaluation_batches(
         opened,
         categories=runtime.categories,
