@@ -115,12 +115,12 @@ def _broken(error: Exception, url: str, timeout: float) -> BrokenError:
         reason = f"the certificate of {host} cannot be verified"
     elif caused_by(socket.gaierror, urllib3.exceptions.NameResolutionError):
         reason = f"the name {host} is not known, perhaps this computer is offline"
-    elif caused_by(TimeoutError, urllib3.exceptions.TimeoutError):
-        reason = f"{host} was silent for {timeout:g} s"
     elif caused_by(ConnectionRefusedError):
         reason = f"{host} refuses the connection"
-    elif caused_by(urllib3.exceptions.NewConnectionError):
+    elif caused_by(urllib3.exceptions.NewConnectionError):  # which urllib3 counts among the time-outs
         reason = f"there is no way to {host}, perhaps this computer is offline"
+    elif caused_by(TimeoutError, urllib3.exceptions.TimeoutError):
+        reason = f"{host} was silent for {timeout:g} s"
     elif caused_by(urllib3.exceptions.ProtocolError, ConnectionResetError):
         return BrokenError(f"the connection to {host} broke off", is_passing=True)
     else:  # such as a redirect in a circle, or to an address that is none
