@@ -165,6 +165,8 @@ class TrainingConfig:
     """Passes over the training pictures."""
     precision: Precision = "float32"
     """Type of the arithmetic inside the network; outputs and losses are float32 always."""
+    freeze: Literal["none", "backbone", "all_but_heads"] = "none"
+    """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"
     """Compile with XLA. auto: on a GPU. JAX always does."""
     seed: int = 0
@@ -213,6 +215,11 @@ class ExperimentConfig:
     """Preset that the values started from."""
     run_dir: str = ""
     """Where the run writes; empty: runs/<preset>. Running again with the same folder resumes."""
+    weights: str = ""
+    """Start from these weights: a weights file, a run, `coco` or another published name. The class predictor begins
+    anew if the dataset has other classes."""
+    backbone: str = ""
+    """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

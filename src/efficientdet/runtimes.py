@@ -28,18 +28,18 @@ class KerasRuntime:
         """Loads weights.
 
         Args:
-            location: weights file or folder of a run.
+            location: weights file, folder of a run, or a published name such as `coco-d0`.
             postprocess: limits and thresholds; None: those of the run that the weights come from.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
             xla: auto, on or off.
         """
-        from efficientdet.model import anchors, weights
+        from efficientdet.model import anchors, pretrained, weights
         from efficientdet.model.efficientdet import EfficientDet
 
         if image_size is not None and min(image_size) < configs.LEAST_SIDE:
             raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
-        loaded = weights.load(location)
+        loaded = weights.load(pretrained.find_weights(location))
         self.path = loaded.path
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size

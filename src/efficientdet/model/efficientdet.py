@@ -87,7 +87,9 @@ class EfficientDet(keras.Model):
     def call(self, inputs: dict[str, Any], training: bool = False) -> RawPredictions:
         """Runs the network."""
         x = self.normalize(inputs["images"], valid_size=inputs.get("valid_size"))
-        features = self.feature_network(self.backbone(x, training=training), training=training)
+        # A frozen part runs as in inference: no batch statistics of its own, no stochastic depth.
+        features = self.backbone(x, training=training and self.backbone.trainable)
+        features = self.feature_network(features, training=training and self.feature_network.trainable)
         return {
             "class_logits": self.class_head(features, training=training),
             "box_deltas": self.box_head(features, training=training),

@@ -20,6 +20,7 @@ from efficientdet.structures import Category
 
 FORMAT = "efficientdet-keras weights 1"
 SUFFIX = ".safetensors"
+_HEAD = 2**16  # bytes; the metadata come first in the file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,6 +131,18 @@ def load(location: str | Path) -> Weights:
     if len(categories) != model.num_classes:
         raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
     return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)
+
+
+def is_ours(path: Path) -> bool:
+    """Tells whether a path is a weights file of this project, or a folder of a run."""
+    if path.is_dir():
+        return (path / "weights").is_dir()
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return head[8:9] == b"{" and FORMAT.encode() in head
 
 
 def find(location: str | Path) -> Path:

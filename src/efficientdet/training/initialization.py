@@ -1,0 +1,126 @@
+"""What a run starts from: random weights, a pretrained backbone, or a whole pretrained detector; and what is frozen."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from efficientdet.config import ExperimentConfig, ModelConfig
+from efficientdet.errors import UserError
+from efficientdet.model import pretrained, weights
+from efficientdet.model.checkpoints import backbones
+from efficientdet.structures import Category
+
+# How the authors of weights trained them; a model that starts from weights has to go on so.
+_HABITS = ("fusion_relu", "pixel_mean", "pixel_std", "normalize_twice", "resize", "padding")
+_PREDICTOR = "class_head/predict/"
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """Weights that a run starts from."""
+
+    arrays: Mapping[str, np.ndarray]
+    """Path of the variable -> float32 values; variables that are not among them keep their random values."""
+    model: ModelConfig
+    """The run's model, with the habits of the weights."""
+    categories: tuple[Category, ...] = ()
+    """Classes that the weights know."""
+    notes: tuple[str, ...] = ()
+    """What was taken, a sentence each."""
+
+
+def find_start(config: ExperimentConfig) -> Start:
+    """Reads what a run starts from.
+
+    Raises:
+        UserError: `weights` and `backbone` are both given, cannot be read, or do not fit the model.
+    """
+    if config.weights and config.backbone:
+        raise UserError(
+            f"`weights` is {config.weights} and `backbone` is {config.backbone}; weights have a backbone, give one."
+        )
+    if config.weights:
+        return _from_weights(config)
+    if config.backbone:
+        arrays = backbones.read_backbone(config.backbone, config.model)
+        note = f"backbone from {config.backbone}, {len(arrays)} variables; the rest is random"
+        return Start(arrays=arrays, model=config.model, notes=(note,))
+    return Start(arrays={}, model=config.model)
+
+
+def _from_weights(config: ExperimentConfig) -> Start:
+    """Takes weights with their habits."""
+    loaded = weights.load(pretrained.find_weights(config.weights, config.preset))
+    notes = [f"weights from {config.weights}"]
+    habits = {name: getattr(loaded.model, name) for name in _HABITS}
+    changed = [name for name, value in habits.items() if getattr(config.model, name) != value]
+    if changed:
+        notes.append("as the weights were trained: " + ", ".join(f"model.{n} {habits[n]}" for n in changed))
+    model = dataclasses.replace(config.model, **habits)
+    return Start(arrays=loaded.arrays, model=model, categories=loaded.categories, notes=tuple(notes))
+
+
+def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> tuple[str, ...]:
+    """Puts the weights of a start into a model; the class predictor begins anew if its classes are others.
+
+    Args:
+        model: EfficientDet for `categories`.
+        start: what to put in.
+        categories: the classes of the dataset.
+
+    Returns:
+        What was taken and what was not, a sentence each.
+
+    Raises:
+        UserError: a variable is unknown to the model or has another shape, or a part of the model is missing.
+    """
+    arrays, notes = start.arrays, start.notes
+    if start.categories and start.categories != categories:
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
+        count = len(start.categories)
+        notes += (f"the weights know {count} other classes; the class predictor begins anew for {len(categories)}",)
+    _check(model, arrays)
+    for variable in model.weights:
+        if (array := arrays.get(weights.variable_name(variable))) is not None:
+            variable.assign(array)
+    return notes
+
+
+def _check(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises unless arrays fill whole parts of a model, but for the class predictor."""
+    variables = {weights.variable_name(variable): variable for variable in model.weights}
+    problems = []
+    for name, array in arrays.items():
+        if name not in variables:
+            problems.append(f"`{name}` is unknown to it")
+        elif tuple(array.shape) != tuple(variables[name].shape):
+            expected = tuple(variables[name].shape)
+            problems.append(f"`{name}` has the shape {tuple(array.shape)}; expected {expected}")
+    parts = {name.split("/", 1)[0] for name in arrays}
+    problems += [
+        f"`{name}` is missing"
+        for name in variables
+        if name.split("/", 1)[0] in parts and name not in arrays and not name.startswith(_PREDICTOR)
+    ]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(
+            f"`weights` do not fit {model.config.name}: {', '.join(problems[:_SHOWN])}{more}. "
+            "Start from weights of the same model."
+        )
+
+
+def freeze(model: Any, frozen: str) -> None:
+    """Freezes parts of a model: no gradient, no weight decay, batch statistics as they are.
+
+    Args:
+        model: EfficientDet.
+        frozen: none, backbone, or all_but_heads (backbone and feature network).
+    """
+    if frozen in ("backbone", "all_but_heads"):
+        model.backbone.trainable = False
+    if frozen == "all_but_heads":
+        model.feature_network.trainable = False
