@@ -55,8 +55,8 @@ def find_lite_file(config: BackboneConfig) -> Path:
     package = _LITE_PACKAGES.get(config.name)
     if package is None:
         raise UserError(
-            f"`--backbone {IMAGENET}`: no package brings weights of {config.name}, only of {', '.join(_LITE_PACKAGES)}; "
-            "give a file, or train without `--backbone`."
+            f"`--backbone {IMAGENET}`: no package brings weights of {config.name}, only of "
+            f"{', '.join(_LITE_PACKAGES)}; give a file, or train without `--backbone`."
         )
     spec = importlib.util.find_spec(package)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
