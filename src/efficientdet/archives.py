@@ -184,7 +184,7 @@ def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
         for entry in entries:
             _check_name(limits.archive, entry.filename)
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(limits.archive, entry.filename, "is a link or a device")
+                raise _unsafe(limits.archive, entry.filename, "is no plain file but a link or a device")
             if entry.flag_bits & 0x1:
                 raise UserError(f"`{limits.archive}` is locked with a password; unpack it yourself.")
         files.check_space(folder.parent, total, f"what is in {limits.archive.name}")
@@ -264,7 +264,7 @@ def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _B
         if entry.isdir():
             continue
         if not entry.isreg() or entry.issparse():
-            raise _unsafe(limits.archive, entry.name, "is a link or a device")
+            raise _unsafe(limits.archive, entry.name, "is no plain file but a link or a device")
         try:
             tarfile.data_filter(entry, str(folder))  # Python's own opinion, after ours
         except tarfile.FilterError as error:
