@@ -1,83 +1,10 @@
-"""The family: sizes of every published model, from the reference implementations' own tests."""
-
-import math
+"""The family: values of every preset, as published; `model/test_family.py` counts what they make."""
 
 import pytest
 
 from efficientdet import presets
 from efficientdet.errors import UserError
 from efficientdet.model import bifpn, efficientnet
-from efficientdet.model.efficientdet import EfficientDet
-
-
-def _count(variables):
-    return sum(math.prod(variable.shape) for variable in variables)
-
-
-def _slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.fixture(scope="module")
-def d0():
-    return EfficientDet(presets.MODELS["d0"])
-
-
-def test_the_parts_of_d0_have_their_published_parameters(d0):
-    parts = (d0.backbone, d0.feature_network, d0.class_head, d0.box_head)
-    assert [_count(part.trainable_variables) for part in parts] == [3_595_388, 196_281, 69_354, 19_044]
-
-
-def test_d0_with_91_classes_has_nine_more_predictions(d0):
-    per_output = d0.class_head.predict.pointwise.kernel.shape[2] + 1
-    assert _count(d0.trainable_variables) + 9 * per_output == 3_880_652
-
-
-def test_d0_has_150_kernels_under_weight_decay(d0):
-    kernels = [v for v in d0.trainable_variables if v.path.endswith("kernel")]
-    assert (len(kernels), _count(kernels)) == (150, 3_820_384)
-
-
-def test_d0_has_3927203_values_with_the_batch_statistics(d0):
-    assert _count(d0.weights) == 3_927_203
-
-
-def test_variables_have_names_of_their_own(d0):
-    paths = [variable.path for variable in d0.weights]
-    assert len(set(paths)) == len(paths)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "variables", "trainable"),
-    [
-        ("d0", 3_880_067, 709, 493),
-        ("d1", 6_625_898, 912, 640),
-        _slow("d2", 8_097_039, 987, 699),
-        _slow("d3", 12_032_296, 1165, 823),
-        _slow("d4", 20_723_675, 1354, 960),
-    ],
-)
-def test_a_model_has_its_published_parameters(name, parameters, variables, trainable):
-    model = EfficientDet(presets.MODELS[name])
-    assert _count(model.trainable_variables) == parameters
-    # A generator of stochastic depth keeps its state in a variable that no checkpoint has.
-    assert len([v for v in model.weights if "float" in v.dtype]) == variables
-    assert len(model.trainable_variables) == trainable
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("lite0", 3_243_470),
-        _slow("lite1", 4_248_318),
-        _slow("lite2", 5_252_334),
-        _slow("lite3", 8_350_862),
-        _slow("lite3x", 9_280_862),
-        _slow("lite4", 15_130_894),
-    ],
-)
-def test_a_lite_model_has_its_published_parameters(name, parameters):
-    assert _count(EfficientDet(presets.MODELS[name]).trainable_variables) == parameters
 
 
 @pytest.mark.parametrize(
