@@ -208,6 +208,23 @@ def test_records_are_dealt_to_shards_in_turn(tmp_path):
     ]
 
 
+def test_each_split_can_have_its_own_number_of_shards_but_no_empty_ones(tmp_path):
+    synthetic.write_coco_folder(tmp_path / "coco", {"train": 3, "val": 2, "test": 2}, (64, 64), seed=0)
+    _convert("coco", tmp_path / "coco", tmp_path / "out", num_shards={"train": 2, "val": 32})
+    names = [path.name.partition("-of-") for path in sorted((tmp_path / "out").glob("*.tfrecord"))]
+    assert [(name[:-6], total[:5]) for name, _, total in names] == [
+        ("test", "00001"),
+        ("train", "00002"),
+        ("train", "00002"),
+        ("val", "00002"),
+        ("val", "00002"),
+    ]
+    with pytest.raises(UserError, match=r"`num_shards` names the split `vale`; there are test, train, val"):
+        _convert("coco", tmp_path / "coco", tmp_path / "other", num_shards={"vale": 2})
+    with pytest.raises(UserError, match="`num_shards` is -1"):
+        _convert("coco", tmp_path / "coco", tmp_path / "other", num_shards={"val": -1})
+
+
 def test_overwriting_replaces_a_dataset_and_nothing_else(tmp_path):
     source = little_datasets.write_coco(tmp_path / "coco")
     _convert("coco", source, tmp_path / "out")

@@ -39,7 +39,7 @@ def convert(
     splits: tuple[str, ...] = (),
     files: tuple[tuple[str, Path, Path], ...] = (),
     val_fraction: float = 0.0,
-    num_shards: int = 0,
+    num_shards: int | dict[str, int] = 0,
     num_workers: int = 0,
     classes: Path | None = None,
     drop_difficult: bool = False,
@@ -61,7 +61,8 @@ def convert(
         files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
             themselves; relative paths start at the source.
         val_fraction: share of the training pictures that becomes the split val, for a dataset without one.
-        num_shards: files of each split; 0: one for about 1000 pictures or 100 MB, at most 256.
+        num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
+            pictures; 0: one for about 1000 pictures or 100 MB, at most 256.
         num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
         classes: VOC and YOLO: file with the class names, one a line, in the order of their ids.
         drop_difficult: VOC: leave out the objects marked as difficult.
@@ -149,7 +150,7 @@ def _check_arguments(
     format: str,
     files: tuple[tuple[str, Path, Path], ...],
     val_fraction: float,
-    num_shards: int,
+    num_shards: int | dict[str, int],
     num_workers: int,
     classes: Path | None,
     drop_difficult: bool,
@@ -159,8 +160,9 @@ def _check_arguments(
         raise UserError(f"`format` is `{format}`; there are coco, voc and yolo.")
     if not 0 <= val_fraction < 1:
         raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
-    if not 0 <= num_shards <= 99_999:
-        raise UserError(f"`num_shards` is {num_shards}; expected 0 (by size) to 99999.")
+    for number in num_shards.values() if isinstance(num_shards, dict) else [num_shards]:
+        if not 0 <= number <= 99_999:
+            raise UserError(f"`num_shards` is {number}; expected 0 (by size) to 99999.")
     if num_workers < 0:
         raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
     if classes is not None and format == "coco":
@@ -233,13 +235,17 @@ def _num_workers(num_examples: int) -> int:
     return min(cores, -(-num_examples // _PICTURES_A_WORKER))
 
 
-def _plan(dataset: sources.Source, folder: Path | None, num_shards: int) -> list[shards.Task]:
+def _plan(dataset: sources.Source, folder: Path | None, num_shards: int | dict[str, int]) -> list[shards.Task]:
     """Deals the examples of each split to shards, one to each in turn."""
+    wanted = num_shards if isinstance(num_shards, dict) else dict.fromkeys(dataset.splits, num_shards)
+    unknown = sorted(wanted.keys() - dataset.splits.keys())
+    if unknown:
+        raise UserError(f"`num_shards` names the split `{unknown[0]}`; there are {', '.join(dataset.splits)}.")
     tasks = []
     for split, examples in dataset.splits.items():
         num_bytes = sum(example.path.stat().st_size for example in examples if example.path.is_file())
         by_size = max(1, -(-len(examples) // _PICTURES_A_SHARD), -(-num_bytes // _BYTES_A_SHARD))
-        total = min(num_shards or min(by_size, _MAX_SHARDS), len(examples))
+        total = min(wanted.get(split, 0) or min(by_size, _MAX_SHARDS), len(examples))
         for index in range(total):
             name = f"{split}-{index:05d}-of-{total:05d}.tfrecord"
             path = None if folder is None else folder / name
