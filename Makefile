@@ -1,5 +1,5 @@
 # Works in a bare clone: each goal makes .venv and installs what it needs, once, and again when pyproject.toml or
-# constraints.txt changes.
+# constraints.txt changes. What compares with PyTorch has an environment of its own, .venv-parity.
 
 PYTHON ?= python3
 # Set to ignore constraints.txt and take the newest versions: `make test LATEST=1`.
@@ -10,11 +10,15 @@ TESTS ?=
 PYTEST_ARGS ?=
 
 SHELL := /bin/bash
-BIN := .venv/bin
+# The goals of the comparison call `make` again with .venv-parity.
+VENV := .venv
+BIN := $(VENV)/bin
 # One stamp for each set of extras and each choice of versions.
 KIND := $(if $(LATEST),newest,pinned)
-RUN := .venv/installed-tensorflow-$(KIND)
-DEV := .venv/installed-dev-$(KIND)
+RUN := $(VENV)/installed-tensorflow-$(KIND)
+DEV := $(VENV)/installed-dev-$(KIND)
+PARITY := $(VENV)/installed-parity-$(KIND)
+REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -47,7 +51,7 @@ check: $(DEV)
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .coverage .coverage.* htmlcov build dist demo
+	rm -rf .venv .venv-parity .coverage .coverage.* htmlcov build dist demo
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -56,35 +60,35 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 python:
 	@fail() { echo "make: $$1" >&2; exit 1; }; \
-	if [ -e .venv ] || [ -L .venv ]; then \
+	if [ -e $(VENV) ] || [ -L $(VENV) ]; then \
 	  has=$$($(BIN)/python -c '$(VERSION)' 2>/dev/null) \
-	    || fail "the Python of .venv does not run; remove it with \`rm -rf .venv\` and try again."; \
+	    || fail "the Python of $(VENV) does not run; remove it with \`rm -rf $(VENV)\` and try again."; \
 	  $(BIN)/python -c '$(SUPPORTED)' \
-	    || fail ".venv has Python $$has, 3.11 to 3.13 is needed; remove it with \`rm -rf .venv\` and try again."; \
-	  [ ! -f .venv/made-for ] || [ "$$(cat .venv/made-for)" = "$$(pwd)" ] \
-	    || fail ".venv was made for $$(cat .venv/made-for); remove it with \`rm -rf .venv\` and try again."; \
+	    || fail "$(VENV) has Python $$has, 3.11 to 3.13 is needed; remove it with \`rm -rf $(VENV)\` and try again."; \
+	  [ ! -f $(VENV)/made-for ] || [ "$$(cat $(VENV)/made-for)" = "$$(pwd)" ] \
+	    || fail "$(VENV) was made for $$(cat $(VENV)/made-for); remove it with \`rm -rf $(VENV)\` and try again."; \
 	  if [ '$(origin PYTHON)' != file ]; then \
 	    wanted=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || fail "\`PYTHON\` is \`$(PYTHON)\`, which does not run."; \
-	    [ "$$has" = "$$wanted" ] || fail "\`PYTHON\` is $$wanted, but .venv has $$has; remove it with \`rm -rf .venv\`."; \
+	    [ "$$has" = "$$wanted" ] || fail "\`PYTHON\` is $$wanted, but $(VENV) has $$has; remove it with \`rm -rf $(VENV)\`."; \
 	  fi; \
 	else \
 	  has=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || fail "\`PYTHON\` is \`$(PYTHON)\`, which does not run."; \
 	  $(PYTHON) -c '$(SUPPORTED)' \
 	    || fail "\`PYTHON\` is $$has, 3.11 to 3.13 is needed; name one, such as \`make PYTHON=python3.12\`."; \
-	  echo "Making .venv with Python $$has"; \
-	  $(PYTHON) -m venv .venv || { rm -rf .venv; fail "\`$(PYTHON) -m venv\` failed, see above."; }; \
+	  echo "Making $(VENV) with Python $$has"; \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); fail "\`$(PYTHON) -m venv\` failed, see above."; }; \
 	fi; \
 	$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip >/dev/null \
-	  || fail ".venv has no pip; remove it with \`rm -rf .venv\` and try again."
+	  || fail "$(VENV) has no pip; remove it with \`rm -rf $(VENV)\` and try again."
 
 # Of pip's many words, the large downloads and the result are shown.
 SHOWN := /^ *Downloading .*[0-9] MB/ { print "  " $$2, $$3, $$4; fflush() } /^Successfully installed/ { print "  done" }
 define install
-	@echo "Installing .[$(1)], $(if $(LATEST),newest versions,versions of constraints.txt); takes minutes the first time"
-	@rm -f .venv/installed-*
+	@echo "Installing .[$(1)]$(if $(2), and $(2)), $(if $(LATEST),newest versions,versions of constraints.txt); takes minutes the first time"
+	@rm -f $(VENV)/installed-*
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
-	  $(PINS) -e '.[$(1)]' | awk '$(SHOWN)'
-	@pwd >.venv/made-for
+	  $(PINS) -e '.[$(1)]' $(if $(2),-r $(2)) | awk '$(SHOWN)'
+	@pwd >$(VENV)/made-for
 endef
 
 # The newest versions are looked up each time; pinned ones only when the files have changed.
@@ -95,6 +99,12 @@ $(RUN): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
 $(DEV): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
 	$(call install,tensorflow$(comma)dev)
 	@touch $(RUN) $(DEV)
+
+$(PARITY): pyproject.toml constraints.txt $(REQUIREMENTS) $(if $(LATEST),FORCE) | python
+	$(call install,tensorflow,tests/parity/requirements.txt)
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps \
+	  -r tests/parity/requirements-alone.txt
+	@touch $(PARITY)
 
 comma := ,
 FORCE:
