@@ -1,21 +1,20 @@
 """COCO metrics: equal to pycocotools, and to numbers worked out by hand."""
 
-import contextlib
 import io
 import json
 from pathlib import Path
 
+import little_detections
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from efficientdet import evaluation
 from efficientdet.errors import UserError
 from efficientdet.structures import Category, Detections, Originals
 
-_CATEGORIES = (Category(id=7, name="cat"), Category(id=3, name="dog"), Category(id=90, name="toothbrush"))
+_CATEGORIES = little_detections.CATEGORIES
+_TRUTH, _FOUND = ("boxes", "labels", "is_crowd", "area"), ("boxes", "labels", "scores")
 _PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "coco_val" / "instances.json"
 
 
@@ -69,108 +68,38 @@ def _box(y, x, side, label=0, is_crowd=False):
     return ((y, x, y + side, x + side), label, is_crowd, side * side)
 
 
-def _difficult(seed):
-    """Makes pictures with crowds, without boxes, without detections, equal scores, and more than 100 detections.
-
-    Boxes from a third of a pixel to half a picture; areas smaller than the boxes, 0, tiny, and on COCO's borders.
-    """
-    rng = np.random.default_rng(seed)
-    truth, found = [], []
-    for number in range(30):
-        rows = []
-        for _ in range(0 if number % 5 == 2 else rng.integers(1, 15)):
-            sides = np.exp(rng.uniform(np.log(0.3), np.log(300), 2))
-            corner = rng.uniform(0, 640 - sides)
-            area = rng.choice([sides.prod() * rng.uniform(0.3, 1), rng.choice([0, 1e-3, 1024, 1024.001, 9216])])
-            # No box of the last class is a crowd; every third picture has one class only.
-            label = int(rng.choice([0, 0, 1, 2])) if number % 3 else 0
-            rows.append((np.concatenate([corner, corner + sides]), label, label != 2 and rng.random() < 0.2, area))
-        truth.append(rows)
-        count = 0 if number % 7 == 3 else 260 if number == 6 else rng.integers(1, 40)
-        # Some pictures have scores of one digit: many are equal, within and between pictures.
-        digits = 1 if number % 2 else 6
-        boxes = [(*_guess(rng, rows), round(float(rng.random()), digits)) for _ in range(count)]
-        if number == 6:
-            boxes = [(box, 0, score) for box, _, score in boxes]
-        found.append(sorted(boxes, key=lambda row: -row[2]))
-    return truth, found
-
-
-def _guess(rng, rows):
-    """Draws a detection: a box and its label, or one of the truth moved by nothing, a little or much."""
-    if not rows or rng.random() < 0.3:
-        corner = rng.uniform(0, 500, 2)
-        return np.concatenate([corner, corner + np.exp(rng.uniform(-2, 5.5, 2))]), int(rng.integers(3))
-    box, label, _, _ = rows[rng.integers(len(rows))]
-    box = box + rng.normal(0, rng.choice([0, 0.02, 0.12, 0.3]), 4) * np.tile(box[2:] - box[:2], 2)
-    return np.sort(box.reshape(2, 2), axis=0).ravel(), label if rng.random() < 0.9 else 1 - min(label, 1)
-
-
 def _pycocotools(originals, detections, categories, counted=None):
-    """Evaluates with pycocotools, written independently of the module under test."""
-    truth, found = [], []
-    for row, image_id in enumerate(originals["ids"].tolist()):
-        for column in range(originals["num_boxes"][row]):
-            y1, x1, y2, x2 = (float(side) for side in originals["boxes"][row, column])
-            truth.append(
-                {
-                    "id": len(truth) + 1,
-                    "image_id": image_id,
-                    "category_id": categories[originals["labels"][row, column]].id,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(originals["area"][row, column]),
-                    "iscrowd": int(originals["is_crowd"][row, column]),
-                }
-            )
-        for column in range(detections["num_detections"][row]):
-            y1, x1, y2, x2 = (float(side) for side in detections["boxes"][row, column])
-            found.append(
-                {
-                    "image_id": image_id,
-                    "category_id": categories[detections["labels"][row, column]].id,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": float(detections["scores"][row, column]),
-                }
-            )
-    coco = COCO()
-    coco.dataset = {
-        "info": {},
-        "images": [{"id": int(number), "height": 640, "width": 640} for number in originals["ids"]],
-        "annotations": truth,
-        "categories": [{"id": category.id, "name": category.name} for category in counted or categories],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-        evaluator = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return evaluator.stats, evaluator.eval["precision"], evaluator.eval["recall"]
-
-
-def _twelve(precision, recall):
-    """Computes COCO's numbers from its arrays: [IoUs, recalls, C, areas, most] and [IoUs, C, areas, most]."""
-    average = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    average += [precision[..., size, 2] for size in (1, 2, 3)]
-    average += [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., size, 2] for size in (1, 2, 3)]
-    return [values[values > -1].mean() for values in average]
+    """Evaluates the same arrays with pycocotools."""
+    rows = range(len(originals["ids"]))
+    ids = originals["ids"].tolist()
+    truth = [
+        list(zip(*(originals[name][row, : originals["num_boxes"][row]] for name in _TRUTH), strict=True))
+        for row in rows
+    ]
+    found = [
+        list(zip(*(detections[name][row, : detections["num_detections"][row]] for name in _FOUND), strict=True))
+        for row in rows
+    ]
+    document = little_detections.coco_document(ids, truth, categories)
+    document["categories"] = [{"id": category.id, "name": category.name} for category in counted or categories]
+    return little_detections.count(document, little_detections.coco_results(ids, found, categories))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("seed", range(6))
 def test_all_numbers_equal_those_of_pycocotools(seed):
     """To the last bit, but for pycocotools' 1 - 2^-52 where a first detection has the precision 1."""
-    truth, found = _difficult(seed)
+    truth, found = little_detections.difficult(seed)
     ids = [int(number) for number in np.random.default_rng(seed).permutation(1000)[: len(truth)]]
     ids[0] += 2**40  # image ids may need more than 32 bits
     originals, detections = _originals(ids, truth), _detections(found)
     stats, precision, recall = _pycocotools(originals, detections, _CATEGORIES)
-    assert _twelve(precision, recall) == stats.tolist()
+    assert little_detections.twelve(precision, recall) == stats.tolist()
     precision = np.where(precision == 1 - 2**-52, 1, precision)
     evaluator = evaluation.CocoEvaluator(_CATEGORIES)
     evaluator.add(originals, detections)
     result = evaluator.result()
-    assert list(result.metrics.values()) == _twelve(precision, recall)
+    assert list(result.metrics.values()) == little_detections.twelve(precision, recall)
     np.testing.assert_allclose(list(result.metrics.values()), stats, rtol=0, atol=2**-52)
     for category in _CATEGORIES:
         of_class = precision[:, :, sorted(c.id for c in _CATEGORIES).index(category.id), 0, 2]
@@ -182,7 +111,7 @@ def test_all_numbers_equal_those_of_pycocotools(seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_difficult_pictures_have_what_makes_them_difficult(seed):
-    truth, found = _difficult(seed)
+    truth, found = little_detections.difficult(seed)
     boxes = [row for rows in truth for row in rows]
     areas = np.array([area for _, _, _, area in boxes])
     assert any(is_crowd for _, _, is_crowd, _ in boxes)
@@ -196,7 +125,7 @@ def test_the_difficult_pictures_have_what_makes_them_difficult(seed):
 
 def test_a_model_may_have_more_classes_than_the_dataset():
     """COCO's published checkpoints have 90 outputs for 80 classes: the numbers are those of the 80."""
-    truth, found = _difficult(0)
+    truth, found = little_detections.difficult(0)
     unused = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
     outputs = tuple(Category(id=number, name=f"class {number}") for number in range(1, 91))
     classes = tuple(category for category in outputs if category.id not in unused)
@@ -315,7 +244,7 @@ def test_an_evaluation_of_nothing_is_refused():
 
 
 def test_the_result_can_be_asked_twice_and_prints_nothing(capsys):
-    truth, found = _difficult(0)
+    truth, found = little_detections.difficult(0)
     evaluator = evaluation.CocoEvaluator(_CATEGORIES)
     evaluator.add(_originals(list(range(len(truth))), truth), _detections(found))
     before = evaluator.coco_results()

@@ -19,6 +19,7 @@ __all__ = [
     "convert",
     "describe",
     "evaluate",
+    "evaluate_detections",
     "predict",
     "train",
 ]
@@ -33,18 +34,19 @@ _HOMES = {
     "convert": "efficientdet.data.conversion",
     "describe": "efficientdet.model.complexity",
     "evaluate": "efficientdet.evaluation",
+    "evaluate_detections": "efficientdet.evaluation",
     "predict": "efficientdet.detector",
     "train": "efficientdet.training.run",
 }
 
-_NEED_KERAS = {"Detector", "describe", "evaluate", "predict", "train"}
+_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "train"}
 
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.conversion import convert
     from efficientdet.detector import Detector, predict
     from efficientdet.errors import UserError
-    from efficientdet.evaluation import evaluate
+    from efficientdet.evaluation import evaluate, evaluate_detections
     from efficientdet.model.complexity import describe
     from efficientdet.presets import PRESETS
     from efficientdet.structures import Category

@@ -15,7 +15,7 @@ from efficientdet.errors import UserError
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
-    "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run or a weights file"),
+    "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
@@ -89,6 +89,8 @@ def _run(verb: str, words: list[str]) -> int:
         # Records are TensorFlow's, whichever backend trains on them.
         backend.choose("tensorflow" if verb == "convert" else wanted)
     module, name, _ = VERBS[verb]
+    if verb == "evaluate" and _has_json_file(words):
+        name = "evaluate_detections"
     function = getattr(importlib.import_module(module), name)
     result = function(_training_config(words)) if verb == "train" else _call(verb, function, words)
     if as_json:
@@ -100,6 +102,12 @@ def _run(verb: str, words: list[str]) -> int:
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
     return 0
+
+
+def _has_json_file(words: list[str]) -> bool:
+    """Says whether a .json file stands among the words that is no option's value."""
+    alone = [word for before, word in zip(["", *words], words, strict=False) if not before.startswith("-")]
+    return any(word.endswith(".json") and not word.startswith("-") for word in alone)
 
 
 def _call(verb: str, function: Callable[..., Any], words: list[str]) -> Any:

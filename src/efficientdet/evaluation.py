@@ -9,7 +9,7 @@ and replaces the area of the annotations by that of the boxes; here both are COC
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ class EvaluationResult:
         return dataclasses.asdict(self)
 
     def table(self) -> Group:
-        """Arranges the result for a terminal: the 12 numbers, then each class, in percent."""
+        """Arranges the result for a terminal: the 12 numbers, then each class, in percent; or that nothing counts."""
+        if not self.num_boxes:
+            return Group(f"{self.num_images} images without a box to find: there is nothing to count, no metrics.")
         overall = Table(title=f"{self.num_images} images, {self.num_boxes} boxes", title_justify="left")
         overall.add_column("metric")
         overall.add_column("%", justify="right")
@@ -140,6 +142,15 @@ class CocoEvaluator:
             raise UserError(f"`labels` of image {image_id} has {label}; there are {len(self._categories)} classes.")
         return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": box}
 
+    def add_coco_results(self, found: Iterable[dict[str, Any]]) -> None:
+        """Adds detections in COCO's results format, checked, of pictures that were added before."""
+        self._detections.extend(found)
+
+    @property
+    def image_ids(self) -> Collection[int]:
+        """The pictures that were added."""
+        return self._sizes.keys()
+
     def coco_results(self) -> list[dict[str, Any]]:
         """Lists the detections as COCO's results format has them: boxes to 0.01 px, scores to 0.001."""
         return [
@@ -198,6 +209,8 @@ def _count(
     detections: list[dict[str, Any]],
 ) -> tuple[list[float], np.ndarray]:
     """Runs COCOeval: the 12 numbers, and precision float64[IoUs, recalls, C, areas, detections]; -1 for nothing."""
+    if not truth:
+        return [-1.0] * len(METRICS), np.full((1, 1, len(categories), 1, 1), -1.0)
     import faster_coco_eval
 
     coco = faster_coco_eval.COCO(
@@ -226,8 +239,12 @@ def evaluate(
     precision: Precision = "float32",
     xla: Switch = "auto",
     output: Path | None = None,
+    results_name: str = "detections.json",
 ) -> EvaluationResult:
     """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
+
+    Pictures without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts. On the
+    command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
 
     Args:
         weights: weights file, or folder of a run (its best weights).
@@ -239,6 +256,7 @@ def evaluate(
         precision: of the arithmetic inside the network.
         xla: compile with XLA; auto: on a GPU.
         output: folder for metrics.json and detections.json (COCO's results format).
+        results_name: name of detections.json in it; COCO's server wants detections_test-dev2017_NAME_results.json.
 
     Returns:
         The 12 COCO metrics, and AP of each class.
@@ -247,14 +265,17 @@ def evaluate(
         UserError: weights or data cannot be used, or their classes differ.
     """
     from efficientdet import runtimes
-    from efficientdet.data import pipeline, records
+    from efficientdet.data import coco_results, pipeline, records
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    _check_results_name(results_name, output)
+    _check_max_images(max_images)
     backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split)
+    opened = records.open_records(data, split, may_lack_boxes=output is not None)
     runtime = runtimes.KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
-    evaluator = CocoEvaluator(runtime.categories, opened.categories)
+    # Records of others without a box do not say which classes the dataset has.
+    evaluator = CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
     batches = pipeline.evaluation_batches(
         opened,
         categories=runtime.categories,
@@ -271,5 +292,56 @@ def evaluate(
     result = evaluator.result()
     if output is not None:
         files.write_json(output / "metrics.json", result.to_dict())
-        files.write_json(output / "detections.json", evaluator.coco_results())
+        coco_results.write(output / results_name, evaluator.coco_results())
+    return result
+
+
+def _check_results_name(name: str, output: Path | None) -> None:
+    """Raises a UserError for a name that is no name of a JSON file, or that nothing would have."""
+    if Path(name).name != name or Path(name).suffix != ".json" or name == "metrics.json":
+        raise UserError(
+            f"`results_name` is `{name}`; expected the name of a file that ends in .json, without a folder."
+        )
+    if output is None and name != "detections.json":
+        raise UserError(f"`results_name` is `{name}`, but nothing is written without `output`; give a folder.")
+
+
+def _check_max_images(number: int) -> None:
+    if number < 0:
+        raise UserError(f"`max_images` is {number}; it must be at least 1, or 0 for all.")
+
+
+def evaluate_detections(
+    detections: Path, /, *, data: str, split: str = "val", max_images: int = 0, output: Path | None = None
+) -> EvaluationResult:
+    """Measures COCO AP of detections that are in a file, whoever found them; no model runs.
+
+    Args:
+        detections: JSON file in COCO's results format.
+        data: converted dataset, or glob of TFRecord files.
+        split: split of a converted dataset.
+        max_images: evaluate only the first so many; 0: all.
+        output: folder for metrics.json.
+
+    Returns:
+        The 12 COCO metrics, and AP of each class.
+
+    Raises:
+        UserError: the data cannot be used, or the file is no list of detections in its pictures and of its classes.
+    """
+    from efficientdet.data import coco_results, pipeline, records
+
+    _check_max_images(max_images)
+    backend.require_tensorflow("`data` from records")
+    opened = records.open_records(data, split)
+    evaluator = CocoEvaluator(opened.categories)
+    with progress.track("read truth", min(len(opened), max_images or len(opened))) as bar:
+        for originals in pipeline.truth_batches(opened, max_images=max_images):
+            evaluator.add_truth(originals)
+            bar.advance(int((originals["ids"] >= 0).sum()))
+    image_ids, category_ids = evaluator.image_ids, [category.id for category in opened.categories]
+    evaluator.add_coco_results(coco_results.read(detections, image_ids, category_ids))
+    result = evaluator.result()
+    if output is not None:
+        files.write_json(output / "metrics.json", result.to_dict())
     return result

@@ -57,6 +57,11 @@ _BAD_INPUTS = {
         _edit_coco(lambda d: d.pop("categories")),
         "instances.json` has no list of objects `categories`",
     ),
+    "training pictures only": (
+        "coco",
+        _edit_coco(lambda d: d.pop("annotations")),
+        "instances.json` has no list of objects `annotations`",
+    ),
     "no file_name": ("coco", _edit_coco(lambda d: d["images"][0].pop("file_name")), "picture 7 has no `file_name`"),
     "no bbox": ("coco", _edit_coco(lambda d: d["annotations"][1].pop("bbox")), r"annotations\[1\] has no `bbox`"),
     "bbox of words": ("coco", _edit_coco(lambda d: d["annotations"][0].update(bbox=["a"] * 4)), "expected a number"),

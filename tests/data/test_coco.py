@@ -57,6 +57,22 @@ def test_files_can_be_named(tmp_path):
     assert [example.path.is_file() for example in source.splits["mine"]] == [True, True]
 
 
+def test_a_file_without_annotations_lists_pictures_to_test_on(tmp_path):
+    little_datasets.write_coco(tmp_path)
+    document = little_datasets.coco_document()
+    del document["annotations"]
+    (tmp_path / "image_info.json").write_text(json.dumps(document))
+    files = (("train", "instances.json", "images"), ("test-dev", "image_info.json", "images"))
+    source = coco.read(tmp_path, files=files)
+    assert source.unannotated == {"test-dev"}
+    assert [example.id for example in source.splits["test-dev"]] == [3, 7]
+    assert [len(example.labels) for example in source.splits["test-dev"]] == [0, 0]
+    (problem,) = source.problems
+    assert (problem.split, problem.file_name) == ("test-dev", "image_info.json")
+    with pytest.raises(UserError, match=r"image_info\.json` has no list of objects `annotations`"):
+        coco.read(tmp_path, files=(("val", "image_info.json", "images"),))
+
+
 def test_splits_share_the_union_of_their_classes(tmp_path):
     little_datasets.write_coco(tmp_path)
     other = little_datasets.coco_document()

@@ -184,6 +184,28 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     assert little_datasets.names(tmp_path) == ["coco"]
 
 
+def test_pictures_without_annotations_are_converted_to_test_on(tmp_path):
+    document = little_datasets.coco_document()
+    del document["annotations"]
+    source = little_datasets.write_coco(tmp_path / "coco")
+    (source / "image_info.json").write_text(json.dumps(document))
+    test_dev = ("test-dev", "image_info.json", "images")
+    result = _convert("coco", source, tmp_path / "out", files=(test_dev,))
+    assert _counts(result) == {
+        ("files without annotations (pictures to detect in, nothing to count)", "image_info.json"): 1
+    }
+    opened = records.open_records(str(tmp_path / "out"), "test-dev", may_lack_boxes=True)
+    assert (len(opened), opened.num_boxes, opened.categories) == (2, 0, result.categories)
+    with pytest.raises(UserError, match="not one box"):
+        records.open_records(str(tmp_path / "out"), "test-dev")
+    # Training pictures need boxes all the same.
+    (source / "none.json").write_text(json.dumps({**document, "annotations": []}))
+    with pytest.raises(UserError, match="no boxes at all"):
+        _convert("coco", source, tmp_path / "both", files=(("train", "none.json", "images"), test_dev))
+    both = _convert("coco", source, tmp_path / "both", files=(("train", "instances.json", "images"), test_dev))
+    assert {name: split.num_boxes for name, split in both.splits.items()} == {"train": 2, "test-dev": 0}
+
+
 def test_a_share_of_train_becomes_val(tmp_path):
     for index in range(10):
         little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))

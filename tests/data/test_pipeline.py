@@ -147,6 +147,21 @@ def test_inputs_and_originals_tell_the_same_boxes(converted):
         np.testing.assert_array_equal(batch["num_boxes"], originals["num_boxes"])
 
 
+def test_the_truth_alone_is_that_of_evaluation(converted):
+    opened = records.open_records(converted, "val")
+    (alone,) = pipeline.truth_batches(opened)
+    assert alone["ids"].tolist() == [1, 2, 3, 4, 5] + [-1] * 59
+    batches = [originals for _, originals in _evaluation(converted)]
+    for name, values in alone.items():
+        if name != "scales":
+            expected = np.concatenate([batch[name] for batch in batches])
+            assert values.dtype == expected.dtype
+            np.testing.assert_array_equal(values[:5], expected[:5], err_msg=name)
+    assert set(alone["scales"].tolist()) == {1}
+    (first,) = pipeline.truth_batches(opened, max_images=2)
+    assert first["ids"].tolist() == [1, 2] + [-1] * 62
+
+
 def test_crowds_are_no_targets_but_evaluation_knows_them(tmp_path):
     little_datasets.write_coco(tmp_path / "pictures")
     conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)

@@ -112,6 +112,12 @@ def test_where_each_method_looks():
     assert found == {"half_pixel": [40, 200], "legacy": [0, 160], "antialiased": [57, 183]}
 
 
+@pytest.mark.parametrize("new_size", [(37, 53), (38, 54), (111, 159), (211, 301)])
+def test_a_picture_that_grows_needs_no_antialias(new_size):
+    image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    _assert_alike(*(preprocess.resize(image, new_size, method) for method in ("antialiased", "half_pixel")))
+
+
 @each_method
 def test_a_picture_that_fits_is_not_changed(method):
     image = np.random.default_rng(6).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -144,6 +150,15 @@ def test_png_records_are_decoded_too():
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     np.testing.assert_array_equal(preprocess.decode_tf(buffer.getvalue()).numpy(), noise)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_size_is_read_from_the_file(kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, kind)
+    assert preprocess.picture_size_tf(buffer.getvalue()).numpy().tolist() == [20, 30]
+    in_graph = tf.data.Dataset.from_tensors(buffer.getvalue()).map(preprocess.picture_size_tf)
+    assert next(iter(in_graph)).numpy().tolist() == [20, 30]
 
 
 def test_undo_letterbox_returns_to_the_picture_and_clips():

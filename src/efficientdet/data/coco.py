@@ -1,7 +1,8 @@
 """COCO's annotation format: one JSON file a split.
 
 Boxes are (x, y, width, height) px. Category ids stay as they are, holes included; a label is a position in the list
-sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs.
+sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs. A file without
+`annotations` lists pictures only (image_info_*.json, which COCO gives for its test pictures).
 """
 
 import json
@@ -14,6 +15,8 @@ from efficientdet.structures import Category
 
 _ROBOFLOW = "_annotations.coco.json"
 _SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
+_PICTURES_ONLY = "files without annotations (pictures to detect in, nothing to count)"
+_NEED_ANNOTATIONS = ("train", "val")
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "panoptic")
 
 CocoSplit = tuple[str, Path, Path]
@@ -46,7 +49,7 @@ def read(source: Path, *, splits: tuple[str, ...] = (), files: tuple[CocoSplit, 
         if root is None:
             raise UserError(
                 f"`source` {source} holds no COCO annotations; expected annotations/instances_<split>.json, "
-                "instances.json or <split>/_annotations.coco.json."
+                "instances.json or <split>/_annotations.coco.json. `--files` names files anywhere else."
             )
         found = _find(root)
     wanted = sources.take_splits([name for name, _, _ in found], splits, source)
@@ -54,14 +57,19 @@ def read(source: Path, *, splits: tuple[str, ...] = (), files: tuple[CocoSplit, 
     for index, (name, _, _) in enumerate(found):
         if name in [other for other, _, _ in found[:index]]:
             raise UserError(f"`{source}` has the split `{name}` twice; name the files of each split.")
-    documents = {name: _load(annotations) for name, annotations, _ in found}
+    documents = {name: _load(annotations, name) for name, annotations, _ in found}
     categories = _merge_categories({path: documents[name] for name, path, _ in found})
     labels = {category.id: label for label, category in enumerate(categories)}
-    problems: list[sources.Problem] = []
+    unannotated = frozenset(name for name, document in documents.items() if "annotations" not in document)
+    problems = [
+        sources.Problem(kind=_PICTURES_ONLY, split=name, file_name=path.name)
+        for name, path, _ in found
+        if name in unannotated
+    ]
     examples = {
         name: _read_split(documents.pop(name), name, path, images, labels, problems) for name, path, images in found
     }
-    return sources.Source(categories=categories, splits=examples, problems=problems)
+    return sources.Source(categories=categories, splits=examples, problems=problems, unannotated=unannotated)
 
 
 def _find(root: Path) -> list[CocoSplit]:
@@ -94,14 +102,16 @@ def _first_folder(*candidates: Path) -> Path:
     return next((folder for folder in candidates if folder.is_dir()), candidates[-1])
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Reads a JSON file and checks that it has COCO's three lists."""
+def _load(path: Path, split: str) -> dict[str, Any]:
+    """Reads a JSON file and checks that it has COCO's three lists; pictures to test on need no annotations."""
     try:
         document = json.loads(sources.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"`{path}` is no valid JSON, it may be cut short: {error}.") from error
     for field in ("images", "annotations", "categories"):
         values = document.get(field) if isinstance(document, dict) else None
+        if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:
+            continue
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             hint = " (captions carry no boxes; use instances_*.json)" if field == "categories" else ""
             raise UserError(f"`{path}` has no list of objects `{field}`; expected COCO's instances format{hint}.")
@@ -161,7 +171,7 @@ def _read_annotations(
     """Gathers the annotations of each picture."""
     annotations: dict[int, list[_Row]] = {number: [] for number in ids}
     unlisted = 0
-    for index, entry in enumerate(document["annotations"]):
+    for index, entry in enumerate(document.get("annotations", [])):
         number, row = _read_annotation(entry, path, f"annotations[{index}]", labels)
         if number in annotations:
             annotations[number].append(row)

@@ -91,7 +91,8 @@ def convert(
         for name, split in result.splits.items():
             if not split.num_examples and not dry_run:
                 raise UserError(f"`{source}` has no usable picture in `{name}`; all of them are broken.")
-        if not any(split.num_boxes for split in result.splits.values()):
+        annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
+        if annotated and not any(split.num_boxes for split in annotated):
             raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
         if folder is not None:
             _write_manifest(folder, result, written)
@@ -225,7 +226,8 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
             raise UserError(f"`{source}` has no pictures in the split `{name}`.")
     if not dataset.splits:
         raise UserError(f"`{source}` has no pictures.")
-    if not any(len(example.labels) for examples in dataset.splits.values() for example in examples):
+    annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
+    if annotated and not any(len(example.labels) for examples in annotated for example in examples):
         raise UserError(f"`{source}` has no boxes at all; there is nothing to learn.")
 
 

@@ -7,7 +7,7 @@ skips. Batches may span two epochs, since their size is fixed.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from efficientdet.data import augment, preprocess, tfrecord
 from efficientdet.data.records import Records
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
+
+_TRUTH_BATCH = 64
 
 
 def box_room(records: Records) -> int:
@@ -108,39 +110,78 @@ def evaluation_batches(
     import tensorflow as tf
 
     _leave_gpu_to_jax()
-    room, num_examples = box_room(records), min(len(records), max_images or len(records))
+    room = box_room(records)
     check_categories(records, categories)
     label_of = _label_table(categories)
 
-    def example(position: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        number = tf.minimum(position, num_examples - 1)
-        record = tfrecord.parse(_read(records, number))
+    def example(record: dict[str, Any], id: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         image = preprocess.decode_tf(record["encoded"])
         size = tf.shape(image)[:2]
         new_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
         pixels, valid_size = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), image_size, resize)
-        fractions, labels, is_crowd = record["boxes"], label_of(record["category_ids"]), record["is_crowd"]
-        boxes = fractions * _twice(size)
-        kept = tf.logical_not(is_crowd)
-        inputs = _batch_row(
-            pixels, valid_size, tf.boolean_mask(fractions * _twice(new_size), kept), tf.boolean_mask(labels, kept), room
-        )
-        area = tf.where(record["area"] < 0, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), record["area"])
-        originals = {
-            "ids": tf.where(position < num_examples, _id(record, number), -1),
-            "scales": scale,
-            "sizes": size,
-            "boxes": _pad(boxes, room),
-            "labels": _pad(labels, room),
-            "is_crowd": _pad(is_crowd, room),
-            "area": _pad(area, room),
-            "num_boxes": tf.shape(labels)[0],
-        }
-        return inputs, originals
+        labels, kept = label_of(record["category_ids"]), tf.logical_not(record["is_crowd"])
+        boxes = tf.boolean_mask(record["boxes"] * _twice(new_size), kept)
+        inputs = _batch_row(pixels, valid_size, boxes, tf.boolean_mask(labels, kept), room)
+        return inputs, _originals_row(record, id, size, scale, labels, room)
 
-    padded = -(-num_examples // batch_size) * batch_size
-    positions = tf.data.Dataset.range(padded)
-    yield from _iterate(positions.map(example, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+    yield from _one_pass(records, example, batch_size, max_images)
+
+
+def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Originals]:
+    """Reads the truth of a split, in its order; the pictures are not decoded.
+
+    The labels are positions in the split's own categories, the scales 1; filled up as `evaluation_batches` does.
+
+    Args:
+        records: the split.
+        max_images: only the first so many; 0: all.
+
+    Yields:
+        Originals of NumPy arrays.
+    """
+    import tensorflow as tf
+
+    _leave_gpu_to_jax()
+    room, label_of = box_room(records), _label_table(records.categories)
+
+    def example(record: dict[str, Any], id: Any) -> dict[str, Any]:
+        size = preprocess.picture_size_tf(record["encoded"])
+        return _originals_row(record, id, size, tf.constant(1.0), label_of(record["category_ids"]), room)
+
+    yield from _one_pass(records, example, _TRUTH_BATCH, max_images)
+
+
+def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, max_images: int) -> Iterator[Any]:
+    """Makes batches of `example(record, id)` of the first pictures, in their order; the last is filled up (id -1)."""
+    import tensorflow as tf
+
+    num_examples = min(len(records), max_images or len(records))
+
+    def at(position: Any) -> Any:
+        number = tf.minimum(position, num_examples - 1)
+        record = tfrecord.parse(_read(records, number))
+        return example(record, tf.where(position < num_examples, _id(record, number), -1))
+
+    positions = tf.data.Dataset.range(-(-num_examples // batch_size) * batch_size)
+    yield from _iterate(positions.map(at, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+
+
+def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, labels: Any, room: int) -> dict[str, Any]:
+    """Arranges the facts of one picture as a row of Originals."""
+    import tensorflow as tf
+
+    boxes = record["boxes"] * _twice(size)
+    box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return {
+        "ids": id,
+        "scales": scale,
+        "sizes": size,
+        "boxes": _pad(boxes, room),
+        "labels": _pad(labels, room),
+        "is_crowd": _pad(record["is_crowd"], room),
+        "area": _pad(tf.where(record["area"] < 0, box_area, record["area"]), room),
+        "num_boxes": tf.shape(labels)[0],
+    }
 
 
 def _leave_gpu_to_jax() -> None:

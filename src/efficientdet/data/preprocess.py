@@ -139,6 +139,16 @@ def decode_tf(encoded: Any) -> Any:
     return image
 
 
+def picture_size_tf(encoded: Any) -> Any:
+    """Reads height and width of a picture in TensorFlow: string[] -> int32[2], px. A JPEG is not decoded for it."""
+    import tensorflow as tf
+
+    def header() -> Any:
+        return tf.io.extract_jpeg_shape(encoded)[:2]
+
+    return tf.cond(tf.io.is_jpeg(encoded), header, lambda: tf.shape(decode_tf(encoded))[:2])
+
+
 def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, int], method: Resize) -> tuple[Any, Any]:
     """Scales a picture to `new_size`, cuts out what begins at `offset`, and pads, computing only the pixels kept.
 

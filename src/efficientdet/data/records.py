@@ -50,13 +50,14 @@ class Records:
         return len(self.offsets)
 
 
-def open_records(location: str, split: str) -> Records:
+def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> Records:
     """Opens a split.
 
     Args:
         location: folder of a converted dataset; or one TFRecord file or a glob of them, written by google/automl or the
             TF Object Detection API, which is then the whole split.
         split: train, val, ...
+        may_lack_boxes: pictures without a single box are wanted too; if not, they are an error.
 
     Raises:
         UserError: nothing is there, the split does not exist, a shard is damaged, or no picture has a box.
@@ -67,10 +68,11 @@ def open_records(location: str, split: str) -> Records:
     else:
         paths = foreign.find(location)
         records = Records(name=split, paths=tuple(map(str, paths)), **vars(foreign.scan(paths)))
-    if not records.num_boxes:
+    if not records.num_boxes and not may_lack_boxes:
         raise UserError(
             f"`{location}` has {len(records)} pictures in `{split}` and not one box; the records were made without "
-            "annotations (NVIDIA's script did so: it passed captions only). Convert again with instances_*.json."
+            "annotations (NVIDIA's script did so: it passed captions only). Convert again with instances_*.json. "
+            "(Pictures without truth can be evaluated with an `output`, which gives detections only.)"
         )
     return records
 

@@ -75,11 +75,13 @@ class Source:
         categories: the classes; a label is a position in it.
         splits: examples of each split.
         problems: what the reader did not take over.
+        unannotated: splits that are pictures only and say so (COCO's test-dev); nothing can be learnt from them.
     """
 
     categories: tuple[Category, ...]
     splits: dict[str, list[Example]]
     problems: list[Problem]
+    unannotated: frozenset[str] = frozenset()
 
 
 def make_example(

@@ -1,0 +1,103 @@
+"""COCO's results format: what a detector found, one JSON list for a whole split.
+
+    [{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ...]
+
+Boxes in px of the picture, whose first pixel begins at 0. COCO's server takes this file. A file that is read may come
+from any detector and is not trusted.
+"""
+
+import json
+import math
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from efficientdet import files
+from efficientdet.data import sources
+from efficientdet.errors import UserError
+
+_LIMIT_PX = 2**31
+
+
+def write(path: Path, detections: Iterable[dict[str, Any]]) -> None:
+    """Writes detections, one a line, aside and then renamed.
+
+    Args:
+        path: the file.
+        detections: image_id, category_id, bbox (x, y, width, height) and score of each.
+    """
+    lines = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
+    files.write_aside(path, lambda temporary: _write_text(temporary, f"[\n{lines}\n]\n"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) -> list[dict[str, Any]]:
+    """Reads and checks detections; fields beside the four are left out.
+
+    Args:
+        path: the file.
+        image_ids: ids of the pictures; a detection in another one is an error.
+        category_ids: ids of the classes; a detection of another one is an error.
+
+    Returns:
+        image_id, category_id, bbox and score of each detection, in the order of the file.
+
+    Raises:
+        UserError: the file cannot be read, or a detection cannot be counted.
+    """
+    try:
+        document = json.loads(sources.read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"`{path}` is no valid JSON, it may be cut short: {error}.") from error
+    if not isinstance(document, list):
+        hint = "; this looks like annotations" if isinstance(document, dict) and "annotations" in document else ""
+        raise UserError(f"`{path}` is no list; expected COCO's results: image_id, category_id, bbox, score{hint}.")
+    known = {"image_id": (frozenset(image_ids), "picture"), "category_id": (frozenset(category_ids), "class")}
+    return [_read_detection(entry, f"`{path}`: detection {index}", known) for index, entry in enumerate(document)]
+
+
+def _read_detection(entry: Any, where: str, known: dict[str, tuple[frozenset[int], str]]) -> dict[str, Any]:
+    """Checks one detection."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {_short(entry)}; expected an object with image_id, category_id, bbox and score.")
+    for field in ("image_id", "category_id", "bbox", "score"):
+        if field not in entry:
+            raise UserError(f"{where} has no `{field}`; expected image_id, category_id, bbox and score.")
+    for field, (ids, what) in known.items():
+        if type(entry[field]) is not int:
+            raise UserError(f"{where} has the `{field}` {_short(entry[field])}; expected an integer.")
+        if entry[field] not in ids:
+            raise UserError(f"{where} has the `{field}` {_short(entry[field])}, but the data has no such {what}.")
+    box, score = entry["bbox"], entry["score"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        raise UserError(f"{where} has the `bbox` {_short(box)}; expected four finite numbers: x, y, width, height.")
+    if min(box[2:]) < 0 or max(map(abs, box)) >= _LIMIT_PX:
+        raise UserError(f"{where} has the `bbox` {_short(box)}; width and height must be 0 or more px, below 2^31.")
+    if not _is_finite(score):
+        raise UserError(f"{where} has the `score` {_short(score)}; expected a finite number.")
+    ids_of = {field: entry[field] for field in known}
+    return ids_of | {"bbox": [float(side) for side in box], "score": float(score)}
+
+
+def _is_finite(value: Any) -> bool:
+    """Says whether a JSON value is a number that a float can hold; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
+def _short(value: Any) -> str:
+    """Writes a value of unknown size in at most 60 characters."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a value with many levels"
+    return text if len(text) <= 60 else text[:57] + "..."
