@@ -78,7 +78,7 @@ def open_bundle(prefix: Path) -> Any:
 
     try:
         return tf.train.load_checkpoint(str(prefix))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise UserError(f"`{prefix}` is no complete TensorFlow checkpoint: {_first_line(error)}.") from error
 
 
@@ -100,7 +100,7 @@ def _read(reader: Any, prefix: Path, key: str) -> Any:
 
     try:
         return reader.get_tensor(key)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise UserError(f"`{prefix}` is damaged at `{key}`: {_first_line(error)}.") from error
 
 

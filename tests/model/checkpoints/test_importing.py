@@ -1,0 +1,277 @@
+"""D0, written in each published format by independent code, comes back bit for bit."""
+
+import csv
+import dataclasses
+import sys
+
+import little_checkpoints
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import save_file
+
+from efficientdet import coco_classes, presets
+from efficientdet.errors import UserError
+from efficientdet.model import weights
+from efficientdet.model.checkpoints import importing, names
+from efficientdet.model.efficientdet import EfficientDet
+
+_D0 = presets.MODELS["d0"]
+
+
+def _random_arrays(model, seed=0):
+    rng = np.random.default_rng(seed)
+    return {weights.variable_name(v): rng.uniform(0.5, 1.5, v.shape).astype(np.float32) for v in model.weights}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EfficientDet(_D0)
+
+
+@pytest.fixture(scope="module")
+def arrays(model):
+    """Values of D0's variables, all different, variances above 0."""
+    return _random_arrays(model)
+
+
+@pytest.fixture(scope="module")
+def stale(arrays):
+    """What the last training step left: other values than the averages."""
+    return {path: array + 1 for path, array in arrays.items()}
+
+
+def _with_91_classes(arrays):
+    """Adds NVIDIA's output that is never used to each anchor."""
+    changed = dict(arrays)
+    for leaf in ("kernel", "bias"):
+        array = arrays[f"class_head/predict/pointwise/{leaf}"]
+        by_anchor = array.reshape(*array.shape[:-1], 9, 90)
+        unused = np.full((*by_anchor.shape[:-1], 1), 7, np.float32)
+        wide = np.concatenate([by_anchor, unused], axis=-1).reshape(*array.shape[:-1], 9 * 91)
+        changed[f"class_head/predict/pointwise/{leaf}"] = wide
+    return changed
+
+
+def _torch(named):
+    counters = {"backbone.bn1.num_batches_tracked": np.array(9, np.int64)}
+    return {name: np.ascontiguousarray(array) for name, array in (named | counters).items()}
+
+
+def _tensorflow1(folder, arrays, stale):
+    (folder / "efficientdet-d0").mkdir()
+    named, raw = little_checkpoints.automl(arrays), little_checkpoints.automl(stale)
+    little_checkpoints.write_tensorflow1(folder / "efficientdet-d0" / "model", named, raw=raw)
+    return folder / "efficientdet-d0"
+
+
+def _tensorflow1_without_averages(folder, arrays, stale):
+    little_checkpoints.write_tensorflow1(folder / "model.ckpt-7", little_checkpoints.automl(arrays))
+    return folder / "model.ckpt-7.index"
+
+
+def _hdf5(folder, arrays, stale):
+    little_checkpoints.write_hdf5(folder / "efficientdet-d0.h5", little_checkpoints.automl(arrays))
+    return folder / "efficientdet-d0.h5"
+
+
+def _automl_objects(folder, arrays, stale):
+    tree = little_checkpoints.tree(little_checkpoints.objects(arrays, "automl"), tf.Variable)
+    return tf.train.Checkpoint(model=tree).save(str(folder / "ckpt"))
+
+
+def _nvidia_objects(folder, arrays, stale):
+    named = little_checkpoints.objects(_with_91_classes(arrays), "nvidia")
+    return tf.train.Checkpoint(little_checkpoints.tree(named, tf.Variable)).write(str(folder / "emackpt-300"))
+
+
+def _nvidia_saved_model(folder, arrays, stale):
+    named = little_checkpoints.objects(_with_91_classes(arrays), "nvidia")
+    tree = little_checkpoints.tree(named, tf.Variable)
+    # Keras lists all variables beside the layers, which gives them shorter keys in the file.
+    tree.all_of_them = list(tree.variables)
+    tf.saved_model.save(tree, str(folder / "emackpt-final"))
+    return folder / "emackpt-final"
+
+
+def _effdet_zip(folder, arrays, stale):
+    state = _torch(little_checkpoints.effdet(arrays))
+    little_checkpoints.write_pytorch(folder / "tf_efficientdet_d0.pth", state)
+    return folder / "tf_efficientdet_d0.pth"
+
+
+def _effdet_legacy(folder, arrays, stale):
+    state = _torch(little_checkpoints.effdet(arrays))
+    little_checkpoints.write_pytorch(folder / "tf_efficientdet_d0.pth", state, legacy=True)
+    return folder / "tf_efficientdet_d0.pth"
+
+
+def _effdet_training_checkpoint(folder, arrays, stale):
+    """With the prefixes of DataParallel and of the training bench, averages and anchors."""
+    own = {f"module.model.{name}": array for name, array in _torch(little_checkpoints.effdet(stale)).items()}
+    own["module.anchors.boxes"] = np.zeros((49104, 4), np.float32)
+    average = {f"model.{name}": array for name, array in _torch(little_checkpoints.effdet(arrays)).items()}
+    saved = {"epoch": 3, "arch": "tf_efficientdet_d0", "state_dict": own, "state_dict_ema": average, "metric": 0.3}
+    little_checkpoints.write_pytorch(folder / "model_best.pth.tar", saved)
+    return folder / "model_best.pth.tar"
+
+
+def _effdet_safetensors(folder, arrays, stale):
+    save_file(_torch(little_checkpoints.effdet(arrays)), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+_WRITERS = [
+    _tensorflow1,
+    _tensorflow1_without_averages,
+    _hdf5,
+    _automl_objects,
+    _nvidia_objects,
+    _nvidia_saved_model,
+    _effdet_zip,
+    _effdet_legacy,
+    _effdet_training_checkpoint,
+    _effdet_safetensors,
+]
+
+
+@pytest.mark.parametrize("write", _WRITERS, ids=lambda write: write.__name__.strip("_"))
+def test_d0_comes_back_bit_for_bit(write, arrays, stale, tmp_path):
+    result = importing.import_weights(write(tmp_path, arrays, stale), output=tmp_path / "ours.safetensors")
+    assert (result.model, result.num_variables, result.initialized) == ("efficientdet-d0", 709, [])
+    loaded = weights.load(tmp_path / "ours.safetensors")
+    assert loaded.categories == coco_classes.CATEGORIES
+    assert loaded.arrays.keys() == arrays.keys()
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(loaded.arrays[path], array, err_msg=path)
+
+
+@pytest.mark.parametrize("write", [_tensorflow1, _effdet_training_checkpoint], ids=["automl", "effdet"])
+def test_raw_takes_the_values_of_the_last_step(write, arrays, stale, tmp_path):
+    file = write(tmp_path, arrays, stale)
+    result = importing.import_weights(file, output=tmp_path / "raw.safetensors", raw=True)
+    assert result.num_averaged == 0
+    loaded = weights.load(tmp_path / "raw.safetensors").arrays
+    for path, array in stale.items():
+        np.testing.assert_array_equal(loaded[path], array, err_msg=path)
+
+
+def test_an_optimizer_s_averages_are_found(arrays, stale, tmp_path):
+    """NVIDIA's `ckpt` has the averages as slot variables of its optimizer."""
+    made = []
+
+    def variable(array):
+        made.append(tf.Variable(array + 1))
+        return made[-1]
+
+    tree = little_checkpoints.tree(little_checkpoints.objects(arrays, "nvidia"), variable)
+
+    slots = {}  # kept outside of the optimizer, which must not depend on them
+
+    class Optimizer(tf.Module):
+        def get_slot_names(self):
+            return ["average"]
+
+        def get_slot(self, original, name):
+            return slots.get(id(original))
+
+    slots |= {id(v): tf.Variable(v - 1) for v in made}
+    prefix = tf.train.Checkpoint(model=tree, optimizer=Optimizer()).save(str(tmp_path / "ckpt"))
+    result = importing.import_weights(prefix, output=tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors").arrays
+    assert result.num_averaged == 709
+    for path, array in arrays.items():
+        np.testing.assert_allclose(loaded[path], array, rtol=1e-6, err_msg=path)
+
+
+def test_the_name_map_is_covered(shared, model):
+    """All 709 rows: google/automl's name and shape, effdet's name."""
+    with (shared / "reference" / "d0_name_map.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    automl, effdet = (names.variable_sources(_D0, naming) for naming in ("automl", "effdet"))
+    path_of = {source.name: path for path, source in automl.items()}
+    shapes = {weights.variable_name(v): tuple(v.shape) for v in model.weights}
+    assert len(rows) == len(path_of) == len(shapes) == 709
+    for row in rows:
+        path = path_of[row["automl_name"]]
+        source = effdet[path]
+        assert source.name + ("" if source.entry is None else f"[{source.entry}]") == row["effdet_name"]
+        assert str(shapes[path]) == row["automl_shape"]
+
+
+def test_the_tests_own_names_are_those_of_the_map(shared, arrays):
+    with (shared / "reference" / "d0_name_map.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert {little_checkpoints.automl_name(path) for path in arrays} == {row["automl_name"] for row in rows}
+    assert little_checkpoints.effdet(arrays).keys() == {row["effdet_name"].split("[")[0] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["d1", "d6", "d7x", "lite3x"])
+def test_each_kind_of_model_s_variables_have_a_place(name):
+    config = presets.MODELS[name]
+    paths = {weights.variable_name(v) for v in EfficientDet(config).weights}
+    for naming in ("automl", "automl_objects", "nvidia_objects", "effdet"):
+        sources = names.variable_sources(config, naming)
+        assert sources.keys() == paths
+        assert len({(source.name, source.entry) for source in sources.values()}) == len(paths)
+
+
+def test_nvidia_s_habits_travel_with_its_weights(arrays, stale, tmp_path):
+    importing.import_weights(_nvidia_objects(tmp_path, arrays, stale), output=tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors").model
+    expected = dataclasses.replace(_D0, normalize_twice=True, fusion_relu=False, resize="legacy")
+    assert loaded == expected
+
+
+def test_advprop_is_known_from_the_file_s_name(arrays, stale, tmp_path):
+    path = tmp_path / "tf_efficientdet_d0_ap-d0cdbd0a.pth"
+    little_checkpoints.write_pytorch(path, _torch(little_checkpoints.effdet(arrays)))
+    result = importing.import_weights(path, output=tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors").model
+    assert (loaded.pixel_mean, loaded.pixel_std, loaded.padding) == ((0.5,) * 3, (0.5,) * 3, "black")
+    assert any("AdvProp" in note for note in result.notes)
+
+
+def test_other_classes_begin_with_a_new_class_predictor_when_asked(arrays, stale, tmp_path):
+    path = _effdet_safetensors(tmp_path, arrays, stale)
+    (tmp_path / "classes.txt").write_text("platelet\nred\nwhite\n")
+    options = {"output": tmp_path / "ours.safetensors", "classes": tmp_path / "classes.txt"}
+    with pytest.raises(UserError, match="--reset-classes"):
+        importing.import_weights(path, **options)
+    assert not options["output"].exists()
+    result = importing.import_weights(path, **options, reset_classes=True)
+    loaded = weights.load(options["output"])
+    assert [category.name for category in loaded.categories] == ["platelet", "red", "white"]
+    assert set(result.initialized) == {p for p in arrays if p.startswith("class_head/predict/")}
+    assert loaded.arrays["class_head/predict/pointwise/bias"].shape == (27,)
+    np.testing.assert_allclose(loaded.arrays["class_head/predict/pointwise/bias"], -np.log(99), rtol=1e-6)
+    for path, array in arrays.items():
+        if path not in result.initialized:
+            np.testing.assert_array_equal(loaded.arrays[path], array)
+
+
+def test_lite3_and_lite3x_are_told_apart_by_their_channels(tmp_path):
+    for name in ("lite3", "lite3x"):
+        made = EfficientDet(presets.MODELS[name])
+        sources = names.variable_sources(presets.MODELS[name], "automl")
+        named = {sources[weights.variable_name(v)].name: v.numpy() for v in made.weights}
+        little_checkpoints.write_hdf5(tmp_path / f"{name[-1]}.h5", named)
+        result = importing.import_weights(tmp_path / f"{name[-1]}.h5", output=tmp_path / f"{name}.safetensors")
+        assert result.model == f"efficientdet-{name}"
+
+
+def test_the_model_of_the_import_answers_as_the_original(model, arrays, stale, tmp_path, rng):
+    for variable in model.weights:
+        variable.assign(arrays[weights.variable_name(variable)] * 0.1)
+    scaled = {weights.variable_name(v): v.numpy() for v in model.weights}
+    importing.import_weights(_effdet_legacy(tmp_path, scaled, stale), output=tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors")
+    other = EfficientDet(loaded.model)
+    weights.assign(other, loaded)
+    images = {"images": rng.integers(0, 256, (1, 128, 128, 3), np.uint8)}
+    for name, value in model(images).items():
+        np.testing.assert_array_equal(other(images)[name], value)
+
+
+def test_no_pytorch_is_imported():
+    assert "torch" not in sys.modules
