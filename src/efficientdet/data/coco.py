@@ -17,6 +17,10 @@ _ROBOFLOW = "_annotations.coco.json"
 _SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
 _PICTURES_ONLY = "files without annotations (pictures to detect in, nothing to count)"
 _NEED_ANNOTATIONS = ("train", "val")
+_HINTS = {
+    "categories": " (captions carry no boxes; use instances_*.json)",
+    "annotations": " (a list of pictures to test on needs another split name than train and val)",
+}
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "panoptic")
 
 CocoSplit = tuple[str, Path, Path]
@@ -113,7 +117,7 @@ def _load(path: Path, split: str) -> dict[str, Any]:
         if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:
             continue
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-            hint = " (captions carry no boxes; use instances_*.json)" if field == "categories" else ""
+            hint = _HINTS.get(field, "")
             raise UserError(f"`{path}` has no list of objects `{field}`; expected COCO's instances format{hint}.")
     return document
 
