@@ -305,5 +305,8 @@ def test_the_size_of_a_file_is_known_beforehand_if_the_server_tells(server):
     assert web.remote_size(url) == len(CONTENT)
     _, url = _offer(server, length="chunked")
     assert web.remote_size(url) is None
-    assert web.remote_size(f"{server.address}/gone") is None
+    _, url = _offer(server, statuses=[405])
+    assert web.remote_size(url) is None
+    with pytest.raises(UserError, match="does not exist"):
+        web.remote_size(f"{server.address}/gone")
     assert server.num_sent == 0

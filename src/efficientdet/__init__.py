@@ -18,6 +18,7 @@ __all__ = [
     "UserError",
     "convert",
     "describe",
+    "download",
     "evaluate",
     "evaluate_detections",
     "predict",
@@ -33,6 +34,7 @@ _HOMES = {
     "UserError": "efficientdet.errors",
     "convert": "efficientdet.data.conversion",
     "describe": "efficientdet.model.complexity",
+    "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
     "predict": "efficientdet.detector",
@@ -43,6 +45,7 @@ _NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predi
 
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
+    from efficientdet.data.coco_download import download
     from efficientdet.data.conversion import convert
     from efficientdet.detector import Detector, predict
     from efficientdet.errors import UserError

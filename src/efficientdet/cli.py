@@ -14,6 +14,7 @@ from efficientdet.errors import UserError
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
+    "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
@@ -87,7 +88,7 @@ def _run(verb: str, words: list[str]) -> int:
         from efficientdet import backend
 
         # Records are TensorFlow's, whichever backend trains on them.
-        backend.choose("tensorflow" if verb == "convert" else wanted)
+        backend.choose("tensorflow" if verb in ("convert", "download") else wanted)
     module, name, _ = VERBS[verb]
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
@@ -179,7 +180,7 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb == "import-weights":
+    elif verb in ("download", "import-weights"):
         console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():

@@ -22,6 +22,7 @@ from efficientdet import connection, files, progress
 from efficientdet.connection import BrokenError
 from efficientdet.errors import UserError
 
+_PART = ".part"
 # After so many new bytes a failure counts as the first again: a long download may break off often.
 _FRUITFUL = 10**6
 _LONGEST_PAUSE = 30.0  # s
@@ -44,11 +45,11 @@ class _Wanted:
 
     @property
     def part(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.part")
+        return self.path.with_name(f"{self.path.name}{_PART}")
 
     @property
     def notes(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.part.json")
+        return self.path.with_name(f"{self.path.name}{_PART}.json")
 
     @property
     def shown(self) -> str:
@@ -141,14 +142,22 @@ def remote_size(url: str, *, timeout: float = 30.0) -> int | None:
     """Asks how large a file on the web is, bytes; none if the server does not say.
 
     Raises:
-        UserError: the server cannot be reached.
+        UserError: the server cannot be reached, or has no such file.
     """
     connection.check_url(url)
     try:
         with connection.ask(url, timeout=timeout, method="HEAD") as response:
+            if response.status_code in (404, 410):
+                raise connection.refusal(url, response)
             return _length(response) if response.status_code == 200 else None
     except BrokenError as error:
         raise UserError(f"`{connection.without_secrets(url)}` cannot be fetched: {error}; try again later.") from error
+
+
+def arrived(path: Path) -> int:
+    """Says how many bytes of a file are there, whole or as a part."""
+    path = Path(path)
+    return _size(path) or _size(path.with_name(f"{path.name}{_PART}"))
 
 
 def _check_present(wanted: _Wanted) -> None:

@@ -1,0 +1,355 @@
+"""The verb `download`: COCO by name, from the archives on its server to records.
+
+Everything lies in one folder: `archives/`, `annotations/`, `images/<split>2017/`, `records/`. A step whose result is
+there is not done again, so the same command goes on after an interruption, takes pictures that somebody has already,
+and does nothing when all is done. NVIDIA's script for the same purpose passed captions instead of instances to its
+converter, and its records had no boxes; here the splits are converted from `instances_*.json`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from efficientdet import archives, connection, files, progress, web
+from efficientdet.data import conversion, records, summary
+from efficientdet.errors import UserError
+
+Split = Literal["train", "val"]
+
+_MARKER = "download.json"
+# As in NVIDIA's script.
+_SHARDS = {"train": 256, "val": 32}
+# Files take up whole blocks of the disk, and a record is longer than its picture.
+_MARGIN = 1.05
+# However small an archive is, so much may come out of it.
+_LEAST_LIMIT = 10**8  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Archive:
+    """An archive on COCO's server.
+
+    Attributes:
+        place: path on the server.
+        published_size: as COCO publishes it, bytes; used where the server does not tell.
+        growth: how many times as large the unpacked files are at most, estimated.
+        root: folder in the archive that is unpacked.
+        folder: where it is unpacked to, in the output.
+    """
+
+    place: str
+    published_size: int
+    growth: float
+    root: str
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return self.place.rpartition("/")[2]
+
+
+_ANNOTATIONS = _Archive(
+    place="annotations/annotations_trainval2017.zip",
+    published_size=252_907_541,
+    growth=5.0,
+    root="annotations",
+    folder="annotations",
+)
+# Pictures do not become smaller in an archive.
+_PICTURES = {
+    "val": _Archive(
+        place="zips/val2017.zip",
+        published_size=815_585_330,
+        growth=_MARGIN,
+        root="val2017",
+        folder="images/val2017",
+    ),
+    "train": _Archive(
+        place="zips/train2017.zip",
+        published_size=19_336_861_798,
+        growth=_MARGIN,
+        root="train2017",
+        folder="images/train2017",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Download:
+    """What a download did.
+
+    Attributes:
+        dataset: its name.
+        output: folder of everything.
+        records: folder of the records, for `--data.train`.
+        splits: pictures, boxes and files of each split.
+        fetched: archives that came from the server, by name, with their bytes.
+        unpacked: folders that were unpacked.
+        is_converted: whether the records were written now.
+        removed: what was removed on request.
+    """
+
+    dataset: str
+    output: str
+    records: str
+    splits: dict[str, dict[str, int]]
+    fetched: dict[str, int]
+    unpacked: tuple[str, ...]
+    is_converted: bool
+    removed: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns it into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Says what is there now."""
+        lines = [
+            f"{name}: {split['num_examples']:,} pictures, {split['num_boxes']:,} boxes, {split['num_shards']} files"
+            for name, split in self.splits.items()
+        ]
+        lines += [f"removed: {name}" for name in self.removed]
+        if not (self.is_converted or self.removed):
+            lines.append("Everything was there already; nothing was done.")
+        return "\n".join([*lines, f"Train on it: efficientdet train d0 --data.train {self.records}"])
+
+
+def download(
+    dataset: Literal["coco2017"],
+    /,
+    *,
+    output: Path,
+    splits: tuple[Split, ...] = ("train", "val"),
+    mirror: str = "http://images.cocodataset.org",
+    num_workers: int = 0,
+    remove_archives: bool = False,
+    remove_images: bool = False,
+) -> Download:
+    """Downloads a dataset and converts it into records for training.
+
+    The same command goes on after an interruption, and does nothing when everything is there. Pictures and annotations
+    that are there already are taken as they are: put them into OUTPUT/images/train2017, OUTPUT/images/val2017 and
+    OUTPUT/annotations, or the archives into OUTPUT/archives. Several processes convert, so a script that calls this
+    needs `if __name__ == "__main__":`.
+
+    Args:
+        dataset: coco2017, the pictures and boxes of COCO 2017.
+        output: folder for archives, annotations, images and records.
+        splits: fetch and convert only these.
+        mirror: address of another server with the same files in the same places.
+        num_workers: processes that convert; 0: as many as there are cores.
+        remove_archives: remove the archives when the records are complete.
+        remove_images: remove the pictures when the records, which hold them too, are complete.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: an archive cannot be fetched or is not what it should be, or the disk has no room.
+    """
+    output = Path(output)
+    _check_arguments(dataset, splits, mirror, num_workers)
+    fetched: dict[str, int] = {}
+    unpacked: list[str] = []
+    with _claim(output, dataset):
+        is_converted = not set(splits) <= _figures(output).keys()
+        if is_converted:
+            # All splits share a class table and a folder, so those that are there are converted again.
+            wanted = [name for name in _SHARDS if name in splits or name in _read_splits(output)]
+            missing = _missing(output, wanted)
+            sizes = _announce(output, missing, wanted, mirror)
+            for archive in missing:
+                fetched |= _fetch(archive, output, mirror)
+                unpacked.append(_unpack(archive, output, wanted, sizes[archive.name]))
+            _convert(output, wanted, num_workers)
+        removed = _remove(output, remove_archives, remove_images)
+    return Download(
+        dataset=dataset,
+        output=str(output),
+        records=str(output / "records"),
+        splits=_figures(output),
+        fetched=fetched,
+        unpacked=tuple(unpacked),
+        is_converted=is_converted,
+        removed=tuple(removed),
+    )
+
+
+def _check_arguments(dataset: str, splits: tuple[str, ...], mirror: str, num_workers: int) -> None:
+    """Raises a UserError for an argument that cannot work."""
+    if dataset != "coco2017":
+        raise UserError(f"`dataset` is `{dataset}`; there is coco2017.")
+    if not splits or set(splits) - _SHARDS.keys():
+        raise UserError(f"`splits` is `{' '.join(splits)}`; expected train, val or both.")
+    if num_workers < 0:
+        raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
+    connection.check_url(mirror)
+
+
+@contextlib.contextmanager
+def _claim(output: Path, dataset: str) -> Iterator[None]:
+    """Keeps other downloads out of the folder, and this one out of a folder with records of something else."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with files.one_at_a_time(output / _MARKER):
+            if not (output / _MARKER).exists():
+                if (output / "records").exists():
+                    raise UserError(
+                        f"`output` is `{output}`, which has records of something else; name another folder."
+                    )
+                files.write_json(output / _MARKER, {"dataset": dataset})
+            yield
+    except OSError as error:
+        raise UserError(f"`output` is `{output}`, which cannot be written: {error.strerror or error}.") from error
+
+
+def _read_splits(output: Path) -> dict[str, Any]:
+    """Reads what the records say of their splits; nothing if there are none."""
+    try:
+        splits = json.loads((output / "records" / records.MANIFEST).read_text(encoding="utf-8"))["splits"]
+        return splits if isinstance(splits, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _figures(output: Path) -> dict[str, dict[str, int]]:
+    """Counts pictures, boxes and files of the splits that are converted and whole."""
+    folder = output / "records"
+    figures = {}
+    for name, split in _read_splits(output).items():
+        sizes = {folder / shard["name"]: shard["bytes"] for shard in split["shards"]}
+        is_whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+        if is_whole and (folder / records.index_name(name)).is_file():
+            counts = {key: split[key] for key in ("num_examples", "num_boxes")}
+            figures[name] = counts | {"num_shards": len(sizes)}
+    return figures
+
+
+def _instances(split: str) -> str:
+    return f"instances_{split}2017.json"
+
+
+def _missing(output: Path, wanted: Iterable[str]) -> list[_Archive]:
+    """Lists the archives whose content is not there, the small ones first: what is wrong shows early."""
+    missing = []
+    absent = [name for name in map(_instances, wanted) if not (output / _ANNOTATIONS.folder / name).is_file()]
+    if absent:
+        if _is_filled(output / _ANNOTATIONS.folder):
+            raise UserError(
+                f"`{output / _ANNOTATIONS.folder}` has no `{absent[0]}`; remove it to have it fetched again."
+            )
+        missing.append(_ANNOTATIONS)
+    pictures = [archive for name, archive in _PICTURES.items() if name in wanted]
+    return missing + [archive for archive in pictures if not _is_filled(output / archive.folder)]
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirror: str) -> dict[str, int]:
+    """Says what will be done and refuses it if the disk has no room.
+
+    Returns:
+        Bytes of each missing archive, by name.
+    """
+    paths = {archive.name: _path(archive, output) for archive in missing}
+    sizes = {archive.name: _size(archive, output, mirror) for archive in missing}
+    to_fetch = sum(max(size - web.arrived(paths[name]), 0) for name, size in sizes.items())
+    to_unpack = sum(int(sizes[archive.name] * archive.growth) for archive in missing)
+    pictures = [_PICTURES[name] for name in wanted]
+    num_bytes = sum(sizes.get(archive.name) or _num_bytes(output / archive.folder) for archive in pictures)
+    to_write = int(num_bytes * _MARGIN)
+    absent = [f"{name} ({files.size_text(size)})" for name, size in sizes.items() if not paths[name].is_file()]
+    if absent:
+        progress.console.print(f"Fetching {', '.join(absent)} from {mirror}", markup=False, soft_wrap=True)
+    progress.console.print(
+        f"Needed: {files.size_text(to_fetch)} for archives, {files.size_text(to_unpack)} for what is in them, "
+        f"{files.size_text(to_write)} for records; free: {files.size_text(shutil.disk_usage(output).free)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    files.check_space(output, to_fetch + to_unpack + to_write, "COCO 2017")
+    return sizes
+
+
+def _path(archive: _Archive, output: Path) -> Path:
+    return output / "archives" / archive.name
+
+
+def _url(archive: _Archive, mirror: str) -> str:
+    return f"{mirror.rstrip('/')}/{archive.place}"
+
+
+def _size(archive: _Archive, output: Path, mirror: str) -> int:
+    """Finds out how large an archive is, bytes: from itself, its server, or what COCO publishes."""
+    path = _path(archive, output)
+    return path.stat().st_size if path.is_file() else web.remote_size(_url(archive, mirror)) or archive.published_size
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _fetch(archive: _Archive, output: Path, mirror: str) -> dict[str, int]:
+    """Fetches an archive, if it is not there; returns its name and size if it came."""
+    path = _path(archive, output)
+    if path.is_file():
+        return {}
+    web.fetch(_url(archive, mirror), path)
+    return {archive.name: path.stat().st_size}
+
+
+def _unpack(archive: _Archive, output: Path, wanted: Iterable[str], size: int) -> str:
+    """Unpacks an archive and returns the folder."""
+    folder = archives.unpack(
+        _path(archive, output),
+        output / archive.folder,
+        max_bytes=max(_LEAST_LIMIT, int(2 * archive.growth * size)),
+        root=archive.root,
+        require=[_instances(name) for name in wanted] if archive is _ANNOTATIONS else (),
+    )
+    return str(folder)
+
+
+def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
+    """Converts the splits into one folder of records."""
+    for left in [*output.glob("records.partial-*"), *output.glob("records.old-*")]:  # of a process that was killed
+        shutil.rmtree(left)
+    result = conversion.convert(
+        "coco",
+        output,
+        output=output / "records",
+        files=tuple((name, Path("annotations", _instances(name)), Path(_PICTURES[name].folder)) for name in wanted),
+        num_shards={name: _SHARDS[name] for name in wanted},
+        num_workers=num_workers,
+        overwrite=True,
+    )
+    summary.show(result, progress.console)
+
+
+def _remove(output: Path, remove_archives: bool, remove_images: bool) -> list[str]:
+    """Removes what the records do not need, and nothing that did not come from COCO."""
+    removed = []
+    if remove_archives:
+        for archive in (_ANNOTATIONS, *_PICTURES.values()):
+            for path in sorted((output / "archives").glob(f"{archive.name}*")):  # with a part that was not needed
+                path.unlink()
+                removed.append(str(path))
+    if remove_images:
+        for folder in (output / archive.folder for archive in _PICTURES.values()):
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.is_dir():
+                shutil.rmtree(folder)
+            else:
+                continue
+            removed.append(str(folder))
+    for parent in (output / "archives", output / "images"):
+        if removed and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+    return removed
