@@ -4,14 +4,16 @@ import keras
 import numpy as np
 import pytest
 
+from efficientdet import presets
 from efficientdet.config import BackboneConfig
 from efficientdet.model import efficientnet
+from efficientdet.model.checkpoints import applications
 from efficientdet.model.efficientnet import EfficientNet
 
 
 def _backbone(config):
     keras.utils.set_random_seed(0)
-    backbone = EfficientNet(config, activation="swish", momentum=0.99)
+    backbone = EfficientNet(config, activation="swish", momentum=0.99, name="backbone")
     backbone.build((None, None, None, 3))
     return backbone
 
@@ -26,16 +28,6 @@ def b0():
     return _backbone(BackboneConfig())
 
 
-def _layers_in_order(backbone):
-    """Lists the layers with weights in the order of a forward pass."""
-    found = [backbone.stem, backbone.stem_norm]
-    for block in backbone.blocks:
-        expand = [] if block.expand is None else [block.expand, block.expand_norm]
-        squeeze = [block.squeeze.reduce, block.squeeze.expand]
-        found += [*expand, block.depthwise, block.depthwise_norm, *squeeze, block.project, block.project_norm]
-    return found
-
-
 def _fill_at_random(layer, rng):
     """Gives every weight a value that matters: no zero bias, no batch statistics of 0 and 1."""
     for variable in layer.weights:
@@ -47,24 +39,49 @@ def _fill_at_random(layer, rng):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("image_size", [(64, 96), (95, 67)])
-def test_features_equal_those_of_keras_applications(image_size, rng):
-    b0 = _backbone(BackboneConfig())
-    theirs = keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=(*image_size, 3))
-    their_layers = [layer for layer in theirs.layers if layer.weights and layer.name not in ("top_conv", "top_bn")]
-    their_layers = [layer for layer in their_layers if not isinstance(layer, keras.layers.Normalization)]
-    for ours, their in zip(_layers_in_order(b0), their_layers, strict=True):
-        _fill_at_random(their, rng)
-        ours.set_weights(their.get_weights())
-    features = ["block3b_add", "block5c_add", "block7a_project_bn"]
-    expected = keras.Model(theirs.input, [theirs.get_layer(name).output for name in features])
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        pytest.param("b0", (64, 96), id="b0: even sides on every level but the last"),
+        pytest.param("b0", (95, 67), id="b0: odd sides on most levels"),
+        *(pytest.param(f"b{number}", (64, 67), marks=pytest.mark.slow, id=f"b{number}") for number in range(1, 8)),
+    ],
+)
+def test_features_equal_those_of_keras_applications(name, image_size, rng):
+    config = {model.backbone.name: model.backbone for model in presets.MODELS.values()}[f"efficientnet-{name}"]
+    ours = _backbone(config)
+    make_theirs = {
+        "b0": keras.applications.EfficientNetB0,
+        "b1": keras.applications.EfficientNetB1,
+        "b2": keras.applications.EfficientNetB2,
+        "b3": keras.applications.EfficientNetB3,
+        "b4": keras.applications.EfficientNetB4,
+        "b5": keras.applications.EfficientNetB5,
+        "b6": keras.applications.EfficientNetB6,
+        "b7": keras.applications.EfficientNetB7,
+    }[name]
+    # Their padding depends on the size they are made for.
+    theirs = make_theirs(weights=None, include_top=False, input_shape=(*image_size, 3))
+    for layer in theirs.layers:
+        if not isinstance(layer, keras.layers.Normalization):
+            _fill_at_random(layer, rng)
+    arrays = applications.read_network(theirs, config)
+    for variable in ours.weights:
+        variable.assign(arrays.pop(variable.path))
+    assert not arrays
 
+    stages = [(position, efficientnet.stages(config)[position - 1].repeats) for position in (3, 5, 7)]
+    # The last block of P3, P4 and P5; with one repeat there is no skip to add.
+    ends = [
+        f"block{n}{'abcdefghijklmnop'[repeats - 1]}_{'add' if repeats > 1 else 'project_bn'}" for n, repeats in stages
+    ]
+    expected = keras.Model(theirs.input, [theirs.get_layer(end).output for end in ends])
     x = rng.normal(size=(2, *image_size, 3)).astype(np.float32)
     # Theirs divides by 255 first; its normalisation has mean 0 and variance 1 without pretrained weights.
-    for ours, their in zip(b0(x), expected(255 * x), strict=True):
+    for our, their in zip(ours(x), expected(255 * x), strict=True):
         assert np.std(np.array(their)) > 0.1
-        # Measured: 3e-7 of the largest value, float32 rounding.
-        np.testing.assert_allclose(ours, their, atol=1e-5 * np.abs(np.array(their)).max())
+        # Measured: at most 4e-7 of the largest value, float32 rounding.
+        np.testing.assert_allclose(our, their, atol=1e-5 * np.abs(np.array(their)).max())
 
 
 @pytest.mark.parametrize(
