@@ -21,6 +21,8 @@ _ADDRESS = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientdet"
 # D7x, the largest, is 0.9 GB: two copies of each variable, and the optimizer's.
 _LARGEST_ARCHIVE = 4 * 10**9
 _LARGEST_CHECKPOINT = 8 * 10**9
+_SILENCE = 30.0  # s, after which the server is taken for dead
+_ATTEMPTS = 3
 _NAMES = [name for name in presets.MODELS if name != "demo"]
 
 
@@ -58,7 +60,10 @@ def _fetch_coco(name: str) -> Path:
         return target
     url = f"{os.environ.get(ADDRESS_VARIABLE, _ADDRESS).rstrip('/')}/{_remote_path(preset)}"
     progress.console.print(f"Fetching {name} once into {folder}", markup=False, soft_wrap=True)
-    archive = web.fetch(url, folder / f"{name}{''.join(Path(url).suffixes[-2:])}", max_bytes=_LARGEST_ARCHIVE)
+    suffix = ".tgz" if url.endswith(".tgz") else ".tar.gz"
+    archive = web.fetch(
+        url, folder / f"{name}{suffix}", max_bytes=_LARGEST_ARCHIVE, timeout=_SILENCE, attempts=_ATTEMPTS
+    )
     checkpoint = folder / name
     try:
         archives.unpack(archive, checkpoint, max_bytes=_LARGEST_CHECKPOINT, max_files=1000)
