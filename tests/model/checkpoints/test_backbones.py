@@ -67,7 +67,7 @@ def test_a_backbone_comes_back_bit_for_bit(write, arrays, tmp_path):
 
 
 def test_another_backbone_does_not_fit(arrays, tmp_path):
-    with pytest.raises(UserError, match="does not fit: .*is missing.*Nothing was loaded"):
+    with pytest.raises(UserError, match=r"does not fit: .*is missing.*Nothing was loaded"):
         backbones.read_backbone(str(_timm(tmp_path, arrays)), presets.MODELS["d2"])
 
 
