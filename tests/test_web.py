@@ -138,6 +138,33 @@ def test_a_file_that_changes_in_between_is_begun_anew(server, tmp_path, content,
     assert "Range" in server.gets()[1]
 
 
+def test_a_shorter_file_is_seen_though_the_server_says_nothing_of_its_version(server, tmp_path):
+    file, url = _offer(server, cuts=[300_000])
+    _fail(url, tmp_path / "a.bin", attempts=1)
+    file.content, file.headers, file.knows_if_range = OTHER[:400_000], {}, False
+    assert web.fetch(url, tmp_path / "a.bin").read_bytes() == file.content
+
+
+def test_an_answer_to_another_question_is_not_appended(server, tmp_path):
+    _, url = _offer(server, cuts=[300_000, 300_000], shift=5)
+    _fail(url, tmp_path / "a.bin", attempts=2)
+    assert not (tmp_path / "a.bin").exists()
+    web.fetch(url, tmp_path / "a.bin", sha256=SHA256)
+
+
+def test_a_server_may_send_less_than_was_asked_for(server, tmp_path):
+    _, url = _offer(server, cuts=[300_000], pieces=[100_000])
+    web.fetch(url, tmp_path / "a.bin", sha256=SHA256)
+    assert [headers.get("Range") for headers in server.gets()] == [None, "bytes=299999-", "bytes=399998-"]
+
+
+def test_a_long_download_may_break_off_more_often_than_a_short_one(server, tmp_path):
+    content = np.random.default_rng(2).bytes(6_000_000)
+    _, url = _offer(server, content=content, cuts=[1_200_000] * 4)
+    assert web.fetch(url, tmp_path / "a.bin", attempts=2).read_bytes() == content
+    assert len(server.asked) == 5
+
+
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"1"'}], ids=["no version", "weak version"])
 def test_a_part_of_an_unknown_version_is_begun_anew(server, tmp_path, headers):
     _, url = _offer(server, cuts=[300_000], headers=headers)
@@ -145,7 +172,9 @@ def test_a_part_of_an_unknown_version_is_begun_anew(server, tmp_path, headers):
     assert [headers.get("Range") for headers in server.gets()] == [None, None]
 
 
-@pytest.mark.parametrize("notes", [None, "{", "[]", '{"url": 1}', '{"url": "http://127.0.0.1/b", "version": "1"}'])
+@pytest.mark.parametrize(
+    "notes", [None, "{", "[]", '{"url": 1}', '{"url": "http://a/a.bin", "version": "\\"1\\"", "size": 1000000}']
+)
 def test_a_part_without_its_notes_is_begun_anew(server, tmp_path, notes):
     _, url = _offer(server)
     (tmp_path / "a.bin.part").write_bytes(OTHER[:300_000])

@@ -241,7 +241,6 @@ def _append(wanted: _Wanted, response: requests.Response, first: int, total: int
         wanted.part.open("r+b" if first else "wb") as file,
         progress.track(f"Fetching {wanted.label}", total, unit="bytes", start=first) as tracker,
     ):
-        file.truncate(first)
         file.seek(first)
         for chunk in connection.chunks(response, wanted.url, wanted.timeout):
             arrived += len(chunk)

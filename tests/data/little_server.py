@@ -17,6 +17,8 @@ class File:
         headers: sent with it, such as ETag.
         knows_ranges: answers a question for a part with that part.
         knows_if_range: only if the file is still the one of the condition.
+        shift: answers a question for a part with one that begins so many bytes later.
+        pieces: of the next answers to a question for a part, how many bytes they have at most.
         cuts: of the next answers, how many bytes of each body are sent before the connection ends.
         statuses: of the next answers; 200 or 206 afterwards.
         hangs_after: bytes of the body after which nothing comes any more; none: it does not hang.
@@ -27,6 +29,8 @@ class File:
     headers: dict[str, str] = dataclasses.field(default_factory=lambda: {"ETag": '"1"'})
     knows_ranges: bool = True
     knows_if_range: bool = True
+    shift: int = 0
+    pieces: list[int] = dataclasses.field(default_factory=list)
     cuts: list[int] = dataclasses.field(default_factory=list)
     statuses: list[int] = dataclasses.field(default_factory=list)
     hangs_after: int | None = None
@@ -80,10 +84,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(416)
             self._end({"Content-Range": f"bytes */{len(file.content)}", "Content-Length": "0"})
             return
-        body = file.content[first:]
+        end = first + file.pieces.pop(0) if first and file.pieces else len(file.content)
+        body = file.content[first:end]
         self.send_response(206 if first else 200)
         if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(file.content) - 1}/{len(file.content)}")
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(file.content)}")
         is_chunked = file.length == "chunked"
         length = {"Transfer-Encoding": "chunked"} if is_chunked else {"Content-Length": str(file.length or len(body))}
         self._end(file.headers | length)
@@ -95,7 +100,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         known = (file.headers.get("ETag"), file.headers.get("Last-Modified"))
         is_same = self.headers.get("If-Range") in known or not file.knows_if_range
-        return int(asked[1]) if asked and file.knows_ranges and is_same else 0
+        return int(asked[1]) + file.shift if asked and file.knows_ranges and is_same else 0
 
     def _end(self, headers):
         for name, value in ({"Connection": "close"} | headers).items():
