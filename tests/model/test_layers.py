@@ -202,9 +202,9 @@ def test_the_activation(activation, expected):
     np.testing.assert_allclose(layers.activate(x, activation), expected, rtol=1e-6)
 
 
-def _fuse(method, values, weights, dtype="float32"):
+def _fuse(method, values, weights, dtype="float32", relu=True):
     """Fuses arrays of one number each."""
-    layer = layers.Fusion(method, dtype=dtype)
+    layer = layers.Fusion(method, relu=relu, dtype=dtype)
     layer.build([(1, 1, 1, 1)] * len(values))
     for variable, weight in zip(layer.trainable_variables, weights, strict=True):
         variable.assign(weight)
@@ -232,6 +232,10 @@ def test_fast_attention_gives_the_golden_value():
 )
 def test_fusion(method, values, weights, expected):
     assert _fuse(method, values, weights) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_relu_a_negative_weight_counts_as_it_is():
+    assert _fuse("fast_attention", [1, 3], [-5, 2], relu=False) == pytest.approx((-5 + 6) / -2.9999, rel=1e-6)
 
 
 def test_fusion_divides_before_it_adds_so_that_float16_does_not_overflow():
