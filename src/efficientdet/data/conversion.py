@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import platformdirs
 
-from efficientdet import progress
+from efficientdet import progress, web
 from efficientdet.data import coco, images, policy, records, shards, sources, staging, summary, voc, yolo
 from efficientdet.errors import UserError
 
@@ -130,7 +129,7 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
         Folder of the converted dataset.
     """
     format = detect_format(source)
-    parent = cache_dir or platformdirs.user_cache_path("efficientdet-keras") / "datasets"
+    parent = cache_dir or web.cache_dir() / "datasets"
     folder = parent / f"{source.resolve().name}-{_fingerprint(source)}"
     if (folder / records.MANIFEST).is_file():
         return folder

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
-from efficientdet import progress
+from efficientdet import progress, web
 from efficientdet.data import tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
@@ -52,7 +51,7 @@ def scan(paths: list[Path]) -> Scan:
     Raises:
         UserError: a file is damaged, compressed, or holds other records.
     """
-    cached = platformdirs.user_cache_path("efficientdet-keras") / "record-indexes" / f"{_fingerprint(paths)}.npz"
+    cached = web.cache_dir() / "record-indexes" / f"{_fingerprint(paths)}.npz"
     known = _load(cached)
     if known is None:
         known = _scan(paths)
