@@ -197,6 +197,15 @@ def _a_dictionary_in_itself_many_times(folder, state, arrays):
     return folder / "laughs.pth", "too many entries"
 
 
+def _a_flipped_bit(folder, state, arrays):
+    """The archive has a checksum of each storage, which is looked at when its values are read."""
+    little_checkpoints.write_pytorch(folder / "flipped.pth", state)
+    content = bytearray((folder / "flipped.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "flipped.pth").write_bytes(content)
+    return folder / "flipped.pth", "Bad CRC-32"
+
+
 def _a_huge_header(folder, state, arrays):
     (folder / "header.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
     return folder / "header.safetensors", "no complete safetensors file"

@@ -8,10 +8,11 @@ Both of PyTorch's forms: the zip archive (since 1.6) and the row of pickles befo
 files of 2020 are written.
 """
 
+import contextlib
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -159,8 +160,15 @@ def read_pickled(path: Path) -> Any:
     Raises:
         UserError: the file is damaged, or its pickle asks for more than tensors.
     """
-    try:
+    with _one_line(path):
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file raises into one line."""
+    try:
+        yield
     except _Refused as error:
         raise UserError(
             f"`{path}` {error}, which weights do not need; nothing was run. Expected a PyTorch file of tensors."
@@ -170,7 +178,8 @@ def read_pickled(path: Path) -> Any:
         ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError,
         UnicodeDecodeError, OSError,
     ) as error:  # fmt: skip
-        raise UserError(f"`{path}` is no complete PyTorch file: {error or type(error).__name__}.") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"`{path}` is no complete PyTorch file: {reason}.") from error
 
 
 def _load(file: IO[bytes]) -> Any:
@@ -207,7 +216,7 @@ def _read_zip(path: Path) -> Any:
 
         return read
 
-    return _describe(saved, reader)
+    return _describe(path, saved, reader)
 
 
 def _read_legacy(path: Path) -> Any:
@@ -242,7 +251,7 @@ def _read_legacy(path: Path) -> Any:
 
         return read
 
-    return _describe(saved, reader)
+    return _describe(path, saved, reader)
 
 
 def _storages(saved: Any) -> dict[str, _Storage]:
@@ -252,12 +261,17 @@ def _storages(saved: Any) -> dict[str, _Storage]:
     return found
 
 
-def _describe(saved: Any, reader: Callable[[_Storage], Callable[[], bytes]]) -> Any:
+def _describe(path: Path, saved: Any, reader: Callable[[_Storage], Callable[[], bytes]]) -> Any:
     """Puts a `Tensor` in the place of each tensor."""
 
     def tensor(rebuilt: _Rebuilt, name: str) -> Tensor:
-        read = reader(rebuilt.storage)
-        return Tensor(key=name, shape=rebuilt.shape, dtype=rebuilt.storage.type, read=lambda: _values(rebuilt, read()))
+        read_storage = reader(rebuilt.storage)
+
+        def read() -> np.ndarray:
+            with _one_line(path):
+                return _values(rebuilt, read_storage())
+
+        return Tensor(key=name, shape=rebuilt.shape, dtype=rebuilt.storage.type, read=read)
 
     return _walk(saved, tensor)
 
