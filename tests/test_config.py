@@ -6,7 +6,7 @@ import json
 import pytest
 
 from efficientdet import config as configs
-from efficientdet import presets
+from efficientdet import limits, presets
 from efficientdet.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_a_preset_survives_json_and_back(name):
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_passes_its_own_check(name):
-    configs.check(presets.PRESETS[name])
+    limits.check(presets.PRESETS[name])
 
 
 def test_missing_fields_keep_their_defaults():
@@ -161,7 +161,7 @@ _NAN = float("nan")
 )
 def test_check_names_the_knob(name, value):
     with pytest.raises(UserError, match=name.split(".")[1]):
-        configs.check(_changed(name, value))
+        limits.check(_changed(name, value))
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def test_check_names_the_knob(name, value):
     ],
 )
 def test_check_lets_the_limit_itself_pass(name, value):
-    configs.check(_changed(name, value))
+    limits.check(_changed(name, value))
 
 
 @pytest.mark.parametrize("name", ["width", "depth", "survival"])
 def test_check_looks_into_the_backbone(name):
     model = dataclasses.replace(configs.ModelConfig(), backbone=configs.BackboneConfig(**{name: 0.0}))
     with pytest.raises(UserError, match=rf"model\.backbone\.{name}` is 0"):
-        configs.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
+        limits.check(dataclasses.replace(configs.ExperimentConfig(), model=model))

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from efficientdet import config as configs
-from efficientdet import presets
+from efficientdet import limits, presets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def describe(
         num_classes=experiment.model.num_classes if num_classes is None else num_classes,
     )
     experiment = dataclasses.replace(experiment, model=model)
-    configs.check(experiment)
+    limits.check(experiment)
     from efficientdet.model import anchors, operations
     from efficientdet.model.efficientdet import EfficientDet
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import backend, files, progress
+from efficientdet import backend, files, limits, progress
 from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
@@ -60,7 +60,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
         UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
     """
     # 1. What to train on; the number of classes comes from there.
-    configs.check(config)
+    limits.check(config)
     start = initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
     dataset = open_dataset(config)
