@@ -297,10 +297,15 @@ def _walk(saved: Any, on_tensor: Callable[[_Rebuilt, str], Any]) -> Any:
 
 def _values(rebuilt: _Rebuilt, data: bytes) -> np.ndarray:
     """Builds the array of a tensor from its storage's bytes."""
-    if rebuilt.storage.type == "bfloat16":
+    storage = rebuilt.storage
+    # Strides are applied without bounds: they were checked against the storage that the pickle claims, and one of the
+    # same name may be smaller, or an entry of the archive shorter than its directory says.
+    if len(data) != storage.count * _SIZES[storage.type]:
+        raise ValueError(f"storage {storage.key} has {len(data)} bytes")
+    if storage.type == "bfloat16":
         numbers = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
-        numbers = np.frombuffer(data, np.dtype(rebuilt.storage.type).newbyteorder("<"))
+        numbers = np.frombuffer(data, np.dtype(storage.type).newbyteorder("<"))
     strides = [stride * numbers.itemsize for stride in rebuilt.strides]
     view = np.lib.stride_tricks.as_strided(numbers[rebuilt.offset :], rebuilt.shape, strides, writeable=False)
     return np.array(view)
