@@ -122,6 +122,29 @@ def running() -> str:
     return keras.backend.backend()
 
 
+def use_precision(precision: str) -> str:
+    """Sets how float32 numbers are multiplied, for the whole process.
+
+    On GPUs both backends would otherwise use TF32, which keeps 10 bits of the mantissa, for float32 too.
+
+    Args:
+        precision: float32, tf32, mixed_float16 or mixed_bfloat16.
+
+    Returns:
+        Name of Keras's dtype policy.
+    """
+    is_exact = precision == "float32"
+    if running() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest" if is_exact else "tensorfloat32")
+    else:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(not is_exact)
+    return "float32" if precision == "tf32" else precision
+
+
 def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate: bool = False) -> Callable[..., Any]:
     """Compiles a pure function of nested arrays.
 

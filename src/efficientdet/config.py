@@ -12,7 +12,7 @@ from efficientdet.errors import UserError
 LEAST_SIDE = 32
 """Smallest height or width of a network input, px."""
 
-Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
 
@@ -144,6 +144,8 @@ class OptimizerConfig:
     """Learning rate of the first step."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up."""
+    schedule_epochs: float = 0.0
+    """Epochs after which the learning rate is 0; 0: those of the run. Longer than the run: it stops on the way down."""
     momentum: float = 0.9
     """Share of the old update in the new one."""
     clip_norm: float = 10.0
@@ -163,7 +165,8 @@ class TrainingConfig:
     epochs: float = 300.0
     """Passes over the training pictures."""
     precision: Precision = "float32"
-    """Type of the arithmetic inside the network; outputs and losses are float32 always."""
+    """Type of the arithmetic inside the network; outputs and losses are float32 always. tf32: float32, multiplied with
+    10 bits of mantissa where the GPU can (NVIDIA, from Ampere on)."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"
@@ -172,6 +175,8 @@ class TrainingConfig:
     """Of weights, order and augmentation."""
     evaluate_every: float = 5.0
     """Epochs between evaluations; 0: only at the end."""
+    evaluate_from: float = 0.0
+    """No evaluation before this epoch, but for the one at the end."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 500

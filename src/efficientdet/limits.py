@@ -23,12 +23,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "loss.box_weight": (0, 1e6),
     "optimizer.warmup_learning_rate": (0, 1e6),
     "optimizer.warmup_epochs": (0, 1e6),
+    "optimizer.schedule_epochs": (0, 1e6),
     "optimizer.clip_norm": (0, 1e6),
     "optimizer.weight_decay": (0, 1),
     "training.batch_size": (1, _MANY),
     "training.epochs": (0, 1e6),
     "training.seed": (0, _MANY),
     "training.evaluate_every": (0, 1e6),
+    "training.evaluate_from": (0, 1e6),
     "training.log_every": (1, _MANY),
     "training.checkpoint_every": (1, _MANY),
     "training.keep_checkpoints": (1, _MANY),
@@ -73,6 +75,11 @@ def check(config: ExperimentConfig) -> None:
     if min(model.image_size) < LEAST_SIDE:
         height, width = model.image_size
         raise UserError(f"`model.image_size` is {height} x {width}; both numbers must be at least {LEAST_SIDE}.")
+    if 0 < config.optimizer.schedule_epochs < config.training.epochs:
+        raise UserError(
+            f"`optimizer.schedule_epochs` is {config.optimizer.schedule_epochs:g}; it must be 0 or at least "
+            f"`training.epochs` ({config.training.epochs:g}), since the learning rate is 0 from then on."
+        )
     if not model.aspect_ratios or min(min(shape) for shape in model.aspect_ratios) <= 0:
         raise UserError(f"`model.aspect_ratios` is {model.aspect_ratios}; expected pairs of numbers above 0.")
     if model.min_level != 3 or not 6 <= model.max_level <= 8:

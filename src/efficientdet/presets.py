@@ -114,11 +114,69 @@ _DEMO = ExperimentConfig(
     evaluation=EvaluationConfig(batch_size=16),
 )
 
+
+def _nvidia(
+    precision: configs.Precision,
+    *,
+    batch_size: int,
+    epochs: float,
+    schedule_epochs: float,
+    learning_rate: float,
+    warmup_epochs: float,
+    average_decay: float,
+    momentum: float,
+) -> ExperimentConfig:
+    """Makes one of NVIDIA's recipes for COCO; `epochs` is where its training ends, before its schedule does."""
+    return ExperimentConfig(
+        model=MODELS["d0"],
+        backbone="imagenet",
+        optimizer=OptimizerConfig(
+            learning_rate=learning_rate,
+            warmup_epochs=warmup_epochs,
+            schedule_epochs=schedule_epochs,
+            momentum=momentum,
+            average_decay=average_decay,
+        ),
+        training=TrainingConfig(
+            batch_size=batch_size, epochs=epochs, precision=precision, evaluate_every=10, evaluate_from=200
+        ),
+    )
+
+
+_A100 = {"schedule_epochs": 400.0, "warmup_epochs": 25.0, "average_decay": 0.999, "momentum": 0.93}
+_8_V100 = {"schedule_epochs": 300.0, "warmup_epochs": 5.0, "average_decay": 0.9999, "momentum": 0.9}
+_32_V100 = {"schedule_epochs": 350.0, "warmup_epochs": 90.0, "average_decay": 0.999, "momentum": 0.95}
+
+# Batches over all GPUs. Whatever the schedule, NVIDIA's training ends after 300 epochs.
+RECIPES = {
+    "d0-amp-8xa100": _nvidia("mixed_float16", batch_size=1600, epochs=300, learning_rate=2.2, **_A100),
+    "d0-tf32-8xa100": _nvidia("tf32", batch_size=832, epochs=300, learning_rate=1.1, **_A100),
+    "d0-amp-8xv100": _nvidia("mixed_float16", batch_size=512, epochs=300, learning_rate=0.7, **_8_V100),
+    "d0-fp32-8xv100": _nvidia("float32", batch_size=320, epochs=300, learning_rate=0.4, **_8_V100),
+    "d0-amp-32xv100": _nvidia("mixed_float16", batch_size=2048, epochs=300, learning_rate=1.5, **_32_V100),
+    "d0-fp32-32xv100": _nvidia("float32", batch_size=1280, epochs=300, learning_rate=1.0, **_32_V100),
+    # Ours: google/automl's schedule on one large GPU; and what two processor cores learn of a few hundred pictures.
+    "d0-1xh200": ExperimentConfig(
+        model=MODELS["d0"],
+        backbone="imagenet",
+        training=TrainingConfig(batch_size=256, epochs=300, precision="mixed_bfloat16", evaluate_every=10),
+    ),
+    "d0-cpu": ExperimentConfig(
+        model=replace(MODELS["d0"], image_size=(256, 256), batch_norm_momentum=0.9),
+        backbone="imagenet",
+        augmentation=configs.AugmentationConfig(scale_min=0.5, scale_max=1.5),
+        optimizer=OptimizerConfig(learning_rate=0.03, average_decay=0.99),
+        training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8),
+    ),
+}
+"""NVIDIA's six recipes for COCO (its `training_mode traineval`), and two of our own."""
+
 PRESETS = {
     **{name: ExperimentConfig(preset=name, model=model) for name, model in MODELS.items()},
     "d7": ExperimentConfig(preset="d7", model=MODELS["d7"], training=TrainingConfig(epochs=600)),
     "d7x": ExperimentConfig(preset="d7x", model=MODELS["d7x"], training=TrainingConfig(epochs=600)),
     "demo": _DEMO,
+    **{name: replace(recipe, preset=name) for name, recipe in RECIPES.items()},
 }
 
 

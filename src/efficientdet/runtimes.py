@@ -44,7 +44,7 @@ class KerasRuntime:
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size
         self.resize: Resize = loaded.model.resize
-        self._model = EfficientDet(loaded.model, precision=precision)
+        self._model = EfficientDet(loaded.model, precision=backend.use_precision(precision))
         weights.assign(self._model, loaded)
         anchor_boxes = anchors.anchor_boxes(loaded.model, self.image_size)
         function = detect_function(self._model, anchor_boxes, postprocess or loaded.postprocess)

@@ -53,7 +53,7 @@ def find_start(config: ExperimentConfig) -> Start:
 
 def _from_weights(config: ExperimentConfig) -> Start:
     """Takes weights with their habits."""
-    loaded = weights.load(pretrained.find_weights(config.weights, config.preset))
+    loaded = weights.load(pretrained.find_weights(config.weights, config.model.name.removeprefix("efficientdet-")))
     notes = [f"weights from {config.weights}"]
     habits = {name: getattr(loaded.model, name) for name in _HABITS}
     changed = [name for name, value in habits.items() if getattr(config.model, name) != value]

@@ -74,7 +74,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     # Keras draws the seeds of initialisers and of stochastic depth from here. `keras.utils.set_random_seed` would
     # import TensorFlow, wherever it is installed, also to train on JAX.
     random.seed(config.training.seed)
-    model = EfficientDet(config.model, precision=config.training.precision)
+    model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
     notes = initialization.assign_start(model, start, dataset.categories)
     initialization.freeze(model, config.training.freeze)
     newest = checkpoint.latest(folder / "checkpoints")
@@ -144,7 +144,7 @@ class _Run:
             "peak": peak,
             "start": min(optimizer.warmup_learning_rate, peak),
             "warmup_steps": optimizer.warmup_epochs * self.steps_per_epoch,
-            "total_steps": float(self.total_steps),
+            "total_steps": max(optimizer.schedule_epochs * self.steps_per_epoch, float(self.total_steps)),
         }
 
     def describe(self) -> str:
@@ -304,7 +304,8 @@ def _evaluation_steps(training: configs.TrainingConfig, steps_per_epoch: float, 
     steps = {total_steps}
     if training.evaluate_every:
         count = int(training.epochs / training.evaluate_every)
-        steps |= {math.ceil(k * training.evaluate_every * steps_per_epoch) for k in range(1, count + 1)}
+        epochs = [k * training.evaluate_every for k in range(1, count + 1)]
+        steps |= {math.ceil(epoch * steps_per_epoch) for epoch in epochs if epoch >= training.evaluate_from}
     return {step for step in steps if step <= total_steps}
 
 

@@ -25,6 +25,7 @@ _FREE = {
     "run_dir",
     "training.xla",
     "training.evaluate_every",
+    "training.evaluate_from",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
