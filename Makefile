@@ -22,7 +22,7 @@ REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean python FORCE
+.PHONY: help demo test check parity parity-all compare compare-all clean python FORCE
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,8 @@ help:
 	@echo "make test    run the tests; TESTS=tests/data runs a part, PYTEST_ARGS='-k boxes' passes more to pytest,"
 	@echo "             WORKERS=0 runs them in one process"
 	@echo "make check   formatting, lint, types, layers of imports"
+	@echo "make parity  compare D0 and Lite0 with PyTorch's effdet, in an environment of its own (docs/parity.md);"
+	@echo "             parity-all compares the whole family and takes an hour"
 	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
 	@echo
 	@echo "Each makes .venv and installs into it by itself. PYTHON=python3.12 chooses the Python (3.11 to 3.13);"
@@ -49,6 +51,27 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+parity parity-all:
+	@$(MAKE) --no-print-directory VENV=.venv-parity $(subst parity,compare,$@)
+
+COMPARE = $(BIN)/python tests/parity/compare.py
+compare: $(PARITY)
+	$(COMPARE) tf_efficientdet_d0 --size 512
+	$(COMPARE) tf_efficientdet_lite0 --size 320
+
+# D0, D1 and Lite at their own sizes, larger ones at 512 px; 200 x 328 px is a size that most levels do not divide.
+# D7 is D6 with other anchors. All are compared, also after one that differs.
+FAMILY := d0:512 d0:200:328 d1:640 d2:512 d3:512 d4:512 d5:512 d6:512 d7x:512 \
+  lite0:320 lite1:384 lite2:448 lite3:512 lite3x:640 lite4:640
+compare-all: $(PARITY)
+	@failed=0; run() { echo "$$*"; "$$@" || failed=1; }; \
+	for each in $(FAMILY); do \
+	  IFS=: read -r model height width <<<"$$each"; \
+	  run $(COMPARE) tf_efficientdet_$$model --size $$height $$width --output benchmarks/results; \
+	done; \
+	run $(COMPARE) tf_efficientdet_d0 --size 512 --backend jax --output benchmarks/results; \
+	exit $$failed
 
 clean:
 	rm -rf .venv .venv-parity .coverage .coverage.* htmlcov build dist demo

@@ -4,7 +4,7 @@ Each tensor has a generator of its own, seeded by a number and the CRC-32 of the
 order of the tensors nor PyTorch's version matters. Drawn in float64, rounded to float32:
 
     fusion weights         normal, mean 0.5, deviation 0.7: a quarter is negative, so their ReLU is seen
-    kernels                normal, variance 1 / (numbers that make one output), so that the signal neither grows nor dies
+    kernels                normal, variance 1 / (numbers that make one output): the signal neither grows nor dies
     biases and shifts      normal, deviation 0.1
     scales of batch norms  uniform in 0.5..1.5
 

@@ -23,11 +23,11 @@ import sys
 import types
 from pathlib import Path
 
+import agreement
 import numpy as np
 import random_weights
 
 FIRST_LEVEL = 3
-NUM_CLASSES = 90
 FORMATS = {"zip": ".pth", "legacy": ".pth", "safetensors": ".safetensors"}
 """How weights are written -> suffix: `torch.save` as it is and as before PyTorch 1.6, and safetensors."""
 
@@ -122,7 +122,7 @@ def _build(model, image_size):
     finally:
         torch.jit.script = compiler
     without_weights = {"pretrained": False, "pretrained_backbone": False}
-    network = effdet.create_model(model, num_classes=NUM_CLASSES, image_size=image_size, **without_weights)
+    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **without_weights)
     return network.eval()
 
 

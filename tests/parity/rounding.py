@@ -1,0 +1,100 @@
+"""Where our float32 loses more than effdet's: parts of our network compute in float64, one kind after another.
+
+    python tests/parity/rounding.py tf_efficientdet_d0 --size 200 328
+
+in the environment of `make parity`. Prints, for each kind of operation whose result is computed in float64 and rounded
+to float32 once, the median and the largest `ratio` of agreement.py over all outputs. TensorFlow only.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import tempfile
+from unittest import mock
+
+import compare
+import numpy as np
+
+from efficientdet import backend
+
+backend.choose("tensorflow")  # before anything imports Keras
+
+import keras  # noqa: E402
+from keras import ops  # noqa: E402
+
+from efficientdet.model import efficientnet, layers  # noqa: E402
+
+
+def main():
+    """Prints a line for each kind of operation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        compare.make_reference(arguments.model, arguments.size, 0, folder)
+        imported = compare.import_formats(folder, arguments.model, ["safetensors"])
+        with np.load(folder / "reference.npz") as file:
+            expected = dict(file)
+    kinds = {"nothing": [], **{kind: [kind] for kind in _REPLACED}, "all of these": list(_REPLACED)}
+    for label, replaced in kinds.items():
+        with contextlib.ExitStack() as stack:
+            for kind in replaced:
+                owner, attribute, function = _REPLACED[kind]
+                stack.enter_context(mock.patch.object(owner, attribute, function))
+            rows = compare.compare_network(imported, expected, has_double=False)
+        ratios = [row.ratio for row in rows]
+        print(f"{label:40} median {np.median(ratios):.1f}, largest {max(ratios):.1f}", flush=True)
+
+
+def _double(x):
+    return ops.cast(x, "float64")
+
+
+def _single(x):
+    return ops.cast(x, "float32")
+
+
+def _normalize(layer, x, training=None, mask=None):
+    """Batch normalisation in float32, by a factor and a shift that float64 made."""
+    del training, mask
+    factor = _double(layer.gamma) / ops.sqrt(_double(layer.moving_variance) + layer.epsilon)
+    shift = _double(layer.beta) - _double(layer.moving_mean) * factor
+    return x * _single(factor) + _single(shift)
+
+
+def _gate(layer, x):
+    """Squeeze-and-excitation; mean and sigmoid in float64."""
+    mean = _single(ops.mean(_double(x), axis=(1, 2), keepdims=True))
+    gate = layer.expand(layers.activate(layer.reduce(mean), layer.activation))
+    return x * _single(ops.sigmoid(_double(gate)))
+
+
+def _activate(x, activation):
+    """Swish or ReLU6 in float64."""
+    return _single(ops.relu6(_double(x)) if activation == "relu6" else ops.silu(_double(x)))
+
+
+def _convolve(layer, x):
+    """A convolution in float64."""
+    y = ops.conv(_double(x), _double(layer.kernel), layer.strides, layer.padding)
+    return _single(y + _double(layer.bias) if layer.use_bias else y)
+
+
+def _convolve_depthwise(layer, x):
+    """A depthwise convolution in float64."""
+    return _single(ops.depthwise_conv(_double(x), _double(layer.kernel), layer.strides, layer.padding))
+
+
+_REPLACED = {
+    "factors of batch normalisation": (keras.layers.BatchNormalization, "call", _normalize),
+    "mean and sigmoid of squeeze-and-excitation": (efficientnet.SqueezeExcite, "call", _gate),
+    "activations": (layers, "activate", _activate),
+    "convolutions": (keras.layers.Conv2D, "call", _convolve),
+    "depthwise convolutions": (keras.layers.DepthwiseConv2D, "call", _convolve_depthwise),
+}
+
+
+if __name__ == "__main__":
+    main()
