@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import sys
 
 import little_checkpoints
@@ -248,6 +249,28 @@ def test_other_classes_begin_with_a_new_class_predictor_when_asked(arrays, stale
     for path, array in arrays.items():
         if path not in result.initialized:
             np.testing.assert_array_equal(loaded.arrays[path], array)
+
+
+@pytest.mark.parametrize(("folder", "is_advprop"), [("my_ap.v2/given", False), ("advprop", True)])
+def test_only_the_nearest_folder_tells_advprop(folder, is_advprop, arrays, stale, tmp_path):
+    (tmp_path / folder).mkdir(parents=True)
+    path = _effdet_safetensors(tmp_path / folder, arrays, stale)
+    importing.import_weights(path, output=tmp_path / "ours.safetensors")
+    assert (weights.load(tmp_path / "ours.safetensors").model.padding == "black") == is_advprop
+
+
+def test_as_many_other_classes_begin_anew_too(arrays, stale, tmp_path):
+    """90 classes that are not COCO's must not get the outputs of COCO's."""
+    path = _effdet_safetensors(tmp_path, arrays, stale)
+    rows = [{"id": number, "name": f"kind {number}"} for number in range(90, 0, -1)]
+    (tmp_path / "classes.json").write_text(json.dumps({"categories": rows}))
+    options = {"output": tmp_path / "ours.safetensors", "reset_classes": True}
+    with pytest.raises(UserError, match="`classes` is not given"):
+        importing.import_weights(path, **options)
+    importing.import_weights(path, **options, classes=tmp_path / "classes.json")
+    loaded = weights.load(options["output"])
+    np.testing.assert_allclose(loaded.arrays["class_head/predict/pointwise/bias"], -np.log(99), rtol=1e-6)
+    assert [category.id for category in loaded.categories] == list(range(1, 91))
 
 
 def test_lite3_and_lite3x_are_told_apart_by_their_channels(tmp_path):

@@ -16,6 +16,9 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         path: a JSON with `categories` (COCO's annotations, or the dataset.json of a converted dataset), the folder of
             a converted dataset, or a text file with one name a line, whose ids are 1, 2, ...
 
+    Returns:
+        The classes by id, which is the order of a detector's outputs.
+
     Raises:
         UserError: the file cannot be read, or names no class, or one twice.
     """
@@ -28,6 +31,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         if path.suffix == ".json":
             rows = json.loads(text)["categories"]
             table = [Category(id=int(row["id"]), name=str(row["name"])) for row in rows]
+            table.sort(key=lambda category: category.id)  # as outputs are, in whatever order the file lists them
         else:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             table = [Category(id=number, name=name) for number, name in enumerate(lines, start=1)]
@@ -35,7 +39,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         raise UserError(f"`{path}` cannot be read: {error.strerror}; expected names of classes.") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"`{path}` is no text or no valid JSON: {error}.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`{path}` has no list `categories` of objects with `id` and `name`.") from error

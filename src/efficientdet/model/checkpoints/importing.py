@@ -21,6 +21,8 @@ from efficientdet.model.checkpoints.tensors import Checkpoint
 from efficientdet.structures import Category
 
 _NVIDIA_CLASSES = 91
+# A file may claim any number without being large; ImageNet-21k has 21,841.
+_MOST_CLASSES = 30_000
 _PREDICTOR = "class_head/predict/"
 
 
@@ -85,7 +87,7 @@ def import_weights(
         raw: take the values of the last training step also where there are averaged ones.
         classes: file with the names of the classes, one a line, or a COCO or dataset JSON with `categories`; not
             needed for COCO's 90.
-        reset_classes: allow `classes` to be others than the checkpoint's: the class predictor begins anew.
+        reset_classes: `classes` are others than the checkpoint's, as many or not: the class predictor begins anew.
         advprop: the weights were trained with AdvProp: pixels in -1..1, black padding.
         overwrite: replace the output.
 
@@ -103,6 +105,10 @@ def import_weights(
         raise UserError(f"`{target}` exists; give another `--output`, or `--overwrite`.")
     notes: list[str] = []
     config = _with_habits(config, checkpoint, advprop, notes)
+    if reset_classes and classes is None:
+        raise UserError(
+            "`reset_classes` is on, but `classes` is not given; name the new classes with `--classes FILE`."
+        )
     table = None if classes is None else class_tables.read_classes(classes)
     arrays = read_detector(checkpoint, config, raw=raw)
     if checkpoint.naming == "nvidia_objects" and config.num_classes == _NVIDIA_CLASSES:
@@ -111,7 +117,7 @@ def import_weights(
         notes.append("91 outputs an anchor, of which the last was never used; 90 are kept")
     categories = _categories(checkpoint, config, table, reset_classes)
     initialized: list[str] = []
-    if len(categories) != config.num_classes:
+    if reset_classes:
         config = dataclasses.replace(config, num_classes=len(categories))
         arrays, initialized = _with_fresh_predictor(arrays, config)
     weights.save(target, arrays, config, categories)
@@ -199,7 +205,13 @@ def _count_classes(checkpoint: Checkpoint, config: ModelConfig) -> int:
             f"`{checkpoint.path}`: the class predictor's bias `{source.name}` is {shape}; expected {per_cell} numbers "
             "a class."
         )
-    return tensor.shape[0] // per_cell
+    count = tensor.shape[0] // per_cell
+    if count > _MOST_CLASSES:
+        raise UserError(
+            f"`{checkpoint.path}`: the class predictor's bias `{source.name}` is of the shape {tensor.shape}, which is "
+            f"{count:,} classes; expected {_MOST_CLASSES:,} at most."
+        )
+    return count
 
 
 def _with_habits(config: ModelConfig, checkpoint: Checkpoint, advprop: bool, notes: list[str]) -> ModelConfig:
@@ -212,8 +224,10 @@ def _with_habits(config: ModelConfig, checkpoint: Checkpoint, advprop: bool, not
         config = dataclasses.replace(config, resize="antialiased")
         if config.name.startswith("efficientdet-lite"):
             config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3)
-    if advprop or re.search(r"advprop|_ap[-_./]", str(checkpoint.path).lower()):
-        notes.append("AdvProp: pixels in -1..1, black padding" + ("" if advprop else ", as the file's name says"))
+    # Only the name and its folder tell: google/automl keeps them in `advprop/`; what is above is the user's.
+    place = "/".join(checkpoint.path.parts[-2:]).lower()
+    if advprop or re.search(r"advprop|_ap([-_./]|$)", place):
+        notes.append("AdvProp: pixels in -1..1, black padding" + ("" if advprop else ", as its name says"))
         config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3, padding="black")
     return config
 
