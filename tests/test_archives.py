@@ -156,6 +156,19 @@ def test_a_header_without_end_is_refused(tmp_path):
     assert "header without end" in _refuse(archive)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [{"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "x"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}],
+    ids=["no numbers", "no size", "half a map"],
+)
+def test_a_header_whose_numbers_are_none_is_damage(tmp_path, header):
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("a")
+        entry.size, entry.pax_headers = 3, header
+        archive.addfile(entry, io.BytesIO(b"abc"))
+    assert "is damaged or cut short" in _refuse(tmp_path / "x.tar.gz")
+
+
 def test_padding_without_end_is_refused(tmp_path):
     archive = _tar(tmp_path / "x.tar.gz", {"a": b"1"})
     archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes()) + bytes(9 * MB)))

@@ -27,7 +27,8 @@ from efficientdet.errors import UserError
 _CHUNK = 2**20  # bytes
 # Of a .tar between the contents of two files: names and padding.
 _MAX_HEADER = 2**20  # bytes
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
+# ValueError: how tarfile says that a number in an extended header is none.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, ValueError)
 # What no system takes for a name: drives and streams (:), separators (\), what no keyboard types.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f:\\]")
 
@@ -110,6 +111,8 @@ def unpack(
                 return folder
             with _staged(folder) as part:
                 _check_names(archive, _write_all(limits, part, root, label or archive.name), root, require)
+    except UserError:
+        raise
     except _DAMAGED as error:
         raise UserError(f"`{archive}` is damaged or cut short ({error}); remove it and fetch it again.") from error
     except OSError as error:

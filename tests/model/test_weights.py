@@ -94,6 +94,22 @@ _BROKEN = {
     "without post-processing": (lambda p: _change(p, lambda _, m: m.pop("postprocess")), "damaged metadata"),
     "model of another type": (lambda p: _change(p, _change_model(num_cells="two")), "num_cells` is 'two'"),
     "unknown field": (lambda p: _change(p, _change_model(color="red")), "unknown field `color`"),
+    "an id that is no number": (
+        lambda p: _change(p, lambda _, m: m.update(categories='[{"id": "x", "name": "a"}, {"id": 2, "name": "b"}]')),
+        "damaged metadata",
+    ),
+    "an id twice": (
+        lambda p: _change(p, lambda _, m: m.update(categories='[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]')),
+        "two classes with the same id",
+    ),
+    "metadata of many levels": (lambda p: _change(p, lambda _, m: m.update(model="[" * 100_000)), "damaged metadata"),
+    "no pixels": (lambda p: _change(p, _change_model(image_size=[0, 0])), "`model.image_size` is 0 x 0"),
+    "no anchors": (lambda p: _change(p, _change_model(aspect_ratios=[])), "`model.aspect_ratios` is ()"),
+    "division by zero": (lambda p: _change(p, _change_model(pixel_std=[0, 0, 0])), "`model.pixel_std` is (0.0"),
+    "no candidates": (
+        lambda p: _change(p, lambda _, m: m.update(postprocess='{"max_candidates": -1}')),
+        "`postprocess.max_candidates` is -1",
+    ),
     "classes that are too many": (lambda p: _change(p, _change_model(num_classes=3)), "2 classes and a model for 3"),
     "variable missing": (lambda p: _change(p, lambda a, _: a.pop(_STEM)), f"`{_STEM}` is missing"),
     "variable left over": (lambda p: _change(p, lambda a, _: a.update(x=a[_STEM])), "`x` is unknown to the model"),
@@ -115,6 +131,15 @@ def test_a_broken_file_is_one_line_that_names_it(model, saved, kind):
         weights.assign(model, weights.load(path))
     assert str(path) in str(caught.value)
     assert expected in str(caught.value)
+
+
+def test_a_file_of_thousands_of_classes_is_known_as_ours(model, saved, tmp_path):
+    _, arrays = saved
+    categories = [Category(id=number, name=f"a class with a long name {number}") for number in range(1, 3001)]
+    for name in ("a", "b", "c"):  # the order of the metadata differs from file to file
+        weights.save(tmp_path / name, arrays, _MODEL, categories)
+        assert weights.is_ours(tmp_path / name)
+    assert not weights.is_ours(tmp_path / "nowhere")
 
 
 def test_several_problems_are_counted(model, saved):

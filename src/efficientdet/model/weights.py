@@ -14,13 +14,13 @@ import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import files
+from efficientdet import files, limits
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
 FORMAT = "efficientdet-keras weights 1"
 SUFFIX = ".safetensors"
-_HEAD = 2**16  # bytes; the metadata come first in the file
+_LONGEST_HEAD = 100 * 10**6  # bytes, as safetensors has it; the metadata come first in the file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,12 +124,20 @@ def load(location: str | Path) -> Weights:
         postprocess = configs.from_dict(configs.PostprocessConfig, values, f"{path}: postprocess")
         rows = json.loads(metadata["categories"])
         categories = tuple(Category(id=int(row["id"]), name=str(row["name"])) for row in rows)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
             f"`{path}` has damaged metadata ({error}); it must have `model`, `categories` and `postprocess`."
         ) from error
     if len(categories) != model.num_classes:
         raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
+    if len({category.id for category in categories}) < len(categories):
+        raise UserError(f"`{path}` has two classes with the same id.")
+    try:
+        limits.check(configs.ExperimentConfig(model=model, postprocess=postprocess))
+    except UserError as error:
+        raise UserError(f"`{path}` has settings that cannot work: {error}") from error
     return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)
 
 
@@ -139,10 +147,11 @@ def is_ours(path: Path) -> bool:
         return (path / "weights").is_dir()
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            length = int.from_bytes(file.read(8), "little")
+            head = file.read(length) if length <= _LONGEST_HEAD else b""
     except OSError:
         return False
-    return head[8:9] == b"{" and FORMAT.encode() in head
+    return head.startswith(b"{") and FORMAT.encode() in head
 
 
 def find(location: str | Path) -> Path:

@@ -221,6 +221,25 @@ def _a_huge_dataset(folder, state, arrays):
     return folder / "huge.h5", "has the shape (1099511627776,); expected (36,)"
 
 
+def _a_huge_number_of_classes(folder, state, arrays):
+    little_checkpoints.write_hdf5(folder / "huge.h5", little_checkpoints.automl(arrays))
+    with h5py.File(folder / "huge.h5", "a") as file:
+        name = "class_net/class_net/class-predict/bias:0"
+        del file[name]
+        file.create_dataset(name, shape=(9 * 10**9,), dtype="float32", chunks=(1024,))
+    return folder / "huge.h5", "which is 1,000,000,000 classes; expected 30,000 at most"
+
+
+def _groups_in_groups_many_times(folder, state, arrays):
+    """Two names for each group: 2^30 paths through 30 groups, and no dataset at the end of any."""
+    with h5py.File(folder / "laughs.h5", "w") as file:
+        group = file
+        for _ in range(30):
+            group["b"] = inner = group.create_group("a")
+            group = inner
+    return folder / "laughs.h5", "too many entries"
+
+
 def _a_link_to_another_file(folder, state, arrays):
     (folder / "secret.h5").write_bytes(b"")
     with h5py.File(folder / "link.h5", "w") as file:

@@ -24,13 +24,16 @@ def read_datasets(path: Path) -> dict[str, Tensor]:
     import h5py
 
     found: dict[str, Tensor] = {}
+    seen = 0
 
     def describe(group: Any, prefix: str, depth: int) -> None:
+        nonlocal seen
         for name in group:
+            seen += 1
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise UserError(f"`{path}` has the link `{prefix}{name}` in the place of data; it was not followed.")
             inner = group.get(name)
-            if len(found) > _MOST_ENTRIES or depth > 32:
+            if seen > _MOST_ENTRIES or depth > 32:  # groups too: one may stand in another one many times
                 raise ValueError("it has too many entries")
             if isinstance(inner, h5py.Group):
                 describe(inner, f"{prefix}{name}/", depth + 1)
