@@ -1,7 +1,9 @@
 """Published weights by name, fetched from a real server on this computer."""
 
+import concurrent.futures
 import io
 import tarfile
+import threading
 
 import little_checkpoints
 import little_server
@@ -60,6 +62,29 @@ def test_a_published_model_is_fetched_and_imported_once(server, archive, arrays,
     num_asked = len(server.asked)
     assert pretrained.find_weights("coco-d0") == path
     assert len(server.asked) == num_asked
+
+
+def test_two_that_want_the_same_model_at_once_both_get_it(server, archive, tmp_path):
+    server.files[_PATH] = little_server.File(content=archive)
+    start = threading.Barrier(2)
+
+    def find(_):
+        start.wait()
+        return pretrained.find_weights("coco-d0")
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(find, range(2)))
+    assert paths[0] == paths[1]
+    assert weights.load(paths[0]).categories == coco_classes.CATEGORIES
+    assert len(server.gets()) == 1
+    assert _cached(tmp_path) == ["coco-d0.safetensors"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "efficientdet-keras").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="cannot be written"):
+        pretrained.find_weights("coco-d0")
 
 
 def test_a_connection_that_breaks_off_goes_on(server, archive):

@@ -266,7 +266,8 @@ def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirr
     to_write = int(num_bytes * _MARGIN)
     absent = [f"{name} ({files.size_text(size)})" for name, size in sizes.items() if not paths[name].is_file()]
     if absent:
-        progress.console.print(f"Fetching {', '.join(absent)} from {mirror}", markup=False, soft_wrap=True)
+        server = connection.without_secrets(mirror)
+        progress.console.print(f"Fetching {', '.join(absent)} from {server}", markup=False, soft_wrap=True)
     progress.console.print(
         f"Needed: {files.size_text(to_fetch)} for archives, {files.size_text(to_unpack)} for what is in them, "
         f"{files.size_text(to_write)} for records; free: {files.size_text(shutil.disk_usage(output).free)}",

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from efficientdet import archives, presets, progress, web
+from efficientdet import archives, files, presets, progress, web
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.checkpoints import importing
@@ -58,13 +58,25 @@ def _fetch_coco(name: str) -> Path:
     target = folder / f"{name}{weights.SUFFIX}"
     if target.is_file():
         return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.one_at_a_time(target):
+            if not target.is_file():  # another process may have fetched it meanwhile
+                _fetch_and_import(preset, name, target)
+    except OSError as error:
+        raise UserError(f"`{folder}` cannot be written: {error.strerror or error}.") from error
+    return target
+
+
+def _fetch_and_import(preset: str, name: str, target: Path) -> None:
+    """Fetches an archive, and writes the weights in it to `target`; nothing else is left."""
     url = f"{os.environ.get(ADDRESS_VARIABLE, _ADDRESS).rstrip('/')}/{_remote_path(preset)}"
-    progress.console.print(f"Fetching {name} once into {folder}", markup=False, soft_wrap=True)
+    progress.console.print(f"Fetching {name} once into {target.parent}", markup=False, soft_wrap=True)
     suffix = ".tgz" if url.endswith(".tgz") else ".tar.gz"
     archive = web.fetch(
-        url, folder / f"{name}{suffix}", max_bytes=_LARGEST_ARCHIVE, timeout=_SILENCE, attempts=_ATTEMPTS
+        url, target.with_name(f"{name}{suffix}"), max_bytes=_LARGEST_ARCHIVE, timeout=_SILENCE, attempts=_ATTEMPTS
     )
-    checkpoint = folder / name
+    checkpoint = target.with_name(name)
     try:
         archives.unpack(archive, checkpoint, max_bytes=_LARGEST_CHECKPOINT, max_files=1000)
         importing.import_weights(checkpoint, output=target, model=preset)
@@ -74,7 +86,6 @@ def _fetch_coco(name: str) -> Path:
     finally:
         shutil.rmtree(checkpoint, ignore_errors=True)
     archive.unlink(missing_ok=True)
-    return target
 
 
 def _remote_path(preset: str) -> str:
