@@ -16,6 +16,7 @@ from efficientdet.training import initialization
 from efficientdet.training.run import train
 
 _TWO = synthetic.CATEGORIES[:2]
+_KERNEL = "backbone/stem/kernel"
 _OTHERS = (Category(id=1, name="cat"), Category(id=2, name="dog"), Category(id=3, name="eel"))
 
 
@@ -94,8 +95,43 @@ def test_the_habits_of_weights_are_taken_over(small, tmp_path):
 def test_weights_of_another_model_do_not_fit(small, tmp_path):
     _save(tmp_path / "start.safetensors", dataclasses.replace(small, feature_channels=16), _TWO)
     config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
-    with pytest.raises(UserError, match=r"do not fit tiny: `box_head/.* has the shape .*; and \d+ more"):
+    with pytest.raises(UserError, match=r"`weights` does not fit tiny: `box_head/.* has the shape .*; and \d+ more"):
         _started(config, _TWO)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update({_KERNEL: a[_KERNEL] * np.nan}), f"`{_KERNEL}` has values that are not finite"),
+        (lambda a: a.update({_KERNEL: a[_KERNEL].astype("f2")}), f"`{_KERNEL}` has the type float16"),
+        (lambda a: a.pop("class_head/predict/pointwise/bias"), "`class_head/predict/pointwise/bias` is missing"),
+        (lambda a: [a.pop(name) for name in list(a) if name.startswith("box_head/")], r"`box_head/.*; and \d+ more"),
+    ],
+    ids=["not finite", "half precision", "no predictor", "no box head"],
+)
+def test_weights_are_taken_whole_or_refused(change, message, small, tmp_path):
+    arrays = _save(tmp_path / "start.safetensors", small, _TWO)
+    change(arrays)
+    weights.save(tmp_path / "start.safetensors", arrays, small, _TWO)
+    config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
+    with pytest.raises(UserError, match=f"`weights` does not fit tiny: {message}"):
+        _started(config, _TWO)
+
+
+def test_weights_that_know_other_anchors_are_taken_with_a_word(small, tmp_path):
+    _save(tmp_path / "start.safetensors", dataclasses.replace(small, anchor_scale=5.0), _TWO)
+    start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
+    assert start.model == small
+    assert any("model.anchor_scale 5.0, the run has" in note for note in start.notes)
+
+
+def test_a_backbone_that_knows_other_pixels_is_refused(small, tmp_path):
+    other = dataclasses.replace(small, normalize_twice=True)
+    _save(tmp_path / "start.safetensors", other, _TWO)
+    path = str(tmp_path / "start.safetensors")
+    with pytest.raises(UserError, match=r"was trained with `model.normalize_twice` True, this model has False"):
+        initialization.find_start(_config(small, tmp_path, backbone=path))
+    initialization.find_start(_config(other, tmp_path, backbone=path))
 
 
 def test_weights_and_a_backbone_are_one_too_many(small, tmp_path):

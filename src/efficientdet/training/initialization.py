@@ -14,6 +14,9 @@ from efficientdet.structures import Category
 
 # How the authors of weights trained them; a model that starts from weights has to go on so.
 _HABITS = ("fusion_relu", "pixel_mean", "pixel_std", "normalize_twice", "resize", "padding")
+# What else gives the same variables another meaning; it is the run's own choice, but not without a word.
+_MEANINGS = ("fusion", "activation", "anchor_scale", "num_octaves", "aspect_ratios")
+_BACKBONE = "backbone/"
 _PREDICTOR = "class_head/predict/"
 _SHOWN = 3
 
@@ -59,6 +62,12 @@ def _from_weights(config: ExperimentConfig) -> Start:
     changed = [name for name, value in habits.items() if getattr(config.model, name) != value]
     if changed:
         notes.append("as the weights were trained: " + ", ".join(f"model.{n} {habits[n]}" for n in changed))
+    notes += [
+        f"the weights were trained with model.{name} {getattr(loaded.model, name)}, the run has "
+        f"{getattr(config.model, name)}, as its settings say"
+        for name in _MEANINGS
+        if getattr(config.model, name) != getattr(loaded.model, name)
+    ]
     model = dataclasses.replace(config.model, **habits)
     return Start(arrays=loaded.arrays, model=model, categories=loaded.categories, notes=tuple(notes))
 
@@ -75,42 +84,43 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
         What was taken and what was not, a sentence each.
 
     Raises:
-        UserError: a variable is unknown to the model or has another shape, or a part of the model is missing.
+        UserError: a variable is unknown to the model, has another shape or values that cannot be, or is missing.
     """
+    if not start.arrays:
+        return start.notes
     arrays, notes = start.arrays, start.notes
+    variables = {weights.variable_name(variable): variable for variable in model.weights}
+    wanted = {name for name in variables if start.categories or name.startswith(_BACKBONE)}
     if start.categories and start.categories != categories:
         arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
+        wanted = {name for name in wanted if not name.startswith(_PREDICTOR)}
         count = len(start.categories)
         notes += (f"the weights know {count} other classes; the class predictor begins anew for {len(categories)}",)
-    _check(model, arrays)
-    for variable in model.weights:
-        if (array := arrays.get(weights.variable_name(variable))) is not None:
-            variable.assign(array)
+    problems = [f"`{name}` is unknown to it" for name in arrays if name not in wanted]
+    for name in sorted(wanted):
+        if problem := _problem(arrays.get(name), tuple(variables[name].shape)):
+            problems.append(f"`{name}` {problem}")
+    if problems:
+        field = "weights" if start.categories else "backbone"
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(
+            f"`{field}` does not fit {model.config.name}: {', '.join(problems[:_SHOWN])}{more}. "
+            "Start from weights of the same model."
+        )
+    for name, array in arrays.items():
+        variables[name].assign(array)
     return notes
 
 
-def _check(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises unless arrays fill whole parts of a model, but for the class predictor."""
-    variables = {weights.variable_name(variable): variable for variable in model.weights}
-    problems = []
-    for name, array in arrays.items():
-        if name not in variables:
-            problems.append(f"`{name}` is unknown to it")
-        elif tuple(array.shape) != tuple(variables[name].shape):
-            expected = tuple(variables[name].shape)
-            problems.append(f"`{name}` has the shape {tuple(array.shape)}; expected {expected}")
-    parts = {name.split("/", 1)[0] for name in arrays}
-    problems += [
-        f"`{name}` is missing"
-        for name in variables
-        if name.split("/", 1)[0] in parts and name not in arrays and not name.startswith(_PREDICTOR)
-    ]
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(
-            f"`weights` do not fit {model.config.name}: {', '.join(problems[:_SHOWN])}{more}. "
-            "Start from weights of the same model."
-        )
+def _problem(array: np.ndarray | None, shape: tuple[int, ...]) -> str:
+    """Says why an array cannot be the value of a variable of a shape; empty if it can."""
+    if array is None:
+        return "is missing"
+    if array.shape != shape:
+        return f"has the shape {array.shape}; expected {shape}"
+    if array.dtype != np.float32:
+        return f"has the type {array.dtype}; expected float32"
+    return "" if np.isfinite(array).all() else "has values that are not finite"
 
 
 def freeze(model: Any, frozen: str) -> None:

@@ -81,8 +81,9 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     if path.suffix == ".h5" and path.is_file() and any("block1a_" in name for name in hdf5.read_datasets(path)):
         return _read_applications(path, config)
     if weights.is_ours(path):
-        arrays = weights.load(path).arrays
-        return {name: array for name, array in arrays.items() if name.startswith("backbone/")}
+        loaded = weights.load(path)
+        _check_pixels(path, loaded.model, config)
+        return {name: array for name, array in loaded.arrays.items() if name.startswith("backbone/")}
     checkpoint = reading.open_checkpoint(path)
     if checkpoint.naming in names.BACKBONES:
         network = efficientnet.EfficientNet(
@@ -92,5 +93,20 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
         shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
         sources = names.variable_sources(config, checkpoint.naming)
         return matching.read_variables(checkpoint, sources, shapes)
-    arrays = importing.read_detector(checkpoint, importing.recognize(checkpoint))
+    detector = importing.recognize(checkpoint)
+    _check_pixels(path, importing.with_habits(detector, checkpoint), config)
+    arrays = importing.read_detector(checkpoint, detector)
     return {name: array for name, array in arrays.items() if name.startswith("backbone/")}
+
+
+def _check_pixels(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
+    """Raises if a backbone was trained on pixels in another range than the model gives it.
+
+    A hundredth is no difference: for Lite google/automl has 127/255 and 128/255, effdet 0.5.
+    """
+    for name in ("pixel_mean", "pixel_std", "normalize_twice"):
+        their, our = getattr(theirs, name), getattr(ours, name)
+        if not np.allclose(their, our, rtol=0, atol=0.01):
+            raise UserError(
+                f"`{path}` was trained with `model.{name}` {their}, this model has {our}; give it the same."
+            )

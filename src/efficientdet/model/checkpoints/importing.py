@@ -104,7 +104,7 @@ def import_weights(
     if target.exists() and not overwrite:
         raise UserError(f"`{target}` exists; give another `--output`, or `--overwrite`.")
     notes: list[str] = []
-    config = _with_habits(config, checkpoint, advprop, notes)
+    config = with_habits(config, checkpoint, advprop=advprop, notes=notes)
     if reset_classes and classes is None:
         raise UserError(
             "`reset_classes` is on, but `classes` is not given; name the new classes with `--classes FILE`."
@@ -214,8 +214,18 @@ def _count_classes(checkpoint: Checkpoint, config: ModelConfig) -> int:
     return count
 
 
-def _with_habits(config: ModelConfig, checkpoint: Checkpoint, advprop: bool, notes: list[str]) -> ModelConfig:
-    """Sets what the authors of a checkpoint did otherwise than google/automl."""
+def with_habits(
+    config: ModelConfig, checkpoint: Checkpoint, *, advprop: bool = False, notes: list[str] | None = None
+) -> ModelConfig:
+    """Sets what the authors of a checkpoint did otherwise than google/automl.
+
+    Args:
+        config: the model.
+        checkpoint: the file.
+        advprop: the weights were trained with AdvProp, whatever the file is called.
+        notes: gets a sentence for each difference.
+    """
+    notes = [] if notes is None else notes
     if checkpoint.naming == "nvidia_objects":
         notes.append("NVIDIA: pixels normalised twice, no ReLU on fusion weights, corner-aligned resampling")
         config = dataclasses.replace(config, normalize_twice=True, fusion_relu=False, resize="legacy")
