@@ -180,6 +180,15 @@ def test_records_that_were_damaged_are_written_again(server, tmp_path):
     assert server.asked == []
 
 
+def test_a_table_of_contents_that_was_damaged_is_written_again(server, tmp_path):
+    first = _download(server, tmp_path)
+    (tmp_path / "records" / "dataset.json").write_text('{"splits": {"train": {}, "val": 3}}')
+    again = _download(server, tmp_path)
+    assert again.is_converted
+    assert again.splits == first.splits
+    assert again.fetched == {}
+
+
 def test_archives_and_pictures_are_removed_on_request_when_the_records_are_complete(server, tmp_path):
     _download(server, tmp_path / "coco")
     (tmp_path / "coco" / "archives" / "mine.zip").touch()

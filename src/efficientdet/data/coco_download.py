@@ -221,10 +221,13 @@ def _figures(output: Path) -> dict[str, dict[str, int]]:
     folder = output / "records"
     figures = {}
     for name, split in _read_splits(output).items():
-        sizes = {folder / shard["name"]: shard["bytes"] for shard in split["shards"]}
+        try:
+            sizes = {folder / shard["name"]: shard["bytes"] for shard in split["shards"]}
+            counts = {key: split[key] for key in ("num_examples", "num_boxes")}
+        except (KeyError, TypeError):  # damaged: converted again
+            continue
         is_whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
         if is_whole and (folder / records.index_name(name)).is_file():
-            counts = {key: split[key] for key in ("num_examples", "num_boxes")}
             figures[name] = counts | {"num_shards": len(sizes)}
     return figures
 

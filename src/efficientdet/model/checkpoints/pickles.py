@@ -2,7 +2,7 @@
 
 A pickle is a program. The only calls it can make here are ours: those that rebuild a tensor, and a few harmless
 containers; anything else is refused by name. Tensors are described first and read later, from storages that must lie
-inside the file, so that no file can ask for more memory than its own size.
+inside the file, so that no tensor can ask for more memory than its file's size.
 
 Both of PyTorch's forms: the zip archive (since 1.6) and the row of pickles before it, in which timm's and effdet's
 files of 2020 are written.
@@ -25,7 +25,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)[:12]
 """How the older form begins."""
 
-_PICKLE_BYTES = 64 * 2**20  # D7x needs 1 MB
+_PICKLE_BYTES = 8 * 2**20  # D7x needs 1 MB; a byte of a pickle can ask for 80 of memory
 _MOST_ENTRIES = 200_000
 _TYPES = {
     "FloatStorage": "float32",
