@@ -22,7 +22,7 @@ def _write_numbers(path):
     from efficientdet.config import BackboneConfig, ExperimentConfig, ModelConfig, OptimizerConfig, PostprocessConfig
     from efficientdet.model import anchors, postprocess
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.training import engine, losses, step, targets
+    from efficientdet.training import engine, losses, replicas, step, targets
 
     config = ModelConfig(
         image_size=_SIZE,
@@ -53,7 +53,7 @@ def _write_numbers(path):
     batch, state = engine.to_device(batch), engine.to_device(step.first_state(model))
     boxes = anchors.anchor_boxes(config)
     schedule = {"peak": 0.1, "start": 0.05, "warmup_steps": 10.0, "total_steps": 100.0}
-    training = step.make_step(model, boxes, experiment, schedule)
+    training = step.make_step(model, boxes, experiment, schedule, replicas.OneDevice())
 
     def compute(state, batch):
         raw, _ = model.stateless_call(state["trainable"], state["non_trainable"], batch, training=False)

@@ -167,6 +167,10 @@ class TrainingConfig:
     precision: Precision = "float32"
     """Type of the arithmetic inside the network; outputs and losses are float32 always. tf32: float32, multiplied with
     10 bits of mantissa where the GPU can (NVIDIA, from Ampere on)."""
+    devices: int = 0
+    """Devices of a machine to train on; 0: all GPUs, or on JAX whatever it finds."""
+    batch_norm: Literal["global", "per_replica"] = "global"
+    """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"

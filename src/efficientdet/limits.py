@@ -28,6 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.weight_decay": (0, 1),
     "training.batch_size": (1, _MANY),
     "training.epochs": (0, 1e6),
+    "training.devices": (0, _MANY),
     "training.seed": (0, _MANY),
     "training.evaluate_every": (0, 1e6),
     "training.evaluate_from": (0, 1e6),

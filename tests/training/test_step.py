@@ -10,7 +10,7 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, OptimizerConfig
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import engine
+from efficientdet.training import engine, replicas
 from efficientdet.training import step as training_step
 
 _COUNTERS = {"step", "updates", "bad_steps", "loss_scale", "good_steps"}
@@ -37,7 +37,9 @@ class _Trainer:
         keras.utils.set_random_seed(0)
         self.model = EfficientDet(config, precision=precision)
         experiment = ExperimentConfig(model=config, optimizer=OptimizerConfig(average_decay=0.99, **optimizer))
-        step = training_step.make_step(self.model, anchors.anchor_boxes(config), experiment, _SCHEDULE)
+        step = training_step.make_step(
+            self.model, anchors.anchor_boxes(config), experiment, _SCHEDULE, replicas.OneDevice()
+        )
         self.compiled = backend.compile_function(step) if is_compiled else step
         self.first = training_step.first_state(self.model)
 

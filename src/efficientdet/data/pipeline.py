@@ -37,6 +37,7 @@ def training_batches(
     augmentation: AugmentationConfig,
     start_step: int,
     stop_step: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Makes the training batches of steps start_step..stop_step - 1.
 
@@ -51,9 +52,10 @@ def training_batches(
         augmentation: what happens to a picture.
         start_step: first step.
         stop_step: step after the last.
+        share: (k, n): the k-th of n equal parts of each batch, for one of n processes.
 
     Yields:
-        Batch of NumPy arrays, and the image ids, int64[B].
+        Batch of NumPy arrays, and the image ids, int64[B]; B / n rows for a share.
     """
     import tensorflow as tf
 
@@ -79,8 +81,15 @@ def training_batches(
             record, tf.cast(number, tf.int64)
         )
 
-    positions = tf.data.Dataset.range(start_step * batch_size, stop_step * batch_size)
-    yield from _iterate(positions.map(example, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+    part, num_parts = share
+    rows = batch_size // num_parts
+
+    def position(row: Any) -> Any:
+        return row // rows * batch_size + part * rows + row % rows
+
+    own_rows = tf.data.Dataset.range(start_step * rows, stop_step * rows)
+    examples = own_rows.map(lambda row: example(position(row)), tf.data.AUTOTUNE, deterministic=True)
+    yield from _iterate(examples, rows, records)
 
 
 def evaluation_batches(

@@ -45,11 +45,21 @@ def save(folder: Path, state: State, model: Any, progress: dict[str, Any], keep:
             arrays |= {f"{key}/{name}": array for name, array in zip(names[_LISTS[key]], value, strict=True)}
         else:
             arrays[key] = np.asarray(value)
-    path = folder / f"step-{int(state['step']):08d}{weights.SUFFIX}"
+    path = path_of(folder, int(state["step"]))
     weights.write_safetensors(path, arrays, {"format": _FORMAT, "progress": json.dumps(progress)})
     for old in _list(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Names the checkpoint of a step."""
+    return folder / f"step-{step:08d}{weights.SUFFIX}"
+
+
+def step_of(path: Path) -> int:
+    """Reads the step from a checkpoint's name."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:

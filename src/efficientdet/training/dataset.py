@@ -28,13 +28,17 @@ class Dataset:
     num_validation: int
     """Validation pictures; 0: none."""
     training_batches: Callable[[int, int], Iterator[tuple[Batch, np.ndarray]]]
-    """(start step, stop step) -> batches with their image ids."""
+    """(start step, stop step) -> batches with their image ids; of several processes each has its share of every one."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
-    """One pass over the validation pictures."""
+    """One pass over the validation pictures, the same in every process."""
 
 
-def open_dataset(config: ExperimentConfig) -> Dataset:
+def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> Dataset:
     """Opens what `config.data` names.
+
+    Args:
+        config: of the run.
+        share: (k, n): the k-th of n equal parts of each training batch, for one of n processes.
 
     Raises:
         UserError: nothing is named, or what is named cannot be used.
@@ -49,10 +53,10 @@ def open_dataset(config: ExperimentConfig) -> Dataset:
         config = dataclasses.replace(config, data=data)
     if not data.train:
         raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
-    return _open_synthetic(config) if data.train == SYNTHETIC else _open_records(config)
+    return _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
 
 
-def _open_synthetic(config: ExperimentConfig) -> Dataset:
+def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
     """Prepares generated pictures; they need neither files nor TensorFlow."""
     data, training, size = config.data, config.training, config.model.image_size
     if data.validation not in ("", "none", SYNTHETIC):
@@ -75,7 +79,10 @@ def _open_synthetic(config: ExperimentConfig) -> Dataset:
 
     def training_batches(start: int, stop: int) -> Iterator[tuple[Batch, np.ndarray]]:
         for batch, originals in itertools.islice(make(training.batch_size, training.seed, start, 256), stop - start):
-            yield batch, originals["ids"]
+            rows = slice(share[0] * training.batch_size // share[1], (share[0] + 1) * training.batch_size // share[1])
+            columns: Any = batch
+            own: Any = {name: value[rows] for name, value in columns.items()}
+            yield own, originals["ids"][rows]
 
     batch_size = config.evaluation.batch_size
     # Whole batches, none of whose pictures come twice; at least one batch.
@@ -93,7 +100,7 @@ def _open_synthetic(config: ExperimentConfig) -> Dataset:
     )
 
 
-def _open_records(config: ExperimentConfig) -> Dataset:
+def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
     """Opens records."""
     backend.require_tensorflow("`data.train` from records")
     from efficientdet.data import pipeline
@@ -126,6 +133,7 @@ def _open_records(config: ExperimentConfig) -> Dataset:
             augmentation=config.augmentation,
             start_step=start,
             stop_step=stop,
+            share=share,
         ),
         validation_batches=validation_batches,
     )

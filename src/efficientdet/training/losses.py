@@ -83,7 +83,14 @@ def box_loss_sum(box_deltas: Any, target_deltas: Any, delta: float) -> Any:
     return ops.sum(ops.where(target_deltas != 0.0, losses, 0.0))
 
 
-def detection_losses(raw: RawPredictions, targets: Targets, config: LossConfig, is_real: Any = None) -> dict[str, Any]:
+def count_matched(labels: Any) -> Any:
+    """Counts the anchors that belong to a box, of int32[B, A]: float32[]."""
+    return ops.sum(ops.cast(labels != target_assignment.BACKGROUND, "float32"))
+
+
+def detection_losses(
+    raw: RawPredictions, targets: Targets, config: LossConfig, is_real: Any = None, num_matched: Any = None
+) -> dict[str, Any]:
     """Computes the losses of a batch.
 
     Args:
@@ -91,17 +98,17 @@ def detection_losses(raw: RawPredictions, targets: Targets, config: LossConfig, 
         targets: what it should have been.
         config: weights and shapes of the losses.
         is_real: bool[B], pictures that count; None: all.
+        num_matched: float32[], matched anchors of the whole batch, of which these rows are a part; None: of the rows.
 
     Returns:
         float32[] each: `class_loss` = sum / N, `box_loss` = sum / 4N, `loss` = class_loss + box_weight * box_loss.
     """
     labels, deltas = targets["labels"], targets["box_deltas"]
-    is_matched = labels != target_assignment.BACKGROUND
     if is_real is not None:
-        is_matched = ops.logical_and(is_matched, is_real[:, None])
+        num_matched = count_matched(ops.where(is_real[:, None], labels, target_assignment.BACKGROUND))
         labels = ops.where(is_real[:, None], labels, target_assignment.IGNORED)
         deltas = ops.where(is_real[:, None, None], deltas, 0.0)
-    normalizer = ops.sum(ops.cast(is_matched, "float32")) + 1.0
+    normalizer = (count_matched(labels) if num_matched is None else num_matched) + 1.0
     class_loss = class_loss_sum(raw["class_logits"], labels, config) / normalizer
     box_loss = box_loss_sum(raw["box_deltas"], deltas, config.huber_delta) / (4.0 * normalizer)
     return {"loss": class_loss + config.box_weight * box_loss, "class_loss": class_loss, "box_loss": box_loss}

@@ -23,20 +23,25 @@ _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#475569")
 
 
 class MetricsWriter:
-    """Writes the metrics of one run. Of the processes of a run, one writes."""
+    """Writes the metrics of one run. Of the processes of a run, one writes; the others' writers are silent."""
 
-    def __init__(self, run_dir: Path, resume_step: int = 0):
+    def __init__(self, run_dir: Path, resume_step: int = 0, *, is_silent: bool = False):
         """Opens the files; what an earlier process wrote beyond `resume_step` is cut away, so no step appears twice.
 
         Args:
             run_dir: made where it is missing.
             resume_step: last step whose results the run goes on from; 0: a run from the beginning.
+            is_silent: write nothing.
         """
+        self._run_dir = run_dir
+        self._events: Any = None
+        self._lines: Any = None
+        if is_silent:
+            return
         # TensorBoard events are a convenience of training alone; evaluate and predict do not pay for the import.
         from tensorboardX import SummaryWriter
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._run_dir = run_dir
         _cut(run_dir / LINES_FILE, resume_step)
         events = run_dir / EVENTS_FOLDER
         purge_step = resume_step + 1 if events.exists() else None
@@ -52,6 +57,8 @@ class MetricsWriter:
             epoch: passes over the training pictures done, a fraction.
             values: name -> number, or none where there is nothing to measure.
         """
+        if self._lines is None or self._events is None:
+            return
         numbers = {name: None if value is None else float(value) for name, value in values.items()}
         finite = {
             name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()
@@ -65,17 +72,21 @@ class MetricsWriter:
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Adds a picture (uint8[H, W, 3], RGB) to the TensorBoard events."""
-        self._events.add_image(tag, image, step, dataformats="HWC")
-        self._events.flush()
+        if self._events is not None:
+            self._events.add_image(tag, image, step, dataformats="HWC")
+            self._events.flush()
 
     def save_curves(self) -> None:
         """Draws all lines so far into `curves.png`; a reader finds the old picture or the new one, never half of it."""
+        if self._lines is None:
+            return
         draw_curves(read_lines(self._run_dir / LINES_FILE), self._run_dir / CURVES_FILE)
 
     def close(self) -> None:
         """Writes what is still in memory and closes the files."""
-        self._lines.close()
-        self._events.close()
+        for file in (self._lines, self._events):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -24,9 +24,10 @@ from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.model import anchors, weights
-from efficientdet.training import checkpoint, engine, initialization, run_directory, validation
+from efficientdet.training import checkpoint, engine, initialization, processes, run_directory, validation
 from efficientdet.training.dataset import Dataset, open_dataset
 from efficientdet.training.metrics import MetricsWriter
+from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
 
 
@@ -61,12 +62,14 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     """
     # 1. What to train on; the number of classes comes from there.
     limits.check(config)
+    processes.join()
     start = initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
-    dataset = open_dataset(config)
+    dataset = open_dataset(config, share=(processes.index(), processes.count()))
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=config.run_dir or f"runs/{config.preset}")
-    folder = run_directory.claim(config, dataset)
+    folder = Path(config.run_dir).expanduser()
+    processes.first_only(lambda: run_directory.claim(config, dataset))
 
     # 2. The network and its state, new or resumed.
     from efficientdet.model.efficientdet import EfficientDet
@@ -77,9 +80,9 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
     notes = initialization.assign_start(model, start, dataset.categories)
     initialization.freeze(model, config.training.freeze)
-    newest = checkpoint.latest(folder / "checkpoints")
+    newest = run_directory.find_checkpoint(folder)
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
-    run = _Run(config, dataset, folder, model, engine.to_device(state), position)
+    run = _Run(config, dataset, folder, model, state, position)
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
     run.say(f"{config.model.name}: {run.describe()}")
@@ -88,7 +91,8 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     if unused := backend.unused_gpu_build():
         run.say(unused)
     run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")
-    with run.metrics, progress.track("train", run.total_steps * run.batch_size, start=run.step * run.batch_size) as bar:
+    total, done = run.total_steps * run.batch_size, run.step * run.batch_size
+    with run.metrics, processes.watched(folder, run.say), progress.track("train", total, start=done) as bar:
         for batch in run.batches():
             run.train_on(batch)
             bar.advance(run.batch_size, run.note())
@@ -113,8 +117,8 @@ class _Run:
         state: State,
         position: dict[str, Any],
     ):
-        """Compiles the step; `position` is what `save` wrote, empty at first."""
-        self.config, self.dataset, self.folder, self.model, self.state = config, dataset, folder, model, state
+        """Brings the state to the devices and compiles the step; `position` is what `save` wrote, empty at first."""
+        self.config, self.dataset, self.folder, self.model = config, dataset, folder, model
         self.batch_size = config.training.batch_size
         self.steps_per_epoch = dataset.num_examples / self.batch_size
         self.total_steps = max(math.ceil(config.training.epochs * self.steps_per_epoch), 1)
@@ -122,10 +126,12 @@ class _Run:
         self.step = int(state["step"])
         self.best_ap: float | None = position.get("best_ap")
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
-        self.metrics = MetricsWriter(folder, resume_step=self.step)
+        self.metrics = MetricsWriter(folder, resume_step=self.step, is_silent=not processes.is_first())
         self._anchors = anchors.anchor_boxes(config.model)
-        self._step = backend.compile_function(
-            make_step(model, self._anchors, config, self._schedule()), xla=config.training.xla, donate=True
+        self._replicas = make_replicas(config.training, model)
+        self.state = self._replicas.place_state(state)
+        self._step = self._replicas.compile(
+            make_step(model, self._anchors, config, self._schedule(), self._replicas), xla=config.training.xla
         )
         self._validate = backend.compile_function(
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
@@ -155,10 +161,14 @@ class _Run:
             f"{parameters:,} parameters, {len(self.dataset.categories)} classes, {height} x {width} px; "
             f"{self.dataset.num_examples} training and {self.dataset.num_validation} validation pictures; batch "
             f"{self.batch_size}, {training.epochs:g} epochs, {training.precision}, {backend.running()}"
+            + (f", {self._replicas.count} devices" if self._replicas.count > 1 else "")
+            + (f" of {processes.count()} processes" if processes.count() > 1 else "")
         )
 
     def say(self, text: str) -> None:
-        """Says something to the person and to log.txt."""
+        """Says something to the person and to log.txt; of several processes, the first does."""
+        if not processes.is_first():
+            return
         run_directory.log(self.folder, text)
         progress.console.print(text, soft_wrap=True, markup=False)
 
@@ -177,7 +187,8 @@ class _Run:
         """Makes one step. The logs of the step before are read, so that the device is never idle for the host."""
         batch, ids = item
         previous = self._pending[-1] if self._pending else None
-        self.state, logs = self._step(self.state, engine.to_device(batch))
+        self.state, logs = self._step(self.state, self._replicas.place_batch(batch))
+        logs = self._replicas.first(logs)
         self.step += 1
         if previous is not None:
             self._read(previous)
@@ -219,7 +230,7 @@ class _Run:
     @property
     def skipped_steps(self) -> int:
         """Steps that changed nothing, because something in them was not finite."""
-        return self.step - int(self.state["updates"])
+        return self.step - int(self._replicas.first(self.state["updates"]))
 
     @property
     def epoch(self) -> float:
@@ -245,12 +256,17 @@ class _Run:
         began = time.monotonic()
         batches = self.dataset.validation_batches()
         found = validation.evaluate_averages(
-            self._validate, self.state, batches, self.dataset.categories, self.dataset.num_validation
+            self._validate,
+            self._replicas.first(self.state),
+            batches,
+            self.dataset.categories,
+            self.dataset.num_validation,
         )
         self.last_metrics = {**found.losses, **found.evaluation.metrics}
         values = {**self.last_metrics, "evaluation_seconds": time.monotonic() - began}
         self.metrics.write("validation", step=self.step, epoch=self.epoch, values=values)
-        run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
+        if processes.is_first():
+            run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
         ap = found.evaluation.metrics["AP"]
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
@@ -262,6 +278,8 @@ class _Run:
 
     def _save_weights(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes averaged weights as weights/<name>."""
+        if not processes.is_first():
+            return
         path = self.folder / "weights" / f"{name}{weights.SUFFIX}"
         weights.save(path, arrays, self.config.model, self.dataset.categories, self.config.postprocess)
 
@@ -271,16 +289,20 @@ class _Run:
         kinds["average_non_trainable"] = self.model.non_trainable_variables
         named = {}
         for key, variables in kinds.items():
-            for variable, value in zip(variables, engine.to_host(self.state[key]), strict=True):
+            for variable, value in zip(variables, engine.to_host(self._replicas.first(self.state[key])), strict=True):
                 if value.dtype == np.float32:
                     named[weights.variable_name(variable)] = value
         return named
 
     def save(self) -> None:
         """Writes a checkpoint."""
+        if not processes.is_first():
+            return
         position = {"best_ap": self.best_ap, "last_metrics": self.last_metrics}
         keep = self.config.training.keep_checkpoints
-        checkpoint.save(self.folder / "checkpoints", engine.to_host(self.state), self.model, position, keep)
+        checkpoint.save(
+            self.folder / "checkpoints", engine.to_host(self._replicas.first(self.state)), self.model, position, keep
+        )
 
     def finish(self) -> TrainingSummary:
         """Writes summary.json."""
@@ -293,7 +315,8 @@ class _Run:
             skipped_steps=self.skipped_steps,
             seconds=time.monotonic() - self._began,
         )
-        files.write_json(self.folder / "summary.json", summary.to_dict())
+        if processes.is_first():
+            files.write_json(self.folder / "summary.json", summary.to_dict())
         best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
         self.say(f"done after {self.step} steps{best}: {self.folder}")
         return summary

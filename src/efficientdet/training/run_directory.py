@@ -14,6 +14,7 @@ from efficientdet import draw, files
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
+from efficientdet.training import checkpoint, processes
 from efficientdet.training.dataset import Dataset
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.validation import ValidationResult
@@ -24,6 +25,7 @@ CONFIG = "config.json"
 _FREE = {
     "run_dir",
     "training.xla",
+    "training.devices",
     "training.evaluate_every",
     "training.evaluate_from",
     "training.log_every",
@@ -109,6 +111,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Finds the newest checkpoint; several processes take the one that the first sees."""
+    newest = checkpoint.latest(folder / "checkpoints") if processes.is_first() else None
+    step = processes.agree(checkpoint.step_of(newest) if newest else -1)
+    return checkpoint.path_of(folder / "checkpoints", step) if step >= 0 else None
 
 
 def log(folder: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from keras import ops
 from efficientdet.config import ExperimentConfig
 from efficientdet.structures import Batch
 from efficientdet.training import engine, losses, optimizer, targets
+from efficientdet.training.replicas import Replicas
 
 State = dict[str, Any]
 
@@ -42,7 +43,7 @@ def first_state(model: Any) -> State:
 
 
 def make_step(
-    model: Any, anchors: Any, config: ExperimentConfig, schedule: dict[str, float]
+    model: Any, anchors: Any, config: ExperimentConfig, schedule: dict[str, float], replicas: Replicas
 ) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
     """Makes the training step.
 
@@ -54,6 +55,7 @@ def make_step(
         anchors: float32[A, 4], of the model's image size.
         config: losses, optimiser, precision.
         schedule: arguments of `optimizer.learning_rate`.
+        replicas: the devices, each of which has a part of the batch.
 
     Returns:
         step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
@@ -64,14 +66,17 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         wanted = targets.assign(anchors, batch, config.loss.match_iou)
+        num_matched = replicas.sum(losses.count_matched(wanted["labels"]))
         inputs = {"images": batch["images"], "valid_size": batch["valid_size"]}
 
         def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
             raw, non_trainable = model.stateless_call(trainable, state["non_trainable"], inputs, training=True)
-            values = losses.detection_losses(raw, wanted, config.loss)
+            values = losses.detection_losses(raw, wanted, config.loss, num_matched=num_matched)
             return values["loss"] * state["loss_scale"], (values, non_trainable)
 
         _, (values, non_trainable), gradients = engine.value_and_gradients(scaled_loss, state["trainable"])
+        values, gradients = replicas.sum((values, gradients))
+        non_trainable = replicas.mean(non_trainable)
         gradients = [g / state["loss_scale"] for g in gradients]
         gradients, l2_loss = _add_l2(gradients, state["trainable"], is_kernel, config.optimizer.weight_decay)
         ok = _all_finite([values["loss"], *gradients, *non_trainable])

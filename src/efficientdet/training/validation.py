@@ -10,8 +10,10 @@ from efficientdet import evaluation, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import postprocess
 from efficientdet.structures import Batch, Category, Detections, Originals
-from efficientdet.training import engine, losses, targets
+from efficientdet.training import engine, losses, processes, targets
 from efficientdet.training.step import State
+
+_LOSS = "loss of the batch: "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,30 +54,51 @@ def evaluate_averages(
 ) -> ValidationResult:
     """Evaluates the averaged weights of a state.
 
+    Of several processes each takes every n-th batch; what they found is brought together in the order of the batches,
+    so that the result is one process's to the last digit.
+
     Args:
         validate: compiled `make_validation`.
-        state: arrays on the device.
-        batches: one pass over the validation pictures.
+        state: arrays on one device of this process.
+        batches: one pass over the validation pictures, the same in every process.
         categories: the classes.
         num_images: for the progress bar.
     """
     evaluator = evaluation.CocoEvaluator(categories)
-    rows: list[dict[str, float]] = []
     examples: list[tuple[Batch, Detections]] = []
+    own: dict[int, dict[str, np.ndarray]] = {}
+    originals_of: dict[int, Originals] = {}
     with progress.track("validate", num_images) as bar:
-        for batch, originals in batches:
+        for number, (batch, originals) in enumerate(batches):
+            originals_of[number] = originals
             is_real = np.asarray(originals["ids"] >= 0)
-            found, values = validate(
-                state["average_trainable"], state["average_non_trainable"], *engine.to_device((batch, is_real))
-            )
-            found, values = engine.to_host((found, values))
-            rows.append({name: float(value) for name, value in values.items()})
-            if not examples:
-                examples.append((_rows(batch, is_real), _rows(found, is_real)))
-            evaluator.add(originals, evaluation.to_originals(found, originals))
+            if number % processes.count() == processes.index():
+                found, values = validate(
+                    state["average_trainable"], state["average_non_trainable"], *engine.to_device((batch, is_real))
+                )
+                found, values = engine.to_host((found, values))
+                own[number] = {**found, **{f"{_LOSS}{name}": value for name, value in values.items()}}
+                if not examples:
+                    examples.append((_rows(batch, is_real), _rows(found, is_real)))
             bar.advance(int(is_real.sum()))
+    rows: list[dict[str, float]] = []
+    for number, arrays in sorted(_gathered(own).items()):
+        rows.append({name.removeprefix(_LOSS): float(arrays.pop(name)) for name in list(arrays) if _LOSS in name})
+        found_there: Any = arrays
+        evaluator.add(originals_of[number], evaluation.to_originals(found_there, originals_of[number]))
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     return ValidationResult(losses=means, evaluation=evaluator.result(), examples=examples)
+
+
+def _gathered(own: dict[int, dict[str, np.ndarray]]) -> dict[int, dict[str, np.ndarray]]:
+    """Brings the batches of all processes together."""
+    flat = {f"{number}/{name}": array for number, arrays in own.items() for name, array in arrays.items()}
+    batches: dict[int, dict[str, np.ndarray]] = {}
+    for arrays in processes.gather(flat):
+        for name, array in arrays.items():
+            number, _, field = name.partition("/")
+            batches.setdefault(int(number), {})[field] = array
+    return batches
 
 
 def _rows(part: Any, is_chosen: np.ndarray) -> Any:
