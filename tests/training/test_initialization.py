@@ -75,6 +75,27 @@ def test_for_other_classes_the_class_predictor_begins_anew(others, small, tmp_pa
     assert any("begins anew for 2" in note for note in notes)
 
 
+def test_of_more_classes_those_of_the_dataset_are_kept(small, tmp_path):
+    three = (_TWO[1], _OTHERS[2], _TWO[0])
+    arrays = _save(tmp_path / "start.safetensors", small, three)
+    config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
+    _, _, after, notes = _started(config, _TWO)
+    for leaf in ("kernel", "bias"):
+        name = f"class_head/predict/pointwise/{leaf}"
+        by_anchor = arrays[name].reshape(*arrays[name].shape[:-1], 9, 3)
+        expected = by_anchor[..., [2, 0]].reshape(after[name].shape)
+        np.testing.assert_array_equal(after[name], expected)
+    assert any("of the 3 classes of the weights, the 2 of the dataset are kept" in note for note in notes)
+
+
+def test_a_run_goes_on_without_the_weights_it_started_from(small, tmp_path):
+    _save(tmp_path / "start.safetensors", dataclasses.replace(small, resize="legacy"), _TWO)
+    config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
+    train(config)
+    (tmp_path / "start.safetensors").unlink()
+    assert train(config).steps == 2
+
+
 def test_a_backbone_leaves_the_rest_random(small, tmp_path):
     arrays = _save(tmp_path / "start.safetensors", small, _OTHERS)
     config = _config(small, tmp_path / "run", backbone=str(tmp_path / "start.safetensors"))

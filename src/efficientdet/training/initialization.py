@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import pretrained, weights
@@ -54,6 +56,23 @@ def find_start(config: ExperimentConfig) -> Start:
     return Start(arrays={}, model=config.model)
 
 
+def resumed_start(config: ExperimentConfig, folder: Path) -> Start | None:
+    """Returns the start of a run that goes on: its checkpoint has all values, its config.json the habits.
+
+    Args:
+        config: of the run.
+        folder: the run directory.
+
+    Returns:
+        None: the run has no checkpoint.
+    """
+    if not any((folder / "checkpoints").glob("step-*")) or not (folder / "config.json").is_file():
+        return None
+    before = configs.load(folder / "config.json").model
+    habits = {name: getattr(before, name) for name in _HABITS} if config.weights else {}
+    return Start(arrays={}, model=dataclasses.replace(config.model, **habits))
+
+
 def _from_weights(config: ExperimentConfig) -> Start:
     """Takes weights with their habits."""
     loaded = weights.load(pretrained.find_weights(config.weights, config.model.name.removeprefix("efficientdet-")))
@@ -91,7 +110,12 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
     arrays, notes = start.arrays, start.notes
     variables = {weights.variable_name(variable): variable for variable in model.weights}
     wanted = {name for name in variables if start.categories or name.startswith(_BACKBONE)}
-    if start.categories and start.categories != categories:
+    if set(categories) < set(start.categories):
+        arrays = _of_classes(arrays, start.categories, categories)
+        notes += (
+            f"of the {len(start.categories)} classes of the weights, the {len(categories)} of the dataset are kept",
+        )
+    elif start.categories and start.categories != categories:
         arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
         wanted = {name for name in wanted if not name.startswith(_PREDICTOR)}
         count = len(start.categories)
@@ -110,6 +134,19 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
     for name, array in arrays.items():
         variables[name].assign(array)
     return notes
+
+
+def _of_classes(
+    arrays: Mapping[str, np.ndarray], theirs: tuple[Category, ...], ours: tuple[Category, ...]
+) -> dict[str, np.ndarray]:
+    """Takes the outputs of some classes out of the class predictor: float32[..., anchors * C], anchor by anchor."""
+    places = [theirs.index(category) for category in ours]
+    changed = {}
+    for name in (f"{_PREDICTOR}pointwise/kernel", f"{_PREDICTOR}pointwise/bias"):
+        if name in arrays and arrays[name].shape[-1] % len(theirs) == 0:
+            by_anchor = arrays[name].reshape(*arrays[name].shape[:-1], -1, len(theirs))
+            changed[name] = by_anchor[..., places].reshape(*arrays[name].shape[:-1], -1)
+    return {**arrays, **changed}
 
 
 def _problem(array: np.ndarray | None, shape: tuple[int, ...]) -> str:

@@ -63,12 +63,12 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     # 1. What to train on; the number of classes comes from there.
     limits.check(config)
     processes.join()
-    start = initialization.find_start(config)
+    folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    start = initialization.resumed_start(config, folder) or initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
     dataset = open_dataset(config, share=(processes.index(), processes.count()))
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
-    config = dataclasses.replace(config, model=model_config, run_dir=config.run_dir or f"runs/{config.preset}")
-    folder = Path(config.run_dir).expanduser()
+    config = dataclasses.replace(config, model=model_config, run_dir=str(folder))
     processes.first_only(lambda: run_directory.claim(config, dataset))
 
     # 2. The network and its state, new or resumed.

@@ -93,7 +93,7 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
         shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
         sources = names.variable_sources(config, checkpoint.naming)
         return matching.read_variables(checkpoint, sources, shapes)
-    detector = importing.recognize(checkpoint)
+    detector = importing.recognize(checkpoint, any_twin=True)
     _check_pixels(path, importing.with_habits(detector, checkpoint), config)
     arrays = importing.read_detector(checkpoint, detector)
     return {name: array for name, array in arrays.items() if name.startswith("backbone/")}

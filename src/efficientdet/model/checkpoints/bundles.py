@@ -35,7 +35,7 @@ def find_prefix(path: Path) -> Path | None:
     """
     if path.suffix == ".index" and path.is_file():
         return path.with_suffix("")
-    if path.with_name(f"{path.name}.index").is_file():
+    if path.name and path.with_name(f"{path.name}.index").is_file():
         return path
     if re.fullmatch(r".+\.data-\d{5}-of-\d{5}", path.name):
         return find_prefix(path.with_suffix(""))

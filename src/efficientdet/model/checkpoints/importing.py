@@ -152,12 +152,13 @@ def _check_detector(checkpoint: Checkpoint) -> None:
         )
 
 
-def recognize(checkpoint: Checkpoint, model: str = "") -> ModelConfig:
+def recognize(checkpoint: Checkpoint, model: str = "", *, any_twin: bool = False) -> ModelConfig:
     """Finds out which preset a checkpoint belongs to, by the names and shapes of its tensors.
 
     Args:
         checkpoint: the file.
         model: name of a preset, or empty.
+        any_twin: of presets with the same variables (d6 and d7), take any.
 
     Returns:
         The preset's model, with the checkpoint's number of classes.
@@ -181,9 +182,9 @@ def recognize(checkpoint: Checkpoint, model: str = "") -> ModelConfig:
         )
     best = [name for name, distance in distances.items() if distance == min(distances.values())]
     named = [name for name in best if re.search(rf"{name}(?![0-9a-z])", str(checkpoint.path).lower())]
-    if len(best) > 1 and len(named) != 1:
+    if len(best) > 1 and len(named) != 1 and not any_twin:
         raise UserError(f"`{checkpoint.path}` may be {' or '.join(best)}; say which with `--model`.")
-    config = presets.find_preset((named if len(best) > 1 else best)[0]).model
+    config = presets.find_preset((named or best)[0]).model
     return dataclasses.replace(config, num_classes=_count_classes(checkpoint, config))
 
 

@@ -34,7 +34,10 @@ def open_checkpoint(location: Path) -> Checkpoint:
     Raises:
         UserError: there is nothing, the format is unknown, or the file is damaged.
     """
-    prefix = bundles.find_prefix(location)
+    try:
+        prefix = bundles.find_prefix(location.absolute())
+    except OSError as error:
+        raise UserError(f"`{location}` cannot be read: {error.strerror}; expected {_KNOWN}.") from error
     if prefix is not None:
         return _open_bundle(location, prefix)
     if location.is_dir():
@@ -124,8 +127,8 @@ def _open_pytorch(location: Path, saved: Any) -> Checkpoint:
     )
     own = next((saved[k] for k in ("state_dict", "model") if isinstance(saved.get(k), dict)), None)
     own = (average or saved) if own is None else own
-    tensors, aside = _strip(own)
-    averages, _ = _strip(average)
+    tensors, aside = _strip(location, own)
+    averages, _ = _strip(location, average)
     naming: Naming = "effdet"
     owner = "effdet"
     if "_conv_stem.weight" in tensors:
@@ -142,9 +145,10 @@ def _open_pytorch(location: Path, saved: Any) -> Checkpoint:
     )
 
 
-def _strip(saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counter[str]]:
+def _strip(location: Path, saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counter[str]]:
     """Removes the prefixes of wrappers, the counters of PyTorch's batch normalisation, and a bench's anchors."""
-    tensors, aside = {}, Counter[str]()
+    tensors: dict[str, Tensor] = {}
+    aside = Counter[str]()
     for name, tensor in saved.items():
         while name.startswith(("module.", "model.")):
             name = name.split(".", 1)[1]
@@ -154,6 +158,8 @@ def _strip(saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counter[str]]:
             aside["batch counters"] += 1
         elif name == "anchors.boxes":
             aside["anchors"] += 1
+        elif name in tensors:
+            raise UserError(f"`{location}` has `{name}` twice, as `{tensors[name].key}` and `{tensor.key}`.")
         else:
             tensors[name] = tensor
     return tensors, aside
