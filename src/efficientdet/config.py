@@ -15,6 +15,7 @@ LEAST_SIDE = 32
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
+Policy = Literal["none", "randaugment", "v0", "v1", "v2", "v3"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,28 @@ class AugmentationConfig:
     """Smallest scale of a picture against the one that just fits the network input."""
     scale_max: float = 2.0
     """Largest scale; beyond 1 a random part of the picture is cut out."""
+    policy: Policy = "none"
+    """Changes of colour and place before that: randaugment, or one of AutoAugment's for detection."""
+    randaugment_layers: int = 1
+    """Changes of one picture by randaugment, one after the other."""
+    randaugment_magnitude: float = 15.0
+    """Strength of randaugment's changes; the scale was made for 0 to 10."""
+    grid_mask: float = 0.0
+    """Probability that a grid of grey squares hides a sixth of the picture."""
+    brightness: float = 0.0
+    """Brightness is multiplied by 1 - this to 1 + this."""
+    contrast: float = 0.0
+    """The same for the distance of all pixels from the mean grey."""
+    saturation: float = 0.0
+    """The same for the distance of each pixel from its own grey."""
+    hue: float = 0.0
+    """Hues are turned by up to this fraction of a full turn, either way."""
+    mosaic: float = 0.0
+    """Probability that an example is made of four pictures side by side; on, there is room for four times the boxes."""
+    mixup: float = 0.0
+    """Probability that a second example is laid over an example; on, there is room for twice the boxes."""
+    mixup_alpha: float = 8.0
+    """Shares of the two are drawn from Beta(alpha, alpha): the larger, the closer to a half."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +200,8 @@ class TrainingConfig:
     """Compile with XLA. auto: on a GPU. JAX always does."""
     seed: int = 0
     """Of weights, order and augmentation."""
+    deterministic: bool = False
+    """The same bits from the same seed on the same machine, also if the run was interrupted; slower."""
     evaluate_every: float = 5.0
     """Epochs between evaluations; 0: only at the end."""
     evaluate_from: float = 0.0
@@ -186,7 +211,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints; one is also written at each evaluation and at the end."""
     keep_checkpoints: int = 2
-    """Checkpoints kept for resume."""
+    """Newest checkpoints kept for resume; that of the best AP stays too."""
     max_bad_steps: int = 50
     """Stop after so many steps in a row without a finite loss and gradient; such steps change nothing."""
 

@@ -16,6 +16,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.pixel_mean": (0, 1),
     "data.synthetic_examples": (1, _MANY),
     "data.synthetic_classes": (1, _MANY),
+    "augmentation.randaugment_layers": (1, 10),
+    "augmentation.randaugment_magnitude": (0, 30),
+    "augmentation.grid_mask": (0, 1),
+    "augmentation.brightness": (0, 1),
+    "augmentation.contrast": (0, 1),
+    "augmentation.saturation": (0, 1),
+    "augmentation.hue": (0, 0.5),
+    "augmentation.mosaic": (0, 1),
+    "augmentation.mixup": (0, 1),
     "loss.match_iou": (0, 1),
     "loss.focal_alpha": (0, 1),
     "loss.focal_gamma": (0, 100),
@@ -52,6 +61,7 @@ _POSITIVE = (
     "training.epochs",
     "optimizer.learning_rate",
     "augmentation.scale_min",
+    "augmentation.mixup_alpha",
     "postprocess.nms_sigma",
 )
 _BELOW_ONE = ("model.batch_norm_momentum", "optimizer.momentum", "optimizer.average_decay")

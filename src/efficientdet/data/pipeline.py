@@ -14,7 +14,7 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import AugmentationConfig, Resize
-from efficientdet.data import augment, preprocess, tfrecord
+from efficientdet.data import combinations, preprocess, tfrecord
 from efficientdet.data.records import Records
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
@@ -41,7 +41,8 @@ def training_batches(
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Makes the training batches of steps start_step..stop_step - 1.
 
-    Crowds are left out, and boxes of which nothing is left after the cut.
+    Crowds are left out, and boxes of which nothing is left after the cut. Mosaic and mixup read the records of other
+    pictures too, drawn from the example's seed; then there is room for the boxes of all.
 
     Args:
         records: the split.
@@ -60,26 +61,29 @@ def training_batches(
     import tensorflow as tf
 
     _leave_gpu_to_jax()
-    room, num_examples = box_room(records), len(records)
+    room, num_examples = box_room(records) * combinations.num_pictures(augmentation), len(records)
     label_of = _label_table(records.categories)
 
     def example(position: Any) -> tuple[dict[str, Any], Any]:
         epoch, place = position // num_examples, position % num_examples
         shuffle_seed = tf.stack([tf.cast(seed, tf.uint32), tf.cast(epoch, tf.uint32)])
         number = tf.random.experimental.index_shuffle(tf.cast(place, tf.uint32), shuffle_seed, num_examples - 1)
-        record = tfrecord.parse(_read(records, tf.cast(number, tf.int64)))
+        number = tf.cast(number, tf.int64)
+        record = tfrecord.parse(_read(records, number))
         own_seed = tf.random.fold_in(tf.stack([seed, tf.cast(epoch, tf.int32)]), tf.cast(number, tf.int32))
+        pixels, valid_size, boxes, labels = combinations.make_example(
+            raw(record), draw_other, own_seed, image_size=image_size, resize=resize, config=augmentation
+        )
+        return _batch_row(pixels, valid_size, boxes, labels, room), _id(record, number)
+
+    def raw(record: dict[str, Any]) -> tuple[Any, Any, Any]:
+        kept, labels = tf.logical_not(record["is_crowd"]), label_of(record["category_ids"])
         image = preprocess.decode_tf(record["encoded"])
-        is_mirrored, new_size, offset = augment.draw_decisions(own_seed, tf.shape(image)[:2], image_size, augmentation)
-        pixels, valid_size = preprocess.resample_tf(
-            augment.mirror_image(image, is_mirrored), new_size, offset, image_size, resize
-        )
-        boxes = augment.move_boxes(record["boxes"], new_size, offset, image_size, is_mirrored)
-        kept = tf.logical_and(augment.has_area(boxes), tf.logical_not(record["is_crowd"]))
-        labels = label_of(record["category_ids"])
-        return _batch_row(pixels, valid_size, tf.boolean_mask(boxes, kept), tf.boolean_mask(labels, kept), room), _id(
-            record, tf.cast(number, tf.int64)
-        )
+        return image, tf.boolean_mask(record["boxes"], kept), tf.boolean_mask(labels, kept)
+
+    def draw_other(seed: Any) -> tuple[Any, Any, Any]:
+        number = tf.random.stateless_uniform([], seed, 0, num_examples, tf.int64)
+        return raw(tfrecord.parse(_read(records, number)))
 
     part, num_parts = share
     rows = batch_size // num_parts

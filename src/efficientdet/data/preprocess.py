@@ -149,14 +149,14 @@ def picture_size_tf(encoded: Any) -> Any:
     return tf.cond(tf.io.is_jpeg(encoded), header, lambda: tf.shape(decode_tf(encoded))[:2])
 
 
-def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, int], method: Resize) -> tuple[Any, Any]:
+def resample_tf(image: Any, new_size: Any, offset: Any, image_size: Any, method: Resize) -> tuple[Any, Any]:
     """Scales a picture to `new_size`, cuts out what begins at `offset`, and pads, computing only the pixels kept.
 
     Args:
         image: uint8[h, w, 3].
         new_size: int32[2], height and width after scaling, px.
         offset: int32[2], y and x of the cut, px after scaling.
-        image_size: height and width of the result, px.
+        image_size: height and width of the result, px; int32[2] where they are not known before.
         method: where a new pixel looks.
 
     Returns:
@@ -181,7 +181,8 @@ def resample_tf(image: Any, new_size: Any, offset: Any, image_size: tuple[int, i
     )[0]
     pixels = tf.cast(tf.round(resampled), tf.uint8)
     padding = [[0, image_size[0] - valid_size[0]], [0, image_size[1] - valid_size[1]], [0, 0]]
-    return tf.ensure_shape(tf.pad(pixels, padding), [*image_size, 3]), valid_size
+    known_size = [None, None] if tf.is_tensor(image_size) else image_size
+    return tf.ensure_shape(tf.pad(pixels, padding), [*known_size, 3]), valid_size
 
 
 def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
@@ -199,3 +200,20 @@ def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
     sides = tf.cast(size, tf.float32)
     scale = tf.reduce_min(tf.cast(target_size, tf.float32) / sides)
     return tf.maximum(tf.cast(sides * scale, tf.int32), 1), scale
+
+
+def covering_size_tf(size: Any, target_size: Any) -> Any:
+    """Computes the size of a picture scaled so that it just covers `target_size`, in TensorFlow.
+
+    Args:
+        size: int32[2], height and width, px.
+        target_size: int32[2].
+
+    Returns:
+        int32[2].
+    """
+    import tensorflow as tf
+
+    sides = tf.cast(size, tf.float32)
+    scale = tf.reduce_max(tf.cast(target_size, tf.float32) / sides)
+    return tf.maximum(tf.cast(tf.round(sides * scale), tf.int32), target_size)
