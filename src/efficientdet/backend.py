@@ -145,6 +145,22 @@ def use_precision(precision: str) -> str:
     return "float32" if precision == "tf32" else precision
 
 
+def use_determinism() -> None:
+    """Makes every operation give the same bits again on the same machine, for the whole process; slower.
+
+    There is no way back. JAX reads its setting when it starts its first device, so this comes before; on a CPU it is
+    deterministic by itself.
+    """
+    if running() == "jax":
+        flag = "--xla_gpu_deterministic_ops=true"
+        if flag not in (flags := os.environ.get("XLA_FLAGS", "")):
+            os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+        return
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
 def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate: bool = False) -> Callable[..., Any]:
     """Compiles a pure function of nested arrays.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -225,3 +226,7 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_state(config, tmp_p
     )
     with pytest.raises(UserError, match="not finite in 3 steps in a row"):
         train(config)
+    said = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    told = [line for line in said if "the loss or a gradient is not finite" in line]
+    assert len(told) == 3, "when it happens, not only at the end"
+    assert re.search(r" step \d+: .* \(2 in a row\); images \d+, \d+$", told[1])

@@ -223,8 +223,28 @@ def test_the_loss_scale_halves_after_an_overflow(half):
     after, logs = half.step(state, _batch())
     assert logs["ok"] == 0
     assert after["loss_scale"] == 2.0**39
-    assert (int(after["bad_steps"]), int(after["good_steps"]), int(after["updates"])) == (1, 0, 0)
+    assert (int(after["bad_steps"]), int(after["good_steps"]), int(after["updates"])) == (0, 0, 0)
+    assert logs["is_overflow"] == 1
     _assert_equal(after, state, set(state) - _COUNTERS)
+
+
+def test_an_overflow_neither_counts_as_a_bad_step_nor_forgets_the_ones_before(half):
+    state = {**half.first, "loss_scale": np.float32(2.0**40), "bad_steps": np.int32(3)}
+    assert int(half.step(state, _batch())[0]["bad_steps"]) == 3
+
+
+def test_a_loss_that_is_not_finite_is_the_batch_s_fault_at_any_loss_scale(half):
+    after, logs = half.step(half.first, _bad_batches()["NaN"])
+    assert (logs["ok"], logs["is_overflow"], int(after["bad_steps"])) == (0, 0, 1)
+    assert after["loss_scale"] == half.first["loss_scale"]
+
+
+def test_at_the_least_loss_scale_what_is_not_finite_counts_as_a_bad_step(half):
+    state = {**half.first, "non_trainable": [v.copy() for v in half.first["non_trainable"]]}
+    state["non_trainable"][0][0] = np.inf  # the loss stays finite
+    after, logs = half.step({**state, "loss_scale": np.float32(training_step.LEAST_LOSS_SCALE)}, _batch())
+    assert (logs["ok"], logs["is_overflow"], int(after["bad_steps"])) == (0, 0, 1)
+    assert after["loss_scale"] == training_step.LEAST_LOSS_SCALE
 
 
 def test_the_loss_scale_doubles_after_2000_good_steps(half):

@@ -1,7 +1,9 @@
 """The whole state of a run in one file, written aside and renamed: a killed run never leaves half of one.
 
-A checkpoint is a safetensors file: weights, momenta, averages, counters, states of random generators, and as metadata
-the position in the data, the best score and what the run was started with. Weights for use are in `model.weights`.
+A checkpoint is a safetensors file: weights, momenta, averages, counters, loss scale, states of random generators, and
+as metadata in JSON `progress` (best score, whether an evaluation is due), `config`, `categories` and `version`. The
+position in the data is the step: the batch of a step is a pure function of seed and step. Weights for use are in
+`model.weights`.
 """
 
 import json
@@ -25,18 +27,32 @@ _LISTS = {
 _FORMAT = "efficientdet-keras checkpoint 1"
 
 
-def save(folder: Path, state: State, model: Any, progress: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of the state's step and removes the oldest beyond `keep`.
+def save(
+    folder: Path,
+    state: State,
+    model: Any,
+    progress: dict[str, Any],
+    keep: int,
+    *,
+    best_step: int | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Path:
+    """Writes the checkpoint of the state's step and then removes the oldest beyond `keep`.
 
     Args:
         folder: checkpoints of the run.
         state: NumPy arrays.
         model: names the arrays.
         progress: JSON values that resume needs.
-        keep: checkpoints kept.
+        keep: newest checkpoints kept.
+        best_step: step whose checkpoint is kept as well.
+        facts: JSON values that are kept with it, such as the config.
 
     Returns:
         The file.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the earlier checkpoints are whole.
     """
     names = _names(model)
     arrays: dict[str, np.ndarray] = {}
@@ -46,9 +62,11 @@ def save(folder: Path, state: State, model: Any, progress: dict[str, Any], keep:
         else:
             arrays[key] = np.asarray(value)
     path = path_of(folder, int(state["step"]))
-    weights.write_safetensors(path, arrays, {"format": _FORMAT, "progress": json.dumps(progress)})
+    texts = {name: json.dumps(value) for name, value in {**(facts or {}), "progress": progress}.items()}
+    weights.write_safetensors(path, arrays, {"format": _FORMAT, **texts})
     for old in _list(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        if step_of(old) != best_step:
+            old.unlink(missing_ok=True)
     return path
 
 

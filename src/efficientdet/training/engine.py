@@ -48,3 +48,13 @@ def to_host(values: Any) -> Any:
     import keras
 
     return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), values)
+
+
+def copy_to_host(values: Any) -> Any:
+    """Copies nested arrays of the running backend to NumPy arrays of their own, which the next step leaves alone.
+
+    JAX on a CPU gives NumPy a view of the memory that a step with donated arguments writes its result into.
+    """
+    import keras
+
+    return keras.tree.map_structure(np.copy, to_host(values))

@@ -25,12 +25,13 @@ _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#475569")
 class MetricsWriter:
     """Writes the metrics of one run. Of the processes of a run, one writes; the others' writers are silent."""
 
-    def __init__(self, run_dir: Path, resume_step: int = 0, *, is_silent: bool = False):
+    def __init__(self, run_dir: Path, resume_step: int = 0, *, evaluates_again: bool = False, is_silent: bool = False):
         """Opens the files; what an earlier process wrote beyond `resume_step` is cut away, so no step appears twice.
 
         Args:
             run_dir: made where it is missing.
             resume_step: last step whose results the run goes on from; 0: a run from the beginning.
+            evaluates_again: the evaluation after that step comes again; its line goes too.
             is_silent: write nothing.
         """
         self._run_dir = run_dir
@@ -42,7 +43,7 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         run_dir.mkdir(parents=True, exist_ok=True)
-        _cut(run_dir / LINES_FILE, resume_step)
+        _cut(run_dir / LINES_FILE, resume_step, resume_step - evaluates_again)
         events = run_dir / EVENTS_FOLDER
         purge_step = resume_step + 1 if events.exists() else None
         self._events = SummaryWriter(str(events), purge_step=purge_step, flush_secs=10)
@@ -115,10 +116,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _cut(path: Path, last_step: int) -> None:
-    """Keeps the lines up to `last_step`; written aside and renamed, so that no moment shows half a file."""
+def _cut(path: Path, last_step: int, last_evaluation: int) -> None:
+    """Keeps the lines up to these steps; written aside and renamed, so that no moment shows half a file."""
     if path.exists():
-        kept = [line for line in read_lines(path) if line["step"] <= last_step]
+        last = {"validation": last_evaluation}
+        kept = [line for line in read_lines(path) if line["step"] <= last.get(line["kind"], last_step)]
         aside = path.with_name(path.name + ".new")
         with aside.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)

@@ -24,11 +24,23 @@ from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.model import anchors, weights
-from efficientdet.training import checkpoint, engine, initialization, processes, run_directory, validation
+from efficientdet.training import (
+    checkpoint,
+    engine,
+    initialization,
+    interruption,
+    processes,
+    run_directory,
+    validation,
+)
+from efficientdet.training.checkpoint_writer import CheckpointWriter
 from efficientdet.training.dataset import Dataset, open_dataset
+from efficientdet.training.interruption import Interruption
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
+
+_COUNTERS = ("ok", "is_overflow", "bad_steps", "step")  # logs of a step that have no mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +71,19 @@ def train(config: ExperimentConfig) -> TrainingSummary:
 
     Raises:
         UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
+        Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
     """
-    # 1. What to train on; the number of classes comes from there.
     limits.check(config)
+    if config.training.deterministic:
+        backend.use_determinism()
     processes.join()
+    with interruption.caught() as asked:
+        return _train(config, asked)
+
+
+def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
+    """Trains until the end, or until a scheduler asked to stop."""
+    # 1. What to train on; the number of classes comes from there.
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
@@ -83,6 +104,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     newest = run_directory.find_checkpoint(folder)
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
     run = _Run(config, dataset, folder, model, state, position)
+    asked.say = run.say
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
     run.say(f"{config.model.name}: {run.describe()}")
@@ -92,14 +114,26 @@ def train(config: ExperimentConfig) -> TrainingSummary:
         run.say(unused)
     run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")
     total, done = run.total_steps * run.batch_size, run.step * run.batch_size
-    with run.metrics, processes.watched(folder, run.say), progress.track("train", total, start=done) as bar:
+    with (
+        run.metrics,
+        run.checkpoints,
+        processes.watched(folder, run.say),
+        progress.track("train", total, start=done) as bar,
+    ):
+        if run.evaluation_is_due:  # the run ended inside of it
+            run.evaluate(asked)
         for batch in run.batches():
             run.train_on(batch)
+            asked.can_wait = True
             bar.advance(run.batch_size, run.note())
-            if run.step in run.evaluation_steps:
-                run.evaluate()
-            if run.step % config.training.checkpoint_every == 0 or run.step in run.evaluation_steps:
+            run.evaluation_is_due = run.step in run.evaluation_steps
+            is_last = asked.is_wanted(run.step)
+            if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
+            if is_last:
+                raise interruption.Interrupted
+            if run.evaluation_is_due:
+                run.evaluate(asked)
 
     # 4. What came of it.
     return run.finish()
@@ -125,8 +159,15 @@ class _Run:
         self.evaluation_steps = _evaluation_steps(config.training, self.steps_per_epoch, self.total_steps)
         self.step = int(state["step"])
         self.best_ap: float | None = position.get("best_ap")
+        self.best_step: int | None = position.get("best_step")
+        self.evaluation_is_due: bool = position.get("evaluation_is_due", False)
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
-        self.metrics = MetricsWriter(folder, resume_step=self.step, is_silent=not processes.is_first())
+        self.metrics = MetricsWriter(
+            folder, self.step, evaluates_again=self.evaluation_is_due, is_silent=not processes.is_first()
+        )
+        self.checkpoints = CheckpointWriter(
+            folder / "checkpoints", model, run_directory.facts(config, dataset), config.training.keep_checkpoints
+        )
         self._anchors = anchors.anchor_boxes(config.model)
         self._replicas = make_replicas(config.training, model)
         self.state = self._replicas.place_state(state)
@@ -192,21 +233,26 @@ class _Run:
         self.step += 1
         if previous is not None:
             self._read(previous)
-        self._pending.append({**logs, "ids": ids})
+        self._pending.append({**logs, "ids": ids, "step": self.step})
+        self.checkpoints.check()
         if self.step % self.config.training.log_every == 0 or self.step == self.total_steps:
             self._write_line()
 
     def _read(self, logs: dict[str, Any]) -> None:
-        """Reads the logs of a step; stops the run when too many steps in a row were not finite."""
+        """Reads the logs of a step; names its pictures if it was not finite, and stops the run after too many."""
         self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
-        if self._newest["ok"]:
+        if self._newest["ok"] or self._newest["is_overflow"]:
             return
-        limit = self.config.training.max_bad_steps
-        if self._newest["bad_steps"] >= limit:
-            images = ", ".join(map(str, logs["ids"][:8].tolist()))
+        limit, count = self.config.training.max_bad_steps, int(self._newest["bad_steps"])
+        images = ", ".join(map(str, logs["ids"].tolist()))
+        self.say(
+            f"step {logs['step']}: the loss or a gradient is not finite, left out ({count} in a row); images {images}"
+        )
+        if count >= limit:
             raise UserError(
                 f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{images}, ...); the last checkpoint is good. Lower `optimizer.learning_rate`, or check the boxes."
+                f"{', '.join(images.split(', ')[:8])}, ...); the last checkpoint is good. Lower "
+                "`optimizer.learning_rate`, or check the boxes."
             )
 
     def _write_line(self) -> None:
@@ -215,9 +261,7 @@ class _Run:
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
         good = [row for row in rows if row["ok"]] or rows
         seconds = time.monotonic() - self._window_began
-        values = {
-            name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in ("ok", "bad_steps")
-        }
+        values = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS}
         values |= {
             "learning_rate": rows[-1]["learning_rate"],
             "skipped_steps": self.skipped_steps,
@@ -246,15 +290,16 @@ class _Run:
         losses = f"loss {values['loss']:.3f} (class {values['class_loss']:.3f}, box {values['box_loss']:.4f})"
         return f"{place}, {losses}, lr {values['learning_rate']:.2e}"
 
-    def evaluate(self) -> None:
-        """Evaluates the averaged weights and keeps them if they are the best so far."""
+    def evaluate(self, asked: Interruption) -> None:
+        """Evaluates the averaged weights and keeps them if they are the best so far; leaves off when asked to end."""
         arrays = self._averages()
         if not self.dataset.num_validation:
             self._save_weights("last", arrays)
             self.metrics.save_curves()
+            self._end_evaluation()
             return
         began = time.monotonic()
-        batches = self.dataset.validation_batches()
+        batches = asked.guard(self.dataset.validation_batches())
         found = validation.evaluate_averages(
             self._validate,
             self._replicas.first(self.state),
@@ -270,11 +315,17 @@ class _Run:
         ap = found.evaluation.metrics["AP"]
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
-            self.best_ap = ap
+            self.best_ap, self.best_step = ap, self.step
             self._save_weights("best", arrays)
         self._save_weights("last", arrays)
         self.metrics.save_curves()
+        self._end_evaluation()
         self._window_began = time.monotonic()
+
+    def _end_evaluation(self) -> None:
+        """Writes that the evaluation is done; the same checkpoint said before that it was due."""
+        self.evaluation_is_due = False
+        self.save()
 
     def _save_weights(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes averaged weights as weights/<name>."""
@@ -295,14 +346,16 @@ class _Run:
         return named
 
     def save(self) -> None:
-        """Writes a checkpoint."""
+        """Begins to write a checkpoint."""
         if not processes.is_first():
             return
-        position = {"best_ap": self.best_ap, "last_metrics": self.last_metrics}
-        keep = self.config.training.keep_checkpoints
-        checkpoint.save(
-            self.folder / "checkpoints", engine.to_host(self._replicas.first(self.state)), self.model, position, keep
-        )
+        position = {
+            "best_ap": self.best_ap,
+            "best_step": self.best_step,
+            "last_metrics": self.last_metrics,
+            "evaluation_is_due": self.evaluation_is_due,
+        }
+        self.checkpoints.write(engine.copy_to_host(self._replicas.first(self.state)), position, self.best_step)
 
     def finish(self) -> TrainingSummary:
         """Writes summary.json."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import efficientdet
 from efficientdet import config as configs
 from efficientdet import draw, files
 from efficientdet.config import ExperimentConfig
@@ -26,6 +27,7 @@ _FREE = {
     "run_dir",
     "training.xla",
     "training.devices",
+    "training.deterministic",
     "training.evaluate_every",
     "training.evaluate_from",
     "training.log_every",
@@ -35,6 +37,8 @@ _FREE = {
     "evaluation.batch_size",
     "evaluation.max_images",
 }
+
+_FOLDERS = ("checkpoints", "weights", "evaluation")
 
 _LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock while the process lives
 
@@ -49,25 +53,41 @@ def claim(config: ExperimentConfig, dataset: Dataset) -> Path:
         UserError: it belongs to a run with other settings or other data, or cannot be written.
     """
     folder = Path(config.run_dir).expanduser()
-    facts = {
-        "num_examples": dataset.num_examples,
-        "categories": [dataclasses.asdict(category) for category in dataset.categories],
-    }
-    now = json.loads(json.dumps({**configs.to_dict(config), "dataset": facts}))
+    now = json.loads(json.dumps(facts(config, dataset)["config"]))
     path = folder / CONFIG
     if path.exists():
         if any((folder / "checkpoints").glob("step-*")):
             _check_same(path, now)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not _is_begun(entry) for entry in folder.iterdir()):
         raise UserError(f"`{folder}` has files but no {CONFIG}; it is no run. Give an empty or new `--run-dir`.")
     try:
-        for name in ("checkpoints", "weights", "evaluation"):
+        for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         _lock(folder)
+        for partial in [*folder.glob(".partial-*"), *folder.glob("*/.partial-*")]:
+            partial.unlink(missing_ok=True)
         files.write_json(path, now)
     except OSError as error:
         raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
     return folder
+
+
+def facts(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
+    """Tells what a run is, in JSON values: config with what counts of the dataset, class table, version."""
+    categories = [dataclasses.asdict(category) for category in dataset.categories]
+    seen = {"num_examples": dataset.num_examples, "categories": categories}
+    return {
+        "config": {**configs.to_dict(config), "dataset": seen},
+        "categories": categories,
+        "version": efficientdet.__version__,
+    }
+
+
+def _is_begun(entry: Path) -> bool:
+    """Tells whether an entry of the folder is what a run leaves that was killed before it wrote its config."""
+    if entry.is_dir():
+        return entry.name in _FOLDERS and not any(entry.iterdir())
+    return entry.name == ".lock" or entry.name.startswith(".partial-")
 
 
 def _lock(folder: Path) -> None:

@@ -3,7 +3,8 @@
 The state is a dict of arrays, lists in the order of the model's variables:
     trainable, momentum, average_trainable: float32; non_trainable, average_non_trainable: batch statistics, and the
     states of random generators; step: steps done; updates: steps that changed the weights; bad_steps: steps in a row
-    that did not; loss_scale, good_steps: dynamic loss scale (Micikevicius et al. 2018, section 3.2).
+    that did not, those that overflowed from too large a loss scale left out; loss_scale, good_steps: dynamic loss
+    scale (Micikevicius et al. 2018, section 3.2).
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from efficientdet.training.replicas import Replicas
 State = dict[str, Any]
 
 LOSS_SCALE_AT_FIRST = 2.0**15
+LEAST_LOSS_SCALE = 1.0
 GOOD_STEPS_TO_GROW = 2000
 
 
@@ -59,7 +61,8 @@ def make_step(
 
     Returns:
         step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
-        l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), loss_scale, bad_steps.
+        l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), is_overflow (1 if it did not
+        because of too large a loss scale), loss_scale, bad_steps.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
     is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
@@ -85,13 +88,15 @@ def make_step(
         new = _update(state, gradients, non_trainable, rate, config)
         # A branch, not a choice for each of a thousand arrays: those took 10 % of a small model's step on a CPU.
         new = ops.cond(ok, lambda: new, lambda: {key: state[key] for key in new})
-        new = {**new, **_count(state, ok, is_scaled)}
+        is_overflow = _is_overflow(state, ok, values["loss"], is_scaled)
+        new = {**new, **_count(state, ok, is_overflow, is_scaled)}
         logs = {
             **values,
             "l2_loss": l2_loss,
             "gradient_norm": optimizer.global_norm(gradients),
             "learning_rate": rate,
             "ok": ops.cast(ok, "float32"),
+            "is_overflow": ops.cast(is_overflow, "float32"),
             "loss_scale": state["loss_scale"],
             "bad_steps": ops.cast(new["bad_steps"], "float32"),
         }
@@ -126,17 +131,27 @@ def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: 
     }
 
 
-def _count(state: State, ok: Any, is_scaled: bool) -> State:
-    """Moves the counters; the loss scale halves after a bad step and doubles after 2,000 good ones in a row."""
+def _is_overflow(state: State, ok: Any, loss: Any, is_scaled: bool) -> Any:
+    """Tells whether a step failed only since the loss scale was too large, which is how the right one is found: bool[].
+
+    The loss itself is not scaled: if it is not finite, or if the scale cannot become smaller, the batch is to blame.
+    """
+    could_shrink = ops.logical_and(is_scaled, state["loss_scale"] > LEAST_LOSS_SCALE)
+    return ops.logical_and(ops.logical_not(ok), ops.logical_and(could_shrink, ops.isfinite(loss)))
+
+
+def _count(state: State, ok: Any, is_overflow: Any, is_scaled: bool) -> State:
+    """Moves the counters; the loss scale halves after an overflow and doubles after 2,000 good steps in a row."""
     good_steps = ops.where(ok, state["good_steps"] + 1, 0)
     scale = state["loss_scale"]
     if is_scaled:
         grows = good_steps >= GOOD_STEPS_TO_GROW
-        scale = ops.where(ok, ops.where(grows, scale * 2.0, scale), ops.maximum(scale / 2.0, 1.0))
+        scale = ops.where(is_overflow, ops.maximum(scale / 2.0, LEAST_LOSS_SCALE), ops.where(grows, scale * 2.0, scale))
         good_steps = ops.where(grows, 0, good_steps)
+    bad_steps = state["bad_steps"] + ops.cast(ops.logical_not(is_overflow), "int32")
     return {
         "step": state["step"] + 1,
-        "bad_steps": ops.where(ok, 0, state["bad_steps"] + 1),
+        "bad_steps": ops.where(ok, 0, bad_steps),
         "loss_scale": scale,
         "good_steps": good_steps,
     }

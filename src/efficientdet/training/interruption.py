@@ -1,0 +1,118 @@
+"""SIGTERM and SIGUSR1: a scheduler wants its machine back. The run finishes the step, saves, and exits with status 75.
+
+Before the first step is done there is nothing to save, and the run ends at once; so it does while it converts or
+compiles. A second signal ends the process without a word. Ctrl-C stays Python's.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from efficientdet import progress
+from efficientdet.training import processes
+
+STATUS = 75
+"""Exit status: the same command goes on (EX_TEMPFAIL of sysexits.h). A scheduler can requeue on it."""
+
+_NAMES = ("SIGTERM", "SIGUSR1")
+_STEPS_BETWEEN_VOTES = 10  # of several processes; all must end after the same step
+
+
+class Interrupted(SystemExit):
+    """Ends the run with status 75."""
+
+    def __init__(self) -> None:
+        """Sets the status."""
+        super().__init__(STATUS)
+
+
+class Interruption:
+    """What a scheduler asked for so far."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self.name = ""
+        """The signal that came; empty: none."""
+        self.can_wait = False
+        """The run looks at `name` by itself; until then a signal ends it at once."""
+        self.say: Callable[[str], None] = progress.console.print
+        """Shows a line."""
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Notes a signal, in the main thread."""
+        if not self.name:
+            self.name = signal.Signals(number).name
+            if not self.can_wait:
+                raise Interrupted
+
+    def is_wanted(self, step: int) -> bool:
+        """Tells whether to end after this step; several processes agree on it, every few steps."""
+        if processes.count() == 1:
+            return bool(self.name)
+        if step % _STEPS_BETWEEN_VOTES:
+            return False
+        return any(bool(votes["name"]) for votes in processes.gather({"name": np.array(bool(self.name))}))
+
+    def guard(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Gives the items of work that may be left off, and leaves it off when a signal has come.
+
+        Several processes go on to its end, since each waits for what the others found.
+        """
+        for item in items:
+            if self.name and processes.count() == 1:
+                raise Interrupted
+            yield item
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Interruption]:
+    """Catches the signals while the block runs, if it runs in the main thread; only there Python can."""
+    interruption = Interruption()
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows has no SIGUSR1
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    with _ended_by_the_second(numbers):
+        before = {number: signal.signal(number, interruption.receive) for number in numbers}
+        try:
+            yield interruption
+        except Interrupted:
+            interruption.say(f"{interruption.name or 'a signal'}: stopped; the same command goes on (status {STATUS})")
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ended_by_the_second(numbers: list[int]) -> Iterator[None]:
+    """Ends the process when a second signal comes.
+
+    A thread of its own, since Python's handlers wait as long as the main thread is inside a step or a compiler.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        count = 0
+        while received := reader.recv(1):
+            count += received[0] in numbers
+            if count == 2:
+                os._exit(128 + received[0])
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()  # ends the thread
+        thread.join()
+        reader.close()
