@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "evaluate_detections",
     "predict",
+    "preview",
     "train",
 ]
 
@@ -38,10 +39,11 @@ _HOMES = {
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
     "predict": "efficientdet.detector",
+    "preview": "efficientdet.training.previews",
     "train": "efficientdet.training.run",
 }
 
-_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "train"}
+_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "preview", "train"}
 
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from efficientdet.model.complexity import describe
     from efficientdet.presets import PRESETS
     from efficientdet.structures import Category
+    from efficientdet.training.previews import preview
     from efficientdet.training.run import train
 
 

@@ -15,6 +15,7 @@ from efficientdet.errors import UserError
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
     "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
+    "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
@@ -93,7 +94,12 @@ def _run(verb: str, words: list[str]) -> int:
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
     function = getattr(importlib.import_module(module), name)
-    result = function(_training_config(words)) if verb == "train" else _call(verb, function, words)
+    if verb == "train":
+        result = function(_training_config(words))
+    elif verb == "preview":
+        result = _preview(function, words)
+    else:
+        result = _call(verb, function, words)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
@@ -125,19 +131,8 @@ def _training_config(words: list[str]) -> Any:
     from efficientdet import presets
     from efficientdet.config import ExperimentConfig
 
-    words, file = _take_option(words, "--config")
-    preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
-    if file is not None and preset is not None:
-        raise UserError(f"`train` has the preset `{preset}` and `--config {file}`; give one of them.")
-    if file is not None:
-        import pathlib
-
-        from efficientdet import config as configs
-
-        start = configs.load(pathlib.Path(file))
-    elif preset is not None:
-        start = presets.find_preset(preset)
-    else:
+    start, rest = _take_start("train", words)
+    if start is None:
         if not {"-h", "--help"} & set(rest):
             raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`.")
         start = presets.find_preset("d0")
@@ -148,6 +143,39 @@ def _training_config(words: list[str]) -> Any:
     return tyro.cli(
         ExperimentConfig, args=rest, default=start, prog="efficientdet train PRESET", description=description
     )
+
+
+def _preview(function: Callable[..., Any], words: list[str]) -> Any:
+    """Calls `preview DATA [PRESET | --config FILE] [--output FILE] [--section.knob value ...]`."""
+    import functools
+
+    import tyro
+
+    from efficientdet import presets
+
+    data, rest = (words[:1], words[1:]) if words and not words[0].startswith("-") else ([], words)
+    start, rest = _take_start("preview", rest)
+    function = functools.partial(function, config=start or presets.find_preset("d0"))
+    return tyro.cli(function, args=[*data, *rest], prog="efficientdet preview DATA [PRESET]")
+
+
+def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
+    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none."""
+    words, file = _take_option(words, "--config")
+    preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+    if file is not None and preset is not None:
+        raise UserError(f"`{verb}` has the preset `{preset}` and `--config {file}`; give one of them.")
+    if file is not None:
+        import pathlib
+
+        from efficientdet import config as configs
+
+        return configs.load(pathlib.Path(file)), rest
+    if preset is not None:
+        from efficientdet import presets
+
+        return presets.find_preset(preset), rest
+    return None, rest
 
 
 def _take_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
@@ -180,7 +208,7 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "import-weights"):
+    elif verb in ("download", "import-weights", "preview"):
         console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():

@@ -216,3 +216,54 @@ def test_a_damaged_record_is_one_line(converted, tmp_path):
             )
         )
     assert "\n" not in str(caught.value)
+
+
+_EVERYTHING = AugmentationConfig(mosaic=0.5, mixup=0.5, policy="randaugment", grid_mask=0.5, hue=0.1, brightness=0.2)
+_EACH = [
+    {"mosaic": 0.9},
+    {"mixup": 0.9},
+    {"grid_mask": 0.9},
+    {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1},
+    {"policy": "randaugment"},
+]
+
+
+@pytest.mark.slow
+def test_a_stream_with_every_augmentation_may_start_anywhere_and_repeats(converted):
+    whole = _training(converted, 0, 6, augmentation=_EVERYTHING)
+    _assert_equal(_training(converted, 0, 6, augmentation=_EVERYTHING), whole)
+    _assert_equal(_training(converted, 4, 6, augmentation=_EVERYTHING), whole[4:])
+
+
+@pytest.mark.parametrize("knobs", _EACH, ids=lambda knobs: "-".join(knobs))
+def test_each_augmentation_changes_pixels_and_keeps_the_contract(converted, knobs):
+    plain = _training(converted, 0, 3)
+    changed = _training(converted, 0, 3, augmentation=AugmentationConfig(**knobs))
+    room = pipeline.box_room(records.open_records(converted, "train"))
+    room *= 4 if "mosaic" in knobs else 2 if "mixup" in knobs else 1
+    for (batch, ids), (other, other_ids) in zip(plain, changed, strict=True):
+        np.testing.assert_array_equal(ids, other_ids)
+        assert (batch["images"] != other["images"]).any()
+        assert other["boxes"].shape == (4, room, 4)
+        assert {name: value.dtype for name, value in other.items()} == {n: v.dtype for n, v in batch.items()}
+        for boxes, count in zip(other["boxes"], other["num_boxes"], strict=True):
+            assert (boxes[:count, :2] < boxes[:count, 2:]).all()
+            assert boxes.min() >= 0
+            assert boxes.max() <= 63
+            assert not boxes[count:].any()
+
+
+def test_mosaics_have_more_boxes(converted):
+    counts = [
+        sum(batch["num_boxes"].sum() for batch, _ in _training(converted, 0, 5, augmentation=augmentation))
+        for augmentation in (AugmentationConfig(), AugmentationConfig(mosaic=1.0))
+    ]
+    assert counts[1] > 2 * counts[0]
+
+
+def test_crowds_of_other_pictures_are_no_targets_either(tmp_path):
+    little_datasets.write_coco(tmp_path / "pictures")
+    conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
+    mosaic = AugmentationConfig(mosaic=1.0, scale_min=1.0, scale_max=1.0)
+    training = _training(str(tmp_path / "records"), 0, 4, batch_size=2, augmentation=mosaic)
+    assert 1 < max(batch["num_boxes"].max() for batch, _ in training) <= 4, "one a picture, crowds left out"

@@ -1,0 +1,110 @@
+"""A sheet of training pictures with their boxes, as the network sees them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from efficientdet import backend, draw, files, limits
+from efficientdet.config import ExperimentConfig
+from efficientdet.data import records
+from efficientdet.errors import UserError
+from efficientdet.training import dataset as datasets
+
+_LEAST_SIDE = 256  # px of a picture on the sheet, so that the names of classes can be read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What `preview` drew."""
+
+    output: str
+    """The sheet."""
+    pictures: list[dict[str, Any]]
+    """For each picture its id, height and width of what is not padding, and its boxes in px of the network input."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the preview into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Says in a line what was drawn."""
+        boxes = sum(len(picture["boxes"]) for picture in self.pictures)
+        return f"{self.output}: {len(self.pictures)} pictures with {boxes} boxes"
+
+
+def preview(
+    data: str,
+    /,
+    *,
+    output: Path = Path("preview.jpg"),
+    num_pictures: int = 16,
+    columns: int = 4,
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = ExperimentConfig(),  # noqa: B008
+) -> Preview:
+    """Draws the first training pictures of a run, augmented, with their boxes.
+
+    Args:
+        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations.
+        output: the sheet, a .jpg or .png.
+        num_pictures: on the sheet.
+        columns: pictures a row.
+        config: of the run; its size, augmentation, seed and split count.
+
+    Returns:
+        Where the sheet is, and what is on it.
+
+    Raises:
+        UserError: the dataset or a knob cannot be used.
+    """
+    if num_pictures < 1 or columns < 1:
+        raise UserError(f"`num_pictures` is {num_pictures} and `columns` is {columns}; both must be at least 1.")
+    if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
+    limits.check(config)
+    opened = datasets.open_dataset(_configure(config, data, num_pictures))
+    names = [category.name for category in opened.categories]
+    batch, ids = next(iter(opened.training_batches(0, 1)))
+    drawn, described = [], []
+    for row, count in enumerate(batch["num_boxes"]):
+        boxes, labels = batch["boxes"][row, :count], batch["labels"][row, :count]
+        image, enlarged = draw.enlarge(batch["images"][row], boxes, _LEAST_SIDE)
+        drawn.append(draw.draw_detections(image, enlarged, labels, None, names))
+        described.append(_describe(int(ids[row]), batch["valid_size"][row], boxes, [names[label] for label in labels]))
+    _write_sheet(output, draw.contact_sheet(drawn, columns))
+    return Preview(output=str(output), pictures=described)
+
+
+def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> ExperimentConfig:
+    """Points the config of a run at `data`, with the whole sheet in one batch and no validation."""
+    if data == datasets.SYNTHETIC:
+        raise UserError(
+            "`data` is `synthetic`; generated pictures are not augmented. `efficientdet demo` makes records."
+        )
+    backend.require_tensorflow("`preview`")
+    folder = Path(data).expanduser()
+    is_source = folder.is_dir() and not (folder / records.MANIFEST).is_file()
+    train, source = ("", data) if is_source else (data, "")
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, validation="none", train=train, source=source),
+        training=dataclasses.replace(config.training, batch_size=num_pictures),
+    )
+
+
+def _describe(id: int, valid_size: np.ndarray, boxes: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Turns one picture's facts into plain JSON values; corners in px, x before y."""
+    found = [
+        {"class": name, "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)}}
+        for name, (y1, x1, y2, x2) in zip(names, boxes.tolist(), strict=True)
+    ]
+    return {"id": id, "height": int(valid_size[0]), "width": int(valid_size[1]), "boxes": found}
+
+
+def _write_sheet(path: Path, image: np.ndarray) -> None:
+    """Writes the sheet, aside and then renamed."""
+    from PIL import Image
+
+    files.write_aside(path, lambda temporary: Image.fromarray(image).save(temporary, quality=92))

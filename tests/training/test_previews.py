@@ -1,0 +1,95 @@
+"""The sheet of training pictures: what training sees, from records or photographs, or one line that says why not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientdet import cli
+from efficientdet.config import AugmentationConfig, DataConfig, ExperimentConfig, ModelConfig
+from efficientdet.data import conversion, synthetic
+from efficientdet.errors import UserError
+from efficientdet.training import dataset, previews
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("previews")
+    synthetic.write_coco_folder(root / "pictures", {"train": 6}, (48, 64), seed=0)
+    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    return root
+
+
+_SMALL = ExperimentConfig(model=ModelConfig(image_size=(64, 64)), augmentation=AugmentationConfig(mosaic=1.0))
+
+
+def test_a_sheet_shows_what_training_sees(pictures, tmp_path):
+    location = str(pictures / "records")
+    found = previews.preview(location, output=tmp_path / "a" / "sheet.png", num_pictures=3, columns=2, config=_SMALL)
+    with Image.open(found.output) as sheet:
+        cells = 256, 256  # 64 px pictures four times enlarged
+        assert sheet.width > 2 * cells[1]
+        assert sheet.height > 2 * cells[0]
+    opened = dataset.open_dataset(
+        ExperimentConfig(**vars(_SMALL) | {"data": DataConfig(train=location, validation="none")})
+    )
+    batch, ids = next(opened.training_batches(0, 1))
+    assert [picture["id"] for picture in found.pictures] == ids[:3].tolist()
+    for row, picture in enumerate(found.pictures):
+        corners = [[picture_box["box"][side] for side in ("y1", "x1", "y2", "x2")] for picture_box in picture["boxes"]]
+        np.testing.assert_allclose(corners, batch["boxes"][row, : len(corners)], atol=0.006)
+        assert len(corners) == batch["num_boxes"][row]
+
+
+def test_the_command_takes_a_preset_and_the_knobs_of_training(pictures, tmp_path, capsys):
+    words = [
+        "preview",
+        str(pictures / "records"),
+        "lite0",
+        "--output",
+        str(tmp_path / "sheet.jpg"),
+        "--num-pictures",
+        "2",
+    ]
+    words += ["--model.image-size", "64", "96", "--augmentation.hue", "0.1", "--augmentation.scale-min", "1"]
+    assert cli.main([*words, "--augmentation.scale-max", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["pictures"]) == 2
+    # Sizes are cut to whole pixels, which may lose one.
+    assert all(picture["height"] >= 63 or picture["width"] >= 95 for picture in found["pictures"])
+    assert cli.main(words) == 0
+    assert "2 pictures with" in capsys.readouterr().out
+    assert (tmp_path / "sheet.jpg").is_file()
+
+
+def test_photographs_with_annotations_are_converted_first(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = previews.preview(str(pictures / "pictures"), output=tmp_path / "sheet.jpg", num_pictures=1, config=_SMALL)
+    assert len(found.pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        pytest.param("synthetic", {}, "generated pictures are not augmented", id="generated pictures"),
+        pytest.param("records", {"num_pictures": 0}, "`num_pictures` is 0", id="no pictures"),
+        pytest.param("records", {"columns": 0}, "`columns` is 0", id="no columns"),
+        pytest.param("records", {"output": "sheet.txt"}, "`output` is `sheet.txt`", id="no picture file"),
+        pytest.param("nowhere", {}, "nowhere", id="nothing there"),
+    ],
+)
+def test_a_mistake_is_one_line(pictures, data, options, message, tmp_path):
+    place = data if data == "synthetic" else str(pictures / data)
+    output = Path(options.get("output", tmp_path / "sheet.jpg"))
+    with pytest.raises(UserError, match=message) as caught:
+        previews.preview(place, config=_SMALL, **options | {"output": output})
+    assert "\n" not in str(caught.value)
+    assert not output.exists()
+
+
+def test_a_knob_out_of_range_is_named(pictures, tmp_path):
+    wrong = ExperimentConfig(augmentation=AugmentationConfig(mosaic=1.5))
+    with pytest.raises(UserError, match=r"`augmentation.mosaic` is 1.5; it must be between 0 and 1"):
+        previews.preview(str(pictures / "records"), output=tmp_path / "sheet.jpg", config=wrong)
