@@ -10,11 +10,8 @@
 In float64 both must be the same function. What is left is the rounding of our outputs, which are float32 under every
 precision: `exact` is at most `EXACT` of `largest`.
 
-In float32 both add the same numbers in other orders, with other kernels: `ratio` is at most `LIMIT`. The kernels differ
-in quality: TensorFlow's sigmoid and Keras's factors of batch normalisation round more coarsely than PyTorch's
-(rounding.py measures it), so that networks with swish have ratios of 2 to 7, Lite networks of about 1. The limit leaves
-room for other processors. What is really different, a padding, a constant, a layer, is wrong by a share of the
-spread, far beyond both limits.
+In float32 both add the same numbers in other orders, with other kernels: `ratio` is at most `LIMIT`. What is really
+different, a padding, a constant, a layer, is wrong by a share of the spread, far beyond both limits.
 """
 
 import dataclasses
@@ -24,7 +21,7 @@ import numpy as np
 NUM_CLASSES = 90
 EXACT = 2.0**-23
 """Fraction of the largest value: twice what rounding to float32 changes at most."""
-LIMIT = 16.0
+LIMIT = 4.0
 """Times effdet's own noise."""
 
 
