@@ -218,7 +218,32 @@ def tree(named, make):
         groups[first][rest] = array
     for name, inner in groups.items():
         setattr(node, name, make(inner[""]) if "" in inner else tree(inner, make))
+    for number in groups["vars"]:
+        # A fusion's weights are there under their names, too; the file calls them so.
+        setattr(node, f"WSM_{number}" if number != "0" else "WSM", getattr(node.vars, number))
     return node
+
+
+def listed(node):
+    """Lists all variables beside the layers, as Keras does in a SavedModel: the file calls them `variables/0` ..."""
+    node.all_of_them = list(node.variables)
+    return node
+
+
+def automl_head():
+    """The classifier that exporting google/automl's network builds in its backbone."""
+    named = {f"_bn/{leaf}": np.ones(8, np.float32) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")}
+    named |= {"_conv_head/kernel": np.ones((1, 1, 320, 8), np.float32)}
+    named |= {"_fc/kernel": np.ones((8, 5), np.float32), "_fc/bias": np.ones(5, np.float32)}
+    return {f"backbone/_head/{name}": array for name, array in named.items()}
+
+
+def nvidia_top():
+    """The classifier on top of NVIDIA's backbone: three layers more."""
+    named = {f"129/{leaf}": np.ones(8, np.float32) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")}
+    named |= {"128/kernel": np.ones((1, 1, 320, 8), np.float32)}
+    named |= {"130/kernel": np.ones((8, 5), np.float32), "130/bias": np.ones(5, np.float32)}
+    return {f"layer_with_weights-{name}": array for name, array in named.items()}
 
 
 def write_tensorflow1(prefix, named, *, raw=None):

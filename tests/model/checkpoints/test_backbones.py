@@ -48,8 +48,19 @@ def _nvidia_saved_model(folder, arrays):
         little_checkpoints.nvidia_backbone_path(name): array
         for name, array in little_checkpoints.automl(arrays).items()
     }
-    tf.saved_model.save(little_checkpoints.tree(named, tf.Variable), str(folder / "nohead"))
+    tree = little_checkpoints.tree(named, tf.Variable)
+    tf.saved_model.save(little_checkpoints.listed(tree), str(folder / "nohead"))
     return folder / "nohead"
+
+
+def _nvidia_saved_model_with_a_classifier(folder, arrays):
+    named = {
+        little_checkpoints.nvidia_backbone_path(name): array
+        for name, array in little_checkpoints.automl(arrays).items()
+    }
+    tree = little_checkpoints.tree(named | little_checkpoints.nvidia_top(), tf.Variable)
+    tf.saved_model.save(little_checkpoints.listed(tree), str(folder / "b0"))
+    return folder / "b0"
 
 
 def _weights_of_ours(folder, arrays):
@@ -60,7 +71,9 @@ def _weights_of_ours(folder, arrays):
 
 
 @pytest.mark.parametrize(
-    "write", [_timm, _nvidia_saved_model, _weights_of_ours], ids=lambda write: write.__name__.strip("_")
+    "write",
+    [_timm, _nvidia_saved_model, _nvidia_saved_model_with_a_classifier, _weights_of_ours],
+    ids=lambda write: write.__name__.strip("_"),
 )
 def test_a_backbone_comes_back_bit_for_bit(write, arrays, tmp_path):
     found = backbones.read_backbone(str(write(tmp_path, arrays)), _D0)

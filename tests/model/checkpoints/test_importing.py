@@ -76,9 +76,27 @@ def _hdf5(folder, arrays, stale):
     return folder / "efficientdet-d0.h5"
 
 
+def _hdf5_of_a_second_network(folder, arrays, stale):
+    """Keras counts the layers that google/automl gives no name."""
+    named = little_checkpoints.automl(arrays)
+    named = {
+        name.replace("/stem/", "/stem_1/").replace("stem_1/conv2d", "stem_1/conv2d_1"): a for name, a in named.items()
+    }
+    little_checkpoints.write_hdf5(folder / "efficientdet-d0.h5", named)
+    return folder / "efficientdet-d0.h5"
+
+
 def _automl_objects(folder, arrays, stale):
     tree = little_checkpoints.tree(little_checkpoints.objects(arrays, "automl"), tf.Variable)
     return tf.train.Checkpoint(model=tree).save(str(folder / "ckpt"))
+
+
+def _automl_saved_model(folder, arrays, stale):
+    named = little_checkpoints.objects(arrays, "automl") | little_checkpoints.automl_head()
+    exported = tf.Module()
+    exported.model = little_checkpoints.listed(little_checkpoints.tree(named, tf.Variable))
+    tf.saved_model.save(exported, str(folder / "exported"))
+    return folder / "exported"
 
 
 def _nvidia_objects(folder, arrays, stale):
@@ -89,9 +107,7 @@ def _nvidia_objects(folder, arrays, stale):
 def _nvidia_saved_model(folder, arrays, stale):
     named = little_checkpoints.objects(_with_91_classes(arrays), "nvidia")
     tree = little_checkpoints.tree(named, tf.Variable)
-    # Keras lists all variables beside the layers, which gives them shorter keys in the file.
-    tree.all_of_them = list(tree.variables)
-    tf.saved_model.save(tree, str(folder / "emackpt-final"))
+    tf.saved_model.save(little_checkpoints.listed(tree), str(folder / "emackpt-final"))
     return folder / "emackpt-final"
 
 
@@ -126,7 +142,9 @@ _WRITERS = [
     _tensorflow1,
     _tensorflow1_without_averages,
     _hdf5,
+    _hdf5_of_a_second_network,
     _automl_objects,
+    _automl_saved_model,
     _nvidia_objects,
     _nvidia_saved_model,
     _effdet_zip,
@@ -147,6 +165,11 @@ def test_d0_comes_back_bit_for_bit(write, arrays, stale, tmp_path):
         np.testing.assert_array_equal(loaded.arrays[path], array, err_msg=path)
 
 
+def test_what_exporting_adds_is_set_aside(arrays, stale, tmp_path):
+    result = importing.import_weights(_automl_saved_model(tmp_path, arrays, stale), output=tmp_path / "a.safetensors")
+    assert result.set_aside["tensors of the classifier"] == len(little_checkpoints.automl_head()) == 7
+
+
 @pytest.mark.parametrize("write", [_tensorflow1, _effdet_training_checkpoint], ids=["automl", "effdet"])
 def test_raw_takes_the_values_of_the_last_step(write, arrays, stale, tmp_path):
     file = write(tmp_path, arrays, stale)
@@ -155,6 +178,13 @@ def test_raw_takes_the_values_of_the_last_step(write, arrays, stale, tmp_path):
     loaded = weights.load(tmp_path / "raw.safetensors").arrays
     for path, array in stale.items():
         np.testing.assert_array_equal(loaded[path], array, err_msg=path)
+
+
+class _Untracked:
+    """Hides a dictionary from TensorFlow, which would follow it."""
+
+    def __init__(self, values):
+        self.values = values
 
 
 def test_an_optimizer_s_averages_are_found(arrays, stale, tmp_path):
@@ -167,20 +197,30 @@ def test_an_optimizer_s_averages_are_found(arrays, stale, tmp_path):
 
     tree = little_checkpoints.tree(little_checkpoints.objects(arrays, "nvidia"), variable)
 
-    slots = {}  # kept outside of the optimizer, which must not depend on them
-
     class Optimizer(tf.Module):
+        """Keeps one slot a variable, outside of itself: an optimizer's graph does not reach them."""
+
+        def __init__(self, name, variables):
+            super().__init__()
+            self._kind = name
+            self._slots = _Untracked({id(v): tf.Variable(v - 1) for v in variables})
+
         def get_slot_names(self):
-            return ["average"]
+            return [self._kind]
 
         def get_slot(self, original, name):
-            return slots.get(id(original))
+            return self._slots.values.get(id(original))
 
-    slots |= {id(v): tf.Variable(v - 1) for v in made}
-    prefix = tf.train.Checkpoint(model=tree, optimizer=Optimizer()).save(str(tmp_path / "ckpt"))
+    optimizer = Optimizer("average", made)
+    optimizer.iter = tf.Variable(7, dtype=tf.int64)
+    optimizer.awg_optimizer = Optimizer("momentum", made[:9])
+    optimizer.awg_optimizer.decay = tf.Variable(0.0)
+    tree.optimizer = optimizer
+    prefix = tf.train.Checkpoint(tree).write(str(tmp_path / "ckpt"))
     result = importing.import_weights(prefix, output=tmp_path / "ours.safetensors")
     loaded = weights.load(tmp_path / "ours.safetensors").arrays
     assert result.num_averaged == 709
+    assert result.set_aside == {"optimizer slots": 9, "counters": 2, "tensors of the classifier": 0}
     for path, array in arrays.items():
         np.testing.assert_allclose(loaded[path], array, rtol=1e-6, err_msg=path)
 

@@ -18,6 +18,7 @@ _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Edges that lead from a network to its variables; Keras has many others to the same objects.
 _EDGES = re.compile(
     r"\d+|backbone|_stem|_conv_stem|_bn\d?|_blocks|_(expand|depthwise|project)_conv|_se|_se_reduce|_se_expand|"
+    r"_head|_conv_head|_fc|"
     r"layer_with_weights-\d+|resample_layers|conv2d|bn|fpn_cells|cells|fnodes|vars|op_after_combine|conv_op|"
     r"(class|box)_net|conv_ops|bns|classes|boxes|kernel|bias|gamma|beta|moving_mean|moving_variance|"
     r"(depthwise|pointwise)_kernel"

@@ -21,7 +21,12 @@ _KNOWN = (
 _ROOTS = re.compile(r"efficientnet-[^/]+|resample_p\d|fpn_cells|class_net|box_net")
 # Optimizers' slots, steps and what Keras keeps beside a network.
 _SLOTS = re.compile(r".*/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad)")
-_COUNTERS = re.compile(r"global_step|learning_rate|beta[12]_power|save_counter.*|.*optimizer/.*|.*keras_api/.*")
+_COUNTERS = re.compile(
+    r"global_step|learning_rate|moving_normalizer|beta[12]_power|save_counter.*|.*optimizer/.*|.*keras_api/.*"
+)
+# google/automl numbers what its authors gave no name: a second network of a process has the layer `stem_1/conv2d_1`.
+_NUMBERED_STEM = re.compile(r"(efficientnet-[^/]+/stem)(?:_\d+)?/(conv2d|tpu_batch_normalization)(?:_\d+)?/")
+_CLASSIFIER = "tensors of the classifier"
 _CLASSIFIERS = re.compile(r"(_fc|_conv_head|_bn1|conv_head|bn2|classifier)\..*")
 
 
@@ -63,8 +68,11 @@ def _open_bundle(location: Path, prefix: Path) -> Checkpoint:
         return _open_tensorflow1(location, tensors)
     network, averages = bundles.ObjectGraph(prefix, tensors).network()
     reached = {tensor.key for tensor in (*network.values(), *averages.values())}
+    classifier = _classifier_of_backbone(network)
     rest = {key: tensor for key, tensor in tensors.items() if key not in reached and tensor.dtype != "string"}
     unknown, aside = _sort_out(rest)
+    aside[_CLASSIFIER] = len(classifier)
+    network = {name: tensor for name, tensor in network.items() if name not in classifier}
     naming: Naming = "automl_objects"
     owner = "google/automl"
     if any(name.startswith("backbone/layer_with_weights-") for name in network):
@@ -80,6 +88,18 @@ def _open_bundle(location: Path, prefix: Path) -> Checkpoint:
         averages=averages,
         set_aside=aside,
     )
+
+
+def _classifier_of_backbone(network: Mapping[str, Tensor]) -> set[str]:
+    """Finds what a detector does not use of its backbone.
+
+    google/automl's SavedModels have it with random values, since exporting builds it. Of NVIDIA's backbones it is the
+    last three layers, of which the very last has a matrix in the place of a convolution's kernel.
+    """
+    classifier = {name for name in network if re.match(r"(backbone/)?_head/", name)}
+    layers = {name: int(m[1]) for name in network if (m := re.match(r"layer_with_weights-(\d+)/", name))}
+    dense = [layers[name] for name in layers if name.endswith("/kernel") and len(network[name].shape) == 2]
+    return classifier | {name for name, layer in layers.items() if dense and layer >= min(dense) - 2}
 
 
 def _open_tensorflow1(location: Path, tensors: Mapping[str, Tensor]) -> Checkpoint:
@@ -104,6 +124,7 @@ def _open_hdf5(location: Path) -> Checkpoint:
         segments = path.split("/")
         starts = [place for place, segment in enumerate(segments) if _ROOTS.fullmatch(segment)]
         name = "/".join(segments[starts[-1] :]) if starts else path
+        name = _NUMBERED_STEM.sub(r"\1/\2/", name)
         if name in named:
             raise UserError(f"`{location}` has `{name}` twice, as `{named[name].key}` and `{tensor.key}`.")
         named[name] = tensor
@@ -136,7 +157,7 @@ def _open_pytorch(location: Path, saved: Any) -> Checkpoint:
     elif "conv_stem.weight" in tensors:
         naming, owner = "timm", "timm EfficientNet"
     if naming != "effdet":
-        aside["classifier"] = sum(bool(_CLASSIFIERS.fullmatch(name)) for name in tensors)
+        aside[_CLASSIFIER] = sum(bool(_CLASSIFIERS.fullmatch(name)) for name in tensors)
         tensors = {name: tensor for name, tensor in tensors.items() if not _CLASSIFIERS.fullmatch(name)}
         averages = {name: tensor for name, tensor in averages.items() if not _CLASSIFIERS.fullmatch(name)}
     kind = "safetensors file" if location.suffix == ".safetensors" else "PyTorch file"
