@@ -24,18 +24,30 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
-        put_in_place(temporary, path)
-    except OSError as error:
-        raise UserError(f"`{path}` cannot be written: {error.strerror or error}.") from error
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            write(temporary)
+            temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
+            put_in_place(temporary, path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while the block writes into a line that names `path`.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be written: {error.strerror or error}.") from error
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

@@ -1,7 +1,10 @@
-"""A run killed with SIGKILL goes on from its last checkpoint, and no checkpoint is ever torn."""
+"""A run that was killed, or ended by a scheduler, goes on from its last checkpoint, and no checkpoint is ever torn."""
 
 import json
 import os
+import pathlib
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -26,14 +29,19 @@ def _start(folder):
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _kill_after(folder, step):
-    """Starts the run and kills it once it has a checkpoint of `step` or later, at no chosen moment."""
-    process = _start(folder)
+def _wait_for_checkpoint(process, folder, step):
+    """Waits until the run has a checkpoint of `step` or later."""
     deadline = time.monotonic() + 300
     while not any(int(path.stem.split("-")[1]) >= step for path in folder.glob("checkpoints/step-*")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def _kill_after(folder, step):
+    """Starts the run and kills it once it has a checkpoint of `step` or later, at no chosen moment."""
+    process = _start(folder)
+    _wait_for_checkpoint(process, folder, step)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -55,3 +63,38 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     steps = [line["step"] for line in metrics.read_lines(folder / "metrics.jsonl")]
     assert steps == sorted(set(steps)), "no step is written down twice"
     assert not list(folder.rglob(".partial-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit for another process")
+def test_a_full_disk_ends_the_run_with_one_line_and_leaves_the_last_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    process = _start(folder)
+    _wait_for_checkpoint(process, folder, step=5)
+    # No file may become larger than a thousand bytes, as on a disk without room.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 1, said
+    assert re.search(r"^efficientdet: `\S+` cannot be written: .*$", said, re.MULTILINE)
+    assert "Traceback" not in said
+    kept = sorted(folder.glob("checkpoints/step-*"))
+    assert kept
+    for path in kept:
+        weights.read_safetensors(path)  # raises if it is torn
+
+
+@pytest.mark.slow
+def test_runs_that_were_killed_and_resumed_end_with_the_same_bits(tmp_path):
+    """The short form of the benchmark: SIGKILL in a step and in a checkpoint, SIGTERM in a step."""
+    script = pathlib.Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    output = tmp_path / "kills.json"
+    words = [sys.executable, script, "--output", output, "--num-kills", "2", "--num-terminations", "1", "--epochs", "4"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["signal"], row["status"], row["different"]) for row in rows] == [
+        ("SIGKILL", -9, []),
+        ("SIGKILL", -9, []),
+        ("SIGTERM", 75, []),
+    ]
+    assert rows[2]["newest_checkpoint"] == rows[2]["last_step"], "saved after the step in which the signal came"

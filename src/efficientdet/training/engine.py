@@ -44,17 +44,10 @@ def to_device(values: Any) -> Any:
 
 
 def to_host(values: Any) -> Any:
-    """Turns nested arrays of the running backend into NumPy arrays; waits until they are computed."""
-    import keras
+    """Turns nested arrays of the running backend into NumPy arrays of their own; waits until they are computed.
 
-    return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), values)
-
-
-def copy_to_host(values: Any) -> Any:
-    """Copies nested arrays of the running backend to NumPy arrays of their own, which the next step leaves alone.
-
-    JAX on a CPU gives NumPy a view of the memory that a step with donated arguments writes its result into.
+    Of their own: a checkpoint is written from them while the next step overwrites what it was given.
     """
     import keras
 
-    return keras.tree.map_structure(np.copy, to_host(values))
+    return keras.tree.map_structure(lambda value: np.asarray(keras.ops.convert_to_numpy(value)), values)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from efficientdet import files
 from efficientdet.errors import UserError
 
 LINES_FILE, EVENTS_FOLDER, CURVES_FILE = "metrics.jsonl", "tensorboard", "curves.png"
@@ -65,8 +66,9 @@ class MetricsWriter:
             name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()
         }
         line = {"kind": kind, "step": step, "epoch": round(epoch, 6), "time": round(time.time(), 3), "values": finite}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
+        with files.explained(self._run_dir / LINES_FILE):
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
         for name, value in finite.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
@@ -153,9 +155,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.set_xlim(0, last_epoch * 1.02 or 1)
     panels[0, 1].set_ylim(0, 1)
     panels[1, 1].set_ylim(bottom=0)
-    aside = path.with_name(path.name + ".new")
-    figure.savefig(aside, format="png")
-    aside.replace(path)
+    files.write_aside(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def _draw_panel(axes: Any, title: str, names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:

@@ -355,7 +355,7 @@ class _Run:
             "last_metrics": self.last_metrics,
             "evaluation_is_due": self.evaluation_is_due,
         }
-        self.checkpoints.write(engine.copy_to_host(self._replicas.first(self.state)), position, self.best_step)
+        self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
 
     def finish(self) -> TrainingSummary:
         """Writes summary.json."""

@@ -143,7 +143,8 @@ def find_checkpoint(folder: Path) -> Path | None:
 def log(folder: Path, text: str) -> None:
     """Adds a line with the time to log.txt."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with (folder / "log.txt").open("a") as file:
+    path = folder / "log.txt"
+    with files.explained(path), path.open("a") as file:
         file.write(f"{now} {text}\n")
 
 

@@ -1,0 +1,128 @@
+"""How long does a checkpoint hold up training? Written by the step itself, and by a thread beside it.
+
+A few steps of one model in turns: without a checkpoint, with one that is written before the next step, and with one
+that is copied to memory and written in a thread. Writes the table as JSON.
+
+    python benchmarks/checkpoint_pause.py --output benchmarks/results/checkpoint-pause.json
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from efficientdet import backend, files, presets
+from efficientdet.data import synthetic
+
+_WAYS = ("none", "step", "thread")
+
+
+def main(
+    *, output: Path, preset: str = "d0", image_size: int = 128, batch_size: int = 2, steps: int = 4, rounds: int = 7
+) -> None:
+    """Measures and writes the table.
+
+    Args:
+        output: JSON file to write.
+        preset: model; its size decides how large a checkpoint is.
+        image_size: height and width of the network input, px.
+        batch_size: pictures a step.
+        steps: of one measurement, with one checkpoint after the first.
+        rounds: measurements of each way.
+    """
+    backend.choose()
+    from efficientdet.model import anchors
+    from efficientdet.model.efficientdet import EfficientDet
+    from efficientdet.training import checkpoint, engine, replicas
+    from efficientdet.training import step as training_step
+    from efficientdet.training.checkpoint_writer import CheckpointWriter
+
+    config = presets.find_preset(preset)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=(image_size, image_size)))
+    model = EfficientDet(config.model)
+    schedule = {"peak": 0.01, "start": 0.01, "warmup_steps": 1.0, "total_steps": 1e6}
+    step = training_step.make_step(model, anchors.anchor_boxes(config.model), config, schedule, replicas.OneDevice())
+    compiled = backend.compile_function(step, donate=True)
+    pictures = synthetic.batches(
+        batch_size=batch_size, image_size=config.model.image_size, max_boxes=8, seed=0, num_classes=6, num_pictures=8
+    )
+    batch = engine.to_device(next(pictures)[0])
+    state = engine.to_device(training_step.first_state(model))
+    state, logs = compiled(state, batch)
+    float(logs["loss"])  # compiled
+    seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
+    pauses: dict[str, list[float]] = {way: [] for way in _WAYS}
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        folder = Path(name)
+        with CheckpointWriter(folder, model, {}, keep=2) as writer:
+            for _ in range(rounds):
+                for way in _WAYS:
+                    began = time.monotonic()
+                    for number in range(steps):
+                        state, logs = compiled(state, batch)
+                        float(logs["loss"])
+                        if number == 0:
+                            asked = time.monotonic()
+                            if way == "step":
+                                checkpoint.save(folder, engine.to_host(state), model, {}, 2)
+                            elif way == "thread":
+                                writer.write(engine.to_host(state), {}, None)
+                            pauses[way].append(time.monotonic() - asked)
+                    seconds[way].append(time.monotonic() - began)
+                    writer.wait()
+        size = max(path.stat().st_size for path in folder.iterdir())
+    table = {
+        "what": f"seconds of {steps} steps with one checkpoint, and of the pause it made; medians",
+        "checkpoint_bytes": size,
+        "rows": {way: _row(seconds[way], pauses[way], statistics.median(seconds["none"])) for way in _WAYS},
+        "settings": {"preset": preset, "image_size": image_size, "batch_size": batch_size, "rounds": rounds},
+        **_circumstances(),
+    }
+    files.write_json(output, table)
+    print(json.dumps(table["rows"], indent=2))
+
+
+def _row(seconds: list[float], pauses: list[float], without: float) -> dict[str, Any]:
+    """Sums one way up."""
+    median = statistics.median(seconds)
+    return {
+        "seconds": round(median, 3),
+        "lost": round(median - without, 3),
+        "pause": round(statistics.median(pauses), 4),
+        "longest_pause": round(max(pauses), 4),
+        "all_seconds": [round(value, 3) for value in seconds],
+    }
+
+
+def _circumstances() -> dict[str, Any]:
+    """Notes what the figures depend on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {}
+    for package in ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "jax", "numpy", "safetensors"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "versions": {"python": platform.python_version(), **versions},
+        "backend": backend.running(),
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
