@@ -40,7 +40,7 @@ _COMMAND = (
 _PICTURES = {"train": 32, "val": 64}
 _BATCH_SIZE, _EPOCHS_BETWEEN_EVALUATIONS = 4, 2
 _WHERE = ("step", "checkpoint", "evaluation")
-_SECONDS = 900.0  # after which a run is taken for stuck
+_SECONDS = 3600.0  # after which a run is taken for stuck
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -147,3 +148,32 @@ def test_smoothing_keeps_a_straight_line_straight():
     np.testing.assert_allclose(metrics._smooth(np.full(500, 3.0)), 3.0)
     line = np.arange(500.0)
     np.testing.assert_allclose(metrics._smooth(line)[10:-10], line[10:-10])
+
+
+def test_an_evaluation_that_comes_again_is_not_written_twice(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        for kind in ("train", "validation"):
+            for step in (4, 8):
+                writer.write(kind, step=step, epoch=1.0, values={"loss": 1.0})
+    with metrics.MetricsWriter(tmp_path, 8, evaluates_again=True):
+        pass
+    lines = [(line["kind"], line["step"]) for line in metrics.read_lines(tmp_path / "metrics.jsonl")]
+    assert lines == [("train", 4), ("train", 8), ("validation", 4)]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=r"metrics\.jsonl` cannot be written: .*too large") as caught:
+            _write_until_full(tmp_path, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+
+
+def _write_until_full(run_dir, hard):
+    """Lets no file become larger than 100 bytes, as on a disk without room."""
+    with metrics.MetricsWriter(run_dir) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        for step in (1, 2):
+            writer.write("train", step=step, epoch=1.0, values={"loss": 1.0})

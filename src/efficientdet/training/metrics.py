@@ -87,9 +87,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Writes what is still in memory and closes the files."""
-        for file in (self._lines, self._events):
-            if file is not None:
-                file.close()
+        with files.explained(self._run_dir / LINES_FILE):  # a line that could not be written is tried again
+            for file in (self._events, self._lines):
+                if file is not None:
+                    file.close()
 
     def __enter__(self) -> Self:
         return self
