@@ -101,17 +101,21 @@ def main(
             row["identical"] = not row["different"]
             rows.append(row)
             print(json.dumps(row), flush=True)
-    table = {
+            facts = {"arrays": len(expected), "steps": pace["steps"], "seconds": round(time.monotonic() - began)}
+            files.write_json(output, _table(rows, facts))
+    if not all(row["identical"] for row in rows):
+        sys.exit(f"{sum(not row['identical'] for row in rows)} of {len(rows)} runs ended elsewhere; see {output}.")
+
+
+def _table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    """Arranges what is known so far; written after each run, since all of them take long."""
+    return {
         "what": "where runs end that were interrupted and resumed, against one that was not",
-        "rows": rows,
         "identical": sum(row["identical"] for row in rows),
-        "compared": {"arrays": len(expected), "steps": pace["steps"]},
-        "seconds": round(time.monotonic() - began),
+        "rows": rows,
+        **facts,
         **_circumstances(),
     }
-    files.write_json(output, table)
-    if table["identical"] < len(rows):
-        sys.exit(f"{len(rows) - table['identical']} of {len(rows)} runs ended elsewhere; see {output}.")
 
 
 def _moments(num_kills: int, num_terminations: int, epochs: int, seed: int) -> list[_Moment]:
