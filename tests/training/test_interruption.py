@@ -37,10 +37,10 @@ def test_before_the_first_step_a_signal_ends_the_run_at_once_with_status_75(numb
 def test_later_it_is_noted_and_the_step_goes_on(number):
     with interruption.caught() as asked:
         asked.can_wait = True
-        assert not asked.is_wanted(step=1)
+        assert not asked.is_wanted()
         os.kill(os.getpid(), number)
         assert asked.name == signal.Signals(number).name
-        assert asked.is_wanted(step=1)
+        assert asked.is_wanted()
 
 
 def test_work_that_may_be_left_off_is_left_off_at_the_next_item(said):

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from efficientdet import progress
 from efficientdet.training import processes
 
@@ -21,7 +19,6 @@ STATUS = 75
 """Exit status: the same command goes on (EX_TEMPFAIL of sysexits.h). A scheduler can requeue on it."""
 
 _NAMES = ("SIGTERM", "SIGUSR1")
-_STEPS_BETWEEN_VOTES = 10  # of several processes; all must end after the same step
 
 
 class Interrupted(SystemExit):
@@ -51,13 +48,9 @@ class Interruption:
             if not self.can_wait:
                 raise Interrupted
 
-    def is_wanted(self, step: int) -> bool:
-        """Tells whether to end after this step; several processes agree on it, every few steps."""
-        if processes.count() == 1:
-            return bool(self.name)
-        if step % _STEPS_BETWEEN_VOTES:
-            return False
-        return any(bool(votes["name"]) for votes in processes.gather({"name": np.array(bool(self.name))}))
+    def is_wanted(self) -> bool:
+        """Tells whether to end after this step. Several processes would have to agree, and do not look yet."""
+        return bool(self.name) and processes.count() == 1
 
     def guard(self, items: Iterable[Any]) -> Iterator[Any]:
         """Gives the items of work that may be left off, and leaves it off when a signal has come.

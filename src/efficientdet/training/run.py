@@ -127,7 +127,7 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
             asked.can_wait = True
             bar.advance(run.batch_size, run.note())
             run.evaluation_is_due = run.step in run.evaluation_steps
-            is_last = asked.is_wanted(run.step)
+            is_last = asked.is_wanted()
             if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
             if is_last:
