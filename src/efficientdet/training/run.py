@@ -10,7 +10,6 @@ log.txt             what was said
 """
 
 import dataclasses
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -20,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend, files, limits, progress
-from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
-from efficientdet.errors import UserError
 from efficientdet.model import anchors, weights
 from efficientdet.training import (
     checkpoint,
@@ -31,6 +28,7 @@ from efficientdet.training import (
     interruption,
     processes,
     run_directory,
+    schedule,
     validation,
 )
 from efficientdet.training.checkpoint_writer import CheckpointWriter
@@ -39,8 +37,7 @@ from efficientdet.training.interruption import Interruption
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
-
-_COUNTERS = ("ok", "is_overflow", "bad_steps", "step")  # logs of a step that have no mean
+from efficientdet.training.step_logs import StepLogs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,13 +109,13 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
         run.say(note)
     if unused := backend.unused_gpu_build():
         run.say(unused)
-    run.say(f"resumed at step {run.step} of {run.total_steps}" if newest else f"{run.total_steps} steps to {folder}")
-    total, done = run.total_steps * run.batch_size, run.step * run.batch_size
+    last = run.schedule.total_steps
+    run.say(f"resumed at step {run.step} of {last}" if newest else f"{last} steps to {folder}")
     with (
         run.metrics,
         run.checkpoints,
         processes.watched(folder, run.say),
-        progress.track("train", total, start=done) as bar,
+        progress.track("train", last * run.batch_size, start=run.step * run.batch_size) as bar,
     ):
         if run.evaluation_is_due:  # the run ended inside of it
             run.evaluate(asked)
@@ -126,14 +123,15 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
             run.train_on(batch)
             asked.can_wait = True
             bar.advance(run.batch_size, run.note())
-            run.evaluation_is_due = run.step in run.evaluation_steps
+            run.evaluation_is_due = run.step in run.schedule.evaluation_steps
             is_last = asked.is_wanted()
             if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
             if is_last:
                 raise interruption.Interrupted
             if run.evaluation_is_due:
-                run.evaluate(asked)
+                with run.logs.paused():
+                    run.evaluate(asked)
 
     # 4. What came of it.
     return run.finish()
@@ -154,9 +152,7 @@ class _Run:
         """Brings the state to the devices and compiles the step; `position` is what `save` wrote, empty at first."""
         self.config, self.dataset, self.folder, self.model = config, dataset, folder, model
         self.batch_size = config.training.batch_size
-        self.steps_per_epoch = dataset.num_examples / self.batch_size
-        self.total_steps = max(math.ceil(config.training.epochs * self.steps_per_epoch), 1)
-        self.evaluation_steps = _evaluation_steps(config.training, self.steps_per_epoch, self.total_steps)
+        self.schedule = schedule.make_schedule(config, dataset.num_examples)
         self.step = int(state["step"])
         self.best_ap: float | None = position.get("best_ap")
         self.best_step: int | None = position.get("best_step")
@@ -172,27 +168,14 @@ class _Run:
         self._replicas = make_replicas(config.training, model)
         self.state = self._replicas.place_state(state)
         self._step = self._replicas.compile(
-            make_step(model, self._anchors, config, self._schedule(), self._replicas), xla=config.training.xla
+            make_step(model, self._anchors, config, self.schedule.learning_rate, self._replicas),
+            xla=config.training.xla,
         )
         self._validate = backend.compile_function(
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
         )
-        self._began = self._window_began = time.monotonic()
-        self._pending: list[dict[str, Any]] = []  # logs since the last line of metrics.jsonl
-        self._newest: dict[str, float] = {}
-        self._waited = 0.0
-
-    def _schedule(self) -> dict[str, float]:
-        """Turns epochs into steps for `optimizer.learning_rate`."""
-        optimizer = self.config.optimizer
-        # 0.08 a batch of 64 is google/automl's rule (EfficientDet: 0.16 at 128).
-        peak = 0.08 * self.batch_size / 64 if optimizer.learning_rate is None else optimizer.learning_rate
-        return {
-            "peak": peak,
-            "start": min(optimizer.warmup_learning_rate, peak),
-            "warmup_steps": optimizer.warmup_epochs * self.steps_per_epoch,
-            "total_steps": max(optimizer.schedule_epochs * self.steps_per_epoch, float(self.total_steps)),
-        }
+        self._began = time.monotonic()
+        self.logs = StepLogs(config.training, self.metrics, self.say)
 
     def describe(self) -> str:
         """Says in one line what is trained on what."""
@@ -215,11 +198,10 @@ class _Run:
 
     def batches(self) -> Iterator[Any]:
         """Goes through the batches that are left, and notes how long the input let the device wait."""
-        batches = self.dataset.training_batches(self.step, self.total_steps)
+        batches = self.dataset.training_batches(self.step, self.schedule.total_steps)
         while True:
-            asked = time.monotonic()
-            item = next(batches, None)
-            self._waited += time.monotonic() - asked
+            with self.logs.waiting():
+                item = next(batches, None)
             if item is None:
                 return
             yield item
@@ -227,49 +209,12 @@ class _Run:
     def train_on(self, item: tuple[Any, np.ndarray]) -> None:
         """Makes one step. The logs of the step before are read, so that the device is never idle for the host."""
         batch, ids = item
-        previous = self._pending[-1] if self._pending else None
         self.state, logs = self._step(self.state, self._replicas.place_batch(batch))
-        logs = self._replicas.first(logs)
         self.step += 1
-        if previous is not None:
-            self._read(previous)
-        self._pending.append({**logs, "ids": ids, "step": self.step})
+        self.logs.add(self.step, self._replicas.first(logs), ids)
         self.checkpoints.check()
-        if self.step % self.config.training.log_every == 0 or self.step == self.total_steps:
-            self._write_line()
-
-    def _read(self, logs: dict[str, Any]) -> None:
-        """Reads the logs of a step; names its pictures if it was not finite, and stops the run after too many."""
-        self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
-        if self._newest["ok"] or self._newest["is_overflow"]:
-            return
-        limit, count = self.config.training.max_bad_steps, int(self._newest["bad_steps"])
-        images = ", ".join(map(str, logs["ids"].tolist()))
-        self.say(
-            f"step {logs['step']}: the loss or a gradient is not finite, left out ({count} in a row); images {images}"
-        )
-        if count >= limit:
-            raise UserError(
-                f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{', '.join(images.split(', ')[:8])}, ...); the last checkpoint is good. Lower "
-                "`optimizer.learning_rate`, or check the boxes."
-            )
-
-    def _write_line(self) -> None:
-        """Writes the means since the last line, the speed, and the share of time the input let the device wait."""
-        self._read(self._pending[-1])
-        rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
-        good = [row for row in rows if row["ok"]] or rows
-        seconds = time.monotonic() - self._window_began
-        values = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS}
-        values |= {
-            "learning_rate": rows[-1]["learning_rate"],
-            "skipped_steps": self.skipped_steps,
-            "images_per_second": len(rows) * self.batch_size / seconds,
-            "input_wait": self._waited / seconds,
-        }
-        self.metrics.write("train", step=self.step, epoch=self.epoch, values=values)
-        self._pending, self._waited, self._window_began = [], 0.0, time.monotonic()
+        if self.step % self.config.training.log_every == 0 or self.step == self.schedule.total_steps:
+            self.logs.write(self.epoch, skipped_steps=self.skipped_steps)
 
     @property
     def skipped_steps(self) -> int:
@@ -279,16 +224,12 @@ class _Run:
     @property
     def epoch(self) -> float:
         """Passes over the training pictures so far."""
-        return self.step / self.steps_per_epoch
+        return self.step / self.schedule.steps_per_epoch
 
     def note(self) -> str:
         """Says where the run is, for the progress bar."""
         place = f"epoch {self.epoch:.2f}/{self.config.training.epochs:g}"
-        if not self._newest:
-            return place
-        values = self._newest
-        losses = f"loss {values['loss']:.3f} (class {values['class_loss']:.3f}, box {values['box_loss']:.4f})"
-        return f"{place}, {losses}, lr {values['learning_rate']:.2e}"
+        return f"{place}, {self.logs.note}" if self.logs.note else place
 
     def evaluate(self, asked: Interruption) -> None:
         """Evaluates the averaged weights and keeps them if they are the best so far; leaves off when asked to end."""
@@ -320,7 +261,6 @@ class _Run:
         self._save_weights("last", arrays)
         self.metrics.save_curves()
         self._end_evaluation()
-        self._window_began = time.monotonic()
 
     def _end_evaluation(self) -> None:
         """Writes that the evaluation is done; the same checkpoint said before that it was due."""
@@ -373,16 +313,6 @@ class _Run:
         best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
         self.say(f"done after {self.step} steps{best}: {self.folder}")
         return summary
-
-
-def _evaluation_steps(training: configs.TrainingConfig, steps_per_epoch: float, total_steps: int) -> set[int]:
-    """Lists the steps after which the run is evaluated; the last one is among them."""
-    steps = {total_steps}
-    if training.evaluate_every:
-        count = int(training.epochs / training.evaluate_every)
-        epochs = [k * training.evaluate_every for k in range(1, count + 1)]
-        steps |= {math.ceil(epoch * steps_per_epoch) for epoch in epochs if epoch >= training.evaluate_from}
-    return {step for step in steps if step <= total_steps}
 
 
 def _percent(value: float | None) -> str:
