@@ -192,6 +192,8 @@ class TrainingConfig:
     10 bits of mantissa where the GPU can (NVIDIA, from Ampere on)."""
     devices: int = 0
     """Devices of a machine to train on; 0: all GPUs, or on JAX whatever it finds."""
+    join_seconds: float = 300.0
+    """How long the processes of a run on several machines wait for each other at the start, s."""
     batch_norm: Literal["global", "per_replica"] = "global"
     """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
@@ -266,6 +268,14 @@ class ExperimentConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """Turns a config into plain JSON values."""
     return dataclasses.asdict(config)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested objects into one with dotted names, such as `training.batch_size`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def from_dict(cls: type, values: Any, where: str) -> Any:

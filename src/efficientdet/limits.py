@@ -38,6 +38,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "training.batch_size": (1, _MANY),
     "training.epochs": (0, 1e6),
     "training.devices": (0, _MANY),
+    "training.join_seconds": (1, 1e6),
     "training.seed": (0, _MANY),
     "training.evaluate_every": (0, 1e6),
     "training.evaluate_from": (0, 1e6),

@@ -138,7 +138,12 @@ def _nvidia(
             average_decay=average_decay,
         ),
         training=TrainingConfig(
-            batch_size=batch_size, epochs=epochs, precision=precision, evaluate_every=10, evaluate_from=200
+            batch_size=batch_size,
+            epochs=epochs,
+            precision=precision,
+            batch_norm="per_replica",
+            evaluate_every=10,
+            evaluate_from=200,
         ),
     )
 

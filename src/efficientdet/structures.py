@@ -5,7 +5,7 @@ Letters: B batch, H W image px, C classes, A anchors of all levels, N boxes, K d
 """
 
 import dataclasses
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,12 @@ class Batch(GroundTruth):
 
     images: uint8[B, H, W, 3], RGB, letterboxed: the picture at the top left, zeros to its right and below.
     valid_size: int32[B, 2], height and width of the picture inside.
+    is_asked_to_end: bool[B]; only of several processes: whether a scheduler asked the one that the row is from to end.
     """
 
     images: Any
     valid_size: Any
+    is_asked_to_end: NotRequired[Any]
 
 
 class Originals(TypedDict):

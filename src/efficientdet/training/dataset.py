@@ -47,13 +47,18 @@ def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> D
     if data.train and data.source:
         raise UserError(f"`data.train` is {data.train} and `data.source` is {data.source}; give one of them.")
     if data.source:
-        from efficientdet.data import conversion
-
-        data = dataclasses.replace(data, train=str(conversion.convert_once(Path(data.source))))
+        data = dataclasses.replace(data, train=prepare_source(config))
         config = dataclasses.replace(config, data=data)
     if not data.train:
         raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
     return _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
+
+
+def prepare_source(config: ExperimentConfig) -> str:
+    """Converts the photographs of `config.data.source`, unless an earlier run did; returns the folder of records."""
+    from efficientdet.data import conversion
+
+    return str(conversion.convert_once(Path(config.data.source)))
 
 
 def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:

@@ -1,7 +1,8 @@
 """SIGTERM and SIGUSR1: a scheduler wants its machine back. The run finishes the step, saves, and exits with status 75.
 
 Before the first step is done there is nothing to save, and the run ends at once; so it does while it converts or
-compiles. A second signal ends the process without a word. Ctrl-C stays Python's.
+compiles. A second signal ends the process without a word. Ctrl-C stays Python's. Of several processes any may be asked:
+all end after the same step.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from efficientdet import progress
-from efficientdet.training import processes
 
 STATUS = 75
 """Exit status: the same command goes on (EX_TEMPFAIL of sysexits.h). A scheduler can requeue on it."""
@@ -49,16 +49,13 @@ class Interruption:
                 raise Interrupted
 
     def is_wanted(self) -> bool:
-        """Tells whether to end after this step. Several processes would have to agree, and do not look yet."""
-        return bool(self.name) and processes.count() == 1
+        """Tells whether this process was asked to end. Several have to agree on it: their step counts who was."""
+        return bool(self.name)
 
     def guard(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Gives the items of work that may be left off, and leaves it off when a signal has come.
-
-        Several processes go on to its end, since each waits for what the others found.
-        """
+        """Gives the items of work that may be left off, and leaves it off when a signal has come."""
         for item in items:
-            if self.name and processes.count() == 1:
+            if self.name:
                 raise Interrupted
             yield item
 

@@ -1,8 +1,7 @@
-"""The processes of a run on several machines: how they find each other, agree, and notice that one is gone.
+"""The processes of a run on several machines: how they connect, agree, and end when one of them is gone.
 
-JAX connects them (`jax.distributed`). They are found from SLURM (`srun`), Open MPI (`mpirun`), or Keras's three
-environment variables: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of process 0), KERAS_DISTRIBUTION_NUM_PROCESSES and
-KERAS_DISTRIBUTION_PROCESS_ID. Process 0 writes the run directory, which all of them must see.
+JAX connects them (`jax.distributed`); `launch` knows who started them, `liveness` whether they live. Process 0 writes
+the run directory, which all of them must see.
 """
 
 import contextlib
@@ -10,7 +9,6 @@ import io
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,88 +16,125 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import backend
+from efficientdet import backend, progress
 from efficientdet.errors import UserError
+from efficientdet.training import launch, liveness
+from efficientdet.training.launch import Launch
 
-_KERAS = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_PROCESS_ID")
-_START_SECONDS = 300
-_SILENT_SECONDS = 20.0
-_BEAT_SECONDS = 2.0
-LOST_STATUS = 75
-"""Exit status of a process whose run lost another one; the same command resumes (EX_TEMPFAIL, sysexits.h)."""
+_PORT_FILE = "address"
+_GRACE_SECONDS = 40.0  # in which a failed collective operation is found to come from a process that is gone
 
 
-def join() -> None:
-    """Connects this process with the others of its run, if it was started as one of several. Once; before any device.
+@contextlib.contextmanager
+def joined(folder: Path, seconds: float) -> Iterator[None]:
+    """Connects this process with the others of its run, if it is one of several, and watches them during the block.
+
+    Comes before anything asks for a device. When another process is gone, this one ends within a minute, with status
+    75 and a line that names it; a collective operation would wait for ever.
+
+    Args:
+        folder: the run directory.
+        seconds: how long to wait for the others.
 
     Raises:
-        UserError: the backend is not JAX, a variable is missing, or a process does not come.
+        UserError: the backend is not JAX, a variable is wrong, or a process does not come.
     """
-    how = _launcher()
-    if how is None:
+    own = launch.find_launch()
+    if own is None or own.count == 1:
+        yield
         return
     if backend.running() != "jax":
         raise UserError(
-            f"This is one of several processes ({how}); the TensorFlow backend trains in one. Give `--backend jax`."
+            f"This is one of {own.count} processes ({own.launcher}); the TensorFlow backend trains in one. "
+            "Give `--backend jax`."
         )
+    signs = liveness.Signs(folder, own.index, own.count)
+    try:
+        signs.wait_for_all(seconds)
+        _connect(own, folder, seconds)
+        signs.watch(lambda lost: _leave(signs, lost))
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        signs.end(is_stopped=True)
+        raise
+    except UserError as error:
+        signs.end(failure=str(error))
+        raise
+    except Exception as error:
+        # A collective operation fails when a process is gone; then that is what there is to say.
+        if lost := signs.find_lost(_GRACE_SECONDS):
+            _leave(signs, lost)
+        signs.end(failure=f"{type(error).__name__}; its output says more.")
+        raise
+    signs.end()
+
+
+def _leave(signs: liveness.Signs, lost: liveness.Lost) -> None:
+    """Ends this process: there is nothing to wait for. JAX's own way to end would wait for the process that is gone."""
+    say(lost.line)
+    signs.quiet()
+    sys.stdout.flush()
+    os._exit(lost.status)
+
+
+def say(text: str) -> None:
+    """Says something to the person, whichever process this is."""
+    prefix = f"process {index()}: " if count() > 1 else ""
+    progress.console.print(f"{prefix}{text}", soft_wrap=True, markup=False)
+
+
+def _connect(own: Launch, folder: Path, seconds: float) -> None:
+    """Lets JAX connect the processes, once each has come."""
     import jax
 
     if jax.distributed.is_initialized():
         return
-    options: dict[str, object] = {"initialization_timeout": _START_SECONDS}
-    if how == "environment":
-        options |= _keras_options()
-    else:
-        options["cluster_detection_method"] = "slurm" if how == "SLURM" else "ompi"
+    # Its own handler for SIGTERM would come in the way of `interruption`.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**options)
+        jax.distributed.initialize(
+            coordinator_address=own.address or _address_of_the_first(own, folder, seconds),
+            num_processes=own.count,
+            process_id=own.index,
+            local_device_ids=None if own.local_index is None else [own.local_index],
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(seconds),
+            shutdown_timeout_seconds=60,
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"The processes of this run ({how}) did not find each other: {reason}.") from error
+        raise UserError(f"The processes of this run ({own.launcher}) did not connect: {reason}.") from error
 
 
-def _launcher() -> str | None:
-    """Names what started this process as one of several; none: it is alone."""
-    if any(name in os.environ for name in _KERAS):
-        return "environment"
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return "SLURM"
-    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return "Open MPI"
-    return None
-
-
-def _keras_options() -> dict[str, object]:
-    """Reads Keras's three variables."""
-    missing = [name for name in _KERAS if name not in os.environ]
-    if missing:
-        raise UserError(f"`{missing[0]}` is not set; several processes need {', '.join(_KERAS)}.")
-    address, count, index = (os.environ[name] for name in _KERAS)
-    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise UserError(f"`{_KERAS[2]}` is {index} and `{_KERAS[1]}` is {count}; expected a number below another.")
-    return {
-        "coordinator_address": address.split(",")[0],
-        "num_processes": int(count),
-        "process_id": int(index),
-    }
+def _address_of_the_first(own: Launch, folder: Path, seconds: float) -> str:
+    """Finds the address of process 0 where no variable names it: process 0 writes it into the run directory."""
+    signs = folder / liveness.FOLDER
+    path = signs / _PORT_FILE
+    run = (signs / "0").read_text().split()[1]  # host and pid of process 0 tell its file from that of an earlier run
+    if own.index == 0:
+        with socket.socket() as bound:
+            bound.bind(("", 0))
+            path.write_text(f"{run} {socket.gethostname()}:{bound.getsockname()[1]}")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            whose, address = path.read_text().split()
+            if whose == run:
+                return address
+        time.sleep(0.1)
+    raise UserError(f"`{path}` has no address of process 0 after {seconds:.0f} s; look at the output of process 0.")
 
 
 def count() -> int:
     """Returns the number of processes of this run."""
-    if _launcher() is None:
-        return 1
-    import jax
-
-    return int(jax.process_count())
+    own = launch.find_launch()
+    return 1 if own is None else own.count
 
 
 def index() -> int:
     """Returns this process's number, from 0."""
-    if _launcher() is None:
-        return 0
-    import jax
-
-    return int(jax.process_index())
+    own = launch.find_launch()
+    return 0 if own is None else own.index
 
 
 def is_first() -> bool:
@@ -108,7 +143,9 @@ def is_first() -> bool:
 
 
 def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Brings what each process has to all of them; every process must call it.
+    """Brings what each process has to all of them; every process must call it, with no step under way.
+
+    On processors, JAX's operations may overtake each other; two collective ones at a time would meet the wrong partner.
 
     Args:
         arrays: of this process; names, shapes and types may differ from the others'.
@@ -134,6 +171,12 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return found
 
 
+def gather_text(text: str) -> list[str]:
+    """Brings a text of each process to all of them; every process must call it."""
+    rows = gather({"text": np.frombuffer(text.encode(), np.uint8)})
+    return [row["text"].tobytes().decode() for row in rows]
+
+
 def agree(value: int) -> int:
     """Returns process 0's value to all of them; every process must call it."""
     return int(gather({"value": np.array(value, np.int64)})[0]["value"])
@@ -152,91 +195,5 @@ def first_only(function: Callable[[], Any]) -> None:
             if count() == 1:
                 raise
             text = str(error)
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    found = gather({"error": encoded})[0]["error"]
-    if found.size:
-        raise UserError(found.tobytes().decode())
-
-
-@contextlib.contextmanager
-def watched(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Ends this process, with a line that names it, soon after another one of the run is gone.
-
-    A collective operation waits for all processes, in vain if one is dead. So each writes a sign of life into the run
-    directory every two seconds, and one whose sign has not changed for twenty is taken for gone.
-
-    Args:
-        folder: the run directory.
-        say: shows a line.
-    """
-    if count() == 1:
-        yield
-        return
-    signs = folder / ".processes"
-    signs.mkdir(exist_ok=True)
-    ended = threading.Event()
-    own = signs / str(index())
-    _sign(own, 0)
-    thread = threading.Thread(target=_watch, args=(signs, own, ended, say), daemon=True)
-    thread.start()
-    try:
-        yield
-    except BaseException as error:
-        ended.wait(0)
-        _explain(signs, error, say)
-        raise
-    finally:
-        ended.set()
-        thread.join()
-        own.write_text("done")
-
-
-def _sign(path: Path, beat: int) -> None:
-    """Writes a sign of life."""
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text(f"{beat} {socket.gethostname()} {os.getpid()}")
-    aside.replace(path)
-
-
-def _watch(signs: Path, own: Path, ended: threading.Event, say: Callable[[str], None]) -> None:
-    """Writes signs and looks at the others' until the run ends."""
-    seen: dict[str, tuple[str, float]] = {}
-    beat = 0
-    while not ended.wait(_BEAT_SECONDS):
-        beat += 1
-        _sign(own, beat)
-        for number in range(count()):
-            name = str(number)
-            text = _read(signs / name)
-            if text == "done" or name == own.name:
-                seen.pop(name, None)
-                continue
-            if name not in seen or seen[name][0] != text:
-                seen[name] = (text, time.monotonic())
-            elif time.monotonic() - seen[name][1] > _SILENT_SECONDS and not ended.is_set():
-                say(_lost(number, text))
-                sys.stdout.flush()
-                os._exit(LOST_STATUS)
-
-
-def _explain(signs: Path, error: BaseException, say: Callable[[str], None]) -> None:
-    """Waits, after a failed collective operation, until it is clear whether a process is gone; then says which."""
-    if isinstance(error, UserError | KeyboardInterrupt | SystemExit):
-        return
-    time.sleep(_SILENT_SECONDS + 3 * _BEAT_SECONDS)  # the thread ends this process if one is gone
-
-
-def _lost(number: int, text: str) -> str:
-    parts = text.split()
-    where = f" ({parts[1]}, pid {parts[2]})" if len(parts) == 3 else ""
-    return (
-        f"process {number}{where} has given no sign of life for {_SILENT_SECONDS:.0f} s; this process ends. "
-        "The last checkpoint is good: start all processes again with the same command."
-    )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    if problem := gather_text(text)[0]:
+        raise UserError(problem)

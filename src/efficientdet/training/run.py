@@ -29,10 +29,11 @@ from efficientdet.training import (
     processes,
     run_directory,
     schedule,
+    self_check,
     validation,
 )
 from efficientdet.training.checkpoint_writer import CheckpointWriter
-from efficientdet.training.dataset import Dataset, open_dataset
+from efficientdet.training.dataset import Dataset, open_dataset, prepare_source
 from efficientdet.training.interruption import Interruption
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.replicas import make_replicas
@@ -73,15 +74,17 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     limits.check(config)
     if config.training.deterministic:
         backend.use_determinism()
-    processes.join()
-    with interruption.caught() as asked:
-        return _train(config, asked)
+    folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    with interruption.caught() as asked, processes.joined(folder, config.training.join_seconds):
+        return _train(config, folder, asked)
 
 
-def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
+def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> TrainingSummary:
     """Trains until the end, or until a scheduler asked to stop."""
     # 1. What to train on; the number of classes comes from there.
-    folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    checked = self_check.check_processes(config)
+    if config.data.source:  # one process converts
+        processes.first_only(lambda: prepare_source(config))
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
     dataset = open_dataset(config, share=(processes.index(), processes.count()))
@@ -104,6 +107,8 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     asked.say = run.say
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
+    if checked:
+        run.say(checked.text())
     run.say(f"{config.model.name}: {run.describe()}")
     for note in notes if newest is None else ():
         run.say(note)
@@ -114,17 +119,16 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     with (
         run.metrics,
         run.checkpoints,
-        processes.watched(folder, run.say),
         progress.track("train", last * run.batch_size, start=run.step * run.batch_size) as bar,
     ):
         if run.evaluation_is_due:  # the run ended inside of it
             run.evaluate(asked)
         for batch in run.batches():
-            run.train_on(batch)
+            run.train_on(batch, is_asked_to_end=asked.is_wanted())
             asked.can_wait = True
             bar.advance(run.batch_size, run.note())
             run.evaluation_is_due = run.step in run.schedule.evaluation_steps
-            is_last = asked.is_wanted()
+            is_last = asked.is_wanted() if processes.count() == 1 else run.logs.is_asked_to_end
             if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
             if is_last:
@@ -206,9 +210,11 @@ class _Run:
                 return
             yield item
 
-    def train_on(self, item: tuple[Any, np.ndarray]) -> None:
+    def train_on(self, item: tuple[Any, np.ndarray], *, is_asked_to_end: bool) -> None:
         """Makes one step. The logs of the step before are read, so that the device is never idle for the host."""
         batch, ids = item
+        if processes.count() > 1:
+            batch = {**batch, "is_asked_to_end": np.full(len(batch["images"]), is_asked_to_end)}
         self.state, logs = self._step(self.state, self._replicas.place_batch(batch))
         self.step += 1
         self.logs.add(self.step, self._replicas.first(logs), ids)

@@ -15,7 +15,7 @@ from efficientdet import draw, files
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
-from efficientdet.training import checkpoint, processes
+from efficientdet.training import checkpoint, liveness, processes
 from efficientdet.training.dataset import Dataset
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.validation import ValidationResult
@@ -27,6 +27,7 @@ _FREE = {
     "run_dir",
     "training.xla",
     "training.devices",
+    "training.join_seconds",
     "training.deterministic",
     "training.evaluate_every",
     "training.evaluate_from",
@@ -86,7 +87,7 @@ def facts(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
 def _is_begun(entry: Path) -> bool:
     """Tells whether an entry of the folder is what a run leaves that was killed before it wrote its config."""
     if entry.is_dir():
-        return entry.name in _FOLDERS and not any(entry.iterdir())
+        return entry.name == liveness.FOLDER or (entry.name in _FOLDERS and not any(entry.iterdir()))
     return entry.name == ".lock" or entry.name.startswith(".partial-")
 
 
@@ -116,21 +117,13 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
-    old, new = _flatten(before), _flatten(now)
+    old, new = configs.flatten(before), configs.flatten(now)
     for name in sorted(old.keys() | new.keys()):
         if name not in _FREE and old.get(name) != new.get(name):
             raise UserError(
                 f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
                 "give the same to resume it, or another `--run-dir` to start anew."
             )
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested objects into dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def find_checkpoint(folder: Path) -> Path | None:

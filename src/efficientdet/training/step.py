@@ -62,7 +62,8 @@ def make_step(
     Returns:
         step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
         l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), is_overflow (1 if it did not
-        because of too large a loss scale), loss_scale, bad_steps.
+        because of too large a loss scale), loss_scale, bad_steps. Where the batch has is_asked_to_end: bool[B], each
+        process's own, asked_to_end counts them: the sums of a step are the one moment at which all processes agree.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
     is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
@@ -100,6 +101,8 @@ def make_step(
             "loss_scale": state["loss_scale"],
             "bad_steps": ops.cast(new["bad_steps"], "float32"),
         }
+        if "is_asked_to_end" in batch:
+            logs["asked_to_end"] = replicas.sum(ops.sum(ops.cast(batch["is_asked_to_end"], "float32")))
         return new, logs
 
     return step

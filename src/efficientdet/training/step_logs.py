@@ -11,7 +11,7 @@ from efficientdet.config import TrainingConfig
 from efficientdet.errors import UserError
 from efficientdet.training.metrics import MetricsWriter
 
-_COUNTERS = ("ok", "is_overflow", "bad_steps", "step")  # logs of a step that have no mean
+_COUNTERS = ("ok", "is_overflow", "bad_steps", "step", "asked_to_end")  # logs of a step that have no mean
 _SHOWN_IMAGES = 8
 
 
@@ -103,6 +103,11 @@ class StepLogs:
         }
         self._metrics.write("train", step=int(rows[-1]["step"]), epoch=epoch, values=values)
         self._pending, self._waited, self._began = [], 0.0, time.monotonic()
+
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Tells whether some process was asked to end when it began the newest step that was read; the same in all."""
+        return bool(self._newest.get("asked_to_end"))
 
     @property
     def note(self) -> str:

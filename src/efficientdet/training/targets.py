@@ -34,8 +34,12 @@ def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
     num_boxes = ops.cast(truth["num_boxes"], "int32")
     anchor_numbers = ops.arange(anchors.shape[0], dtype="int32")[None]
 
+    # Outside of the loop: with the batch on several devices this is a sum over them. Inside, every turn would wait for
+    # one, and on processors XLA lets those of a loop overtake others, which then meet the wrong partner (JAX 0.10.2).
+    fullest = ops.max(num_boxes)
+
     def any_left(number: Any, *_: Any) -> Any:
-        return number < ops.max(num_boxes)
+        return number < fullest
 
     def match(number: Any, best_iou: Any, best_box: Any, forced_box: Any) -> tuple[Any, ...]:
         box = ops.take(boxes, number, axis=1)[:, None]

@@ -1,0 +1,253 @@
+"""Signs of life: how the processes of a run find out which of them has not come, or is gone.
+
+A collective operation waits for all processes, in vain if one is gone, and names nobody; JAX aborts a process at once
+when process 0 is gone. So each writes a sign into the run directory every two seconds and looks at the others'. A sign
+that changes is a living process, one that has not changed for thirty seconds a dead one; no clocks are compared. A
+process that ends by itself says so in its last sign.
+
+Standard library only: what explains a process's death from outside has to start in a moment.
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from efficientdet.errors import UserError
+
+FOLDER = ".processes"
+LOST_STATUS = 75
+"""Exit status of a process whose run lost another one; the same command resumes (EX_TEMPFAIL, sysexits.h)."""
+
+_BEAT_SECONDS = 2.0
+_SILENT_SECONDS = 30.0
+_STOPPED_SECONDS = 60.0  # in which the others end too, if a scheduler stopped all
+_ALIVE, _DONE, _STOPPED, _FAILED = "alive", "done", "stopped", "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """What is known about a process that is gone."""
+
+    line: str
+    """A sentence that names it."""
+    status: int
+    """Exit status for those that are left: 75 where the same command goes on, 1 where a mistake must be mended."""
+
+
+class Signs:
+    """The signs of one process. A thread writes its own and looks at the others'."""
+
+    def __init__(self, folder: Path, index: int, count: int):
+        """Begins to write signs.
+
+        Args:
+            folder: the run directory, which all processes see; made if it is missing.
+            index: number of this process, from 0.
+            count: of all processes.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        self._folder, self._count = folder, count
+        self._own = folder / FOLDER / str(index)
+        self._others = _Others(folder / FOLDER, [number for number in range(count) if number != index])
+        self._on_lost: Callable[[Lost], None] | None = None
+        self._ended = threading.Event()
+        try:
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            self._write(_ALIVE, "0")
+        except OSError as error:
+            raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
+        self._explainer = _start_explainer(folder, index, count)
+        self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
+        self._thread.start()
+
+    def wait_for_all(self, seconds: float) -> None:
+        """Waits until each process has come: until its sign has changed while this one looked.
+
+        Raises:
+            UserError: some have not come; it names them.
+        """
+        deadline = time.monotonic() + seconds
+        while missing := self._others.missing():
+            if time.monotonic() > deadline:
+                who = " and ".join(map(str, missing))
+                raise UserError(
+                    f"Of {self._count} processes, {who} did not come within {seconds:.0f} s, or cannot see "
+                    f"`{self._folder}`; all processes need the same run directory. Look at their output."
+                )
+            time.sleep(0.1)
+
+    def watch(self, on_lost: Callable[[Lost], None]) -> None:
+        """Calls `on_lost`, from now on and in a thread, when another process is gone."""
+        self._others.settle()
+        self._on_lost = on_lost
+
+    def find_lost(self, seconds: float) -> Lost | None:
+        """Waits, for so long at most, until it is clear that a process is gone."""
+        return _wait_for_lost(self._others, seconds)
+
+    def end(self, *, is_stopped: bool = False, failure: str = "") -> None:
+        """Writes the last sign.
+
+        Args:
+            is_stopped: a scheduler asked for it.
+            failure: why the process ends before the run does.
+        """
+        self._ended.set()
+        self._thread.join()
+        kind = _STOPPED if is_stopped else _FAILED if failure else _DONE
+        with contextlib.suppress(OSError):  # the others will notice the silence
+            self._write(kind, failure)
+        self.quiet()
+
+    def quiet(self) -> None:
+        """Tells the explainer that this process ends with words of its own."""
+        _dismiss(self._explainer)
+
+    def _live(self) -> None:
+        beat = 0
+        while not self._ended.wait(_BEAT_SECONDS):
+            beat += 1
+            with contextlib.suppress(OSError):  # a full disk is the run's to tell, not this thread's
+                self._write(_ALIVE, str(beat))
+            self._others.look()
+            lost = self._others.lost()
+            if lost and self._on_lost is not None and not self._ended.is_set():
+                self._on_lost(lost)
+
+    def _write(self, kind: str, text: str) -> None:
+        """Writes in place: over a network file system, a file put in another's place may look old for a minute."""
+        self._own.write_text(f"{kind} {socket.gethostname()}:{os.getpid()} {' '.join(text.split())}")
+
+
+class _Others:
+    """What one process has seen of the others."""
+
+    def __init__(self, folder: Path, numbers: list[int]):
+        self._folder, self._numbers = folder, numbers
+        # Signs that an earlier run left do not count: only one that changes is alive.
+        self._texts = {number: self._read(number) for number in numbers}
+        self._changed: dict[int, float] = {}
+        self._names: dict[int, str] = {}
+
+    def look(self) -> None:
+        """Looks at all signs once."""
+        for number in self._numbers:
+            text = self._read(number)
+            if text and text != self._texts[number]:
+                self._texts[number] = text
+                self._changed[number] = time.monotonic()
+                self._names.setdefault(number, _parts(text)[1])
+
+    def settle(self) -> None:
+        """Takes the processes that live now for those of this run."""
+        self._names = {number: _parts(self._texts[number])[1] for number in self._changed}
+
+    def missing(self) -> list[int]:
+        """Looks, and lists the processes that have not come."""
+        self.look()
+        return [number for number in self._numbers if number not in self._changed]
+
+    def lost(self, *, is_failing: bool = False) -> Lost | None:
+        """Tells which process is gone.
+
+        Args:
+            is_failing: something went wrong here already, so a process that was stopped is the cause.
+        """
+        for number, since in list(self._changed.items()):  # another thread may look
+            kind, name, reason = _parts(self._texts[number])
+            silent = time.monotonic() - since
+            if name != self._names[number]:
+                return Lost(f"process {number} ({self._names[number]}) was started anew as {name}.", LOST_STATUS)
+            if kind == _FAILED:
+                return Lost(f"process {number} ({name}) failed: {reason}", 1)
+            if kind == _STOPPED and (is_failing or silent > _STOPPED_SECONDS):
+                return Lost(f"process {number} ({name}) was asked to stop; this one ends too.", LOST_STATUS)
+            if kind == _ALIVE and silent > _SILENT_SECONDS:
+                line = (
+                    f"process {number} ({name}) has given no sign of life for {_SILENT_SECONDS:.0f} s; this one ends. "
+                    "The last checkpoint is good: start all processes again with the same command."
+                )
+                return Lost(line, LOST_STATUS)
+        return None
+
+    def _read(self, number: int) -> str:
+        try:
+            return (self._folder / str(number)).read_text()
+        except OSError:
+            return ""
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Cuts a sign into kind, name of the process, and text."""
+    kind, _, rest = text.partition(" ")
+    name, _, text = rest.partition(" ")
+    return kind, name, text
+
+
+def _wait_for_lost(others: _Others, seconds: float) -> Lost | None:
+    deadline = time.monotonic() + seconds
+    while not (lost := others.lost(is_failing=True)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        others.look()
+    return lost
+
+
+def explain_end(folder: str, index: str, count: str) -> None:
+    """Waits beside a process until it ends; if it ended without a word, says which process of the run was gone.
+
+    The main function of a process of its own: when process 0 dies, JAX aborts all others within milliseconds.
+
+    Args:
+        folder: the run directory.
+        index: number of the process that is watched.
+        count: of all processes.
+    """
+    others = _Others(Path(folder) / FOLDER, [number for number in range(int(count)) if number != int(index)])
+    heard: list[str] = []
+    has_ended = threading.Event()
+
+    def listen() -> None:
+        heard.append(sys.stdin.read())  # until the process closes it, or dies
+        has_ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while not has_ended.wait(_BEAT_SECONDS):
+        others.look()
+    if _DONE in heard:
+        return
+    lost = _wait_for_lost(others, _SILENT_SECONDS + 3 * _BEAT_SECONDS)
+    if lost is not None:
+        print(f"process {index}: {lost.line}", file=sys.stderr, flush=True)
+
+
+def _start_explainer(folder: Path, index: int, count: int) -> "subprocess.Popen[str] | None":
+    """Starts `explain_end` for this process, in a session of its own, where Ctrl-C does not reach it."""
+    program = "import sys; from efficientdet.training import liveness; liveness.explain_end(*sys.argv[1:])"
+    words = [sys.executable, "-c", program, str(folder), str(index), str(count)]
+    try:
+        return subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        )
+    except OSError:
+        return None  # without it, JAX's own words have to do
+
+
+def _dismiss(explainer: "subprocess.Popen[str] | None") -> None:
+    """Tells the explainer that there is nothing to explain."""
+    if explainer is None or explainer.stdin is None or explainer.stdin.closed:
+        return
+    try:
+        explainer.stdin.write(_DONE)
+        explainer.stdin.close()
+        explainer.wait(timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        explainer.kill()
