@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import tree
 
 from efficientdet import backend, files, limits, progress
 from efficientdet.config import ExperimentConfig
@@ -305,6 +306,8 @@ class _Run:
 
     def finish(self) -> TrainingSummary:
         """Writes summary.json."""
+        if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.first(self.state)))):
+            self.say(same)
         summary = TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,

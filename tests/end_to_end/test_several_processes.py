@@ -1,0 +1,170 @@
+"""Two processes on JAX, connected by gloo, train as one does; one that is asked to end or is gone ends the other."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from efficientdet.model import weights
+from efficientdet.training import checkpoint, metrics
+
+_COMMAND = (
+    "train demo --backend jax --data.train synthetic --data.synthetic-classes 2 --model.image-size 64 64 "
+    "--model.backbone.width 0.25 --model.backbone.depth 0.25 --model.num-cells 1 --model.head-repeats 1 "
+    "--model.feature-channels 8 --training.batch-size 8 --training.epochs 1 --training.log-every 1 "
+    "--training.checkpoint-every 5 --training.keep-checkpoints 99 --optimizer.learning-rate 0.002 "
+    "--evaluation.batch-size 4 --evaluation.max-images 12"
+)
+_SECONDS = 900
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What JAX compiled, for all tests here; compiling is nearly all of their time."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+def _start(cache, folder, steps, index=None, port=0, **changes):
+    """Starts one process; with an index, the first or second of two."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    if index is not None:
+        environment |= {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
+        }
+    words = [sys.executable, "-m", "efficientdet", *_COMMAND.split(), "--run-dir", str(folder)]
+    words += ["--data.synthetic-examples", str(8 * steps)]
+    for name, value in changes.items():
+        words += [f"--{name.replace('__', '.').replace('_', '-')}", str(value)]
+    output = folder.with_name(f"{folder.name}-{index}.txt").open("a")
+    return subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
+def _start_both(cache, folder, steps):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    return [_start(cache, folder, steps, index, port) for index in range(2)]
+
+
+def _said(folder, index):
+    return folder.with_name(f"{folder.name}-{index}.txt").read_text()
+
+
+def _lines(folder, kind):
+    return [line for line in metrics.read_lines(folder / metrics.LINES_FILE) if line["kind"] == kind]
+
+
+def _wait_for_step(folder, step, process):
+    deadline = time.monotonic() + _SECONDS
+    while not any(line["step"] >= step for line in metrics.read_lines(folder / metrics.LINES_FILE)):
+        assert process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _newest(folder):
+    return max(folder.glob("checkpoints/step-*"), key=checkpoint.step_of)
+
+
+def _digest(path):
+    arrays = weights.read_safetensors(path)[0]
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def two(cache, tmp_path_factory):
+    """Twenty steps of two processes: the folder of their run."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    processes = _start_both(cache, folder, 20)
+    statuses = [process.wait(_SECONDS) for process in processes]
+    assert statuses == [0, 0], [_said(folder, index) for index in range(2)]
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(cache, two, tmp_path):
+    folder = tmp_path / "run"
+    assert _start(cache, folder, 20).wait(_SECONDS) == 0, _said(folder, None)
+    alone, together = (_lines(run, "train") for run in (folder, two))
+    assert [line["step"] for line in together] == list(range(1, 21))
+    for name in ("loss", "class_loss", "box_loss", "gradient_norm"):
+        values = [[line["values"][name] for line in lines] for lines in (alone, together)]
+        np.testing.assert_allclose(values[1], values[0], rtol=1e-4, err_msg=name)
+    one, both = (json.loads(next(run.glob("evaluation/*.json")).read_text()) for run in (folder, two))
+    assert one["num_images"] == both["num_images"] == 12
+    assert one["metrics"]["AP"] == pytest.approx(both["metrics"]["AP"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_processes_check_themselves_and_end_with_the_same_weights(two):
+    assert "2 processes, 2 devices: the same versions and settings, their sum is right" in _said(two, 0)
+    assert "all 2 processes have the same weights, to the bit" in _said(two, 0)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_ends_both_after_the_same_step_and_the_same_command_goes_on(cache, two, tmp_path):
+    folder = tmp_path / "run"
+    processes = _start_both(cache, folder, 20)
+    _wait_for_step(folder, 2, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(_SECONDS) for process in processes] == [75, 75], [_said(folder, i) for i in range(2)]
+    last = _lines(folder, "train")[-1]["step"]
+    assert checkpoint.step_of(_newest(folder)) == last < 20
+    processes = _start_both(cache, folder, 20)
+    assert [process.wait(_SECONDS) for process in processes] == [0, 0]
+    assert [line["step"] for line in _lines(folder, "train")] == list(range(1, 21))
+    assert _digest(_newest(folder)) == _digest(_newest(two)), "to the bit where the uninterrupted run ended"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_other_names_it_within_a_minute(cache, tmp_path, victim):
+    folder = tmp_path / "run"
+    processes = _start_both(cache, folder, 2000)
+    _wait_for_step(folder, 2, processes[0])
+    pid = processes[victim].pid
+    processes[victim].kill()
+    killed = time.monotonic()
+    other = 1 - victim
+    assert processes[other].wait(_SECONDS) != 0
+    expected = f"process {other}: process {victim} ({socket.gethostname()}:{pid}) has given no sign of life"
+    while expected not in _said(folder, other):  # JAX aborts when process 0 is gone; then another process explains it
+        assert time.monotonic() - killed < 60, _said(folder, other)
+        time.sleep(0.2)
+    weights.read_safetensors(_newest(folder))  # raises if it is torn
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_is_named(cache, tmp_path):
+    process = _start(cache, tmp_path / "run", 20, index=0, port=1, training__join_seconds=3)
+    assert process.wait(_SECONDS) == 1
+    assert "Of 2 processes, 1 did not come within 3 s" in _said(tmp_path / "run", 0)
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_are_refused_by_the_knob(cache, tmp_path):
+    folder = tmp_path / "run"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    processes = [
+        _start(cache, folder, 20, 0, port),
+        _start(cache, folder, 20, 1, port, optimizer__momentum=0.5),
+    ]
+    assert [process.wait(_SECONDS) for process in processes] == [1, 1]
+    expected = "Process 1 was started with `optimizer.momentum` 0.5, process 0 0.9; all need the same."
+    for index in range(2):
+        assert expected in _said(folder, index)
