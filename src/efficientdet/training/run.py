@@ -82,6 +82,7 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     """Trains until the end, or until a scheduler asked to stop."""
     # 1. What to train on; the number of classes comes from there.
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    processes.first_only(lambda: files.check_writable(folder / run_directory.CONFIG))
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
     config = dataclasses.replace(config, model=start.model)
     dataset = open_dataset(config, share=(processes.index(), processes.count()))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import coco_classes, presets
+from efficientdet import coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import weights
@@ -103,6 +103,7 @@ def import_weights(
     target = output or Path(f"{config.name}{weights.SUFFIX}")
     if target.exists() and not overwrite:
         raise UserError(f"`{target}` exists; give another `--output`, or `--overwrite`.")
+    files.check_writable(target)
     notes: list[str] = []
     config = with_habits(config, checkpoint, advprop=advprop, notes=notes)
     if reset_classes and classes is None:
