@@ -15,7 +15,7 @@ import numpy as np
 from efficientdet import coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import weights
+from efficientdet.model import heads, variables, weights
 from efficientdet.model.checkpoints import class_tables, matching, names, reading
 from efficientdet.model.checkpoints.tensors import Checkpoint
 from efficientdet.structures import Category
@@ -277,11 +277,8 @@ def read_detector(checkpoint: Checkpoint, config: ModelConfig, *, raw: bool = Fa
     Raises:
         UserError: a tensor is missing, left over, or of another shape or type, or has values that cannot be.
     """
-    from efficientdet.model.efficientdet import EfficientDet
-
-    model = EfficientDet(config)
-    shapes = {weights.variable_name(variable): tuple(variable.shape) for variable in model.weights}
-    return matching.read_variables(checkpoint, names.variable_sources(config, checkpoint.naming), shapes, raw=raw)
+    sources = names.variable_sources(config, checkpoint.naming)
+    return matching.read_variables(checkpoint, sources, variables.variable_shapes(config), raw=raw)
 
 
 def _without_last_class(arrays: dict[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
@@ -298,8 +295,7 @@ def _with_fresh_predictor(
     arrays: dict[str, np.ndarray], config: ModelConfig
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Puts the initial values of a class predictor into a model's arrays; also returns their paths."""
-    from efficientdet.model.efficientdet import EfficientDet
-
-    predictor = EfficientDet(config).class_head.predict
-    fresh = {weights.variable_name(variable): variable.numpy() for variable in predictor.weights}
+    head = heads.class_head(config)
+    head.build(None)
+    fresh = {variable.path: variable.numpy() for variable in head.predict.weights}
     return {**arrays, **fresh}, list(fresh)
