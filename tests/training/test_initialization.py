@@ -107,6 +107,7 @@ def test_a_backbone_leaves_the_rest_random(small, tmp_path):
 
 def test_the_habits_of_weights_are_taken_over(small, tmp_path):
     habits = {"fusion_relu": False, "normalize_twice": True, "resize": "legacy", "padding": "black"}
+    habits |= {"upsampling": "half_pixel"}
     _save(tmp_path / "start.safetensors", dataclasses.replace(small, **habits), _TWO)
     start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
     assert start.model == dataclasses.replace(small, **habits)

@@ -260,7 +260,8 @@ def test_each_kind_of_model_s_variables_have_a_place(name):
 def test_nvidia_s_habits_travel_with_its_weights(arrays, stale, tmp_path):
     importing.import_weights(_nvidia_objects(tmp_path, arrays, stale), output=tmp_path / "ours.safetensors")
     loaded = weights.load(tmp_path / "ours.safetensors").model
-    expected = dataclasses.replace(_D0, normalize_twice=True, fusion_relu=False, resize="legacy")
+    habits = {"normalize_twice": True, "fusion_relu": False, "resize": "legacy", "upsampling": "half_pixel"}
+    expected = dataclasses.replace(_D0, **habits)
     assert loaded == expected
 
 

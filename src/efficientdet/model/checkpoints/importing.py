@@ -229,8 +229,13 @@ def with_habits(
     """
     notes = [] if notes is None else notes
     if checkpoint.naming == "nvidia_objects":
-        notes.append("NVIDIA: pixels normalised twice, no ReLU on fusion weights, corner-aligned resampling")
-        config = dataclasses.replace(config, normalize_twice=True, fusion_relu=False, resize="legacy")
+        notes.append(
+            "NVIDIA: pixels normalised twice, no ReLU on fusion weights, pictures resampled from corners, features "
+            "enlarged from centres"
+        )
+        config = dataclasses.replace(
+            config, normalize_twice=True, fusion_relu=False, resize="legacy", upsampling="half_pixel"
+        )
     if checkpoint.naming == "effdet":
         notes.append("effdet: antialiased resampling")
         config = dataclasses.replace(config, resize="antialiased")
