@@ -64,13 +64,22 @@ def _cut_hdf5(folder, state, arrays):
 def _bundle_without_data(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     next(folder.glob("model.data-*")).unlink()
-    return folder / "model", "No such file or directory"
+    return folder / "model", "no complete TensorFlow checkpoint: No such file or directory"
 
 
 def _cut_bundle(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     data = next(folder.glob("model.data-*"))
     os.truncate(data, data.stat().st_size // 2)
+    return folder / "model", "lies beyond the end of model.data-00000-of-00001"
+
+
+def _a_flipped_bit_in_a_bundle(folder, state, arrays):
+    little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
+    data = next(folder.glob("model.data-*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
     return folder / "model", "damaged at"
 
 
@@ -195,6 +204,53 @@ def _a_dictionary_in_itself_many_times(folder, state, arrays):
     with zipfile.ZipFile(folder / "laughs.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(inner, protocol=2))
     return folder / "laughs.pth", "too many entries"
+
+
+def _pickled(path, body, *, legacy=False):
+    """Writes a file of PyTorch's around a pickle."""
+    if legacy:
+        path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + body)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", body)
+    return path
+
+
+def _a_note_under_a_huge_number(folder, state, arrays):
+    """Seven bytes for which Python's unpickler makes a list of 1 GB, and of 64 GB if they say so."""
+    return _pickled(folder / "memo.pth", b"\x80\x02Nr\x00\x00\x00\x04."), "its pickle is damaged"
+
+
+def _a_note_under_a_huge_number_in_the_older_form(folder, state, arrays):
+    body = b"\x80\x02Nr\x00\x00\x00\x04."
+    return _pickled(folder / "memo.pth", body, legacy=True), "its pickle is damaged"
+
+
+def _a_string_longer_than_its_file(folder, state, arrays):
+    return _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."), "no complete PyTorch file"
+
+
+def _a_million_of_sets(folder, state, arrays):
+    return _pickled(folder / "sets.pth", b"\x80\x04(" + 1_100_000 * b"\x8f" + b"t."), "its pickle is too long"
+
+
+def _an_endless_pickle_in_the_older_form(folder, state, arrays):
+    body = b"\x80\x04(" + 9 * 2**20 * b"N" + b"t."
+    return _pickled(folder / "endless.pth", body, legacy=True), "its pickle is too long"
+
+
+def _a_number_of_a_million_digits(folder, state, arrays):
+    """Its product with others would take minutes."""
+
+    class _Huge(little_checkpoints._TorchTensor):
+        def __reduce__(self):
+            rebuild, arguments = super().__reduce__()
+            return rebuild, (arguments[0], 0, (2**3_000_000, 0), (0, 0), *arguments[4:])
+
+    body = io.BytesIO()
+    with little_checkpoints._torch_names() as modules:
+        little_checkpoints._Pickler(body, modules).dump({_POINTWISE: _Huge("0", np.zeros(4, np.float32), modules)})
+    return _pickled(folder / "digits.pth", body.getvalue()), "with a strange shape"
 
 
 def _a_flipped_bit(folder, state, arrays):
