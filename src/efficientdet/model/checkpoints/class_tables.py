@@ -1,5 +1,6 @@
 """Files that name classes: one a line, or a JSON with COCO's `categories`."""
 
+import collections
 import json
 from pathlib import Path
 
@@ -48,6 +49,6 @@ def read_classes(path: Path) -> tuple[Category, ...]:
     for field in ("id", "name"):
         values = [getattr(category, field) for category in table]
         if len(set(values)) < len(values):
-            twice = next(value for value in values if values.count(value) > 1)
+            twice = collections.Counter(values).most_common(1)[0][0]
             raise UserError(f"`{path}` has the class {field} `{twice}` twice.")
     return tuple(table)

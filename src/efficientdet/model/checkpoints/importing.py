@@ -182,11 +182,16 @@ def recognize(checkpoint: Checkpoint, model: str = "", *, any_twin: bool = False
             f"`{min(present, default='none')}`)."
         )
     best = [name for name, distance in distances.items() if distance == min(distances.values())]
-    named = [name for name in best if re.search(rf"{name}(?![0-9a-z])", str(checkpoint.path).lower())]
+    named = [name for name in best if re.search(rf"(?<![0-9a-z]){name}(?![0-9a-z])", _place(checkpoint))]
     if len(best) > 1 and len(named) != 1 and not any_twin:
         raise UserError(f"`{checkpoint.path}` may be {' or '.join(best)}; say which with `--model`.")
     config = presets.find_preset((named or best)[0]).model
     return dataclasses.replace(config, num_classes=_count_classes(checkpoint, config))
+
+
+def _place(checkpoint: Checkpoint) -> str:
+    """Names a file and its folder, which may tell what is in it (`advprop/`, `efficientdet-d6/`); the rest does not."""
+    return "/".join(checkpoint.path.absolute().parts[-2:]).lower()
 
 
 def _has_channels(checkpoint: Checkpoint, config: ModelConfig) -> bool:
@@ -241,9 +246,7 @@ def with_habits(
         config = dataclasses.replace(config, resize="antialiased")
         if config.name.startswith("efficientdet-lite"):
             config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3)
-    # Only the name and its folder tell: google/automl keeps them in `advprop/`; what is above is the user's.
-    place = "/".join(checkpoint.path.parts[-2:]).lower()
-    if advprop or re.search(r"advprop|_ap([-_./]|$)", place):
+    if advprop or re.search(r"advprop|_ap([-_./]|$)", _place(checkpoint)):
         notes.append("AdvProp: pixels in -1..1, black padding" + ("" if advprop else ", as its name says"))
         config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3, padding="black")
     return config
