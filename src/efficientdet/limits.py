@@ -80,7 +80,7 @@ def check(config: ExperimentConfig) -> None:
         value = _field(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not low <= number <= high:
-                raise UserError(f"`{name}` is {value}; it must be between {low:g} and {high:g}.")
+                raise UserError(f"`{name}` is {value}; it must be between {low:,.12g} and {high:,.12g}.")
     for name in _POSITIVE:
         value = _field(config, name)
         for number in value if isinstance(value, tuple) else (value,):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import pickle
 import struct
 import zipfile
@@ -341,6 +342,10 @@ def _an_empty_folder(folder, state, arrays):
 
 def _nothing(folder, state, arrays):
     return folder / "nowhere.pth", "cannot be read: No such file"
+
+
+def _a_device(folder, state, arrays):
+    return pathlib.Path("/dev/null"), "`/dev/null` is no file"
 
 
 def _a_picture(folder, state, arrays):
