@@ -214,7 +214,11 @@ def test_check_looks_into_the_backbone(name, value):
     ("values", "part"),
     [
         pytest.param({"image_size": (8192, 8192)}, "backbone", id="4096^2 places with 96 channels"),
-        pytest.param({"image_size": (4096, 4096), "num_octaves": 30}, "list of anchors", id="90 anchors a place"),
+        pytest.param(
+            {"image_size": (4096, 4096), "num_octaves": 100, "num_classes": 1},
+            "list of anchors",
+            id="300 anchors a place",
+        ),
         pytest.param({"num_classes": 10**6}, "class head", id="a million classes"),
         pytest.param({"image_size": (1024, 1024), "feature_channels": 10**5}, "feature network", id="wide features"),
     ],
