@@ -112,8 +112,15 @@ _NAN = float("nan")
         ("model.num_cells", 0),
         ("model.head_repeats", -1),
         ("model.num_octaves", 0),
+        ("model.feature_channels", 10**6),
+        ("model.num_cells", 21),
+        ("model.head_repeats", 21),
+        ("model.anchor_scale", 1e4),
+        ("model.anchor_scale", _NAN),
         ("model.image_size", (31, 512)),
         ("model.image_size", (512, 31)),
+        ("model.image_size", (100_001, 32)),
+        ("model.image_size", (10**4000, 32)),
         ("model.min_level", 2),
         ("model.max_level", 5),
         ("model.max_level", 9),
@@ -153,6 +160,8 @@ _NAN = float("nan")
         ("model.pixel_std", (0.2, 0.0, 0.2)),
         ("model.aspect_ratios", ()),
         ("model.aspect_ratios", ((1.0, -1.0),)),
+        ("model.aspect_ratios", ((1.0, _NAN),)),
+        ("model.aspect_ratios", ((1e3, 1.0),)),
         ("model.batch_norm_momentum", 1.5),
         ("loss.match_iou", -1.0),
         ("loss.focal_gamma", -5.0),
@@ -163,7 +172,9 @@ _NAN = float("nan")
         ("training.keep_checkpoints", 0),
         ("training.max_bad_steps", 0),
         ("postprocess.max_candidates", 0),
+        ("postprocess.max_candidates", 1_000_001),
         ("postprocess.max_detections", 0),
+        ("postprocess.max_detections", 10_001),
         ("postprocess.nms_sigma", 0.0),
         ("evaluation.batch_size", 0),
         ("evaluation.max_images", -1),
@@ -191,8 +202,33 @@ def test_check_lets_the_limit_itself_pass(name, value):
     limits.check(_changed(name, value))
 
 
+@pytest.mark.parametrize("value", [0.0, 20.1])
 @pytest.mark.parametrize("name", ["width", "depth", "survival"])
-def test_check_looks_into_the_backbone(name):
-    model = dataclasses.replace(configs.ModelConfig(), backbone=configs.BackboneConfig(**{name: 0.0}))
-    with pytest.raises(UserError, match=rf"model\.backbone\.{name}` is 0"):
+def test_check_looks_into_the_backbone(name, value):
+    model = dataclasses.replace(configs.ModelConfig(), backbone=configs.BackboneConfig(**{name: value}))
+    with pytest.raises(UserError, match=rf"model\.backbone\.{name}` is {value:g}"):
         limits.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        pytest.param({"image_size": (8192, 8192)}, "backbone", id="4096^2 places with 96 channels"),
+        pytest.param(
+            {"image_size": (4096, 4096), "num_octaves": 100, "num_classes": 1},
+            "list of anchors",
+            id="300 anchors a place",
+        ),
+        pytest.param({"num_classes": 10**6}, "class head", id="a million classes"),
+        pytest.param({"image_size": (1024, 1024), "feature_channels": 10**5}, "feature network", id="wide features"),
+    ],
+)
+def test_a_picture_that_would_not_fit_into_memory_is_refused(values, part):
+    model = dataclasses.replace(configs.ModelConfig(), **values)
+    with pytest.raises(UserError, match=rf"`model\.image_size` is .*; the {part} would need"):
+        limits.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_has_values_that_can_work(name):
+    limits.check(presets.PRESETS[name])

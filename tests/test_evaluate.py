@@ -186,7 +186,12 @@ def test_a_model_with_90_outputs_is_counted_on_the_classes_of_the_dataset(tiny, 
 def test_the_command_line_tells_detections_from_weights_by_their_suffix(converted, tmp_path, capsys):
     path = tmp_path / "found.json"
     path.write_text("[]")
-    for words in (["evaluate", str(path), "--data", str(converted)], ["evaluate", "--data", str(converted), str(path)]):
+    data = str(converted)
+    for words in (
+        ["evaluate", str(path), "--data", data],
+        ["evaluate", "--data", data, str(path)],
+        ["evaluate", f"--data={data}", str(path)],
+    ):
         assert cli.main([*words, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["metrics"]["AP"] == 0
     path.write_text("[{}]")

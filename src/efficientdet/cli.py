@@ -113,7 +113,8 @@ def _run(verb: str, words: list[str]) -> int:
 
 def _has_json_file(words: list[str]) -> bool:
     """Says whether a .json file stands among the words that is no option's value."""
-    alone = [word for before, word in zip(["", *words], words, strict=False) if not before.startswith("-")]
+    takes_next = [False, *(word.startswith("-") and "=" not in word for word in words)]
+    alone = [word for is_value, word in zip(takes_next, words, strict=False) if not is_value]
     return any(word.endswith(".json") and not word.startswith("-") for word in alone)
 
 

@@ -15,6 +15,7 @@ LEAST_SIDE = 32
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
+Upsampling = Literal["legacy", "half_pixel"]
 Policy = Literal["none", "randaugment", "v0", "v1", "v2", "v3"]
 
 
@@ -57,6 +58,10 @@ class ModelConfig:
     """How a BiFPN node weighs its inputs (EfficientDet, section 3.3)."""
     fusion_relu: bool = True
     """Fast attention only: weights below 0 count as 0. NVIDIA's weights were trained without."""
+    upsampling: Upsampling = "legacy"
+    """Which pixel of the coarser level a pixel of the feature network takes. legacy: the one below its top left corner
+    (google/automl); half_pixel: the one below its centre (NVIDIA). They differ where sides are no multiples of
+    2^max_level; weights remember it."""
     activation: Literal["swish", "relu6"] = "swish"
     """Everywhere in the network; Lite has relu6."""
     min_level: int = 3

@@ -149,6 +149,8 @@ def predict(
     """
     paths = _find_pictures(images)
     targets = _targets(paths, output)
+    report = output / "predictions.json"
+    files.check_writable(report)
     for path in paths:
         image_files.read_image(path, str(path))  # a broken one stops before anything is written
     detector = Detector(weights, score_threshold=score_threshold, image_size=image_size, precision=precision, xla=xla)
@@ -161,7 +163,7 @@ def predict(
             _write_picture(target, draw.draw_detections(image, found.boxes, found.labels, found.scores, names))
             pictures[str(path)] = {**found.to_dict(), "picture": str(target)}
             bar.advance(note=path.name)
-    files.write_json(output / "predictions.json", pictures)
+    files.write_json(report, pictures)
     return Prediction(output=str(output), pictures=pictures)
 
 

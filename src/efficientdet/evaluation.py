@@ -27,6 +27,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARma
 """In COCO's order. s, m, l: boxes with an area up to 32^2, from 32^2 to 96^2, from 96^2 px on; a box on a border is of
 both sizes. max: detections of a class a picture."""
 
+_METRICS_FILE = "metrics.json"
 _MEANINGS = {
     "AP": "mean over IoU 0.50 to 0.95",
     "AP50": "IoU 0.50",
@@ -271,6 +272,9 @@ def evaluate(
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
     _check_results_name(results_name, output)
     _check_max_images(max_images)
+    if output is not None:
+        for name in (_METRICS_FILE, results_name):
+            files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split, may_lack_boxes=output is not None)
     runtime = runtimes.KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
@@ -291,14 +295,14 @@ def evaluate(
             bar.advance(int((originals["ids"] >= 0).sum()))
     result = evaluator.result()
     if output is not None:
-        files.write_json(output / "metrics.json", result.to_dict())
+        files.write_json(output / _METRICS_FILE, result.to_dict())
         coco_results.write(output / results_name, evaluator.coco_results())
     return result
 
 
 def _check_results_name(name: str, output: Path | None) -> None:
     """Raises a UserError for a name that is no name of a JSON file, or that nothing would have."""
-    if Path(name).name != name or Path(name).suffix != ".json" or name == "metrics.json":
+    if Path(name).name != name or Path(name).suffix != ".json" or name == _METRICS_FILE:
         raise UserError(
             f"`results_name` is `{name}`; expected the name of a file that ends in .json, without a folder."
         )
@@ -332,6 +336,8 @@ def evaluate_detections(
     from efficientdet.data import coco_results, pipeline, records
 
     _check_max_images(max_images)
+    if output is not None:
+        files.check_writable(output / _METRICS_FILE)
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split)
     evaluator = CocoEvaluator(opened.categories)
@@ -343,5 +349,5 @@ def evaluate_detections(
     evaluator.add_coco_results(coco_results.read(detections, image_ids, category_ids))
     result = evaluator.result()
     if output is not None:
-        files.write_json(output / "metrics.json", result.to_dict())
+        files.write_json(output / _METRICS_FILE, result.to_dict())
     return result

@@ -1,6 +1,7 @@
 """Writes files so that nobody ever sees half of one: aside, then renamed; by one process at a time; if they fit."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -35,6 +36,22 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises a UserError if a file cannot be written, before hours of work for it; nothing is left behind.
+
+    Args:
+        path: the file; where folders on the way are missing, the one that they would be made in is tried.
+    """
+    with explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = path.parent
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

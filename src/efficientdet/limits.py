@@ -3,16 +3,23 @@
 import math
 from typing import Any
 
-from efficientdet.config import LEAST_SIDE, ExperimentConfig
+from efficientdet.config import LEAST_SIDE, ExperimentConfig, ModelConfig
 from efficientdet.errors import UserError
 
 _MANY = 2**31 - 1
+# Numbers in one tensor of one picture: 4 GB. The largest published network, D7x at 1536 px, has 1.1 * 10^8.
+_MOST_NUMBERS = 2**30
+_LARGEST_SIDE = 100_000  # px
 _RANGES: dict[str, tuple[float, float]] = {
     "model.num_classes": (1, _MANY),
-    "model.feature_channels": (1, _MANY),
-    "model.num_cells": (1, 100),
-    "model.head_repeats": (0, 100),
+    "model.feature_channels": (1, 100_000),
+    "model.num_cells": (1, 20),
+    "model.head_repeats": (0, 20),
     "model.num_octaves": (1, 100),
+    "model.anchor_scale": (0, 1000),
+    "model.backbone.width": (0, 20),
+    "model.backbone.depth": (0, 20),
+    "model.backbone.survival": (0, 1),
     "model.pixel_mean": (0, 1),
     "data.synthetic_examples": (1, _MANY),
     "data.synthetic_classes": (1, _MANY),
@@ -46,8 +53,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "training.checkpoint_every": (1, _MANY),
     "training.keep_checkpoints": (1, _MANY),
     "training.max_bad_steps": (1, _MANY),
-    "postprocess.max_candidates": (1, _MANY),
-    "postprocess.max_detections": (1, _MANY),
+    "postprocess.max_candidates": (1, 1_000_000),
+    "postprocess.max_detections": (1, 10_000),
     "postprocess.score_threshold": (0, 1),
     "evaluation.batch_size": (1, _MANY),
     "evaluation.max_images": (0, _MANY),
@@ -74,7 +81,7 @@ def check(config: ExperimentConfig) -> None:
         value = _field(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not low <= number <= high:
-                raise UserError(f"`{name}` is {value}; it must be between {low:g} and {high:g}.")
+                raise UserError(f"`{name}` is {value}; it must be between {low:,.12g} and {high:,.12g}.")
     for name in _POSITIVE:
         value = _field(config, name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -83,24 +90,57 @@ def check(config: ExperimentConfig) -> None:
     for name in _BELOW_ONE:
         if not 0 <= _field(config, name) < 1:
             raise UserError(f"`{name}` is {_field(config, name)}; it must be at least 0 and below 1.")
-    model, augmentation = config.model, config.augmentation
-    if min(model.image_size) < LEAST_SIDE:
-        height, width = model.image_size
-        raise UserError(f"`model.image_size` is {height} x {width}; both numbers must be at least {LEAST_SIDE}.")
+    _check_levels(config.model)
+    check_image_size(config.model)
+    augmentation = config.augmentation
     if 0 < config.optimizer.schedule_epochs < config.training.epochs:
         raise UserError(
             f"`optimizer.schedule_epochs` is {config.optimizer.schedule_epochs:g}; it must be 0 or at least "
             f"`training.epochs` ({config.training.epochs:g}), since the learning rate is 0 from then on."
         )
-    if not model.aspect_ratios or min(min(shape) for shape in model.aspect_ratios) <= 0:
-        raise UserError(f"`model.aspect_ratios` is {model.aspect_ratios}; expected pairs of numbers above 0.")
-    if model.min_level != 3 or not 6 <= model.max_level <= 8:
-        levels = f"{model.min_level}..{model.max_level}"
-        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 6, 7 or 8.")
     if not augmentation.scale_min <= augmentation.scale_max <= 16:
         raise UserError(
             f"`augmentation.scale_max` is {augmentation.scale_max}; "
             f"it must be at least `augmentation.scale_min` ({augmentation.scale_min}) and at most 16."
+        )
+
+
+def _check_levels(model: ModelConfig) -> None:
+    """Raises a UserError for levels or anchors that cannot work."""
+    if model.min_level != 3 or not 6 <= model.max_level <= 8:
+        levels = f"{model.min_level}..{model.max_level}"
+        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 6, 7 or 8.")
+    wrong = [shape for shape in model.aspect_ratios if not all(0 < factor <= 100 for factor in shape)]
+    if wrong or not model.aspect_ratios:
+        found = f"has {wrong[0]}" if wrong else "is ()"
+        raise UserError(f"`model.aspect_ratios` {found}; expected pairs of numbers above 0, at most 100.")
+
+
+def check_image_size(model: ModelConfig, name: str = "model.image_size") -> None:
+    """Raises a UserError if pictures of a size cannot go through a network.
+
+    Args:
+        model: the network, with the size.
+        name: what the size is called.
+    """
+    height, width = model.image_size
+    if min(height, width) < LEAST_SIDE or max(height, width) > _LARGEST_SIDE:
+        raise UserError(
+            f"`{name}` is {height} x {width}; both numbers must be at least {LEAST_SIDE}, at most {_LARGEST_SIDE:,}."
+        )
+    cells = math.ceil(height / 8) * math.ceil(width / 8)
+    anchors = cells * model.num_octaves * len(model.aspect_ratios)
+    numbers = {
+        "backbone": height * width * 24 * model.backbone.width,  # 96 channels at half of each side
+        "feature network": cells * model.feature_channels,
+        "class head": anchors * model.num_classes,
+        "list of anchors": anchors * 16,
+    }
+    part = max(numbers, key=lambda part: numbers[part])
+    if numbers[part] > _MOST_NUMBERS:
+        raise UserError(
+            f"`{name}` is {height} x {width}; the {part} would need {numbers[part]:.1e} numbers for a picture, "
+            f"{_MOST_NUMBERS:.1e} is the most."
         )
 
 

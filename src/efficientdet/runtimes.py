@@ -1,15 +1,14 @@
 """What runs a model: batch -> Detections. Today Keras itself."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from efficientdet import backend
-from efficientdet import config as configs
+from efficientdet import backend, limits
 from efficientdet.config import PostprocessConfig, Precision, Resize, Switch
-from efficientdet.errors import UserError
 from efficientdet.structures import Category, Detections
 
 
@@ -37,9 +36,9 @@ class KerasRuntime:
         from efficientdet.model import anchors, pretrained, weights
         from efficientdet.model.efficientdet import EfficientDet
 
-        if image_size is not None and min(image_size) < configs.LEAST_SIDE:
-            raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
         loaded = weights.load(pretrained.find_weights(location))
+        if image_size is not None:
+            limits.check_image_size(dataclasses.replace(loaded.model, image_size=image_size), "image_size")
         self.path = loaded.path
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size

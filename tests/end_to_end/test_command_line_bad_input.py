@@ -6,8 +6,10 @@ import little_datasets
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from efficientdet import cli
+from efficientdet import cli, presets
+from efficientdet.model.checkpoints import names
 
 
 def _truncate(path, count):
@@ -94,6 +96,24 @@ def _config_file(root):
     (root / "config.json").write_text(json.dumps({"model": {"num_cells": "many"}}))
 
 
+def _file(root):
+    _picture(root)
+    (root / "file").write_text("")
+
+
+def _detections(root):
+    _file(root)
+    (root / "found.json").write_text("no JSON")
+
+
+def _checkpoint(root):
+    """Has the names of a detector, so that it is known as one, and no values that fit."""
+    _file(root)
+    sources = names.variable_sources(presets.MODELS["d0"], "effdet").values()
+    tensors = {source.name: np.zeros(9, np.float32) for source in sources}
+    save_file({**tensors, "class_net.predict.conv_pw.bias": np.zeros(810, np.float32)}, root / "d0.safetensors")
+
+
 def _nothing(root):
     pass
 
@@ -157,6 +177,45 @@ _KINDS = {
         _weights,
         lambda root: ["evaluate", str(root / "w.safetensors"), "--data", str(root / "no")],
         "no`",
+    ),
+    # What is read is of no use either: the place to write to is looked at before.
+    "nowhere to write an evaluation": (
+        _file,
+        lambda root: ["evaluate", str(root / "no"), "--data", "no", "--output", str(root / "file" / "out")],
+        "file/out/metrics.json` cannot be written: Not a directory",
+    ),
+    "nowhere to write what a count found": (
+        _detections,
+        lambda root: ["evaluate", str(root / "found.json"), "--data", "no", "--output", str(root / "file")],
+        "file/metrics.json` cannot be written: Not a directory",
+    ),
+    "nowhere to write detections": (
+        lambda root: (_file(root), (root / "out" / "found.json").mkdir(parents=True)),
+        lambda root: [
+            *("evaluate", str(root / "no"), "--data", "no", "--output", str(root / "out")),
+            *("--results-name", "found.json"),
+        ],
+        "out/found.json` cannot be written: Is a directory",
+    ),
+    "nowhere to write predictions": (
+        _file,
+        lambda root: ["predict", str(root / "no"), str(root / "in.png"), "--output", str(root / "file" / "out")],
+        "file/out/predictions.json` cannot be written: Not a directory",
+    ),
+    "nowhere to write weights": (
+        _checkpoint,
+        lambda root: ["import-weights", str(root / "d0.safetensors"), "--output", str(root / "file" / "ours")],
+        "file/ours` cannot be written: Not a directory",
+    ),
+    "nowhere to write a preview": (
+        _file,
+        lambda root: ["preview", str(root / "no"), "--output", str(root / "file" / "sheet.jpg")],
+        "file/sheet.jpg` cannot be written: Not a directory",
+    ),
+    "nowhere to write a run": (
+        _file,
+        lambda root: [*_TRAIN, str(root / "file" / "run"), "--data.source", str(root / "no")],
+        "file/run/config.json` cannot be written: Not a directory",
     ),
     "unknown backend": (_nothing, lambda root: ["describe", "d0", "--backend", "mxnet"], "`backend` is `mxnet`"),
     "no such model": (_nothing, lambda root: ["describe", "d8"], "`d8` is no preset"),

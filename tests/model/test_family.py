@@ -14,7 +14,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.config import ModelConfig
-from efficientdet.model import anchors, bifpn, efficientnet, operations
+from efficientdet.model import anchors, bifpn, efficientnet, operations, variables, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 
@@ -142,6 +142,9 @@ def test_a_model_has_its_published_numbers(expected):
         anchors=len(anchors.anchor_boxes(config)),
     )
     assert found == expected
+    # Beside the numbers, since building takes long: what is worked out without building is what has been built.
+    built = {weights.variable_name(variable): tuple(variable.shape) for variable in network.weights}
+    assert variables.variable_shapes(config) == built
 
 
 @pytest.mark.parametrize("expected", _FAMILY, ids=lambda row: row.name)

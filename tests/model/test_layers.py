@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from efficientdet.config import BackboneConfig, ModelConfig
@@ -69,6 +70,10 @@ _CASES = {
     "resample up": _Case(
         lambda dtype: layers.Resample(8, momentum=0.9, dtype=dtype),
         (2, 4, 3, 8), (2, 7, 6, 8), {"target_size": (7, 6)},
+    ),
+    "resample up from centres": _Case(
+        lambda dtype: layers.Resample(5, momentum=0.9, upsampling="half_pixel", dtype=dtype),
+        (2, 4, 3, 8), (2, 7, 6, 5), {"target_size": (7, 6)},
     ),
     "stochastic depth": _Case(lambda dtype: layers.StochasticDepth(0.5, dtype=dtype), (4, 3, 3, 8)),
     "squeeze-and-excitation": _Case(lambda dtype: SqueezeExcite(8, 2, "swish", dtype=dtype), (2, 5, 6, 8)),
@@ -243,9 +248,9 @@ def test_fusion_divides_before_it_adds_so_that_float16_does_not_overflow():
     assert np.isfinite(_fuse("fast_attention", [40000, 40000], [1, 1], "mixed_float16"))
 
 
-def _resample(x, target_size, filters=1):
+def _resample(x, target_size, filters=1, **options):
     x = np.asarray(x, np.float32)
-    layer = layers.Resample(filters, momentum=0.9)
+    layer = layers.Resample(filters, momentum=0.9, **options)
     layer.build(x.shape)
     return np.array(layer(x, target_size=target_size))
 
@@ -277,6 +282,40 @@ def test_upsampling_is_automl_s_nearest_neighbour(rng):
     x = rng.normal(size=(1, 5, 6, 1)).astype(np.float32)
     rows, columns = np.arange(9) * 5 // 9, np.arange(11) * 6 // 11
     np.testing.assert_array_equal(_resample(x, (9, 11)), x[:, rows][:, :, columns])
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [
+        pytest.param([1, 2, 3, 4, 5], 10, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5], id="5 to 10: twice"),
+        pytest.param([1, 2, 3, 4, 5], 9, [1, 1, 2, 2, 3, 4, 4, 5, 5], id="5 to 9: the one in the middle once"),
+        pytest.param([1, 2, 3, 4], 7, [1, 1, 2, 3, 3, 4, 4], id="4 to 7: a centre on a border goes on"),
+        pytest.param([1, 2], 3, [1, 2, 2], id="2 to 3"),
+        pytest.param([7], 1, [7], id="1 to 1: untouched"),
+    ],
+)
+def test_enlarging_a_row_from_centres(values, width, expected):
+    x = _row(*values)
+    np.testing.assert_array_equal(_resample(x, (1, width), upsampling="half_pixel").ravel(), expected)
+    as_column = _resample(x.transpose(0, 2, 1, 3), (width, 1), upsampling="half_pixel")
+    np.testing.assert_array_equal(as_column.ravel(), expected)
+
+
+def test_enlarging_from_centres_is_tensorflow_s_nearest_neighbour():
+    """NVIDIA's network calls this operation; whether a centre on a border goes on is a matter of its rounding."""
+    for size in range(1, 200):
+        for target in (2 * size - 1, 2 * size):
+            row = np.arange(size, dtype=np.float32).reshape(1, 1, size, 1)
+            expected = tf.image.resize(row, (1, target), method="nearest")
+            np.testing.assert_array_equal(layers.nearest_pixels(size, target), np.ravel(expected))
+
+
+def test_enlarging_from_centres_and_from_corners_differ_in_both_axes(rng):
+    x = rng.normal(size=(1, 5, 6, 2)).astype(np.float32)
+    rows, columns = [0, 0, 1, 1, 2, 3, 3, 4, 4], [0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 5]
+    found = _resample(x, (9, 11), filters=2, upsampling="half_pixel")
+    np.testing.assert_array_equal(found, x[:, rows][:, :, columns])
+    assert (found != _resample(x, (9, 11), filters=2)).any()
 
 
 def test_resampling_can_shrink_one_axis_and_keep_the_other():

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from efficientdet import config as configs
 from efficientdet.errors import UserError
-from efficientdet.model import weights
+from efficientdet.model import variables, weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
 
@@ -33,7 +36,7 @@ def model():
 def saved(model, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
-        weights.variable_name(variable): rng.normal(size=variable.shape).astype(np.float32)
+        weights.variable_name(variable): np.abs(rng.normal(size=variable.shape)).astype(np.float32)
         for variable in model.weights
     }
     path = tmp_path / "weights.safetensors"
@@ -81,6 +84,7 @@ def _change_model(**values):
 
 
 _STEM = "backbone/stem/kernel"
+_VARIANCE = "backbone/stem_norm/moving_variance"
 _BROKEN = {
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no complete safetensors file"),
     "empty": (lambda path: path.write_bytes(b""), "no complete safetensors file"),
@@ -117,20 +121,85 @@ _BROKEN = {
         lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].T.copy()})),
         "has the shape (8, 3, 3, 3)",
     ),
-    "half precision": (lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].astype("f2")})), "the type float16"),
+    "half precision": (lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].astype("f2")})), "the type F16"),
     "not finite": (lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM] * np.nan})), "that are not finite"),
+    "a variance below 0": (
+        lambda p: _change(p, lambda a, _: a.update({_VARIANCE: -1 - a[_VARIANCE] ** 2})),
+        f"`{_VARIANCE}` has values below 0",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", _BROKEN)
-def test_a_broken_file_is_one_line_that_names_it(model, saved, kind):
+def test_a_broken_file_is_one_line_that_names_it(saved, kind):
     path, _ = saved
     spoil, expected = _BROKEN[kind]
     spoil(path)
     with pytest.raises(UserError) as caught:
-        weights.assign(model, weights.load(path))
+        weights.load(path)
     assert str(path) in str(caught.value)
     assert expected in str(caught.value)
+
+
+_HUGE = {
+    "wide features": (_change_model(feature_channels=100_000), "more problems"),
+    "features beyond all limits": (_change_model(feature_channels=10**6), "`model.feature_channels` is 1000000"),
+    "many cells": (_change_model(num_cells=20), "`feature_network/cell_1_node_0/"),
+    "a deep backbone": (_change_model(backbone={"depth": 20.0, "width": 0.25}), "is missing, and"),
+    "a deeper backbone": (_change_model(backbone={"depth": 1e9}), "`model.backbone.depth` is 1000000000.0"),
+    "a wide backbone": (_change_model(backbone={"width": 20.0, "depth": 0.25}), "has the shape"),
+    "many anchors": (_change_model(num_octaves=100), "has the shape"),
+    "large pictures": (_change_model(image_size=[20_000, 20_000]), "the backbone would need"),
+    "larger pictures": (_change_model(image_size=[10**9, 10**9]), "at most 100,000"),
+    "many candidates": (
+        lambda _, metadata: metadata.update(postprocess='{"max_candidates": 2147483648}'),
+        "`postprocess.max_candidates` is 2147483648",
+    ),
+    "many detections": (
+        lambda _, metadata: metadata.update(postprocess='{"max_detections": 2147483647}'),
+        "`postprocess.max_detections` is 2147483647",
+    ),
+    "many classes": (
+        lambda arrays, metadata: (
+            _change_model(num_classes=10**5)(arrays, metadata),
+            metadata.update(categories=json.dumps([{"id": n, "name": ""} for n in range(10**5)])),
+        ),
+        "has the shape",
+    ),
+}
+_IN_LITTLE_MEMORY = """
+import pathlib, resource, sys
+from efficientdet import backend, runtimes
+from efficientdet.errors import UserError
+backend.choose()
+from efficientdet.model import anchors, efficientdet, pretrained
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+for path in sys.argv[1:]:
+    try:
+        runtimes.KerasRuntime(path)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_a_file_that_claims_a_huge_network_is_refused_in_little_memory(saved, tmp_path):
+    path, _ = saved
+    paths = []
+    for kind, (change, _) in _HUGE.items():
+        paths.append(tmp_path / f"{kind}.safetensors")
+        shutil.copy(path, paths[-1])
+        _change(paths[-1], change)
+    command = [sys.executable, "-c", _IN_LITTLE_MEMORY, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == len(_HUGE)
+    for line, made, (_, expected) in zip(said, paths, _HUGE.values(), strict=True):
+        assert str(made) in line
+        assert expected in line
 
 
 def test_a_file_of_thousands_of_classes_is_known_as_ours(model, saved, tmp_path):
@@ -142,11 +211,11 @@ def test_a_file_of_thousands_of_classes_is_known_as_ours(model, saved, tmp_path)
     assert not weights.is_ours(tmp_path / "nowhere")
 
 
-def test_several_problems_are_counted(model, saved):
+def test_several_problems_are_counted(saved):
     path, _ = saved
     _change(path, lambda arrays, _: [arrays.pop(name) for name in list(arrays)[:3]])
     with pytest.raises(UserError, match="and 2 more problems"):
-        weights.assign(model, weights.load(path))
+        weights.load(path)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(saved, tmp_path):
@@ -159,5 +228,6 @@ def test_a_file_that_cannot_be_written_is_one_line(saved, tmp_path):
 def test_a_config_is_kept_whole(saved):
     path, _ = saved
     changed = dataclasses.replace(_MODEL, fusion="sum", activation="relu6", pixel_mean=(0.5, 0.5, 0.5))
-    weights.save(path, {}, changed, _CATEGORIES)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in variables.variable_shapes(changed).items()}
+    weights.save(path, arrays, changed, _CATEGORIES)
     assert weights.load(path).model == changed

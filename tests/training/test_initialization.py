@@ -107,6 +107,7 @@ def test_a_backbone_leaves_the_rest_random(small, tmp_path):
 
 def test_the_habits_of_weights_are_taken_over(small, tmp_path):
     habits = {"fusion_relu": False, "normalize_twice": True, "resize": "legacy", "padding": "black"}
+    habits |= {"upsampling": "half_pixel"}
     _save(tmp_path / "start.safetensors", dataclasses.replace(small, **habits), _TWO)
     start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
     assert start.model == dataclasses.replace(small, **habits)
@@ -130,13 +131,12 @@ def test_weights_of_another_model_do_not_fit(small, tmp_path):
     ],
     ids=["not finite", "half precision", "no predictor", "no box head"],
 )
-def test_weights_are_taken_whole_or_refused(change, message, small, tmp_path):
-    arrays = _save(tmp_path / "start.safetensors", small, _TWO)
-    change(arrays)
-    weights.save(tmp_path / "start.safetensors", arrays, small, _TWO)
-    config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
+def test_a_start_is_taken_whole_or_refused(change, message, small, tmp_path):
+    _save(tmp_path / "start.safetensors", small, _TWO)
+    start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
+    change(start.arrays)
     with pytest.raises(UserError, match=f"`weights` does not fit tiny: {message}"):
-        _started(config, _TWO)
+        initialization.assign_start(EfficientDet(small), start, _TWO)
 
 
 def test_weights_that_know_other_anchors_are_taken_with_a_word(small, tmp_path):

@@ -16,7 +16,7 @@ from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, T
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import checkpoint, metrics
+from efficientdet.training import checkpoint, dataset, metrics, run_directory
 from efficientdet.training.run import train
 
 
@@ -85,6 +85,24 @@ def test_a_run_writes_what_the_design_says(finished):
     assert configs.load(run / "config.json") == dataclasses.replace(
         config, model=dataclasses.replace(config.model, num_classes=2)
     )
+
+
+def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
+    config = _config(tiny, tmp_path / "run")
+    opened = dataset.open_dataset(config)
+    run_directory.claim(config, opened)
+    (tmp_path / "run" / "checkpoints" / "step-00000001.safetensors").touch()
+    path = tmp_path / "run" / "config.json"
+    before = json.loads(path.read_text())
+    del before["model"]["upsampling"]
+    path.write_text(json.dumps(before))
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, upsampling="half_pixel"))
+    with pytest.raises(UserError, match=r"with model\.upsampling = 'legacy', this one has 'half_pixel'"):
+        run_directory.claim(other, opened)
+    run_directory.claim(config, opened)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="cannot be read"):
+        run_directory.claim(config, opened)
 
 
 @pytest.mark.slow

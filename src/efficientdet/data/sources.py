@@ -158,6 +158,8 @@ def read_text(path: Path) -> str:
         UserError: it is missing, unreadable, no text, or too large.
     """
     try:
+        if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
+            raise UserError(f"`{path}` is no file.")
         if path.stat().st_size > MAX_ANNOTATION_BYTES:
             raise UserError(
                 f"`{path}` is larger than {MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it into several files."

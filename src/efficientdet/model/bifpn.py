@@ -49,7 +49,9 @@ class Node(keras.layers.Layer):
         self.activation, self.filters = config.activation, config.feature_channels
         # An input with other channels has a projection of its own here, even where another node uses the same input.
         self.resamples = [
-            layers.Resample(self.filters, momentum=momentum, name=f"resample_{i}", dtype=dtype)
+            layers.Resample(
+                self.filters, momentum=momentum, upsampling=config.upsampling, name=f"resample_{i}", dtype=dtype
+            )
             for i in range(num_inputs)
         ]
         self.fusion = layers.Fusion(config.fusion, relu=config.fusion_relu, name="fusion", dtype=dtype)

@@ -6,10 +6,9 @@ import keras
 from keras import ops
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import anchors
+from efficientdet.model import heads
 from efficientdet.model.bifpn import BiFPN
 from efficientdet.model.efficientnet import EfficientNet
-from efficientdet.model.heads import Head, class_bias
 from efficientdet.structures import RawPredictions
 
 
@@ -65,14 +64,13 @@ class EfficientDet(keras.Model):
         super().__init__(name=kwargs.pop("name", "efficientdet"), dtype=precision, **kwargs)
         self.config = config
         momentum = config.batch_norm_momentum
-        per_cell = anchors.anchors_per_cell(config)
         self.normalize = Normalize(config, name="normalize", dtype=precision)
         self.backbone = EfficientNet(
             config.backbone, activation=config.activation, momentum=momentum, name="backbone", dtype=precision
         )
         self.feature_network = BiFPN(config, name="feature_network", dtype=precision)
-        self.class_head = Head(config, per_cell, config.num_classes, class_bias(), name="class_head", dtype=precision)
-        self.box_head = Head(config, per_cell, 4, 0.0, name="box_head", dtype=precision)
+        self.class_head = heads.class_head(config, precision)
+        self.box_head = heads.box_head(config, precision)
         self.build(None)
 
     def build(self, input_shape: Any) -> None:

@@ -48,6 +48,16 @@ def round_filters(filters: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
+def stem_filters(config: BackboneConfig) -> int:
+    """Counts the channels behind the stem."""
+    return STEM_FILTERS if config.fixed_ends else round_filters(STEM_FILTERS, config.width)
+
+
+def squeezed_filters(filters: int) -> int:
+    """Counts the channels inside the squeeze-and-excitation of a block with `filters` at its input."""
+    return max(1, int(filters * SQUEEZE_RATIO))
+
+
 def stages(config: BackboneConfig) -> list[Stage]:
     """Scales table 1 by the config's width and depth."""
     scaled = []
@@ -56,6 +66,12 @@ def stages(config: BackboneConfig) -> list[Stage]:
         repeats = stage.repeats if fixed else math.ceil(config.depth * stage.repeats)
         scaled.append(dataclasses.replace(stage, repeats=repeats, filters=round_filters(stage.filters, config.width)))
     return scaled
+
+
+def feature_filters(config: BackboneConfig) -> list[int]:
+    """Counts the channels of P3, P4, P5: those of the last stage of each stride."""
+    filters = [stage.filters for stage in stages(config)]
+    return [filters[2], filters[4], filters[6]]
 
 
 def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
@@ -142,8 +158,9 @@ class Block(keras.layers.Layer):
         )
         self.depthwise_norm = layers.batch_norm("depthwise_norm", momentum, dtype)
         if squeeze_excite:
-            squeezed = max(1, int(in_filters * SQUEEZE_RATIO))
-            self.squeeze = SqueezeExcite(inner, squeezed, activation, name="squeeze_excite", dtype=dtype)
+            self.squeeze = SqueezeExcite(
+                inner, squeezed_filters(in_filters), activation, name="squeeze_excite", dtype=dtype
+            )
         self.project = _conv(stage.filters, 1, 1, "project", dtype)
         self.project_norm = layers.batch_norm("project_norm", momentum, dtype)
         if self.has_skip and survival < 1:
@@ -186,12 +203,12 @@ class EfficientNet(keras.layers.Layer):
         """Makes stem and blocks."""
         super().__init__(**kwargs)
         self.activation = activation
-        stem_filters = STEM_FILTERS if config.fixed_ends else round_filters(STEM_FILTERS, config.width)
-        self.stem = _conv(stem_filters, 3, 2, "stem", self.dtype_policy)
+        filters = stem_filters(config)
+        self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
         self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy)
         self.blocks: list[Block] = []
         self.levels: list[int] = []  # the level of each block's output
-        scaled, level, filters = stages(config), 1, stem_filters
+        scaled, level = stages(config), 1
         total = sum(stage.repeats for stage in scaled)
         for stage in scaled:
             for repeat in range(stage.repeats):

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import layers
+from efficientdet.model import anchors, layers
 
 PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: what an untrained class head answers everywhere
 
@@ -19,6 +19,18 @@ PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: what an untrained class head
 def class_bias() -> float:
     """Returns the logit of the prior probability, -4.595."""
     return -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+
+
+def class_head(config: ModelConfig, dtype: layers.Dtype = None) -> "Head":
+    """Makes the class head of a model: `num_classes` logits an anchor."""
+    return Head(
+        config, anchors.anchors_per_cell(config), config.num_classes, class_bias(), name="class_head", dtype=dtype
+    )
+
+
+def box_head(config: ModelConfig, dtype: layers.Dtype = None) -> "Head":
+    """Makes the box head of a model: 4 deltas an anchor."""
+    return Head(config, anchors.anchors_per_cell(config), 4, 0.0, name="box_head", dtype=dtype)
 
 
 class Head(keras.layers.Layer):

@@ -7,12 +7,25 @@ and right), batch normalisation with epsilon 1e-3.
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from efficientdet.config import Upsampling
 
 BATCH_NORM_EPSILON = 1e-3
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
 
 Dtype = Any  # a name of a Keras dtype policy or the policy itself
+
+
+def nearest_pixels(size: int, target_size: int) -> np.ndarray:
+    """Finds the old pixel below the centre of each new one: int32[target_size].
+
+    In float32 as TensorFlow does it, since some centres lie on the border between two pixels.
+    """
+    scale = np.float32(size) / np.float32(target_size)
+    centers = (np.arange(target_size, dtype=np.float32) + np.float32(0.5)) * scale
+    return np.minimum(np.floor(centers).astype(np.int32), size - 1)
 
 
 def activate(x: Any, activation: str) -> Any:
@@ -131,16 +144,18 @@ class Resample(keras.layers.Layer):
     """Brings a feature map to the size and the channels of another level (EfficientDet, figure 2 and 3).
 
     Other channels: 1 x 1 convolution with bias, then batch normalisation, before any pooling. Larger: max-pooling of
-    stride s and window s + 1 with s = (in - 1) // out + 1. Smaller: each pixel doubled, the surplus row or column of
-    an odd size cut off (google/automl's nearest neighbour, floor(i * in / out), is the same).
+    stride s and window s + 1 with s = (in - 1) // out + 1. Smaller: nearest neighbour; pixel i is the old pixel
+    floor(i * in / out) in google/automl (`legacy`) and floor((i + 1/2) * in / out) in NVIDIA's network (`half_pixel`).
+    Each old pixel is there twice then; where the new size is odd, one is there once: in google/automl the last, in
+    NVIDIA's network one in the middle.
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, target h, target w, filters]
     """
 
-    def __init__(self, filters: int, *, momentum: float, **kwargs: Any):
+    def __init__(self, filters: int, *, momentum: float, upsampling: Upsampling = "legacy", **kwargs: Any):
         """Takes the target's channels; its size is given to `call`, since images differ in size."""
         super().__init__(**kwargs)
-        self.filters, self.momentum = filters, momentum
+        self.filters, self.momentum, self.upsampling = filters, momentum, upsampling
 
     def build(self, input_shape: Any) -> None:
         """Makes convolution and normalisation where the channels differ."""
@@ -162,6 +177,9 @@ class Resample(keras.layers.Layer):
         if height >= target_height and width >= target_width:
             strides = ((height - 1) // target_height + 1, (width - 1) // target_width + 1)
             return ops.max_pool(x, (strides[0] + 1, strides[1] + 1), strides, padding="same")
+        if self.upsampling == "half_pixel" and target_size != (2 * height, 2 * width):
+            rows, columns = nearest_pixels(height, target_height), nearest_pixels(width, target_width)
+            return ops.take(ops.take(x, rows, axis=1), columns, axis=2)
         doubled = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
         return doubled[:, :target_height, :target_width]
 

@@ -4,9 +4,10 @@ Nothing in such a file is executed when it is read (as with pickle or a Keras ar
 by their path in the network, `backbone/stem/kernel`; values are float32. Files of a run hold the averaged weights.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import efficientdet
 from efficientdet import config as configs
 from efficientdet import files, limits
 from efficientdet.errors import UserError
+from efficientdet.model import variables
 from efficientdet.structures import Category
 
 FORMAT = "efficientdet-keras weights 1"
@@ -94,11 +96,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     Raises:
         UserError: the file is missing, cut short, or of another kind.
     """
+    with _opened(path) as file:
+        return _read_arrays(file), dict(file.metadata() or {})
+
+
+def _read_arrays(file: Any) -> dict[str, np.ndarray]:
+    """Reads all arrays; together they are not larger than the file."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a safetensors file; what goes wrong while it is read is one line."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"`{path}` does not exist.") from error
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -111,11 +127,26 @@ def load(location: str | Path) -> Weights:
     Args:
         location: a file, or the folder of a run.
 
+    Returns:
+        Every variable of the model, of its shape, finite.
+
     Raises:
-        UserError: nothing is there, or it is not a weights file of this project.
+        UserError: nothing is there, it is not a weights file of this project, or a variable is missing, left over, of
+            another shape, or not finite; the first is named, the others counted.
     """
     path = find(location)
-    arrays, metadata = read_safetensors(path)
+    with _opened(path) as file:
+        model, categories, postprocess = _read_facts(path, dict(file.metadata() or {}))
+        _check_variables(path, model, file)
+        arrays = _read_arrays(file)
+    _check_values(path, arrays)
+    return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)
+
+
+def _read_facts(
+    path: Path, metadata: dict[str, str]
+) -> tuple[configs.ModelConfig, tuple[Category, ...], configs.PostprocessConfig]:
+    """Reads what a weights file says of itself."""
     if metadata.get("format") != FORMAT:
         raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
     try:
@@ -138,7 +169,43 @@ def load(location: str | Path) -> Weights:
         limits.check(configs.ExperimentConfig(model=model, postprocess=postprocess))
     except UserError as error:
         raise UserError(f"`{path}` has settings that cannot work: {error}") from error
-    return Weights(path=path, model=model, categories=categories, postprocess=postprocess, arrays=arrays)
+    return model, categories, postprocess
+
+
+def _check_variables(path: Path, model: configs.ModelConfig, file: Any) -> None:
+    """Raises if the tensors of a file are not the variables of its model; neither is in memory yet.
+
+    So a file that claims a huge network and does not hold it costs nothing.
+    """
+    expected = variables.variable_shapes(model)
+    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    problems = [f"`{name}` is missing" for name in expected if name not in found]
+    problems += [f"`{name}` is unknown to the model" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        shape, dtype = tuple(found[name].get_shape()), found[name].get_dtype()
+        if shape != expected[name]:
+            problems.append(f"`{name}` has the shape {shape}; expected {expected[name]}")
+        elif dtype != "F32":
+            problems.append(f"`{name}` has the type {dtype}; expected F32 (float32)")
+    _raise(path, problems)
+
+
+def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises if values cannot be those of a network."""
+    problems = [f"`{name}` has values that are not finite" for name in arrays if not np.isfinite(arrays[name]).all()]
+    problems += [
+        f"`{name}` has values below 0"
+        for name, array in arrays.items()
+        if name.endswith("/moving_variance") and (array < 0).any()
+    ]
+    _raise(path, problems)
+
+
+def _raise(path: Path, problems: list[str]) -> None:
+    """Raises one line for a list of problems, if there are any: the first, and how many more."""
+    if problems:
+        others = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+        raise UserError(f"`{path}` does not fit its model: {problems[0]}{others}.")
 
 
 def is_ours(path: Path) -> bool:
@@ -169,26 +236,8 @@ def find(location: str | Path) -> Path:
 
 
 def assign(model: Any, weights: Weights) -> None:
-    """Puts weights into a model; every variable and every array must find its partner.
-
-    Raises:
-        UserError: one is missing, left over, of another shape, or not finite; the first is named, the others counted.
-    """
-    variables = {variable_name(variable): variable for variable in model.weights}
-    problems = [f"`{name}` is missing" for name in variables if name not in weights.arrays]
-    problems += [f"`{name}` is unknown to the model" for name in weights.arrays if name not in variables]
-    for name, variable in variables.items():
-        array = weights.arrays.get(name)
-        if array is None:
-            continue
-        if tuple(array.shape) != tuple(variable.shape):
-            problems.append(f"`{name}` has the shape {tuple(array.shape)}; expected {tuple(variable.shape)}")
-        elif array.dtype != np.float32:
-            problems.append(f"`{name}` has the type {array.dtype}; expected float32")
-        elif not np.isfinite(array).all():
-            problems.append(f"`{name}` has values that are not finite")
-    if problems:
-        others = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
-        raise UserError(f"`{weights.path}` does not fit its model: {problems[0]}{others}.")
-    for name, variable in variables.items():
+    """Puts weights into a model with the same variables as theirs."""
+    named = {variable_name(variable): variable for variable in model.weights}
+    assert named.keys() == weights.arrays.keys()
+    for name, variable in named.items():
         variable.assign(weights.arrays[name])

@@ -15,7 +15,7 @@ from efficientdet.model.checkpoints import backbones
 from efficientdet.structures import Category
 
 # How the authors of weights trained them; a model that starts from weights has to go on so.
-_HABITS = ("fusion_relu", "pixel_mean", "pixel_std", "normalize_twice", "resize", "padding")
+_HABITS = ("fusion_relu", "upsampling", "pixel_mean", "pixel_std", "normalize_twice", "resize", "padding")
 # What else gives the same variables another meaning; it is the run's own choice, but not without a word.
 _MEANINGS = ("fusion", "activation", "anchor_scale", "num_octaves", "aspect_ratios")
 _BACKBONE = "backbone/"

@@ -64,6 +64,7 @@ def preview(
     if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
     limits.check(config)
+    files.check_writable(output)
     opened = datasets.open_dataset(_configure(config, data, num_pictures))
     names = [category.name for category in opened.categories]
     batch, ids = next(iter(opened.training_batches(0, 1)))

@@ -84,6 +84,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     """Trains until the end, or until a scheduler asked to stop."""
     # 1. What to train on; the number of classes comes from there.
     checked = self_check.check_processes(config)
+    processes.first_only(lambda: files.check_writable(folder / run_directory.CONFIG))
     if config.data.source:  # one process converts
         processes.first_only(lambda: prepare_source(config))
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)

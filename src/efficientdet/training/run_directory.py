@@ -115,9 +115,13 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
     """Compares with the config of the run that is there."""
     try:
         before = json.loads(path.read_text())
+        if not isinstance(before, dict):
+            raise ValueError("it is no object")
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
-    old, new = configs.flatten(before), configs.flatten(now)
+    # A knob that is newer than the run has its default there.
+    defaults = json.loads(json.dumps(configs.to_dict(ExperimentConfig())))
+    old, new = {**configs.flatten(defaults), **configs.flatten(before)}, configs.flatten(now)
     for name in sorted(old.keys() | new.keys()):
         if name not in _FREE and old.get(name) != new.get(name):
             raise UserError(

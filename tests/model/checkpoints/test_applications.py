@@ -187,6 +187,22 @@ def _of_b1_in_keras_3(folder, rng):
     return folder / "b1.weights.h5"
 
 
+def _with_a_huge_tensor(folder, rng):
+    """HDF5 stores nothing for values that were never written; Keras would read 4 TB."""
+    path = _write_as_published(_network(rng), folder / "b0.h5")
+    with h5py.File(path, "a") as file:
+        (name,) = [name for name in _names_of_datasets(file) if name.endswith("stem_conv/kernel")]
+        del file[name]
+        file.create_dataset(name, shape=(2**40,), dtype="float32", chunks=(1024,))
+    return path
+
+
+def _names_of_datasets(file):
+    names = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
+
+
 def _without_a_block_in_keras_3(folder, rng):
     network = _network(rng)
     path = folder / "b0.weights.h5"
@@ -204,6 +220,7 @@ def _without_a_block_in_keras_3(folder, rng):
         pytest.param(_cut, "does not fit efficientnetb0", id="cut short"),
         pytest.param(_pytorch, "is no .h5 file", id="another kind"),
         pytest.param(_with_classifier, "does not fit efficientnetb0", id="with its classifier"),
+        pytest.param(_with_a_huge_tensor, r"kernel` has the shape \(1099511627776,\)", id="a huge tensor"),
         pytest.param(_of_b1, "does not fit efficientnetb0", id="of B1"),
         pytest.param(_of_b1_in_keras_3, "does not fit efficientnetb0", id="of B1, Keras 3"),
         pytest.param(_without_a_block_in_keras_3, "does not fit efficientnetb0", id="a layer is missing, Keras 3"),

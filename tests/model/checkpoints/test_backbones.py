@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from efficientdet import coco_classes, presets
 from efficientdet.errors import UserError
-from efficientdet.model import efficientnet, weights
+from efficientdet.model import efficientnet, variables, weights
 from efficientdet.model.checkpoints import backbones
 
 _D0, _LITE0 = presets.MODELS["d0"], presets.MODELS["lite0"]
@@ -64,9 +64,9 @@ def _nvidia_saved_model_with_a_classifier(folder, arrays):
 
 
 def _weights_of_ours(folder, arrays):
-    # The reader takes the backbone, whatever else there is.
     path = folder / "ours.safetensors"
-    weights.save(path, {**arrays, "class_head/predict/pointwise/bias": np.ones(810)}, _D0, coco_classes.CATEGORIES)
+    others = {name: np.ones(shape, np.float32) for name, shape in variables.variable_shapes(_D0).items()}
+    weights.save(path, {**others, **arrays}, _D0, coco_classes.CATEGORIES)
     return path
 
 

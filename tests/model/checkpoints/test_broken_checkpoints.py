@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import pickle
 import struct
 import zipfile
@@ -64,13 +65,22 @@ def _cut_hdf5(folder, state, arrays):
 def _bundle_without_data(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     next(folder.glob("model.data-*")).unlink()
-    return folder / "model", "No such file or directory"
+    return folder / "model", "no complete TensorFlow checkpoint: No such file or directory"
 
 
 def _cut_bundle(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     data = next(folder.glob("model.data-*"))
     os.truncate(data, data.stat().st_size // 2)
+    return folder / "model", "lies beyond the end of model.data-00000-of-00001"
+
+
+def _a_flipped_bit_in_a_bundle(folder, state, arrays):
+    little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
+    data = next(folder.glob("model.data-*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
     return folder / "model", "damaged at"
 
 
@@ -109,6 +119,12 @@ def _not_a_number(folder, state, arrays):
     name = "box_net.predict.conv_pw.bias"
     bad = {**state, name: np.full_like(state[name], np.nan)}
     return _saved(folder / "nan.safetensors", bad), f"`{name}` has values that are not finite"
+
+
+def _a_number_beyond_float32(folder, state, arrays):
+    name = "box_net.predict.conv_pw.bias"
+    bad = {**state, name: np.full(state[name].shape, 1e300)}
+    return _saved(folder / "large.safetensors", bad), f"`{name}` has values that are not finite"
 
 
 def _a_variance_below_0(folder, state, arrays):
@@ -197,6 +213,53 @@ def _a_dictionary_in_itself_many_times(folder, state, arrays):
     return folder / "laughs.pth", "too many entries"
 
 
+def _pickled(path, body, *, legacy=False):
+    """Writes a file of PyTorch's around a pickle."""
+    if legacy:
+        path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + body)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", body)
+    return path
+
+
+def _a_note_under_a_huge_number(folder, state, arrays):
+    """Seven bytes for which Python's unpickler makes a list of 1 GB, and of 64 GB if they say so."""
+    return _pickled(folder / "memo.pth", b"\x80\x02Nr\x00\x00\x00\x04."), "its pickle is damaged"
+
+
+def _a_note_under_a_huge_number_in_the_older_form(folder, state, arrays):
+    body = b"\x80\x02Nr\x00\x00\x00\x04."
+    return _pickled(folder / "memo.pth", body, legacy=True), "its pickle is damaged"
+
+
+def _a_string_longer_than_its_file(folder, state, arrays):
+    return _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."), "no complete PyTorch file"
+
+
+def _a_million_of_sets(folder, state, arrays):
+    return _pickled(folder / "sets.pth", b"\x80\x04(" + 1_100_000 * b"\x8f" + b"t."), "its pickle is too long"
+
+
+def _an_endless_pickle_in_the_older_form(folder, state, arrays):
+    body = b"\x80\x04(" + 9 * 2**20 * b"N" + b"t."
+    return _pickled(folder / "endless.pth", body, legacy=True), "its pickle is too long"
+
+
+def _a_number_of_a_million_digits(folder, state, arrays):
+    """Its product with others would take minutes."""
+
+    class _Huge(little_checkpoints._TorchTensor):
+        def __reduce__(self):
+            rebuild, arguments = super().__reduce__()
+            return rebuild, (arguments[0], 0, (2**3_000_000, 0), (0, 0), *arguments[4:])
+
+    body = io.BytesIO()
+    with little_checkpoints._torch_names() as modules:
+        little_checkpoints._Pickler(body, modules).dump({_POINTWISE: _Huge("0", np.zeros(4, np.float32), modules)})
+    return _pickled(folder / "digits.pth", body.getvalue()), "with a strange shape"
+
+
 def _a_flipped_bit(folder, state, arrays):
     """The archive has a checksum of each storage, which is looked at when its values are read."""
     little_checkpoints.write_pytorch(folder / "flipped.pth", state)
@@ -279,6 +342,10 @@ def _an_empty_folder(folder, state, arrays):
 
 def _nothing(folder, state, arrays):
     return folder / "nowhere.pth", "cannot be read: No such file"
+
+
+def _a_device(folder, state, arrays):
+    return pathlib.Path("/dev/null"), "`/dev/null` is no file"
 
 
 def _a_picture(folder, state, arrays):

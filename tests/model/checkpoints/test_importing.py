@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from efficientdet import coco_classes, presets
 from efficientdet.errors import UserError
-from efficientdet.model import weights
-from efficientdet.model.checkpoints import importing, names
+from efficientdet.model import variables, weights
+from efficientdet.model.checkpoints import importing, names, tensors
 from efficientdet.model.efficientdet import EfficientDet
 
 _D0 = presets.MODELS["d0"]
@@ -260,7 +260,8 @@ def test_each_kind_of_model_s_variables_have_a_place(name):
 def test_nvidia_s_habits_travel_with_its_weights(arrays, stale, tmp_path):
     importing.import_weights(_nvidia_objects(tmp_path, arrays, stale), output=tmp_path / "ours.safetensors")
     loaded = weights.load(tmp_path / "ours.safetensors").model
-    expected = dataclasses.replace(_D0, normalize_twice=True, fusion_relu=False, resize="legacy")
+    habits = {"normalize_twice": True, "fusion_relu": False, "resize": "legacy", "upsampling": "half_pixel"}
+    expected = dataclasses.replace(_D0, **habits)
     assert loaded == expected
 
 
@@ -311,6 +312,35 @@ def test_as_many_other_classes_begin_anew_too(arrays, stale, tmp_path):
     loaded = weights.load(options["output"])
     np.testing.assert_allclose(loaded.arrays["class_head/predict/pointwise/bias"], -np.log(99), rtol=1e-6)
     assert [category.id for category in loaded.categories] == list(range(1, 91))
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        pytest.param("weights/efficientdet-d6.h5", "efficientdet-d6", id="name of the file"),
+        pytest.param("tf_efficientdet_d7_53-6d1d7a95/model.h5", "efficientdet-d7", id="name of its folder"),
+        pytest.param("fred7/model.h5", None, id="a name that ends so"),
+        pytest.param("d7/weights/model.h5", None, id="a folder further up"),
+        pytest.param("d7x/model.h5", None, id="another model"),
+        pytest.param("d6/d7.h5", None, id="both"),
+    ],
+)
+def test_d6_and_d7_are_told_apart_by_their_name_alone(place, expected, tmp_path):
+    config = presets.MODELS["d6"]
+    shapes = variables.variable_shapes(config)
+    described = {
+        source.name: tensors.Tensor(key=source.name, shape=shapes[path], dtype="float32", read=lambda: None)
+        for path, source in names.variable_sources(config, "automl").items()
+    }
+    checkpoint = tensors.Checkpoint(
+        path=tmp_path / place, format="", naming="automl", tensors=described, averages={}, set_aside={}
+    )
+    assert importing.recognize(checkpoint, any_twin=True).feature_channels == config.feature_channels
+    if expected is None:
+        with pytest.raises(UserError, match="may be d6 or d7; say which with `--model`"):
+            importing.recognize(checkpoint)
+    else:
+        assert importing.recognize(checkpoint).name == expected
 
 
 def test_lite3_and_lite3x_are_told_apart_by_their_channels(tmp_path):

@@ -10,6 +10,7 @@ exact, because the stem pads with zeros after the normalisation. A difference of
 
 import contextlib
 import dataclasses
+import math
 import re
 import sys
 import warnings
@@ -24,6 +25,7 @@ from efficientdet import presets
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import efficientnet
+from efficientdet.model.checkpoints import hdf5
 
 IMAGENET = "imagenet"
 _NETWORKS: dict[str, Callable[..., Any]] = {
@@ -158,6 +160,7 @@ def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
         raise UserError(f"`{path}` is no .h5 file; {expected}.")
     network = make_network(weights=None, include_top=False)
     try:
+        _check_sizes(network, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", UserWarning)  # what the file lacks stays random, says Keras
@@ -165,6 +168,17 @@ def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
     except (OSError, KeyError, RuntimeError, ValueError, UserWarning) as error:
         raise UserError(f"`{path}` does not fit {network.name} ({_first_line(error)}); {expected}.") from error
     return network
+
+
+def _check_sizes(network: Any, path: Path) -> None:
+    """Raises if a file says that it holds more numbers than any variable has.
+
+    Keras reads a tensor before it looks at its shape, and HDF5 stores nothing for values that were never written.
+    """
+    largest = max(math.prod(variable.shape) for variable in network.weights)
+    for name, tensor in hdf5.read_datasets(path).items():
+        if math.prod(tensor.shape) > largest:
+            raise ValueError(f"`{name}` has the shape {tensor.shape}")
 
 
 def _normalization_factors(

@@ -13,7 +13,7 @@ import numpy as np
 
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import efficientnet, weights
+from efficientdet.model import variables, weights
 from efficientdet.model.checkpoints import applications, hdf5, importing, matching, names, reading
 
 IMAGENET = "imagenet"
@@ -86,13 +86,8 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
         return {name: array for name, array in loaded.arrays.items() if name.startswith("backbone/")}
     checkpoint = reading.open_checkpoint(path)
     if checkpoint.naming in names.BACKBONES:
-        network = efficientnet.EfficientNet(
-            config.backbone, activation=config.activation, momentum=config.batch_norm_momentum, name="backbone"
-        )
-        network.build((None, None, None, 3))
-        shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
         sources = names.variable_sources(config, checkpoint.naming)
-        return matching.read_variables(checkpoint, sources, shapes)
+        return matching.read_variables(checkpoint, sources, variables.backbone_shapes(config.backbone))
     detector = importing.recognize(checkpoint, any_twin=True)
     _check_pixels(path, importing.with_habits(detector, checkpoint), config)
     arrays = importing.read_detector(checkpoint, detector)

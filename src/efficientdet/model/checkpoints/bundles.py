@@ -1,15 +1,17 @@
 """TensorFlow's checkpoints: variables by name (TensorFlow 1) or by their place in a graph of objects (TensorFlow 2).
 
-Only the variables' file is read, of a SavedModel too: its graph, which could do anything, is never loaded.
+Only the variables' files are read, of a SavedModel too: its graph, which could do anything, is never loaded. The index
+is checked before TensorFlow opens it (see `index_tables`).
 """
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from efficientdet.errors import UserError
+from efficientdet.model.checkpoints import index_tables
 from efficientdet.model.checkpoints.tensors import Tensor
 
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"
@@ -69,8 +71,8 @@ def _latest(folder: Path) -> Path | None:
     return folder / match[1]
 
 
-def open_bundle(prefix: Path) -> Any:
-    """Opens a checkpoint for reading.
+def read_variables(prefix: Path) -> dict[str, Tensor]:
+    """Describes all tensors of a checkpoint by the keys of the file.
 
     Raises:
         UserError: it is damaged.
@@ -78,30 +80,26 @@ def open_bundle(prefix: Path) -> Any:
     import tensorflow as tf
 
     try:
-        return tf.train.load_checkpoint(str(prefix))
-    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-        raise UserError(f"`{prefix}` is no complete TensorFlow checkpoint: {_first_line(error)}.") from error
-
-
-def read_variables(prefix: Path) -> dict[str, Tensor]:
-    """Describes all tensors of a checkpoint by the keys of the file."""
-    reader = open_bundle(prefix)
-    types = reader.get_variable_to_dtype_map()
+        entries = index_tables.read_index(prefix)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"`{prefix}` is no complete TensorFlow checkpoint: {reason}.") from error
+    reader = functools.cache(lambda: tf.train.load_checkpoint(str(prefix)))
     return {
         key: Tensor(
-            key=key, shape=tuple(shape), dtype=types[key].name, read=functools.partial(_read, reader, prefix, key)
+            key=key, shape=entry.shape, dtype=entry.dtype, read=functools.partial(_read, reader, prefix, key, entry)
         )
-        for key, shape in reader.get_variable_to_shape_map().items()
+        for key, entry in entries.items()
     }
 
 
-def _read(reader: Any, prefix: Path, key: str) -> Any:
-    """Reads a tensor."""
+def _read(reader: Callable[[], Any], prefix: Path, key: str, entry: index_tables.Entry) -> Any:
+    """Reads a tensor; TensorFlow compares its checksum, but takes any memory for a string."""
     import tensorflow as tf
 
     try:
-        return reader.get_tensor(key)
-    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+        return index_tables.read_string(entry) if entry.dtype == "string" else reader().get_tensor(key)
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError) as error:
         raise UserError(f"`{prefix}` is damaged at `{key}`: {_first_line(error)}.") from error
 
 
@@ -119,7 +117,7 @@ class ObjectGraph:
 
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         try:
-            graph.ParseFromString(bytes(tensors[_GRAPH_KEY].read()))
+            graph.ParseFromString(tensors[_GRAPH_KEY].read())
         except (DecodeError, TypeError) as error:
             raise UserError(f"`{prefix}` has a damaged object graph; the checkpoint cannot be read.") from error
         self._nodes = graph.nodes

@@ -1,5 +1,6 @@
 """Files that name classes: one a line, or a JSON with COCO's `categories`."""
 
+import collections
 import json
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def read_classes(path: Path) -> tuple[Category, ...]:
     if path.is_dir():
         path = path / "dataset.json"
     try:
+        if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
+            raise UserError(f"`{path}` is no file; expected names of classes.")
         if path.stat().st_size > _LARGEST:
             raise UserError(f"`{path}` has {path.stat().st_size} bytes; expected names of classes.")
         text = path.read_text(encoding="utf-8")
@@ -48,6 +51,6 @@ def read_classes(path: Path) -> tuple[Category, ...]:
     for field in ("id", "name"):
         values = [getattr(category, field) for category in table]
         if len(set(values)) < len(values):
-            twice = next(value for value in values if values.count(value) > 1)
+            twice = collections.Counter(values).most_common(1)[0][0]
             raise UserError(f"`{path}` has the class {field} `{twice}` twice.")
     return tuple(table)

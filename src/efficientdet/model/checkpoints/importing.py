@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import coco_classes, presets
+from efficientdet import coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import weights
+from efficientdet.model import heads, variables, weights
 from efficientdet.model.checkpoints import class_tables, matching, names, reading
 from efficientdet.model.checkpoints.tensors import Checkpoint
 from efficientdet.structures import Category
@@ -103,6 +103,7 @@ def import_weights(
     target = output or Path(f"{config.name}{weights.SUFFIX}")
     if target.exists() and not overwrite:
         raise UserError(f"`{target}` exists; give another `--output`, or `--overwrite`.")
+    files.check_writable(target)
     notes: list[str] = []
     config = with_habits(config, checkpoint, advprop=advprop, notes=notes)
     if reset_classes and classes is None:
@@ -181,11 +182,16 @@ def recognize(checkpoint: Checkpoint, model: str = "", *, any_twin: bool = False
             f"`{min(present, default='none')}`)."
         )
     best = [name for name, distance in distances.items() if distance == min(distances.values())]
-    named = [name for name in best if re.search(rf"{name}(?![0-9a-z])", str(checkpoint.path).lower())]
+    named = [name for name in best if re.search(rf"(?<![0-9a-z]){name}(?![0-9a-z])", _place(checkpoint))]
     if len(best) > 1 and len(named) != 1 and not any_twin:
         raise UserError(f"`{checkpoint.path}` may be {' or '.join(best)}; say which with `--model`.")
     config = presets.find_preset((named or best)[0]).model
     return dataclasses.replace(config, num_classes=_count_classes(checkpoint, config))
+
+
+def _place(checkpoint: Checkpoint) -> str:
+    """Names a file and its folder, which may tell what is in it (`advprop/`, `efficientdet-d6/`); the rest does not."""
+    return "/".join(checkpoint.path.absolute().parts[-2:]).lower()
 
 
 def _has_channels(checkpoint: Checkpoint, config: ModelConfig) -> bool:
@@ -228,16 +234,19 @@ def with_habits(
     """
     notes = [] if notes is None else notes
     if checkpoint.naming == "nvidia_objects":
-        notes.append("NVIDIA: pixels normalised twice, no ReLU on fusion weights, corner-aligned resampling")
-        config = dataclasses.replace(config, normalize_twice=True, fusion_relu=False, resize="legacy")
+        notes.append(
+            "NVIDIA: pixels normalised twice, no ReLU on fusion weights, pictures resampled from corners, features "
+            "enlarged from centres"
+        )
+        config = dataclasses.replace(
+            config, normalize_twice=True, fusion_relu=False, resize="legacy", upsampling="half_pixel"
+        )
     if checkpoint.naming == "effdet":
         notes.append("effdet: antialiased resampling")
         config = dataclasses.replace(config, resize="antialiased")
         if config.name.startswith("efficientdet-lite"):
             config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3)
-    # Only the name and its folder tell: google/automl keeps them in `advprop/`; what is above is the user's.
-    place = "/".join(checkpoint.path.parts[-2:]).lower()
-    if advprop or re.search(r"advprop|_ap([-_./]|$)", place):
+    if advprop or re.search(r"advprop|_ap([-_./]|$)", _place(checkpoint)):
         notes.append("AdvProp: pixels in -1..1, black padding" + ("" if advprop else ", as its name says"))
         config = dataclasses.replace(config, pixel_mean=(0.5,) * 3, pixel_std=(0.5,) * 3, padding="black")
     return config
@@ -276,11 +285,8 @@ def read_detector(checkpoint: Checkpoint, config: ModelConfig, *, raw: bool = Fa
     Raises:
         UserError: a tensor is missing, left over, or of another shape or type, or has values that cannot be.
     """
-    from efficientdet.model.efficientdet import EfficientDet
-
-    model = EfficientDet(config)
-    shapes = {weights.variable_name(variable): tuple(variable.shape) for variable in model.weights}
-    return matching.read_variables(checkpoint, names.variable_sources(config, checkpoint.naming), shapes, raw=raw)
+    sources = names.variable_sources(config, checkpoint.naming)
+    return matching.read_variables(checkpoint, sources, variables.variable_shapes(config), raw=raw)
 
 
 def _without_last_class(arrays: dict[str, np.ndarray], num_classes: int) -> dict[str, np.ndarray]:
@@ -297,8 +303,7 @@ def _with_fresh_predictor(
     arrays: dict[str, np.ndarray], config: ModelConfig
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Puts the initial values of a class predictor into a model's arrays; also returns their paths."""
-    from efficientdet.model.efficientdet import EfficientDet
-
-    predictor = EfficientDet(config).class_head.predict
-    fresh = {weights.variable_name(variable): variable.numpy() for variable in predictor.weights}
+    head = heads.class_head(config)
+    head.build(None)
+    fresh = {variable.path: variable.numpy() for variable in head.predict.weights}
     return {**arrays, **fresh}, list(fresh)

@@ -105,7 +105,8 @@ def _read(checkpoint: Checkpoint, source: Source, raw: bool) -> np.ndarray:
     array = np.asarray(tensor.read())
     if math.prod(array.shape) != math.prod(tensor.shape):
         raise UserError(f"`{checkpoint.path}` is damaged at `{tensor.key}`: it has {array.size} numbers.")
-    array = array.reshape(tensor.shape).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is said later
+        array = array.reshape(tensor.shape).astype(np.float32)
     if source.entry is not None:
         return array[source.entry]
     return array if source.axes is None else np.ascontiguousarray(array.transpose(source.axes))

@@ -290,8 +290,7 @@ def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
 def _feature_network_modules(config: ModelConfig) -> Iterator[_Module]:
     """Goes through P6 and the nodes; only where channels differ has a node convolutions for its inputs."""
     channels = config.feature_channels
-    filters = [stage.filters for stage in efficientnet.stages(config.backbone)]
-    by_level = [filters[2], filters[4], filters[6]]  # P3, P4, P5
+    by_level = efficientnet.feature_filters(config.backbone)
     num_levels = config.max_level - config.min_level + 1
     if by_level[-1] != channels:
         fields: dict[str, str | int] = {"level": 6, "number": 0, "below": 6 - config.min_level}
