@@ -118,7 +118,8 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
         progress.track("train", last * run.batch_size, start=run.step * run.batch_size) as bar,
     ):
         if run.evaluation_is_due:  # the run ended inside of it
-            run.evaluate(asked)
+            with run.logs.paused():
+                run.evaluate(asked)
         for batch in run.batches():
             run.train_on(batch)
             asked.can_wait = True
