@@ -1,7 +1,8 @@
 """A training run: ExperimentConfig -> a run directory, on one page.
 
 config.json         everything needed to repeat the run
-metrics.jsonl       losses, learning rate, speed and AP, one JSON object a line; also tensorboard/ and curves.png
+metrics.jsonl       losses, learning rate, speed, memory and AP, one JSON object a line; also tensorboard/, curves.png
+                    and what `logging` asks for
 checkpoints/        the whole state, for resume
 weights/            averaged weights for use: best and last
 evaluation/         pictures with truth and detections, and the metrics of each evaluation
@@ -26,15 +27,16 @@ from efficientdet.training import (
     engine,
     initialization,
     interruption,
+    metrics,
     processes,
     run_directory,
     schedule,
+    tracking,
     validation,
 )
 from efficientdet.training.checkpoint_writer import CheckpointWriter
 from efficientdet.training.dataset import Dataset, open_dataset
 from efficientdet.training.interruption import Interruption
-from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
 from efficientdet.training.step_logs import StepLogs
@@ -71,6 +73,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
         Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
     """
     limits.check(config)
+    tracking.check(config)
     if config.training.deterministic:
         backend.use_determinism()
     processes.join()
@@ -134,8 +137,8 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
                 with run.logs.paused():
                     run.evaluate(asked)
 
-    # 4. What came of it.
-    return run.finish()
+        # 4. What came of it.
+        return run.finish()
 
 
 class _Run:
@@ -159,9 +162,6 @@ class _Run:
         self.best_step: int | None = position.get("best_step")
         self.evaluation_is_due: bool = position.get("evaluation_is_due", False)
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
-        self.metrics = MetricsWriter(
-            folder, self.step, evaluates_again=self.evaluation_is_due, is_silent=not processes.is_first()
-        )
         self.checkpoints = CheckpointWriter(
             folder / "checkpoints", model, run_directory.facts(config, dataset), config.training.keep_checkpoints
         )
@@ -176,6 +176,14 @@ class _Run:
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
         )
         self._began = time.monotonic()
+        self.metrics = metrics.open_writer(
+            config,
+            folder,
+            self.step,
+            evaluates_again=self.evaluation_is_due,
+            num_devices=self._replicas.count,
+            say=self.say,
+        )
         self.logs = StepLogs(config.training, self.metrics, self.say)
 
     def describe(self) -> str:
@@ -299,7 +307,8 @@ class _Run:
         self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
 
     def finish(self) -> TrainingSummary:
-        """Writes summary.json."""
+        """Writes summary.json, once the last checkpoint is written."""
+        self.checkpoints.wait()
         summary = TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,
@@ -311,6 +320,7 @@ class _Run:
         )
         if processes.is_first():
             files.write_json(self.folder / "summary.json", summary.to_dict())
+        self.metrics.finish(summary.to_dict())
         best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
         self.say(f"done after {self.step} steps{best}: {self.folder}")
         return summary

@@ -36,6 +36,9 @@ _FREE = {
     "training.max_bad_steps",
     "evaluation.batch_size",
     "evaluation.max_images",
+    "logging.time_log",
+    "logging.wandb",
+    "logging.mlflow",
 }
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
@@ -116,21 +119,13 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
         before = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
-    old, new = _flatten(before), _flatten(now)
+    old, new = configs.flatten(before), configs.flatten(now)
     for name in sorted(old.keys() | new.keys()):
         if name not in _FREE and old.get(name) != new.get(name):
             raise UserError(
                 f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
                 "give the same to resume it, or another `--run-dir` to start anew."
             )
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested objects into dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def find_checkpoint(folder: Path) -> Path | None:

@@ -95,7 +95,9 @@ class StepLogs:
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
         good = [row for row in rows if row["ok"]] or rows
         seconds = time.monotonic() - self._began
-        values = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS}
+        values: dict[str, float | None] = {
+            name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS
+        }
         values |= {
             "learning_rate": rows[-1]["learning_rate"],
             "skipped_steps": skipped_steps,
