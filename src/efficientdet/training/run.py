@@ -91,6 +91,8 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=str(folder))
     processes.first_only(lambda: run_directory.claim(config, dataset))
+    if (ended := _ended(folder)) is not None:
+        return ended
 
     # 2. The network and its state, new or resumed.
     from efficientdet.model.efficientdet import EfficientDet
@@ -139,6 +141,18 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
 
         # 4. What came of it.
         return run.finish()
+
+
+def _ended(folder: Path) -> TrainingSummary | None:
+    """Reads how the run of a folder ended, if it has."""
+    values = run_directory.read_summary(folder)
+    if values is None or values.keys() != {field.name for field in dataclasses.fields(TrainingSummary)}:
+        return None
+    summary = TrainingSummary(**values)
+    if processes.is_first():
+        text = f"done before, after {summary.steps} steps{_best(summary)}: {folder}"
+        progress.console.print(text, soft_wrap=True, markup=False)
+    return summary
 
 
 class _Run:
@@ -319,11 +333,14 @@ class _Run:
             seconds=time.monotonic() - self._began,
         )
         if processes.is_first():
-            files.write_json(self.folder / "summary.json", summary.to_dict())
+            files.write_json(self.folder / run_directory.SUMMARY, summary.to_dict())
         self.metrics.finish(summary.to_dict())
-        best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
-        self.say(f"done after {self.step} steps{best}: {self.folder}")
+        self.say(f"done after {self.step} steps{_best(summary)}: {self.folder}")
         return summary
+
+
+def _best(summary: TrainingSummary) -> str:
+    return "" if summary.best_ap is None else f", best AP {_percent(summary.best_ap)}"
 
 
 def _percent(value: float | None) -> str:

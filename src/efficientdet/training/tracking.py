@@ -129,9 +129,9 @@ class Tracker:
         self._calls.put(lambda client: client.finish(summary))
 
     def close(self) -> None:
-        """Waits until everything is sent, but not for ever, and not for a service that never answered."""
+        """Waits until everything is sent, but not for ever."""
         self._calls.put(None)
-        self._thread.join(_CLOSE_SECONDS if self._opened.is_set() else 0)
+        self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
             self._say(f"`logging.{self._name}`: {self._calls.qsize()} calls are not sent; the client does not end.")
         elif self._lost:
