@@ -1,6 +1,8 @@
 """How much memory a run holds: of the process, and of the devices it trains on."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 from efficientdet import backend
@@ -34,3 +36,13 @@ def device_peak() -> float | None:
         names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
         peaks = [tf.config.experimental.get_memory_info(name)["peak"] for name in names]
     return max(peaks) / _MB if peaks else None
+
+
+def trim() -> None:
+    """Gives memory that was freed back to the system, where the C library can (glibc).
+
+    Left to itself it keeps pages between pieces that are still in use: a small model's run on a CPU grew by 17 MB over
+    ten evaluations, though nothing was held.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

@@ -27,6 +27,7 @@ from efficientdet.training import (
     engine,
     initialization,
     interruption,
+    memory,
     metrics,
     processes,
     run_directory,
@@ -289,6 +290,7 @@ class _Run:
         """Writes that the evaluation is done; the same checkpoint said before that it was due."""
         self.evaluation_is_due = False
         self.save()
+        memory.trim()
 
     def _save_weights(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes averaged weights as weights/<name>."""
