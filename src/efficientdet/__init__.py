@@ -24,6 +24,7 @@ __all__ = [
     "predict",
     "preview",
     "train",
+    "train_seeds",
 ]
 
 _HOMES = {
@@ -41,9 +42,10 @@ _HOMES = {
     "predict": "efficientdet.detector",
     "preview": "efficientdet.training.previews",
     "train": "efficientdet.training.run",
+    "train_seeds": "efficientdet.training.seeds",
 }
 
-_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "preview", "train"}
+_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "preview", "train", "train_seeds"}
 
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from efficientdet.structures import Category
     from efficientdet.training.previews import preview
     from efficientdet.training.run import train
+    from efficientdet.training.seeds import train_seeds
 
 
 def __getattr__(name: str) -> Any:

@@ -95,7 +95,7 @@ def _run(verb: str, words: list[str]) -> int:
         name = "evaluate_detections"
     function = getattr(importlib.import_module(module), name)
     if verb == "train":
-        result = function(_training_config(words))
+        result = _train(function, words)
     elif verb == "preview":
         result = _preview(function, words)
     else:
@@ -125,6 +125,17 @@ def _call(verb: str, function: Callable[..., Any], words: list[str]) -> Any:
     return tyro.cli(function, args=words, prog=f"efficientdet {verb}")
 
 
+def _train(function: Callable[..., Any], words: list[str]) -> Any:
+    """Trains once, or once a seed of `--seeds`."""
+    words, text = _take_option(words, "--seeds")
+    config = _training_config(words)
+    if text is None:
+        return function(config)
+    from efficientdet.training import seeds
+
+    return seeds.train_seeds(config, seeds.parse(text))
+
+
 def _training_config(words: list[str]) -> Any:
     """Reads `train PRESET [--config FILE] [--section.knob value ...]`."""
     import tyro
@@ -139,7 +150,8 @@ def _training_config(words: list[str]) -> Any:
         start = presets.find_preset("d0")
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "
-        f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead."
+        f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead. "
+        "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation."
     )
     return tyro.cli(
         ExperimentConfig, args=rest, default=start, prog="efficientdet train PRESET", description=description
@@ -216,5 +228,7 @@ def _show(verb: str, result: Any) -> None:
             console.print(
                 f"{picture}: {len(found['detections'])} found, {found['picture']}", soft_wrap=True, markup=False
             )
+    elif verb == "train" and not hasattr(result, "best_ap"):  # several seeds
+        console.print(result.table())
     elif verb == "train" and result.best_ap is not None:
         console.print(f"Weights: {result.run_dir}/weights/best.safetensors", soft_wrap=True, markup=False)

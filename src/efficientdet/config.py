@@ -5,6 +5,7 @@ import json
 import pathlib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from efficientdet.errors import UserError
@@ -248,6 +249,20 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """Where the metrics of a run go, beside metrics.jsonl and TensorBoard."""
+
+    time_log: bool = False
+    """Write time_log.txt too, in the format of NVIDIA's DLLogger."""
+    wandb: str = ""
+    """Project of Weights & Biases that gets metrics, config and pictures; empty: none. Needs the extra `wandb`;
+    WANDB_MODE and its other variables count."""
+    mlflow: str = ""
+    """Experiment of MLflow that gets the same; empty: none. Needs the extra `mlflow`; MLFLOW_TRACKING_URI and its other
+    variables count."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """Everything needed to repeat a run."""
 
@@ -268,6 +283,7 @@ class ExperimentConfig:
     training: TrainingConfig = TrainingConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -275,8 +291,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested objects into one with dotted names, such as `training.batch_size`."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns the nested objects of `to_dict` into dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -1,4 +1,4 @@
-"""What a run writes about itself: whole lines, no step twice, pictures of any length of run."""
+"""What a run writes about itself: whole lines, no step twice."""
 
 import json
 import math
@@ -6,15 +6,19 @@ import resource
 
 import numpy as np
 import pytest
-from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.training import metrics
 
 
+def _open(run_dir, resume_step=0, *, evaluates_again=False):
+    return metrics.open_writer(ExperimentConfig(), run_dir, resume_step, evaluates_again=evaluates_again)
+
+
 def _write(run_dir, steps, resume_step=0, **values):
-    with metrics.MetricsWriter(run_dir, resume_step) as writer:
+    with _open(run_dir, resume_step) as writer:
         for step in steps:
             writer.write("train", step=step, epoch=step / 10, values={"loss": 1 / step, **values})
 
@@ -35,19 +39,8 @@ def _events(run_dir):
     return events
 
 
-def _history(count, every):
-    lines = []
-    for step in range(1, count + 1):
-        values = {"loss": 2 / step, "class_loss": 1 / step, "box_loss": 0.01 / step, "learning_rate": 0.08}
-        lines.append({"kind": "train", "step": step, "epoch": step / 5, "time": 0.0, "values": values})
-        if step % every == 0:
-            values = {"loss": 2.2 / step, "AP": 1 - 1 / step, "AP50": None}
-            lines.append({"kind": "validation", "step": step, "epoch": step / 5, "time": 0.0, "values": values})
-    return lines
-
-
 def test_a_line_holds_kind_step_epoch_time_and_values(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         writer.write("train", step=20, epoch=0.5, values={"loss": np.float32(1.5), "num_boxes": 3})
     (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert line.pop("time") > 1.7e9
@@ -55,13 +48,13 @@ def test_a_line_holds_kind_step_epoch_time_and_values(tmp_path):
 
 
 def test_a_line_can_be_read_while_the_run_goes_on(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         writer.write("train", step=1, epoch=0.1, values={"loss": 1.0})
         assert _steps(tmp_path) == [1]
 
 
 def test_what_is_not_finite_keeps_its_name(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         values = {"loss": math.nan, "norm": math.inf, "box_loss": -math.inf, "APs": None, "AP": 0.5}
         writer.write("validation", step=1, epoch=0.1, values=values)
     text = (tmp_path / "metrics.jsonl").read_text()
@@ -100,7 +93,7 @@ def test_a_damaged_line_is_named(tmp_path, text):
 
 
 def test_tensorboard_shows_numbers_and_pictures(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         writer.write("validation", step=7, epoch=0.5, values={"AP": 0.25, "APs": None})
         writer.image("validation/detections", np.full((20, 30, 3), 200, np.uint8), step=7)
     values = {value.tag: (event.step, value) for event in _events(tmp_path) for value in event.summary.value}
@@ -118,44 +111,19 @@ def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path):
     assert starts == [6]
 
 
-@pytest.mark.parametrize(("count", "every"), [(0, 1), (1, 2), (2, 2), (30, 5), (700, 7)])
-def test_curves_are_drawn_for_any_length_of_run(tmp_path, count, every):
-    path = tmp_path / "curves.png"
-    metrics.draw_curves(_history(count, every), path)
-    with Image.open(path) as picture:
-        assert picture.size == (1320, 770)
-        assert len(picture.convert("RGB").getcolors(2**20)) > 5
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_curves_leave_out_what_is_null_and_take_losses_of_zero(tmp_path):
-    lines = _history(6, 2)
-    lines[0]["values"]["loss"] = None
-    lines[1]["values"]["box_loss"] = 0.0
-    metrics.draw_curves(lines, tmp_path / "curves.png")
-    epochs, values = metrics._series(lines, "train", "loss")
-    assert len(epochs) == len(values) == 5
-
-
 def test_a_run_draws_its_curves(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         writer.write("train", step=1, epoch=0.1, values={"loss": 1.0})
         writer.save_curves()
     assert (tmp_path / "curves.png").exists()
 
 
-def test_smoothing_keeps_a_straight_line_straight():
-    np.testing.assert_allclose(metrics._smooth(np.full(500, 3.0)), 3.0)
-    line = np.arange(500.0)
-    np.testing.assert_allclose(metrics._smooth(line)[10:-10], line[10:-10])
-
-
 def test_an_evaluation_that_comes_again_is_not_written_twice(tmp_path):
-    with metrics.MetricsWriter(tmp_path) as writer:
+    with _open(tmp_path) as writer:
         for kind in ("train", "validation"):
             for step in (4, 8):
                 writer.write(kind, step=step, epoch=1.0, values={"loss": 1.0})
-    with metrics.MetricsWriter(tmp_path, 8, evaluates_again=True):
+    with _open(tmp_path, 8, evaluates_again=True):
         pass
     lines = [(line["kind"], line["step"]) for line in metrics.read_lines(tmp_path / "metrics.jsonl")]
     assert lines == [("train", 4), ("train", 8), ("validation", 4)]
@@ -173,7 +141,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 def _write_until_full(run_dir, hard):
     """Lets no file become larger than 100 bytes, as on a disk without room."""
-    with metrics.MetricsWriter(run_dir) as writer:
+    with _open(run_dir) as writer:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
         for step in (1, 2):
             writer.write("train", step=step, epoch=1.0, values={"loss": 1.0})

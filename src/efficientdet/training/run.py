@@ -1,7 +1,8 @@
 """A training run: ExperimentConfig -> a run directory, on one page.
 
 config.json         everything needed to repeat the run
-metrics.jsonl       losses, learning rate, speed and AP, one JSON object a line; also tensorboard/ and curves.png
+metrics.jsonl       losses, learning rate, speed, memory and AP, one JSON object a line; also tensorboard/, curves.png
+                    and what `logging` asks for
 checkpoints/        the whole state, for resume
 weights/            averaged weights for use: best and last
 evaluation/         pictures with truth and detections, and the metrics of each evaluation
@@ -27,16 +28,18 @@ from efficientdet.training import (
     engine,
     initialization,
     interruption,
+    memory,
+    metrics,
     processes,
     run_directory,
     schedule,
     self_check,
+    tracking,
     validation,
 )
 from efficientdet.training.checkpoint_writer import CheckpointWriter
 from efficientdet.training.dataset import Dataset, open_dataset, prepare_source
 from efficientdet.training.interruption import Interruption
-from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
 from efficientdet.training.step_logs import StepLogs
@@ -73,6 +76,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
         Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
     """
     limits.check(config)
+    tracking.check(config)
     if config.training.deterministic:
         backend.use_determinism()
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
@@ -93,6 +97,8 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=str(folder))
     processes.first_only(lambda: run_directory.claim(config, dataset))
+    if (ended := _ended(folder)) is not None:
+        return ended
 
     # 2. The network and its state, new or resumed.
     from efficientdet.model.efficientdet import EfficientDet
@@ -124,7 +130,8 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
         progress.track("train", last * run.batch_size, start=run.step * run.batch_size) as bar,
     ):
         if run.evaluation_is_due:  # the run ended inside of it
-            run.evaluate(asked)
+            with run.logs.paused():
+                run.evaluate(asked)
         for batch in run.batches():
             run.train_on(batch, is_asked_to_end=asked.is_wanted())
             asked.can_wait = True
@@ -139,8 +146,20 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
                 with run.logs.paused():
                     run.evaluate(asked)
 
-    # 4. What came of it.
-    return run.finish()
+        # 4. What came of it.
+        return run.finish()
+
+
+def _ended(folder: Path) -> TrainingSummary | None:
+    """Reads how the run of a folder ended, if it has."""
+    values = run_directory.read_summary(folder)
+    if values is None or values.keys() != {field.name for field in dataclasses.fields(TrainingSummary)}:
+        return None
+    summary = TrainingSummary(**values)
+    if processes.is_first():
+        text = f"done before, after {summary.steps} steps{_best(summary)}: {folder}"
+        progress.console.print(text, soft_wrap=True, markup=False)
+    return summary
 
 
 class _Run:
@@ -164,9 +183,6 @@ class _Run:
         self.best_step: int | None = position.get("best_step")
         self.evaluation_is_due: bool = position.get("evaluation_is_due", False)
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
-        self.metrics = MetricsWriter(
-            folder, self.step, evaluates_again=self.evaluation_is_due, is_silent=not processes.is_first()
-        )
         self.checkpoints = CheckpointWriter(
             folder / "checkpoints", model, run_directory.facts(config, dataset), config.training.keep_checkpoints
         )
@@ -181,6 +197,14 @@ class _Run:
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
         )
         self._began = time.monotonic()
+        self.metrics = metrics.open_writer(
+            config,
+            folder,
+            self.step,
+            evaluates_again=self.evaluation_is_due,
+            num_devices=self._replicas.count,
+            say=self.say,
+        )
         self.logs = StepLogs(config.training, self.metrics, self.say)
 
     def describe(self) -> str:
@@ -274,6 +298,7 @@ class _Run:
         """Writes that the evaluation is done; the same checkpoint said before that it was due."""
         self.evaluation_is_due = False
         self.save()
+        memory.trim()
 
     def _save_weights(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Writes averaged weights as weights/<name>."""
@@ -306,7 +331,8 @@ class _Run:
         self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
 
     def finish(self) -> TrainingSummary:
-        """Writes summary.json."""
+        """Writes summary.json, once the last checkpoint is written."""
+        self.checkpoints.wait()
         if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.first(self.state)))):
             self.say(same)
         summary = TrainingSummary(
@@ -319,10 +345,14 @@ class _Run:
             seconds=time.monotonic() - self._began,
         )
         if processes.is_first():
-            files.write_json(self.folder / "summary.json", summary.to_dict())
-        best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
-        self.say(f"done after {self.step} steps{best}: {self.folder}")
+            files.write_json(self.folder / run_directory.SUMMARY, summary.to_dict())
+        self.metrics.finish(summary.to_dict())
+        self.say(f"done after {self.step} steps{_best(summary)}: {self.folder}")
         return summary
+
+
+def _best(summary: TrainingSummary) -> str:
+    return "" if summary.best_ap is None else f", best AP {_percent(summary.best_ap)}"
 
 
 def _percent(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """The files of a run directory that are not metrics, weights or checkpoints."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -20,7 +21,7 @@ from efficientdet.training.dataset import Dataset
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.validation import ValidationResult
 
-CONFIG = "config.json"
+CONFIG, SUMMARY = "config.json", "summary.json"
 
 # May differ when a run is resumed: they change what is written or how fast, not what is learnt.
 _FREE = {
@@ -37,6 +38,9 @@ _FREE = {
     "training.max_bad_steps",
     "evaluation.batch_size",
     "evaluation.max_images",
+    "logging.time_log",
+    "logging.wandb",
+    "logging.mlflow",
 }
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
@@ -128,6 +132,22 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
                 f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
                 "give the same to resume it, or another `--run-dir` to start anew."
             )
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Reads summary.json if the run of a claimed folder has ended; none: it has not.
+
+    A summary that an earlier run left in the place of this one is removed.
+    """
+    path, newest = folder / SUMMARY, find_checkpoint(folder)
+    found: dict[str, Any] | None = None
+    with contextlib.suppress(OSError, ValueError):  # missing, or not ours
+        found = json.loads(path.read_text(encoding="utf-8"))
+    is_done = newest is not None and found is not None and found.get("steps") == checkpoint.step_of(newest)
+    is_done = bool(processes.agree(int(is_done)))
+    if not is_done and processes.is_first():
+        path.unlink(missing_ok=True)
+    return found if is_done else None
 
 
 def find_checkpoint(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from efficientdet.config import TrainingConfig
 from efficientdet.errors import UserError
+from efficientdet.training import memory
 from efficientdet.training.metrics import MetricsWriter
 
 _COUNTERS = ("ok", "is_overflow", "bad_steps", "step", "asked_to_end")  # logs of a step that have no mean
@@ -84,7 +85,7 @@ class StepLogs:
             )
 
     def write(self, epoch: float, skipped_steps: int) -> None:
-        """Writes the means since the last line, the speed, and the share of time the input let the device wait.
+        """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
 
         Args:
             epoch: passes over the training pictures so far.
@@ -94,12 +95,16 @@ class StepLogs:
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
         good = [row for row in rows if row["ok"]] or rows
         seconds = time.monotonic() - self._began
-        values = {name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS}
+        values: dict[str, float | None] = {
+            name: float(np.mean([row[name] for row in good])) for name in rows[0] if name not in _COUNTERS
+        }
         values |= {
             "learning_rate": rows[-1]["learning_rate"],
             "skipped_steps": skipped_steps,
             "images_per_second": len(rows) * self._training.batch_size / seconds,
             "input_wait": self._waited / seconds,
+            "resident_memory": memory.resident(),
+            "device_memory": memory.device_peak(),
         }
         self._metrics.write("train", step=int(rows[-1]["step"]), epoch=epoch, values=values)
         self._pending, self._waited, self._began = [], 0.0, time.monotonic()

@@ -1,0 +1,48 @@
+"""How much memory a run holds: of the process, and of the devices it trains on."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from efficientdet import backend
+
+_STATUS = Path("/proc/self/statm")  # Linux: pages of the process; the second number are those in memory
+_MB = 1e6
+
+
+def resident() -> float | None:
+    """Returns the memory of this process that is in use now, MB of 10^6 bytes; none where the system does not say."""
+    try:
+        pages = int(_STATUS.read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MB
+
+
+def device_peak() -> float | None:
+    """Returns the most memory that a device of this process had in use so far, MB of 10^6 bytes; none on a CPU.
+
+    What the backend has reserved, and nvidia-smi shows, is more.
+    """
+    if backend.running() == "jax":
+        import jax
+
+        found = [device.memory_stats() for device in jax.local_devices()]
+        peaks = [stats["peak_bytes_in_use"] for stats in found if stats and "peak_bytes_in_use" in stats]
+    else:
+        import tensorflow as tf
+
+        names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+        peaks = [tf.config.experimental.get_memory_info(name)["peak"] for name in names]
+    return max(peaks) / _MB if peaks else None
+
+
+def trim() -> None:
+    """Gives memory that was freed back to the system, where the C library can (glibc).
+
+    Left to itself it keeps pages between pieces that are still in use: a small model's run on a CPU grew by 17 MB over
+    ten evaluations, though nothing was held.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

@@ -1,0 +1,161 @@
+"""The same training from several seeds, one after another: mean and standard deviation over them, one row a seed.
+
+RUN_DIR/seed-N is an ordinary run; a finished one is not trained again. What the table counts is each run's last
+evaluation, of the averaged weights at its end. The standard deviation is that of a sample (n - 1).
+"""
+
+import dataclasses
+import gc
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from efficientdet import evaluation, files, progress
+from efficientdet.config import ExperimentConfig
+from efficientdet.errors import UserError
+from efficientdet.training import processes, run, run_directory
+
+RESULT, TABLE = "seeds.json", "seeds.md"
+
+_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_MOST = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedsSummary:
+    """How the runs ended."""
+
+    run_dir: str
+    runs: dict[int, run.TrainingSummary]
+    """Seed -> its run."""
+    mean: dict[str, float | None]
+    """Of each metric over the seeds; none where a seed has none."""
+    standard_deviation: dict[str, float | None]
+    """Of a sample (n - 1); none for a single seed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the summary into plain JSON values."""
+        runs = {str(seed): summary.to_dict() for seed, summary in self.runs.items()}
+        return {**dataclasses.asdict(self), "runs": runs}
+
+    def rows(self) -> list[list[str]]:
+        """Writes the table in percent: the first row are headings, the last two mean and standard deviation."""
+        rows = [["seed", *_COLUMNS, "best AP"]]
+        for seed, summary in self.runs.items():
+            values = [summary.metrics.get(name) for name in _COLUMNS]
+            rows.append([str(seed), *map(_percent, [*values, summary.best_ap])])
+        for label, found in (("mean", self.mean), ("standard deviation", self.standard_deviation)):
+            rows.append([label, *(_percent(found.get(name)) for name in (*_COLUMNS, "best_AP"))])
+        return rows
+
+    def table(self) -> Table:
+        """Arranges the rows for a terminal."""
+        headings, *rows = self.rows()
+        table = Table(title=f"{len(self.runs)} seeds, %", title_justify="left")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for number, row in enumerate(rows):
+            table.add_row(*row, end_section=number == len(self.runs) - 1)
+        return table
+
+
+def parse(text: str) -> tuple[int, ...]:
+    """Reads seeds: numbers and ranges with both ends, such as `0..4` or `0,1,7`.
+
+    Raises:
+        UserError: it is something else, or names a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", part.strip())
+        if match is None:
+            raise UserError(f"`seeds` is `{text}`; expected numbers and ranges, such as 0..4 or 0,1,7.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + _MOST:
+            raise UserError(f"`seeds` is `{text}`; `{part.strip()}` does not count up, or names more than {_MOST:,}.")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
+
+
+def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> SeedsSummary:
+    """Trains once from each seed, or goes on where an earlier call stopped.
+
+    Args:
+        config: of every run but for `training.seed`; the runs are in folders of its `run_dir`.
+        seeds: in the order of training, none twice.
+
+    Returns:
+        How the runs ended; `seeds.json` and `seeds.md` in the run directory have it too, after each run for those
+        that are done.
+
+    Raises:
+        UserError: a run cannot be trained, or the folder is a run itself.
+        Interrupted: as `train`; the same call goes on.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
+    folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    if (folder / run_directory.CONFIG).exists():
+        raise UserError(f"`{folder}` is a run itself; give another `--run-dir` for several seeds.")
+    found: dict[int, run.TrainingSummary] = {}
+    for number, seed in enumerate(seeds, start=1):
+        progress.console.print(f"seed {seed}, {number} of {len(seeds)}", markup=False)
+        found[seed] = _train_one(config, folder / f"seed-{seed}", seed)
+        gc.collect()  # what a run leaves is held in cycles
+        summary = _sum_up(folder, found)
+        if processes.is_first():
+            _write(folder, summary)
+    return summary
+
+
+def _train_one(config: ExperimentConfig, folder: Path, seed: int) -> run.TrainingSummary:
+    """Trains from one seed, and says which one it was if that is not possible."""
+    training = dataclasses.replace(config.training, seed=seed)
+    try:
+        return run.train(dataclasses.replace(config, run_dir=str(folder), training=training))
+    except UserError as error:
+        raise UserError(f"Seed {seed}: {error}") from error
+
+
+def _sum_up(folder: Path, runs: dict[int, run.TrainingSummary]) -> SeedsSummary:
+    """Computes mean and standard deviation of each metric that every run has."""
+    rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
+    names = [*evaluation.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return SeedsSummary(
+        run_dir=str(folder),
+        runs=dict(runs),
+        mean={name: _mean(values) for name, values in columns.items()},
+        standard_deviation={name: _standard_deviation(values) for name, values in columns.items()},
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _standard_deviation(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) == len(values) > 1 else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _write(folder: Path, summary: SeedsSummary) -> None:
+    """Writes the result as JSON, and the table in Markdown."""
+    files.write_json(folder / RESULT, summary.to_dict())
+    headings, *rows = summary.rows()
+    lines = [headings, ["---:"] * len(headings), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    files.write_aside(folder / TABLE, lambda temporary: _fill(temporary, text))
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
