@@ -80,8 +80,9 @@ def check(config: ExperimentConfig) -> None:
             if number is not None and not 0 < number < math.inf:
                 raise UserError(f"`{name}` is {value}; it must be above 0.")
     for name in _BELOW_ONE:
-        if not 0 <= _field(config, name) < 1:
-            raise UserError(f"`{name}` is {_field(config, name)}; it must be at least 0 and below 1.")
+        value = _field(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"`{name}` is {value}; it must be at least 0 and below 1.")
     model, augmentation = config.model, config.augmentation
     if min(model.image_size) < LEAST_SIDE:
         height, width = model.image_size

@@ -87,7 +87,9 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     dataset = open_dataset(config, share=(processes.index(), processes.count()))
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=str(folder))
-    processes.first_only(lambda: run_directory.claim(config, dataset))
+    given, (config, derived) = config, schedule.derive(config, dataset.num_examples)
+    facts = run_directory.facts(given, dataset, derived)
+    processes.first_only(lambda: run_directory.claim(facts))
 
     # 2. The network and its state, new or resumed.
     from efficientdet.model.efficientdet import EfficientDet
@@ -100,13 +102,15 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     initialization.freeze(model, config.training.freeze)
     newest = run_directory.find_checkpoint(folder)
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
-    run = _Run(config, dataset, folder, model, state, position)
+    run = _Run(config, dataset, folder, model, state, position, facts)
     asked.say = run.say
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
     run.say(f"{config.model.name}: {run.describe()}")
     for note in notes if newest is None else ():
         run.say(note)
+    if derived:
+        run.say("from batch and steps: " + ", ".join(f"{name} {value:.4g}" for name, value in derived.items()))
     if unused := backend.unused_gpu_build():
         run.say(unused)
     last = run.schedule.total_steps
@@ -148,8 +152,19 @@ class _Run:
         model: Any,
         state: State,
         position: dict[str, Any],
+        facts: dict[str, Any],
     ):
-        """Brings the state to the devices and compiles the step; `position` is what `save` wrote, empty at first."""
+        """Brings the state to the devices and compiles the step.
+
+        Args:
+            config: of the run, with derived values.
+            dataset: what it trains on.
+            folder: the run directory.
+            model: EfficientDet.
+            state: NumPy arrays.
+            position: what `save` wrote; empty at first.
+            facts: JSON values that each checkpoint keeps.
+        """
         self.config, self.dataset, self.folder, self.model = config, dataset, folder, model
         self.batch_size = config.training.batch_size
         self.schedule = schedule.make_schedule(config, dataset.num_examples)
@@ -161,9 +176,7 @@ class _Run:
         self.metrics = MetricsWriter(
             folder, self.step, evaluates_again=self.evaluation_is_due, is_silent=not processes.is_first()
         )
-        self.checkpoints = CheckpointWriter(
-            folder / "checkpoints", model, run_directory.facts(config, dataset), config.training.keep_checkpoints
-        )
+        self.checkpoints = CheckpointWriter(folder / "checkpoints", model, facts, config.training.keep_checkpoints)
         self._anchors = anchors.anchor_boxes(config.model)
         self._replicas = make_replicas(config.training, model)
         self.state = self._replicas.place_state(state)

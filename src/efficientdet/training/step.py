@@ -55,7 +55,7 @@ def make_step(
     Args:
         model: EfficientDet.
         anchors: float32[A, 4], of the model's image size.
-        config: losses, optimiser, precision.
+        config: losses, optimiser, parts of the batch; with derived values.
         schedule: arguments of `optimizer.learning_rate`.
         replicas: the devices, each of which has a part of the batch.
 
@@ -120,6 +120,7 @@ def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: 
     trainable, momentum = optimizer.momentum_update(
         state["trainable"], gradients, state["momentum"], rate=rate, momentum=config.optimizer.momentum
     )
+    assert config.optimizer.average_decay is not None, "`schedule.derive` comes first"
     decay = optimizer.average_decay(state["updates"] + 1, config.optimizer.average_decay)
     return {
         "trainable": trainable,
