@@ -187,7 +187,10 @@ class TrainingConfig:
     """The run."""
 
     batch_size: int = 64
-    """Pictures a step, over all devices."""
+    """Pictures of one update, over all devices."""
+    accumulate_steps: int = 1
+    """Parts of the batch that go through the network one after the other; memory is that of a part. Gradients are those
+    of the whole batch, batch statistics those of each part."""
     epochs: float = 300.0
     """Passes over the training pictures."""
     precision: Precision = "float32"

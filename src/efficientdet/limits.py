@@ -36,6 +36,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.clip_norm": (0, 1e6),
     "optimizer.weight_decay": (0, 1),
     "training.batch_size": (1, _MANY),
+    "training.accumulate_steps": (1, 1024),
     "training.epochs": (0, 1e6),
     "training.devices": (0, _MANY),
     "training.seed": (0, _MANY),
