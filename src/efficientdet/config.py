@@ -212,6 +212,8 @@ class TrainingConfig:
     """Epochs between evaluations; 0: only at the end."""
     evaluate_from: float = 0.0
     """No evaluation before this epoch, but for the one at the end."""
+    patience: int = 0
+    """End after so many evaluations in a row without a better AP; 0: never. The learning rate follows `epochs`."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 500

@@ -53,7 +53,13 @@ def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> D
         config = dataclasses.replace(config, data=data)
     if not data.train:
         raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
-    return _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
+    opened = _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
+    if config.training.patience and not opened.num_validation:
+        raise UserError(
+            f"`training.patience` is {config.training.patience}, but there are no validation pictures to lose it on; "
+            "give `data.validation`, or 0."
+        )
+    return opened
 
 
 def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:

@@ -52,6 +52,8 @@ class TrainingSummary:
     metrics: dict[str, float | None]
     """Of the last evaluation: AP and the others, and the validation losses."""
     skipped_steps: int
+    ended: str
+    """Why it ended: all epochs are done, or patience was lost."""
     seconds: float
     """Of this process; a resumed run counts from the resume."""
 
@@ -173,6 +175,7 @@ class _Run:
         self.best_step: int | None = position.get("best_step")
         self.evaluation_is_due: bool = position.get("evaluation_is_due", False)
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
+        self.worse_evaluations: int = position.get("worse_evaluations", 0)
         self.metrics = MetricsWriter(
             folder, self.step, evaluates_again=self.evaluation_is_due, is_silent=not processes.is_first()
         )
@@ -210,9 +213,9 @@ class _Run:
         progress.console.print(text, soft_wrap=True, markup=False)
 
     def batches(self) -> Iterator[Any]:
-        """Goes through the batches that are left, and notes how long the input let the device wait."""
+        """Goes through the batches that are left, until patience is lost; notes how long the device waits for them."""
         batches = self.dataset.training_batches(self.step, self.schedule.total_steps)
-        while True:
+        while not self.has_lost_patience:
             with self.logs.waiting():
                 item = next(batches, None)
             if item is None:
@@ -233,6 +236,11 @@ class _Run:
     def skipped_steps(self) -> int:
         """Steps that changed nothing, because something in them was not finite."""
         return self.step - int(self._replicas.first(self.state["updates"]))
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether too many evaluations in a row were no better than the best."""
+        return 0 < self.config.training.patience <= self.worse_evaluations
 
     @property
     def epoch(self) -> float:
@@ -269,8 +277,10 @@ class _Run:
         ap = found.evaluation.metrics["AP"]
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
-            self.best_ap, self.best_step = ap, self.step
+            self.best_ap, self.best_step, self.worse_evaluations = ap, self.step, 0
             self._save_weights("best", arrays)
+        elif ap is not None:
+            self.worse_evaluations += 1
         self._save_weights("last", arrays)
         self.metrics.save_curves()
         self._end_evaluation()
@@ -306,12 +316,17 @@ class _Run:
             "best_ap": self.best_ap,
             "best_step": self.best_step,
             "last_metrics": self.last_metrics,
+            "worse_evaluations": self.worse_evaluations,
             "evaluation_is_due": self.evaluation_is_due,
         }
         self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
 
     def finish(self) -> TrainingSummary:
         """Writes summary.json."""
+        training = self.config.training
+        ended = f"all {training.epochs:g} epochs are done"
+        if self.step < self.schedule.total_steps:
+            ended = f"no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
         summary = TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,
@@ -319,12 +334,13 @@ class _Run:
             best_ap=self.best_ap,
             metrics=self.last_metrics,
             skipped_steps=self.skipped_steps,
+            ended=ended,
             seconds=time.monotonic() - self._began,
         )
         if processes.is_first():
             files.write_json(self.folder / "summary.json", summary.to_dict())
         best = "" if self.best_ap is None else f", best AP {_percent(self.best_ap)}"
-        self.say(f"done after {self.step} steps{best}: {self.folder}")
+        self.say(f"done after {self.step} steps, {ended}{best}: {self.folder}")
         return summary
 
 

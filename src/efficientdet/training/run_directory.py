@@ -30,6 +30,7 @@ _FREE = {
     "training.deterministic",
     "training.evaluate_every",
     "training.evaluate_from",
+    "training.patience",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
