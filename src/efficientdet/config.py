@@ -261,6 +261,9 @@ class ExperimentConfig:
     anew if the dataset has other classes."""
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
+    overfit: int = 0
+    """Learn the first so many training pictures by heart and evaluate on them: AP near 1 proves data and labels. 0: a
+    real training."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

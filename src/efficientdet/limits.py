@@ -8,6 +8,7 @@ from efficientdet.errors import UserError
 
 _MANY = 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
+    "overfit": (0, _MANY),
     "model.num_classes": (1, _MANY),
     "model.feature_channels": (1, _MANY),
     "model.num_cells": (1, 100),

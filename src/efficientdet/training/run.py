@@ -26,6 +26,7 @@ from efficientdet.training import (
     engine,
     initialization,
     interruption,
+    overfitting,
     processes,
     run_directory,
     schedule,
@@ -85,7 +86,7 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
     # 1. What to train on; the number of classes comes from there.
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
-    config = dataclasses.replace(config, model=start.model)
+    config = overfitting.adapt(dataclasses.replace(config, model=start.model))
     dataset = open_dataset(config, share=(processes.index(), processes.count()))
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=str(folder))

@@ -87,7 +87,7 @@ def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float])
     categories = [dataclasses.asdict(category) for category in dataset.categories]
     seen = {"num_examples": dataset.num_examples, "categories": categories}
     return {
-        "config": {**configs.to_dict(config), "dataset": seen},
+        "config": {**configs.to_dict(config), "dataset": seen, "derived": derived},
         "categories": categories,
         "version": efficientdet.__version__,
     }
