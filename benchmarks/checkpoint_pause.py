@@ -45,11 +45,13 @@ def main(
     from efficientdet.model import anchors
     from efficientdet.model.efficientdet import EfficientDet
     from efficientdet.training import checkpoint, engine, replicas
+    from efficientdet.training import schedule as schedules
     from efficientdet.training import step as training_step
     from efficientdet.training.checkpoint_writer import CheckpointWriter
 
     config = presets.find_preset(preset)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=(image_size, image_size)))
+    config, _ = schedules.derive(config, num_examples=1000)
     model = EfficientDet(config.model)
     schedule = {"peak": 0.01, "start": 0.01, "warmup_steps": 1.0, "total_steps": 1e6}
     step = training_step.make_step(model, anchors.anchor_boxes(config.model), config, schedule, replicas.OneDevice())

@@ -31,6 +31,7 @@ def tiny():
         feature_channels=8,
         num_cells=1,
         head_repeats=1,
+        batch_norm_momentum=0.99,
     )
 
 

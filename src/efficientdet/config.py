@@ -87,8 +87,9 @@ class ModelConfig:
     pixels that a smaller one covers (Pillow's, which the PyTorch port uses)."""
     padding: Literal["mean", "black"] = "mean"
     """Colour beside a picture that does not fill the network input; black for AdvProp weights."""
-    batch_norm_momentum: float = 0.99
-    """Share of the old value in a running statistic at each step."""
+    batch_norm_momentum: float | None = None
+    """Share of the old value in a running statistic at each step; none: the statistics remember a fiftieth of the
+    run's steps, but at least 10 and at most 100 (0.9 to 0.99)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,11 +169,12 @@ class OptimizerConfig:
     """SGD with momentum, warm-up and cosine (EfficientDet, section 5.1)."""
 
     learning_rate: float | None = None
-    """Peak, for the global batch; none: 0.08 * batch_size / 64."""
+    """Peak, for the global batch; none: 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000 steps
+    sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64)."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first step."""
-    warmup_epochs: float = 1.0
-    """Epochs of linear warm-up."""
+    warmup_epochs: float | None = None
+    """Epochs of linear warm-up; none: one, but at least 100 steps, and at most a tenth of the run."""
     schedule_epochs: float = 0.0
     """Epochs after which the learning rate is 0; 0: those of the run. Longer than the run: it stops on the way down."""
     momentum: float = 0.9
@@ -181,8 +183,9 @@ class OptimizerConfig:
     """Largest norm of each gradient, and then of all together; 0 is off."""
     weight_decay: float = 4e-5
     """L2 on kernels: weight_decay * sum(kernel^2) / 2 is part of the loss."""
-    average_decay: float = 0.9998
-    """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates."""
+    average_decay: float | None = None
+    """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates. None:
+    the average remembers a tenth of the run's steps, at most 5,000 (0.9998)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,7 +193,10 @@ class TrainingConfig:
     """The run."""
 
     batch_size: int = 64
-    """Pictures a step, over all devices."""
+    """Pictures of one update, over all devices."""
+    accumulate_steps: int = 1
+    """Parts of the batch that go through the network one after the other; memory is that of a part. Gradients are those
+    of the whole batch, batch statistics those of each part."""
     epochs: float = 300.0
     """Passes over the training pictures."""
     precision: Precision = "float32"
@@ -214,6 +220,8 @@ class TrainingConfig:
     """Epochs between evaluations; 0: only at the end."""
     evaluate_from: float = 0.0
     """No evaluation before this epoch, but for the one at the end."""
+    patience: int = 0
+    """End after so many evaluations in a row without a better AP; 0: never. The learning rate follows `epochs`."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 500
@@ -275,6 +283,9 @@ class ExperimentConfig:
     anew if the dataset has other classes."""
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
+    overfit: int = 0
+    """Learn the first so many training pictures by heart and evaluate on them: AP near 1 proves data and labels. 0: a
+    real training."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -332,7 +343,8 @@ def load(path: pathlib.Path) -> ExperimentConfig:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"`{path}` is no valid JSON: {error}.") from error
     if isinstance(values, dict):
-        values.pop("dataset", None)  # facts that a run notes about its data
+        for facts in ("dataset", "derived"):  # what a run notes about its data, and what it made of knobs that are none
+            values.pop(facts, None)
     config: ExperimentConfig = from_dict(ExperimentConfig, values, str(path))
     return config
 

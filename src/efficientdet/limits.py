@@ -11,6 +11,7 @@ _MANY = 2**31 - 1
 _MOST_NUMBERS = 2**30
 _LARGEST_SIDE = 100_000  # px
 _RANGES: dict[str, tuple[float, float]] = {
+    "overfit": (0, _MANY),
     "model.num_classes": (1, _MANY),
     "model.feature_channels": (1, 100_000),
     "model.num_cells": (1, 20),
@@ -43,12 +44,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.clip_norm": (0, 1e6),
     "optimizer.weight_decay": (0, 1),
     "training.batch_size": (1, _MANY),
+    "training.accumulate_steps": (1, 1024),
     "training.epochs": (0, 1e6),
     "training.devices": (0, _MANY),
     "training.join_seconds": (1, 1e6),
     "training.seed": (0, _MANY),
     "training.evaluate_every": (0, 1e6),
     "training.evaluate_from": (0, 1e6),
+    "training.patience": (0, _MANY),
     "training.log_every": (1, _MANY),
     "training.checkpoint_every": (1, _MANY),
     "training.keep_checkpoints": (1, _MANY),
@@ -88,8 +91,9 @@ def check(config: ExperimentConfig) -> None:
             if number is not None and not 0 < number < math.inf:
                 raise UserError(f"`{name}` is {value}; it must be above 0.")
     for name in _BELOW_ONE:
-        if not 0 <= _field(config, name) < 1:
-            raise UserError(f"`{name}` is {_field(config, name)}; it must be at least 0 and below 1.")
+        value = _field(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"`{name}` is {value}; it must be at least 0 and below 1.")
     _check_levels(config.model)
     check_image_size(config.model)
     augmentation = config.augmentation

@@ -170,7 +170,7 @@ RECIPES = {
         model=replace(MODELS["d0"], image_size=(256, 256), batch_norm_momentum=0.9),
         backbone="imagenet",
         augmentation=configs.AugmentationConfig(scale_min=0.5, scale_max=1.5),
-        optimizer=OptimizerConfig(learning_rate=0.03, average_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=0.03, warmup_epochs=1.0, average_decay=0.99),
         training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8),
     ),
 }

@@ -23,6 +23,7 @@ _MODEL = ModelConfig(
     feature_channels=8,
     num_cells=1,
     head_repeats=1,
+    batch_norm_momentum=0.99,
 )
 _PYRAMID = [(2, 8, 9, 8), (2, 4, 5, 8), (2, 2, 3, 8), (2, 1, 2, 8), (2, 1, 1, 8)]
 

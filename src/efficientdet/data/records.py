@@ -77,6 +77,18 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
     return records
 
 
+def first(records: Records, count: int) -> Records:
+    """Takes the first records of a split.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count > len(records):
+        raise UserError(f"`overfit` is {count}; split `{records.name}` has {len(records)} pictures.")
+    index = {name: getattr(records, name)[:count] for name in ("shards", "offsets", "lengths")}
+    return dataclasses.replace(records, **index)
+
+
 def split_names(folder: Path) -> list[str]:
     """Lists the splits of a converted dataset."""
     return list(_read_manifest(folder)["splits"])

@@ -133,7 +133,7 @@ class Block(keras.layers.Layer):
         squeeze_excite: bool,
         activation: str,
         survival: float,
-        momentum: float,
+        momentum: float | None,
         **kwargs: Any,
     ):
         """Makes the layers; `survival` below 1 drops the block at random while training."""
@@ -199,7 +199,7 @@ class EfficientNet(keras.layers.Layer):
     compute_dtype[B, H, W, 3], normalised -> [P3, P4, P5], compute_dtype[B, H / 2^l, W / 2^l, D_l], sizes rounded up.
     """
 
-    def __init__(self, config: BackboneConfig, *, activation: str, momentum: float, **kwargs: Any):
+    def __init__(self, config: BackboneConfig, *, activation: str, momentum: float | None, **kwargs: Any):
         """Makes stem and blocks."""
         super().__init__(**kwargs)
         self.activation = activation

@@ -33,8 +33,8 @@ def activate(x: Any, activation: str) -> Any:
     return ops.relu6(x) if activation == "relu6" else ops.silu(x)
 
 
-def batch_norm(name: str, momentum: float, dtype: Dtype) -> keras.layers.Layer:
-    """Makes the batch normalisation that every part uses."""
+def batch_norm(name: str, momentum: float | None, dtype: Dtype) -> keras.layers.Layer:
+    """Makes the batch normalisation that every part uses; a network that does not train needs no momentum."""
     return BatchNorm(momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=name, dtype=dtype)
 
 
@@ -51,6 +51,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises: by the batch while training, by the moving statistics otherwise."""
         if training and self.trainable:
+            assert self.momentum is not None, "`batch_norm_momentum` comes from the config, or from `schedule.derive`"
             return super().call(inputs, training=training, mask=mask)
         wide = "float64" if keras.backend.backend() == "tensorflow" else "float32"
         factor = ops.cast(self.gamma, wide) / ops.sqrt(ops.cast(self.moving_variance, wide) + self.epsilon)
@@ -152,7 +153,7 @@ class Resample(keras.layers.Layer):
     compute_dtype[B, h, w, D] -> compute_dtype[B, target h, target w, filters]
     """
 
-    def __init__(self, filters: int, *, momentum: float, upsampling: Upsampling = "legacy", **kwargs: Any):
+    def __init__(self, filters: int, *, momentum: float | None, upsampling: Upsampling = "legacy", **kwargs: Any):
         """Takes the target's channels; its size is given to `call`, since images differ in size."""
         super().__init__(**kwargs)
         self.filters, self.momentum, self.upsampling = filters, momentum, upsampling

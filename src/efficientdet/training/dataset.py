@@ -15,7 +15,7 @@ from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
 
 SYNTHETIC = "synthetic"
-_SYNTHETIC_VALIDATION = 64
+_SYNTHETIC_POOL, _SYNTHETIC_VALIDATION = 256, 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,13 @@ def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> D
         config = dataclasses.replace(config, data=data)
     if not data.train:
         raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
-    return _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
+    opened = _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
+    if config.training.patience and not opened.num_validation:
+        raise UserError(
+            f"`training.patience` is {config.training.patience}, but there are no validation pictures to lose it on; "
+            "give `data.validation`, or 0."
+        )
+    return opened
 
 
 def prepare_source(config: ExperimentConfig) -> str:
@@ -83,24 +89,28 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
         )
 
     def training_batches(start: int, stop: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        for batch, originals in itertools.islice(make(training.batch_size, training.seed, start, 256), stop - start):
+        pool = config.overfit or _SYNTHETIC_POOL
+        for batch, originals in itertools.islice(make(training.batch_size, training.seed, start, pool), stop - start):
             rows = slice(share[0] * training.batch_size // share[1], (share[0] + 1) * training.batch_size // share[1])
             columns: Any = batch
             own: Any = {name: value[rows] for name, value in columns.items()}
             yield own, originals["ids"][rows]
 
-    batch_size = config.evaluation.batch_size
+    batch_size, seed = config.evaluation.batch_size, training.seed + 1
     # Whole batches, none of whose pictures come twice; at least one batch.
     wanted = min(config.evaluation.max_images or _SYNTHETIC_VALIDATION, _SYNTHETIC_VALIDATION)
     batches = max(synthetic.pool_size(batch_size, size, wanted) // batch_size, 1)
-    num_validation = 0 if data.validation == "none" else batches * batch_size
+    if config.overfit:
+        batch_size = max(n for n in range(1, batch_size + 1) if config.overfit % n == 0)
+        batches, seed = config.overfit // batch_size, training.seed
+    num_validation = 0 if data.validation == "none" and not config.overfit else batches * batch_size
     return Dataset(
         categories=synthetic.CATEGORIES[: data.synthetic_classes],
-        num_examples=data.synthetic_examples,
+        num_examples=config.overfit or data.synthetic_examples,
         num_validation=num_validation,
         training_batches=training_batches,
         validation_batches=lambda: itertools.islice(
-            make(batch_size, training.seed + 1, 0, num_validation), num_validation // batch_size
+            make(batch_size, seed, 0, num_validation), num_validation // batch_size
         ),
     )
 
@@ -112,7 +122,9 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
 
     data, training, size = config.data, config.training, config.model.image_size
     train = records.open_records(data.train, data.train_split)
-    validation = _find_validation(config)
+    if config.overfit:
+        train = records.first(train, config.overfit)
+    validation = train if config.overfit else _find_validation(config)
     resize = config.model.resize
     options: dict[str, Any] = {"image_size": size, "resize": resize, "batch_size": config.evaluation.batch_size}
 

@@ -34,6 +34,33 @@ def value_and_gradients(function: Callable[[list[Any]], tuple[Any, Any]], weight
     return value, rest, tape.gradient(value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
+def fold(function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
+    """Goes through parts one after the other: carry <- function(carry, part); in a compiled function, a loop.
+
+    A loop is compiled once whatever `count` is, and holds the memory of one part. `keras.ops` has two, which TensorFlow
+    would run otherwise: `fori_loop` computes up to ten parts at a time, `scan` keeps every carry (Keras 3.15).
+
+    Args:
+        function: returns arrays of the types and shapes of `carry`.
+        first: the carry before the first part, nested arrays.
+        parts: nested arrays whose first axis has the parts.
+        count: of parts.
+
+    Returns:
+        The carry after the last part.
+    """
+    if backend.running() == "jax":
+        import jax
+
+        return jax.lax.scan(lambda carry, part: (function(carry, part), None), first, parts, length=count)[0]
+    import tensorflow as tf
+
+    def body(number: Any, carry: Any) -> tuple[Any, Any]:
+        return number + 1, function(carry, tf.nest.map_structure(lambda array: array[number], parts))
+
+    return tf.while_loop(lambda number, _: number < count, body, (0, first), parallel_iterations=1)[1]
+
+
 def to_device(values: Any) -> Any:
     """Turns nested NumPy arrays into arrays of the running backend, keeping their types."""
     import keras

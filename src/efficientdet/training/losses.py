@@ -11,6 +11,9 @@ from efficientdet.config import LossConfig
 from efficientdet.structures import RawPredictions, Targets
 from efficientdet.training import targets as target_assignment
 
+NAMES = ("loss", "class_loss", "box_loss")
+"""What `detection_losses` returns."""
+
 
 def focal(logits: Any, is_positive: Any, *, alpha: float, gamma: float, label_smoothing: float = 0.0) -> Any:
     """Computes the sigmoid focal loss (RetinaNet, eq. 5), element by element.

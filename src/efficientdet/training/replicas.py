@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from keras import ops, tree
 
 from efficientdet import backend
 from efficientdet.config import TrainingConfig
@@ -35,6 +36,14 @@ class Replicas(abc.ABC):
     @abc.abstractmethod
     def mean(self, values: list[Any]) -> list[Any]:
         """Averages float arrays over the replicas, inside of the step; others are equal everywhere."""
+
+    def split(self, rows: Any, num_parts: int) -> Any:
+        """Cuts the rows that a step sees into parts, inside of it: [B, ...] -> [num_parts, B / num_parts, ...]."""
+        return tree.map_structure(lambda array: _cut(array, num_parts), rows)
+
+    def fold(self, function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
+        """Goes through parts one after the other, inside of the step: carry <- function(carry, part)."""
+        return engine.fold(function, first, parts, count)
 
     @abc.abstractmethod
     def place_state(self, state: Any) -> Any:
@@ -57,7 +66,7 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
     """Chooses the devices of a run.
 
     Args:
-        training: `devices`, `batch_size`, `batch_norm`.
+        training: `devices`, `batch_size`, `accumulate_steps`, `batch_norm`.
         model: EfficientDet; its normalisation is told where statistics go over devices.
 
     Raises:
@@ -69,6 +78,11 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
         raise UserError(
             f"`training.batch_size` is {training.batch_size}, which cannot be divided among {total} devices; give a "
             "multiple, or fewer with `training.devices`."
+        )
+    if training.batch_size // total % training.accumulate_steps:
+        raise UserError(
+            f"`training.accumulate_steps` is {training.accumulate_steps}, which does not divide the "
+            f"{training.batch_size // total} pictures of a batch that each device has."
         )
     if total == 1:
         return OneDevice()
@@ -96,6 +110,10 @@ def _devices(wanted: int) -> list[Any]:
     if wanted > len(found):
         raise UserError(f"`training.devices` is {wanted}; {backend.running()} has {len(found)} here.")
     return found[: wanted or len(found)]
+
+
+def _cut(array: Any, num_parts: int) -> Any:
+    return ops.reshape(array, (num_parts, array.shape[0] // num_parts, *array.shape[1:]))
 
 
 class OneDevice(Replicas):
@@ -157,6 +175,23 @@ class JaxReplicas(Replicas):
             return values
         return [jax.lax.pmean(value, "batch") if "float" in str(value.dtype) else value for value in values]
 
+    def split(self, rows: Any, num_parts: int) -> Any:
+        """Makes each part of rows of every device, so that no row moves."""
+        if self._is_local:
+            return super().split(rows, num_parts)
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        sharding = NamedSharding(self._mesh, PartitionSpec(None, "batch"))
+
+        def cut(array: Any) -> Any:
+            size = array.shape[0] // num_parts
+            by_device = ops.reshape(array, (self.count, num_parts, size // self.count, *array.shape[1:]))
+            part = ops.reshape(ops.swapaxes(by_device, 0, 1), (num_parts, size, *array.shape[1:]))
+            return jax.lax.with_sharding_constraint(part, sharding)
+
+        return jax.tree.map(cut, rows)
+
     def place_state(self, state: Any) -> Any:
         """Puts the whole state on every device."""
         import jax
@@ -196,6 +231,7 @@ class MirroredReplicas(Replicas):
         import tensorflow as tf
 
         self.count = len(devices)
+        self._is_local = is_local
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
         for layer in model._flatten_layers():
             if hasattr(layer, "synchronized"):
@@ -215,6 +251,23 @@ class MirroredReplicas(Replicas):
         import tensorflow as tf
 
         return tf.distribute.get_replica_context().all_reduce(how, values)
+
+    def fold(self, function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
+        """Goes through parts; with batch statistics over the devices they are compiled one by one.
+
+        TensorFlow has no sums over devices inside a loop. Each part waits for the one before, so that memory is that of
+        one.
+        """
+        if self._is_local:
+            return super().fold(function, first, parts, count)
+        import tensorflow as tf
+
+        carry = first
+        for number in range(count):
+            with tf.control_dependencies(tf.nest.flatten(carry)):
+                part = tf.nest.map_structure(lambda array, number=number: tf.identity(array[number]), parts)
+            carry = function(carry, part)
+        return carry
 
     def place_state(self, state: Any) -> Any:
         """Returns tensors; the strategy gives each replica the same."""

@@ -30,6 +30,7 @@ from efficientdet.training import (
     interruption,
     memory,
     metrics,
+    overfitting,
     processes,
     run_directory,
     schedule,
@@ -57,6 +58,8 @@ class TrainingSummary:
     metrics: dict[str, float | None]
     """Of the last evaluation: AP and the others, and the validation losses."""
     skipped_steps: int
+    ended: str
+    """Why it ended: all epochs are done, or patience was lost."""
     seconds: float
     """Of this process; a resumed run counts from the resume."""
 
@@ -92,11 +95,13 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     if config.data.source:  # one process converts
         processes.first_only(lambda: prepare_source(config))
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
-    config = dataclasses.replace(config, model=start.model)
+    config = overfitting.adapt(dataclasses.replace(config, model=start.model))
     dataset = open_dataset(config, share=(processes.index(), processes.count()))
     model_config = dataclasses.replace(config.model, num_classes=len(dataset.categories))
     config = dataclasses.replace(config, model=model_config, run_dir=str(folder))
-    processes.first_only(lambda: run_directory.claim(config, dataset))
+    given, (config, derived) = config, schedule.derive(config, dataset.num_examples)
+    facts = run_directory.facts(given, dataset, derived)
+    processes.first_only(lambda: run_directory.claim(facts))
     if (ended := _ended(folder)) is not None:
         return ended
 
@@ -111,7 +116,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     initialization.freeze(model, config.training.freeze)
     newest = run_directory.find_checkpoint(folder)
     state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
-    run = _Run(config, dataset, folder, model, state, position)
+    run = _Run(config, dataset, folder, model, state, position, facts)
     asked.say = run.say
 
     # 3. The loop: steps, with an evaluation and a checkpoint now and then.
@@ -120,6 +125,8 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     run.say(f"{config.model.name}: {run.describe()}")
     for note in notes if newest is None else ():
         run.say(note)
+    if derived:
+        run.say("from batch and steps: " + ", ".join(f"{name} {value:.4g}" for name, value in derived.items()))
     if unused := backend.unused_gpu_build():
         run.say(unused)
     last = run.schedule.total_steps
@@ -173,8 +180,19 @@ class _Run:
         model: Any,
         state: State,
         position: dict[str, Any],
+        facts: dict[str, Any],
     ):
-        """Brings the state to the devices and compiles the step; `position` is what `save` wrote, empty at first."""
+        """Brings the state to the devices and compiles the step.
+
+        Args:
+            config: of the run, with derived values.
+            dataset: what it trains on.
+            folder: the run directory.
+            model: EfficientDet.
+            state: NumPy arrays.
+            position: what `save` wrote; empty at first.
+            facts: JSON values that each checkpoint keeps.
+        """
         self.config, self.dataset, self.folder, self.model = config, dataset, folder, model
         self.batch_size = config.training.batch_size
         self.schedule = schedule.make_schedule(config, dataset.num_examples)
@@ -183,9 +201,8 @@ class _Run:
         self.best_step: int | None = position.get("best_step")
         self.evaluation_is_due: bool = position.get("evaluation_is_due", False)
         self.last_metrics: dict[str, float | None] = position.get("last_metrics", {})
-        self.checkpoints = CheckpointWriter(
-            folder / "checkpoints", model, run_directory.facts(config, dataset), config.training.keep_checkpoints
-        )
+        self.worse_evaluations: int = position.get("worse_evaluations", 0)
+        self.checkpoints = CheckpointWriter(folder / "checkpoints", model, facts, config.training.keep_checkpoints)
         self._anchors = anchors.anchor_boxes(config.model)
         self._replicas = make_replicas(config.training, model)
         self.state = self._replicas.place_state(state)
@@ -227,9 +244,9 @@ class _Run:
         progress.console.print(text, soft_wrap=True, markup=False)
 
     def batches(self) -> Iterator[Any]:
-        """Goes through the batches that are left, and notes how long the input let the device wait."""
+        """Goes through the batches that are left, until patience is lost; notes how long the device waits for them."""
         batches = self.dataset.training_batches(self.step, self.schedule.total_steps)
-        while True:
+        while not self.has_lost_patience:
             with self.logs.waiting():
                 item = next(batches, None)
             if item is None:
@@ -252,6 +269,11 @@ class _Run:
     def skipped_steps(self) -> int:
         """Steps that changed nothing, because something in them was not finite."""
         return self.step - int(self._replicas.first(self.state["updates"]))
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether too many evaluations in a row were no better than the best."""
+        return 0 < self.config.training.patience <= self.worse_evaluations
 
     @property
     def epoch(self) -> float:
@@ -288,8 +310,10 @@ class _Run:
         ap = found.evaluation.metrics["AP"]
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
-            self.best_ap, self.best_step = ap, self.step
+            self.best_ap, self.best_step, self.worse_evaluations = ap, self.step, 0
             self._save_weights("best", arrays)
+        elif ap is not None:
+            self.worse_evaluations += 1
         self._save_weights("last", arrays)
         self.metrics.save_curves()
         self._end_evaluation()
@@ -326,6 +350,7 @@ class _Run:
             "best_ap": self.best_ap,
             "best_step": self.best_step,
             "last_metrics": self.last_metrics,
+            "worse_evaluations": self.worse_evaluations,
             "evaluation_is_due": self.evaluation_is_due,
         }
         self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
@@ -335,6 +360,10 @@ class _Run:
         self.checkpoints.wait()
         if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.first(self.state)))):
             self.say(same)
+        training = self.config.training
+        ended = f"all {training.epochs:g} epochs are done"
+        if self.step < self.schedule.total_steps:
+            ended = f"no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
         summary = TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,
@@ -342,12 +371,13 @@ class _Run:
             best_ap=self.best_ap,
             metrics=self.last_metrics,
             skipped_steps=self.skipped_steps,
+            ended=ended,
             seconds=time.monotonic() - self._began,
         )
         if processes.is_first():
             files.write_json(self.folder / run_directory.SUMMARY, summary.to_dict())
         self.metrics.finish(summary.to_dict())
-        self.say(f"done after {self.step} steps{_best(summary)}: {self.folder}")
+        self.say(f"done after {self.step} steps, {ended}{_best(summary)}: {self.folder}")
         return summary
 
 

@@ -32,6 +32,7 @@ _FREE = {
     "training.deterministic",
     "training.evaluate_every",
     "training.evaluate_from",
+    "training.patience",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
@@ -51,14 +52,17 @@ _PICTURES = 8
 _SHOWN_SCORE = 0.3
 
 
-def claim(config: ExperimentConfig, dataset: Dataset) -> Path:
+def claim(facts: dict[str, Any]) -> Path:
     """Makes the run directory, or checks that the one that is there belongs to the same run.
+
+    Args:
+        facts: what `facts` returned.
 
     Raises:
         UserError: it belongs to a run with other settings or other data, or cannot be written.
     """
-    folder = Path(config.run_dir).expanduser()
-    now = json.loads(json.dumps(facts(config, dataset)["config"]))
+    now = json.loads(json.dumps(facts["config"]))
+    folder = Path(now["run_dir"]).expanduser()
     path = folder / CONFIG
     if path.exists():
         if any((folder / "checkpoints").glob("step-*")):
@@ -77,12 +81,18 @@ def claim(config: ExperimentConfig, dataset: Dataset) -> Path:
     return folder
 
 
-def facts(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
-    """Tells what a run is, in JSON values: config with what counts of the dataset, class table, version."""
+def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float]) -> dict[str, Any]:
+    """Tells what a run is, in JSON values: config with what counts of the dataset, class table, version.
+
+    Args:
+        config: as it was given; values that were left open stay None, so that the file repeats the command.
+        dataset: what it trains on.
+        derived: the values that were left open.
+    """
     categories = [dataclasses.asdict(category) for category in dataset.categories]
     seen = {"num_examples": dataset.num_examples, "categories": categories}
     return {
-        "config": {**configs.to_dict(config), "dataset": seen},
+        "config": {**configs.to_dict(config), "dataset": seen, "derived": derived},
         "categories": categories,
         "version": efficientdet.__version__,
     }

@@ -1,9 +1,29 @@
-"""When a run does what: epochs of the configuration, in steps."""
+"""When a run does what: epochs of the configuration, in steps; and the values that follow from their number.
+
+google/automl's values are for COCO: 0.08 for a batch of 64, one epoch of warm-up, an average that remembers 5,000
+steps, batch statistics that remember 100. They presume 550,000 steps. With 300 pictures an epoch has five steps, and a
+run may have 500: its average would still be full of the first weights when it ends. So each value has a form for short
+runs that becomes google/automl's as the run becomes long. With S the steps of the run and B its batch:
+
+    learning rate     0.08 B/64; for B < 64 times sqrt(10,000/S), at least 1 and at most sqrt(64/B)
+    warm-up           one epoch, at least 100 steps, at most S/10
+    weight average    remembers S/10 steps, at most 5,000; in a cosine's last tenth the rate is below 2.5 % of its peak
+    batch statistics  remember S/50 steps, at least 10 (PyTorch's 0.9) and at most 100
+
+A memory of n steps is a decay of 1 - 1/n. What a configuration says itself is left as it is.
+"""
 
 import dataclasses
 import math
 
 from efficientdet.config import ExperimentConfig, TrainingConfig
+
+_LONG_RUN = 10_000
+"""Steps from which on a small batch has a learning rate in proportion to its size."""
+_REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
+_LEAST_WARMUP = 100
+_LONGEST_AVERAGE = 5_000
+_STATISTICS = (10, 100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,18 +40,73 @@ class Schedule:
     """Arguments of `optimizer.learning_rate`."""
 
 
-def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
-    """Turns the epochs of a configuration into steps.
+def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfig, dict[str, float]]:
+    """Fills in the values that a configuration leaves to the size of batch, dataset and run.
 
     Args:
         config: of the run.
         num_examples: training pictures.
+
+    Returns:
+        The configuration without None among them, and what was filled in: dotted name -> value.
+    """
+    batch_size = config.training.batch_size
+    steps_per_epoch = num_examples / batch_size
+    steps = _total_steps(config.training, num_examples)
+    warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
+    rules = {
+        "optimizer.learning_rate": peak_rate(batch_size, steps),
+        "optimizer.warmup_epochs": warmup_steps / steps_per_epoch,
+        "optimizer.average_decay": _decay(min(steps / 10, _LONGEST_AVERAGE)),
+        "model.batch_norm_momentum": _decay(min(max(steps / 50, _STATISTICS[0]), _STATISTICS[1])),
+    }
+    derived: dict[str, float] = {}
+    for name, value in rules.items():
+        section, field = name.split(".")
+        part = vars(config)[section]
+        if vars(part)[field] is None:
+            derived[name] = value
+            config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{field: value})})
+    return config, derived
+
+
+def peak_rate(batch_size: int, steps: int) -> float:
+    """Computes the learning rate of a batch.
+
+    Long runs: in proportion to the batch (EfficientDet: 0.16 at 128), so that pictures count the same in each. A small
+    batch in a short run makes too few and too small steps that way; there the rate goes with the root of the batch.
+
+    Args:
+        batch_size: pictures of one update.
+        steps: of the whole run.
+    """
+    share = batch_size / _REFERENCE_BATCH
+    rate = _REFERENCE_RATE * share
+    return rate if share >= 1 else rate * min(max(math.sqrt(_LONG_RUN / steps), 1.0), math.sqrt(1 / share))
+
+
+def _decay(steps: float) -> float:
+    """Turns the steps that a moving average remembers into its decay."""
+    return round(1 - 1 / max(steps, 1.0), 6)
+
+
+def _total_steps(training: TrainingConfig, num_examples: int) -> int:
+    return max(math.ceil(training.epochs * num_examples / training.batch_size), 1)
+
+
+def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
+    """Turns the epochs of a configuration into steps.
+
+    Args:
+        config: of the run, with derived values.
+        num_examples: training pictures.
     """
     training, optimizer = config.training, config.optimizer
+    peak, warmup_epochs = optimizer.learning_rate, optimizer.warmup_epochs
+    assert peak is not None, "`derive` comes first"
+    assert warmup_epochs is not None, "`derive` comes first"
     steps_per_epoch = num_examples / training.batch_size
-    total_steps = max(math.ceil(training.epochs * steps_per_epoch), 1)
-    # 0.08 a batch of 64 is google/automl's rule (EfficientDet: 0.16 at 128).
-    peak = 0.08 * training.batch_size / 64 if optimizer.learning_rate is None else optimizer.learning_rate
+    total_steps = _total_steps(training, num_examples)
     return Schedule(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -39,7 +114,7 @@ def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
         learning_rate={
             "peak": peak,
             "start": min(optimizer.warmup_learning_rate, peak),
-            "warmup_steps": optimizer.warmup_epochs * steps_per_epoch,
+            "warmup_steps": warmup_epochs * steps_per_epoch,
             "total_steps": max(optimizer.schedule_epochs * steps_per_epoch, float(total_steps)),
         },
     )

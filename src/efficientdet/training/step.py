@@ -49,13 +49,17 @@ def make_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
     """Makes the training step.
 
+    With `training.accumulate_steps` the batch goes through the network in parts. Their losses are divided by the
+    matched anchors of the whole batch, so that the sum of the gradients is that of the whole batch. What is tested,
+    updated, averaged and counted is the sum.
+
     A step whose loss, gradients or new batch statistics are not finite changes nothing but the counters: that is how
     a too large loss scale is found, and how a bad batch leaves no trace.
 
     Args:
         model: EfficientDet.
         anchors: float32[A, 4], of the model's image size.
-        config: losses, optimiser, precision.
+        config: losses, optimiser, parts of the batch; with derived values.
         schedule: arguments of `optimizer.learning_rate`.
         replicas: the devices, each of which has a part of the batch.
 
@@ -67,18 +71,29 @@ def make_step(
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
     is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
+    num_parts = config.training.accumulate_steps
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         wanted = targets.assign(anchors, batch, config.loss.match_iou)
         num_matched = replicas.sum(losses.count_matched(wanted["labels"]))
-        inputs = {"images": batch["images"], "valid_size": batch["valid_size"]}
+        rows = {"images": batch["images"], "valid_size": batch["valid_size"], "wanted": wanted}
 
-        def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
-            raw, non_trainable = model.stateless_call(trainable, state["non_trainable"], inputs, training=True)
-            values = losses.detection_losses(raw, wanted, config.loss, num_matched=num_matched)
-            return values["loss"] * state["loss_scale"], (values, non_trainable)
+        def differentiate(rows: Any, non_trainable: list[Any]) -> tuple[dict[str, Any], list[Any], list[Any]]:
+            inputs = {name: rows[name] for name in ("images", "valid_size")}
 
-        _, (values, non_trainable), gradients = engine.value_and_gradients(scaled_loss, state["trainable"])
+            def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
+                raw, moved = model.stateless_call(trainable, non_trainable, inputs, training=True)
+                values = losses.detection_losses(raw, rows["wanted"], config.loss, num_matched=num_matched)
+                return values["loss"] * state["loss_scale"], (values, moved)
+
+            _, (values, moved), gradients = engine.value_and_gradients(scaled_loss, state["trainable"])
+            return values, moved, gradients
+
+        if num_parts == 1:
+            values, non_trainable, gradients = differentiate(rows, state["non_trainable"])
+        else:
+            parts = replicas.split(rows, num_parts)
+            values, non_trainable, gradients = _accumulate(differentiate, state, parts, num_parts, replicas)
         values, gradients = replicas.sum((values, gradients))
         non_trainable = replicas.mean(non_trainable)
         gradients = [g / state["loss_scale"] for g in gradients]
@@ -108,6 +123,22 @@ def make_step(
     return step
 
 
+def _accumulate(
+    differentiate: Callable[..., Any], state: State, parts: Any, num_parts: int, replicas: Replicas
+) -> tuple[Any, Any, Any]:
+    """Differentiates part after part and sums losses and gradients; batch statistics move on with each part."""
+
+    def add(carry: Any, rows: Any) -> Any:
+        values, non_trainable, gradients = carry
+        new_values, non_trainable, new_gradients = differentiate(rows, non_trainable)
+        values = {name: value + new_values[name] for name, value in values.items()}
+        return values, non_trainable, [a + b for a, b in zip(gradients, new_gradients, strict=True)]
+
+    zeros = {name: ops.zeros((), "float32") for name in losses.NAMES}
+    first = (zeros, state["non_trainable"], [ops.zeros_like(weight) for weight in state["trainable"]])
+    return replicas.fold(add, first, parts, num_parts)
+
+
 def _add_l2(
     gradients: list[Any], weights: list[Any], is_kernel: list[bool], weight_decay: float
 ) -> tuple[list[Any], Any]:
@@ -123,6 +154,7 @@ def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: 
     trainable, momentum = optimizer.momentum_update(
         state["trainable"], gradients, state["momentum"], rate=rate, momentum=config.optimizer.momentum
     )
+    assert config.optimizer.average_decay is not None, "`schedule.derive` comes first"
     decay = optimizer.average_decay(state["updates"] + 1, config.optimizer.average_decay)
     return {
         "trainable": trainable,

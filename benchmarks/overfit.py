@@ -1,0 +1,127 @@
+"""How fast does a detector learn a few photographs by heart? The time and the steps until AP reaches a mark.
+
+`efficientdet train PRESET --overfit N` as a user starts it: trained and evaluated on the first N pictures. Whether AP
+comes near 1 depends on targets, losses, optimiser, post-processing and evaluation all being right, and on anchors small
+enough for the objects. Writes as JSON how AP rose, how large the state is, steps, time, and processor time, since a
+machine may be shared.
+
+    python benchmarks/overfit.py records/ --output benchmarks/results/overfit.json
+
+`records/` is a converted dataset (`efficientdet convert coco photographs/ --output records/`).
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from efficientdet import backend, files, presets
+from efficientdet import config as configs
+
+
+def main(
+    records: Path,
+    /,
+    *,
+    output: Path,
+    preset: str = "lite0",
+    backbone: str = "imagenet",
+    count: int = 8,
+    mark: float = 0.9,
+    image_size: tuple[int, int] = (320, 320),
+    anchor_scale: float = 1.5,
+    epochs: float = 150.0,
+    evaluate_every: float = 15.0,
+    learning_rate: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Trains, and writes how AP rose.
+
+    Args:
+        records: converted dataset; the first pictures of its training split are taken.
+        output: JSON file to write.
+        preset: model.
+        backbone: what it starts from; empty: random weights.
+        count: pictures.
+        mark: AP to reach.
+        image_size: height and width of the network input, px.
+        anchor_scale: side of the smallest anchor in strides of its level.
+        epochs: of the run, one step each.
+        evaluate_every: epochs between evaluations.
+        learning_rate: peak; none: what `overfit` takes.
+        seed: of the weights.
+    """
+    backend.choose()
+    import efficientdet
+    from efficientdet.training import metrics
+
+    start = presets.find_preset(preset)
+    config = dataclasses.replace(
+        start,
+        overfit=count,
+        backbone=backbone,
+        model=dataclasses.replace(start.model, image_size=image_size, anchor_scale=anchor_scale),
+        data=dataclasses.replace(start.data, train=str(records)),
+        optimizer=dataclasses.replace(start.optimizer, learning_rate=learning_rate),
+        training=dataclasses.replace(start.training, epochs=epochs, evaluate_every=evaluate_every, seed=seed),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        summary = efficientdet.train(dataclasses.replace(config, run_dir=f"{folder}/run"))
+        lines = metrics.read_lines(Path(folder) / "run" / "metrics.jsonl")
+        checkpoints = [path.stat().st_size for path in (Path(folder) / "run" / "checkpoints").iterdir()]
+    rows = [
+        {"step": line["step"], "seconds": round(line["time"] - began, 1), "AP": line["values"]["AP"]}
+        for line in lines
+        if line["kind"] == "validation"
+    ]
+    table = {
+        "what": f"AP of {preset} on the {count} pictures that it learns by heart",
+        "reached": next((row for row in rows if (row["AP"] or 0.0) >= mark), None),
+        "rows": rows,
+        "best_AP": summary.best_ap,
+        "metrics": summary.metrics,
+        "steps": summary.steps,
+        "seconds": round(summary.seconds, 1),
+        "state_megabytes": round(max(checkpoints) / 1e6, 1),
+        "settings": configs.to_dict(config),
+        **_circumstances(),
+    }
+    files.write_json(output, table)
+    print(json.dumps(rows))
+
+
+def _circumstances() -> dict[str, Any]:
+    """Notes what the figures depend on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    packages = ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[2]},
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

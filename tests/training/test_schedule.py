@@ -1,0 +1,128 @@
+"""Epochs in steps, and what follows from their number: google/automl's values for COCO, others for small data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from efficientdet import limits, presets
+from efficientdet.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from efficientdet.training import optimizer, schedule
+
+_COCO = 118_287
+_NAMES = (
+    "optimizer.learning_rate",
+    "optimizer.warmup_epochs",
+    "optimizer.average_decay",
+    "model.batch_norm_momentum",
+)
+
+
+def _derived(batch_size, epochs, num_examples):
+    config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs))
+    return schedule.derive(config, num_examples)[1]
+
+
+@pytest.mark.parametrize("batch_size", [8, 64, 128, 256, 512])
+def test_coco_has_google_s_values_whatever_the_batch(batch_size):
+    expected = (0.08 * batch_size / 64, 1.0, 0.9998, 0.99)
+    assert _derived(batch_size, 300.0, _COCO) == dict(zip(_NAMES, expected, strict=True))
+
+
+# By hand. 900 steps of 8: sqrt(10000 / 900) is over sqrt(64 / 8), so 0.08 sqrt(8 / 64); a tenth is 90 steps; 1 - 1/18.
+_SMALL = {
+    "300 pictures, batch 8, 24 epochs": ((8, 24.0, 300), (0.0282843, 2.4, 0.988889, 0.944444)),
+    # 112.5 steps, so 113; 4.6875 an epoch; a fiftieth of it is below 10.
+    "300 pictures, batch 64, 24 epochs": ((64, 24.0, 300), (0.08, 11.3 / 4.6875, 0.911504, 0.9)),
+    # 2500 steps: twice the rate in proportion to the batch; an epoch is 25 steps, the warm-up 100; 1 - 1/250; 1 - 1/50.
+    "200 pictures, batch 8, 100 epochs": ((8, 100.0, 200), (0.02, 4.0, 0.996, 0.98)),
+    # 90,000 steps: long enough for a rate in proportion; 1 - 1/5000.
+    "2,400 pictures, batch 8, 300 epochs": ((8, 300.0, 2400), (0.01, 1.0, 0.9998, 0.99)),
+    "one step": ((8, 1.0, 1), (0.0282843, 0.8, 0.0, 0.9)),
+}
+
+
+@pytest.mark.parametrize("name", _SMALL)
+def test_small_data_has_values_of_its_own(name):
+    arguments, expected = _SMALL[name]
+    found = _derived(*arguments)
+    assert list(found) == list(_NAMES)
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", presets.RECIPES)
+def test_nvidia_s_recipes_keep_their_values_and_google_s_batch_statistics(name):
+    recipe = presets.find_preset(name)
+    config, derived = schedule.derive(recipe, _COCO)
+    if name.startswith(("d0-amp", "d0-fp32", "d0-tf32")):
+        assert derived == {"model.batch_norm_momentum": 0.99}
+        assert config.optimizer == recipe.optimizer
+
+
+@pytest.mark.parametrize("name", ["demo", "d0-cpu"])
+def test_presets_for_small_data_leave_nothing_open(name):
+    config = presets.find_preset(name)
+    assert schedule.derive(config, 300) == (config, {})
+
+
+def test_an_explicit_value_wins():
+    config = ExperimentConfig(
+        model=ModelConfig(batch_norm_momentum=0.5),
+        optimizer=OptimizerConfig(learning_rate=0.3, warmup_epochs=0.0, average_decay=0.0),
+    )
+    assert schedule.derive(config, 300) == (config, {})
+    one_open = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, average_decay=None))
+    found, derived = schedule.derive(one_open, 300)
+    assert list(derived) == ["optimizer.average_decay"]
+    assert dataclasses.replace(found.optimizer, average_decay=None) == one_open.optimizer
+
+
+_RUNS = {
+    "batch_size": st.integers(1, 4096),
+    "epochs": st.floats(0.01, 1000),
+    "num_examples": st.integers(1, 10**6),
+}
+
+
+@settings(deadline=None, max_examples=50)
+@given(**_RUNS)
+def test_derived_values_are_possible(batch_size, epochs, num_examples):
+    config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs))
+    limits.check(schedule.derive(config, num_examples)[0])
+
+
+@settings(deadline=None, max_examples=50)
+@given(**_RUNS)
+def test_neither_warm_up_nor_average_takes_more_than_a_tenth_of_the_run(batch_size, epochs, num_examples):
+    config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs))
+    config, derived = schedule.derive(config, num_examples)
+    steps = schedule.make_schedule(config, num_examples).total_steps
+    assert derived["optimizer.warmup_epochs"] * num_examples / batch_size <= steps / 10 * (1 + 1e-9)
+    assert 1 / (1 - derived["optimizer.average_decay"]) <= max(steps / 10, 1) * 1.01
+
+
+@settings(deadline=None, max_examples=50)
+@given(batch_size=st.integers(1, 64), steps=st.integers(1, 10**6))
+def test_the_rate_lies_between_that_of_the_batch_and_that_of_its_root(batch_size, steps):
+    share = batch_size / 64
+    rate = schedule.peak_rate(batch_size, steps)
+    assert 0.08 * share * (1 - 1e-9) <= rate <= 0.08 * share**0.5 * (1 + 1e-9)
+    assert rate >= schedule.peak_rate(batch_size, steps + 1000)
+
+
+def test_in_the_last_tenth_of_a_cosine_the_rate_is_below_a_fortieth_of_its_peak():
+    rate = optimizer.learning_rate(np.int32(900), peak=1.0, start=0.0, warmup_steps=0.0, total_steps=1000.0)
+    assert 0.02 < float(rate) < 0.025
+
+
+def test_the_schedule_is_in_steps():
+    config = ExperimentConfig(training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8, evaluate_from=10))
+    found = schedule.make_schedule(schedule.derive(config, 300)[0], 300)
+    assert found.total_steps == 900
+    assert found.steps_per_epoch == 37.5
+    assert found.evaluation_steps == {600, 900}
+    assert found.learning_rate == pytest.approx(
+        {"peak": 0.08 / 8**0.5, "start": 1e-4, "warmup_steps": 90.0, "total_steps": 900.0}
+    )
