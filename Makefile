@@ -22,7 +22,7 @@ REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check parity parity-all compare compare-all clean python FORCE
+.PHONY: help demo test check docker-check parity parity-all compare compare-all clean python FORCE
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make test    run the tests; TESTS=tests/data runs a part, PYTEST_ARGS='-k boxes' passes more to pytest,"
 	@echo "             WORKERS=0 runs them in one process"
 	@echo "make check   formatting, lint, types, layers of imports"
+	@echo "make docker-check  run the install lines of docker/Dockerfile in an environment of their own, without CUDA"
 	@echo "make parity  compare D0 and Lite0 with PyTorch's effdet, in an environment of its own (docs/parity.md);"
 	@echo "             parity-all compares the whole family and takes an hour"
 	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
@@ -51,6 +52,10 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The image has the versions of constraints.txt, also where the other goals take the newest.
+docker-check:
+	$(if $(LATEST),@echo "Left out: the image has the versions of constraints.txt",$(PYTHON) docker/check.py)
 
 parity parity-all:
 	@$(MAKE) --no-print-directory VENV=.venv-parity $(subst parity,compare,$@)

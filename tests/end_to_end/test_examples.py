@@ -1,0 +1,63 @@
+"""The programs in examples/, and the Python in the README, run as they are written."""
+
+import dataclasses
+import pathlib
+import re
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientdet import presets
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """What examples/train_and_detect.py wrote, in two steps of a shrunken preset on little pictures."""
+    folder = tmp_path_factory.mktemp("example")
+    words = [str(folder), "--epochs", "1", "--pictures", "16", "--image-size", "64"]
+    demo = presets.find_preset("demo")
+    backbone = dataclasses.replace(demo.model.backbone, width=0.25, depth=0.25)
+    model = dataclasses.replace(demo.model, backbone=backbone, feature_channels=8, num_cells=1, head_repeats=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "demo", dataclasses.replace(demo, model=model))
+        patch.setattr(sys, "argv", ["train_and_detect.py", *words])
+        runpy.run_path(str(_ROOT / "examples" / "train_and_detect.py"), run_name="__main__")
+    return folder
+
+
+def _read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_every_example_is_run_by_a_test():
+    assert [path.name for path in (_ROOT / "examples").glob("*.py")] == ["train_and_detect.py"]
+
+
+@pytest.mark.slow
+def test_the_example_trains_and_writes_a_picture_with_what_it_found(output):
+    assert (output / "run" / "weights" / "best.safetensors").is_file()
+    first = _read(output / "pictures" / "val" / "000001.jpg")
+    assert _read(output / "detections.jpg").shape == first.shape
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_is_written(output, tmp_path, monkeypatch):
+    snippets = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(snippets) == 1
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "d0").symlink_to(output / "run")
+    monkeypatch.chdir(tmp_path)
+    image = _read(output / "pictures" / "val" / "000002.jpg")
+    names = {"image": image}
+    exec(compile(snippets[0], "README.md", "exec"), names)
+    found = names["found"]
+    assert found.size == image.shape[:2]
+    assert found.boxes.shape == (len(found.scores), 4)
+    assert found.boxes.dtype == np.float32
+    assert all(score >= 0.4 for score in found.scores)
