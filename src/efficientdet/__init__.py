@@ -18,6 +18,7 @@ __all__ = [
     "UserError",
     "convert",
     "describe",
+    "doctor",
     "download",
     "evaluate",
     "evaluate_detections",
@@ -36,6 +37,7 @@ _HOMES = {
     "UserError": "efficientdet.errors",
     "convert": "efficientdet.data.conversion",
     "describe": "efficientdet.model.complexity",
+    "doctor": "efficientdet.diagnosis",
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
@@ -45,13 +47,24 @@ _HOMES = {
     "train_seeds": "efficientdet.training.seeds",
 }
 
-_NEED_KERAS = {"Detector", "describe", "evaluate", "evaluate_detections", "predict", "preview", "train", "train_seeds"}
+_NEED_KERAS = {
+    "Detector",
+    "describe",
+    "doctor",
+    "evaluate",
+    "evaluate_detections",
+    "predict",
+    "preview",
+    "train",
+    "train_seeds",
+}
 
 if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.coco_download import download
     from efficientdet.data.conversion import convert
     from efficientdet.detector import Detector, predict
+    from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
     from efficientdet.model.complexity import describe

@@ -25,6 +25,7 @@ VERBS = {
         "a published checkpoint to a weights file",
     ),
     "describe": ("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
+    "doctor": ("efficientdet.diagnosis", "doctor", "devices, versions, precision, processes: what works here"),
     "demo": ("efficientdet.demo", "run_demo", "the whole path on generated pictures, in minutes"),
 }
 
@@ -108,7 +109,7 @@ def _run(verb: str, words: list[str]) -> int:
         raise UserError(
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
-    return 0
+    return 1 if verb == "doctor" and not result.is_good else 0
 
 
 def _has_json_file(words: list[str]) -> bool:
@@ -216,7 +217,7 @@ def _show(verb: str, result: Any) -> None:
         from efficientdet.data import summary
 
         summary.show(result)
-    elif verb in ("evaluate", "describe"):
+    elif verb in ("evaluate", "describe", "doctor"):
         console.print(result.table())
     elif verb == "demo":
         console.print(result.evaluation.table())

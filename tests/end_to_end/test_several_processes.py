@@ -48,8 +48,8 @@ def _start(cache, folder, steps, index=None, port=0, **changes):
     words += ["--data.synthetic-examples", str(8 * steps)]
     for name, value in changes.items():
         words += [f"--{name.replace('__', '.').replace('_', '-')}", str(value)]
-    output = folder.with_name(f"{folder.name}-{index}.txt").open("a")
-    return subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    with folder.with_name(f"{folder.name}-{index}.txt").open("a") as output:
+        return subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _start_both(cache, folder, steps):

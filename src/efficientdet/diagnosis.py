@@ -1,0 +1,221 @@
+"""What works here: devices, versions, precision, sums over devices and processes, and a folder to write to."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import efficientdet
+from efficientdet import backend, files
+from efficientdet.errors import UserError
+from efficientdet.training import memory, processes, self_check
+
+_PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "safetensors", "faster-coco-eval")
+# How far products of 256 normal numbers may be from float64, in shares of the largest: factors of 24, 11, 8 and 11 bits,
+# with room for the order of sums. A float32 that is TF32 in truth is caught.
+_BOUNDS = {"float32": 1e-5, "tf32": 5e-3, "mixed_bfloat16": 3e-2, "mixed_float16": 5e-3}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    is_good: bool
+    text: str
+    """What was found; if it is not good, what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All that was looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Tells whether nothing is wrong."""
+        return all(finding.is_good for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the diagnosis into plain JSON values."""
+        return {"is_good": self.is_good, **dataclasses.asdict(self)}
+
+    def table(self) -> Any:
+        """Lays it out for the terminal: a rich table."""
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for finding in self.findings:
+            table.add_row("ok" if finding.is_good else "[red]WRONG[/]", finding.what, finding.text)
+        return table
+
+
+def doctor(*, run_dir: str = "", join_seconds: float = 300.0) -> Diagnosis:
+    """Looks at what training needs and says what works here; started as several processes, also between them.
+
+    Args:
+        run_dir: folder that a run would write to. Several processes need one that all see, such as `runs/doctor`.
+        join_seconds: how long several processes wait for each other, s.
+
+    Returns:
+        What was found; the command's exit status is 1 if something is wrong.
+
+    Raises:
+        UserError: a process of several does not come, or differs from the first.
+    """
+    folder = Path(run_dir or "runs/doctor").expanduser()
+    with processes.joined(folder, join_seconds):
+        report = self_check.check_processes()
+        findings = [
+            Finding(what="program", is_good=True, text=_program()),
+            Finding(what="packages", is_good=True, text=_packages()),
+            Finding(what="devices", is_good=True, text=_devices()),
+            *(_examine(precision, functools.partial(_check_precision, precision)) for precision in _BOUNDS),
+            _examine("XLA", _check_xla),
+            _examine("records", _check_records),
+            _examine("sum over devices", _check_devices),
+        ]
+        backend.use_precision("float32")
+        if report is not None:
+            findings.append(Finding(what="processes", is_good=True, text=report.text()))
+        if run_dir:
+            findings.append(_examine("run folder", lambda: _check_folder(folder)))
+    return Diagnosis(findings=tuple(findings))
+
+
+def _examine(what: str, check: Callable[[], str]) -> Finding:
+    """Runs a check. Whatever it raises is a finding: that is what a doctor is for."""
+    try:
+        return Finding(what=what, is_good=True, text=check())
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Finding(what=what, is_good=False, text=lines[0][:300])
+
+
+def _program() -> str:
+    resident = memory.resident()
+    used = "" if resident is None else f", {resident:.0f} MB in use"
+    return (
+        f"efficientdet-keras {efficientdet.__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} processor cores{used}"
+    )
+
+
+def _packages() -> str:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _devices() -> str:
+    """Lists the devices of the running backend; another installed one is not asked."""
+    if backend.running() == "jax":
+        import jax
+
+        names = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.local_devices()]
+    else:
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        kinds = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        names = [f"gpu:{number} {kind}" for number, kind in enumerate(kinds)] or ["cpu:0"]
+    hint = backend.unused_gpu_build()
+    return f"{backend.running()}: {', '.join(names)}" + (f". {hint}" if hint else "")
+
+
+def _check_precision(precision: str) -> str:
+    """Multiplies and convolves in a precision, against float64 on the host."""
+    from keras import ops
+
+    dtype = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}.get(precision, "float32")
+    backend.use_precision(precision)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(256, 256)), rng.normal(size=(256, 256))
+
+    def product(left: Any, right: Any) -> Any:
+        image = ops.reshape(left, (1, 16, 16, 256))
+        kernel = ops.reshape(right, (1, 1, 256, 256))
+        return ops.matmul(left, right), ops.reshape(ops.conv(image, kernel), (256, 256))
+
+    compiled = backend.compile_function(product)
+    inputs = [ops.convert_to_tensor(array, dtype=dtype) for array in (a, b)]
+    found = [ops.convert_to_numpy(ops.cast(each, "float32")) for each in compiled(*inputs)]
+    began = time.monotonic()
+    for _ in range(5):
+        ops.convert_to_numpy(ops.cast(compiled(*inputs)[0], "float32"))
+    milliseconds = 200 * (time.monotonic() - began)
+    error = max(float(np.abs(each - a @ b).max() / np.abs(a @ b).max()) for each in found)
+    if not error <= _BOUNDS[precision]:
+        raise UserError(
+            f"products are wrong by {error:.1e} of the largest, expected at most {_BOUNDS[precision]:.0e}; do not "
+            f"train with `--training.precision {precision}` on this device"
+        )
+    return f"products within {error:.1e} of float64, {milliseconds:.1f} ms"
+
+
+def _check_xla() -> str:
+    """Compiles with XLA; JAX always does."""
+    from keras import ops
+
+    compiled = backend.compile_function(lambda values: ops.sum(ops.square(values)), xla="on")
+    found = float(compiled(ops.convert_to_tensor(np.arange(4.0, dtype=np.float32))))
+    if found != 14.0:
+        raise UserError(f"0 + 1 + 4 + 9 is {found:g} with XLA; do not use `--training.xla on` here")
+    return "compiles"
+
+
+def _check_records() -> str:
+    """Tells whether records can be read: that is TensorFlow's work on both backends."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return "TensorFlow is not installed: generated pictures can be trained on, records cannot"
+    import tensorflow as tf
+
+    picture = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
+    if tf.io.decode_jpeg(picture).shape != (8, 8, 3):
+        raise UserError("TensorFlow does not read back the JPEG picture it wrote; install it anew")
+    return "TensorFlow reads and decodes"
+
+
+def _check_devices() -> str:
+    """Sums over the devices with a known answer."""
+    if backend.running() == "jax":
+        return f"right over {self_check.check_sum()} devices"
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    if len(gpus) < 2:
+        return "one device"
+    strategy = tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
+
+    def add() -> Any:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce("SUM", tf.cast(context.replica_id_in_sync_group + 1, tf.float32))
+
+    found = float(strategy.experimental_local_results(strategy.run(add))[0])
+    expected = len(gpus) * (len(gpus) + 1) / 2
+    if found != expected:
+        raise UserError(f"1 to {len(gpus)} over as many GPUs is {found:g}, not {expected:g}; train on one")
+    return f"right over {len(gpus)} GPUs"
+
+
+def _check_folder(folder: Path) -> str:
+    """Tells whether a run can write its folder."""
+    files.check_writable(folder / "config.json")
+    place = folder
+    while not place.exists():
+        place = place.parent
+    return f"{folder} can be written, {shutil.disk_usage(place).free / 1e9:.1f} GB free"
