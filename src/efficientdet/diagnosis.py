@@ -20,8 +20,8 @@ from efficientdet.errors import UserError
 from efficientdet.training import memory, processes, self_check
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "safetensors", "faster-coco-eval")
-# How far products of 256 normal numbers may be from float64, in shares of the largest: factors of 24, 11, 8 and 11 bits,
-# with room for the order of sums. A float32 that is TF32 in truth is caught.
+# How far products of 256 normal numbers may be from float64, in shares of the largest: factors of 24, 11, 8 and 11
+# bits, with room for the order of sums. A float32 that is TF32 in truth is caught.
 _BOUNDS = {"float32": 1e-5, "tf32": 5e-3, "mixed_bfloat16": 3e-2, "mixed_float16": 5e-3}
 
 
