@@ -89,7 +89,7 @@ with interruption.caught() as asked:
     asked.can_wait = True
     for number in {numbers}:
         os.kill(os.getpid(), number)
-        time.sleep(0.2)
+        time.sleep({seconds})
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         pass
@@ -101,5 +101,16 @@ with interruption.caught() as asked:
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="signals have other numbers elsewhere")
 def test_a_second_signal_ends_the_process_at_once(numbers, status):
-    done = subprocess.run([sys.executable, "-c", _BUSY.format(numbers=numbers)], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", _BUSY.format(numbers=numbers, seconds=1.1)], capture_output=True, timeout=60
+    )
     assert done.returncode == status, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals have other numbers elsewhere")
+def test_signals_that_come_together_are_one():
+    program = _BUSY.format(numbers=(15, 15, 10), seconds=0.02).replace(
+        "while time.monotonic() < deadline", "while False"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr

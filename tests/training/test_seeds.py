@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import statistics
+import subprocess
+import sys
 
 import pytest
 
 from efficientdet import cli
 from efficientdet import config as configs
-from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
+from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import run, seeds
+from efficientdet.training import dataset, interruption, run, run_directory, seeds
 
 
 @pytest.mark.parametrize(
@@ -38,9 +40,45 @@ def test_the_folder_of_a_run_is_no_folder_of_seeds(tmp_path):
         seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path)), (0, 1))
 
 
-def test_a_run_that_cannot_be_trained_is_named_by_its_seed(tmp_path):
-    with pytest.raises(UserError, match=r"Seed 3: `data\.train` is empty"):
+@pytest.mark.slow
+def test_a_run_that_cannot_be_trained_is_named_by_its_seed(tmp_path, capfd):
+    with pytest.raises(UserError, match="Seed 3 ended with status 1"):
         seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path / "runs")), (3,))
+    assert "`data.train` is empty" in capfd.readouterr().err
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    with pytest.raises(UserError, match="one of several processes"):
+        seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path)), (0, 1))
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_the_run_and_both_end_with_its_status(tiny, tmp_path):
+    """The run is stopped while it compiles; later it would have saved its state."""
+    config = ExperimentConfig(model=tiny, data=DataConfig(train="synthetic", synthetic_examples=2))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(configs.to_dict(config)))
+    words = [
+        "-m",
+        "efficientdet",
+        "train",
+        "--config",
+        str(file),
+        "--run-dir",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "0,1",
+    ]
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as process:
+        while "classes" not in (line := process.stderr.readline()):  # the run describes itself
+            assert line, process.wait()
+        process.terminate()
+        said = process.stderr.read()
+    assert process.returncode == interruption.STATUS
+    assert said.count("SIGTERM: stopped") == 2, "the run and the command"
+    assert not (tmp_path / "runs" / "seed-1").exists()
 
 
 def _ended(values, best_ap=None):
@@ -74,32 +112,37 @@ def test_one_seed_has_no_deviation_and_a_missing_number_no_mean(tmp_path):
     assert (two.mean["APl"], two.standard_deviation["APl"]) == (None, None)
 
 
+def _end(config, folder, seed, values):
+    """Makes what a run leaves that is done, but for weights."""
+    training = dataclasses.replace(config.training, seed=seed)
+    config = dataclasses.replace(config, run_dir=str(folder), training=training)
+    opened = dataset.open_dataset(config)
+    model = dataclasses.replace(config.model, num_classes=len(opened.categories))
+    facts = run_directory.facts(dataclasses.replace(config, model=model), opened)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000001.safetensors").touch()
+    (folder / "config.json").write_text(json.dumps(facts["config"]))
+    (folder / "summary.json").write_text(json.dumps(_ended(values).to_dict()))
+
+
 @pytest.mark.slow
-def test_the_same_command_trains_only_the_seeds_that_are_missing(tiny, tmp_path, capsys):
+def test_runs_that_are_done_are_summed_up_and_not_trained_again(tiny, tmp_path, capsys):
     config = ExperimentConfig(
         preset="tiny",
-        model=dataclasses.replace(tiny, image_size=(64, 64), batch_norm_momentum=0.9),
-        data=DataConfig(train="synthetic", synthetic_examples=4, synthetic_classes=2),
-        optimizer=OptimizerConfig(learning_rate=0.02, average_decay=0.9),
-        training=TrainingConfig(batch_size=2, epochs=1, log_every=1),
-        evaluation=configs.EvaluationConfig(batch_size=8, max_images=8),
+        model=tiny,
+        data=DataConfig(train="synthetic", synthetic_examples=2, synthetic_classes=2),
+        training=TrainingConfig(batch_size=2, epochs=1),
     )
-    file = tmp_path / "config.json"
+    file, folder = tmp_path / "config.json", tmp_path / "runs"
     file.write_text(json.dumps(configs.to_dict(config)))
-    folder = tmp_path / "runs"
-    first = seeds.train_seeds(dataclasses.replace(config, run_dir=str(folder)), (0,))
-    weights = folder / "seed-0" / "weights" / "last.safetensors"
-    made = weights.stat().st_mtime_ns
-    capsys.readouterr()
-    assert cli.main(["train", "--config", str(file), "--run-dir", str(folder), "--seeds", "0..1", "--json"]) == 0
+    _end(config, folder / "seed-4", 4, {"AP": 0.5})
+    _end(config, folder / "seed-7", 7, {"AP": 0.7})
+    assert cli.main(["train", "--config", str(file), "--run-dir", str(folder), "--seeds", "4,7", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert weights.stat().st_mtime_ns == made, "not trained again"
     assert json.loads((folder / "seeds.json").read_text()) == printed
-    assert printed["runs"]["0"] == first.runs[0].to_dict()
-    losses = [printed["runs"][seed]["metrics"]["loss"] for seed in ("0", "1")]
-    assert losses[0] != losses[1]
-    assert printed["mean"]["loss"] == pytest.approx(sum(losses) / 2)
-    assert printed["standard_deviation"]["loss"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
-    assert configs.load(folder / "seed-1" / "config.json").training.seed == 1
+    assert [printed["runs"][seed]["metrics"]["AP"] for seed in ("4", "7")] == [0.5, 0.7]
+    assert printed["mean"]["AP"] == pytest.approx(0.6)
+    assert printed["standard_deviation"]["AP"] == pytest.approx(0.2 / 2**0.5)
+    assert not list(folder.glob("*/weights/*"))
     table = (folder / "seeds.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table] == ["seed", "---:", "0", "1", "mean", "standard deviation"]
+    assert [line.split("|")[1].strip() for line in table] == ["seed", "---:", "4", "7", "mean", "standard deviation"]

@@ -21,14 +21,14 @@ def class_bias() -> float:
     return -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
 
 
-def class_head(config: ModelConfig, dtype: layers.Dtype = None) -> "Head":
+def class_head(config: ModelConfig, dtype: layers.Dtype = "float32") -> "Head":
     """Makes the class head of a model: `num_classes` logits an anchor."""
     return Head(
         config, anchors.anchors_per_cell(config), config.num_classes, class_bias(), name="class_head", dtype=dtype
     )
 
 
-def box_head(config: ModelConfig, dtype: layers.Dtype = None) -> "Head":
+def box_head(config: ModelConfig, dtype: layers.Dtype = "float32") -> "Head":
     """Makes the box head of a model: 4 deltas an anchor."""
     return Head(config, anchors.anchors_per_cell(config), 4, 0.0, name="box_head", dtype=dtype)
 

@@ -1,8 +1,9 @@
 """SIGTERM and SIGUSR1: a scheduler wants its machine back. The run finishes the step, saves, and exits with status 75.
 
 Before the first step is done there is nothing to save, and the run ends at once; so it does while it converts or
-compiles. A second signal ends the process without a word. Ctrl-C stays Python's. Of several processes any may be asked:
-all end after the same step.
+compiles. A second signal ends the process without a word, if it comes a second later or more: a scheduler signals every
+process of a job, and a process that waits for another one passes its own signal on. Ctrl-C stays Python's. Of several
+processes of a run any may be asked: all end after the same step.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ STATUS = 75
 """Exit status: the same command goes on (EX_TEMPFAIL of sysexits.h). A scheduler can requeue on it."""
 
 _NAMES = ("SIGTERM", "SIGUSR1")
+_TOGETHER_SECONDS = 1.0  # signals that come closer are one
 
 
 class Interrupted(SystemExit):
@@ -91,10 +94,13 @@ def _ended_by_the_second(numbers: list[int]) -> Iterator[None]:
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
-        count = 0
+        first: float | None = None
         while received := reader.recv(1):
-            count += received[0] in numbers
-            if count == 2:
+            if received[0] not in numbers:
+                continue
+            now = time.monotonic()
+            first = now if first is None else first
+            if now - first >= _TOGETHER_SECONDS:
                 os._exit(128 + received[0])
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)

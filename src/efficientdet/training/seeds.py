@@ -2,22 +2,29 @@
 
 RUN_DIR/seed-N is an ordinary run; a finished one is not trained again. What the table counts is each run's last
 evaluation, of the averaged weights at its end. The standard deviation is that of a sample (n - 1).
+
+Each run has a process of its own, since TensorFlow never gives back the graph of a compiled step: five runs of one
+small model in one process left 150 MB each.
 """
 
 import dataclasses
-import gc
+import json
 import re
 import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from efficientdet import evaluation, files, progress
+from efficientdet import backend, evaluation, files, limits, progress
+from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
-from efficientdet.training import processes, run, run_directory
+from efficientdet.training import interruption, processes, run, run_directory, tracking
 
 RESULT, TABLE = "seeds.json", "seeds.md"
 
@@ -96,29 +103,52 @@ def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)
         UserError: a run cannot be trained, or the folder is a run itself.
         Interrupted: as `train`; the same call goes on.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
+    _check(config, seeds)
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
     if (folder / run_directory.CONFIG).exists():
         raise UserError(f"`{folder}` is a run itself; give another `--run-dir` for several seeds.")
     found: dict[int, run.TrainingSummary] = {}
     for number, seed in enumerate(seeds, start=1):
         progress.console.print(f"seed {seed}, {number} of {len(seeds)}", markup=False)
-        found[seed] = _train_one(config, folder / f"seed-{seed}", seed)
-        gc.collect()  # what a run leaves is held in cycles
+        training = dataclasses.replace(config.training, seed=seed)
+        found[seed] = _train(dataclasses.replace(config, run_dir=str(folder / f"seed-{seed}"), training=training))
         summary = _sum_up(folder, found)
-        if processes.is_first():
-            _write(folder, summary)
+        _write(folder, summary)
     return summary
 
 
-def _train_one(config: ExperimentConfig, folder: Path, seed: int) -> run.TrainingSummary:
-    """Trains from one seed, and says which one it was if that is not possible."""
-    training = dataclasses.replace(config.training, seed=seed)
-    try:
-        return run.train(dataclasses.replace(config, run_dir=str(folder), training=training))
-    except UserError as error:
-        raise UserError(f"Seed {seed}: {error}") from error
+def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
+    """Refuses what no run could be made of."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
+    if processes.count() > 1:
+        raise UserError("`seeds`: this is one of several processes of a run; start them once for each `training.seed`.")
+    limits.check(config)
+    tracking.check(config)
+
+
+def _train(config: ExperimentConfig) -> run.TrainingSummary:
+    """Trains one seed in a process of its own, which speaks for itself; what ends this process ends it gently."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / run_directory.CONFIG
+        files.write_json(file, configs.to_dict(config))
+        words = ["train", "--config", str(file), "--backend", backend.running()]
+        # Results go to standard output; this process has its own.
+        command = [sys.executable, "-m", "efficientdet", *words]
+        with interruption.caught(), subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+    if status == interruption.STATUS:
+        raise interruption.Interrupted
+    if status != 0:
+        raise UserError(
+            f"Seed {config.training.seed} ended with status {status}, for the reason above; the same command goes on."
+        )
+    values = json.loads((Path(config.run_dir) / run_directory.SUMMARY).read_text(encoding="utf-8"))
+    return run.TrainingSummary(**values)
 
 
 def _sum_up(folder: Path, runs: dict[int, run.TrainingSummary]) -> SeedsSummary:
