@@ -96,8 +96,8 @@ def test_whole_numbers_are_good_floats():
     assert isinstance(loaded.training.epochs, float)
 
 
-def test_the_learning_rate_may_be_left_to_the_batch_size():
-    values = {"optimizer": {"learning_rate": None}}
+def test_what_follows_from_batch_and_dataset_may_be_left_open():
+    values = {"optimizer": {"learning_rate": None, "warmup_epochs": None, "average_decay": None}}
     assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == configs.ExperimentConfig()
 
 
@@ -144,6 +144,8 @@ _NAN = float("nan")
         ("optimizer.average_decay", -0.1),
         ("optimizer.average_decay", 1.0),
         ("training.batch_size", 0),
+        ("training.accumulate_steps", 0),
+        ("training.patience", -1),
         ("training.epochs", 0.0),
         ("training.epochs", _NAN),
         ("training.seed", -1),

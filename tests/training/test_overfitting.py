@@ -1,15 +1,19 @@
 """Learning a few pictures by heart: the same pictures are trained on and evaluated, and nothing disturbs them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from efficientdet import config as configs
 from efficientdet import presets
 from efficientdet.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, overfitting
+from efficientdet.model import weights
+from efficientdet.training import checkpoint, dataset, overfitting
+from efficientdet.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,40 @@ def test_generated_pictures_are_trained_on_as_they_are_evaluated(tiny, count):
     assert sorted(trained) == sorted(evaluated) == list(range(count))
     for id, image in trained.items():
         np.testing.assert_array_equal(image, evaluated[id])
+
+
+@pytest.fixture
+def without_compiling():
+    """The same operations one by one: compiling would take longer than these few steps."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.slow
+def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path, without_compiling):
+    config = ExperimentConfig(
+        run_dir=str(tmp_path / "run"),
+        model=dataclasses.replace(tiny, image_size=(64, 64)),
+        data=DataConfig(train="synthetic", synthetic_classes=2),
+        training=TrainingConfig(epochs=2, evaluate_every=0),
+        overfit=2,
+    )
+    summary = train(config)
+    assert (summary.steps, summary.epochs) == (2, 2)
+    written = json.loads(next((tmp_path / "run" / "evaluation").glob("*.json")).read_text())
+    assert written["num_images"] == 2
+    arrays = weights.load(tmp_path / "run" / "weights" / "last.safetensors").arrays
+    state, _ = weights.read_safetensors(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+    newest = {name.removeprefix("trainable/"): value for name, value in state.items() if name.startswith("trainable/")}
+    assert newest.keys() <= arrays.keys()
+    for name, value in newest.items():
+        np.testing.assert_allclose(arrays[name], value, rtol=1e-6, atol=1e-7)
+    assert overfitting.adapt(configs.load(tmp_path / "run" / "config.json")) == configs.load(
+        tmp_path / "run" / "config.json"
+    )
 
 
 def test_more_pictures_than_there_are_is_refused(tiny, converted):

@@ -25,9 +25,9 @@ def _config(tiny, folder):
     return ExperimentConfig(
         preset="tiny",
         run_dir=str(folder),
-        model=dataclasses.replace(tiny, image_size=(64, 64), batch_norm_momentum=0.9),
+        model=dataclasses.replace(tiny, image_size=(64, 64), batch_norm_momentum=None),
         data=DataConfig(train="synthetic", synthetic_examples=8, synthetic_classes=2),
-        optimizer=OptimizerConfig(learning_rate=0.02, average_decay=0.9),
+        optimizer=OptimizerConfig(learning_rate=0.02, warmup_epochs=1, average_decay=0.9),
         training=TrainingConfig(batch_size=2, epochs=2, evaluate_every=1, log_every=2, checkpoint_every=3),
         evaluation=configs.EvaluationConfig(batch_size=32),
     )
@@ -81,10 +81,22 @@ def test_a_run_writes_what_the_design_says(finished):
         lines[0]["values"]
     )
     assert {"AP", "AP50", "loss", "class_loss", "box_loss"} <= set(lines[2]["values"])
-    assert json.loads((run / "summary.json").read_text())["steps"] == 8
+    written = json.loads((run / "summary.json").read_text())
+    assert (written["steps"], written["ended"]) == (8, "all 2 epochs are done")
     assert configs.load(run / "config.json") == dataclasses.replace(
         config, model=dataclasses.replace(config.model, num_classes=2)
     )
+
+
+@pytest.mark.slow
+def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(finished):
+    config, run, _ = finished
+    assert config.model.batch_norm_momentum is None
+    written = json.loads((run / "config.json").read_text())
+    assert written["model"]["batch_norm_momentum"] is None
+    assert written["derived"] == {"model.batch_norm_momentum": 0.9}
+    assert "from batch and steps: model.batch_norm_momentum 0.9\n" in (run / "log.txt").read_text()
+    assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
 
 
 @pytest.mark.slow

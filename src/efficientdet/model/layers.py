@@ -4,6 +4,7 @@ Conventions of the published checkpoints: channels last, SAME padding as TensorF
 and right), batch normalisation with epsilon 1e-3.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -22,7 +23,8 @@ def activate(x: Any, activation: str) -> Any:
 
 def batch_norm(name: str, momentum: float | None, dtype: Dtype) -> keras.layers.Layer:
     """Makes the batch normalisation that every part uses; a network that does not train needs no momentum."""
-    return BatchNorm(momentum=momentum, epsilon=BATCH_NORM_EPSILON, name=name, dtype=dtype)
+    number = math.nan if momentum is None else momentum  # Keras wants one
+    return BatchNorm(momentum=number, epsilon=BATCH_NORM_EPSILON, name=name, dtype=dtype)
 
 
 class BatchNorm(keras.layers.BatchNormalization):
@@ -38,7 +40,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises: by the batch while training, by the moving statistics otherwise."""
         if training and self.trainable:
-            assert self.momentum is not None, "`batch_norm_momentum` comes from the config, or from `schedule.derive`"
+            assert not math.isnan(self.momentum), (
+                "`batch_norm_momentum` comes from the config, or from `schedule.derive`"
+            )
             return super().call(inputs, training=training, mask=mask)
         wide = "float64" if keras.backend.backend() == "tensorflow" else "float32"
         factor = ops.cast(self.gamma, wide) / ops.sqrt(ops.cast(self.moving_variance, wide) + self.epsilon)

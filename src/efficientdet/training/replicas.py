@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops, tree
 
 from efficientdet import backend
-from efficientdet.config import TrainingConfig
+from efficientdet.config import ModelConfig, TrainingConfig
 from efficientdet.errors import UserError
 from efficientdet.training import engine, processes
 
@@ -89,6 +89,25 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
     if backend.running() == "jax":
         return JaxReplicas(devices, is_local=training.batch_norm == "per_replica")
     return MirroredReplicas(devices, model, is_local=training.batch_norm == "per_replica")
+
+
+def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str | None:
+    """Says so if batch statistics come from a single value, whose variance is 0: then inference is another network.
+
+    Args:
+        model: `image_size`, `max_level`.
+        training: `batch_size`, `accumulate_steps`, `batch_norm`.
+        count: devices.
+    """
+    pictures = training.batch_size // training.accumulate_steps
+    pictures //= count if training.batch_norm == "per_replica" else 1
+    if pictures > 1 or max(model.image_size) > 2**model.max_level:
+        return None
+    height, width = model.image_size
+    return (
+        f"the coarsest level has one cell at {height} x {width} px, and its batch statistics are of one picture: they "
+        "are of no use in evaluation; train on more pictures at a time, or on larger ones"
+    )
 
 
 def _devices(wanted: int) -> list[Any]:

@@ -28,6 +28,7 @@ from efficientdet.training import (
     interruption,
     overfitting,
     processes,
+    replicas,
     run_directory,
     schedule,
     validation,
@@ -36,7 +37,6 @@ from efficientdet.training.checkpoint_writer import CheckpointWriter
 from efficientdet.training.dataset import Dataset, open_dataset
 from efficientdet.training.interruption import Interruption
 from efficientdet.training.metrics import MetricsWriter
-from efficientdet.training.replicas import make_replicas
 from efficientdet.training.step import State, first_state, make_step
 from efficientdet.training.step_logs import StepLogs
 
@@ -114,8 +114,9 @@ def _train(config: ExperimentConfig, asked: Interruption) -> TrainingSummary:
         run.say(note)
     if derived:
         run.say("from batch and steps: " + ", ".join(f"{name} {value:.4g}" for name, value in derived.items()))
-    if unused := backend.unused_gpu_build():
-        run.say(unused)
+    for warning in (backend.unused_gpu_build(), run.lone_values()):
+        if warning:
+            run.say(warning)
     last = run.schedule.total_steps
     run.say(f"resumed at step {run.step} of {last}" if newest else f"{last} steps to {folder}")
     with (
@@ -182,7 +183,7 @@ class _Run:
         )
         self.checkpoints = CheckpointWriter(folder / "checkpoints", model, facts, config.training.keep_checkpoints)
         self._anchors = anchors.anchor_boxes(config.model)
-        self._replicas = make_replicas(config.training, model)
+        self._replicas = replicas.make_replicas(config.training, model)
         self.state = self._replicas.place_state(state)
         self._step = self._replicas.compile(
             make_step(model, self._anchors, config, self.schedule.learning_rate, self._replicas),
@@ -205,6 +206,10 @@ class _Run:
             + (f", {self._replicas.count} devices" if self._replicas.count > 1 else "")
             + (f" of {processes.count()} processes" if processes.count() > 1 else "")
         )
+
+    def lone_values(self) -> str | None:
+        """Says so if the batch is too small for batch statistics."""
+        return replicas.lone_values(self.config.model, self.config.training, self._replicas.count)
 
     def say(self, text: str) -> None:
         """Says something to the person and to log.txt; of several processes, the first does."""

@@ -127,7 +127,8 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
     old, new = _flatten(before), _flatten(now)
-    for name in sorted(old.keys() | new.keys()):
+    # What was derived differs because something else does, or because another version derives it.
+    for name in sorted(old.keys() | new.keys(), key=lambda name: (name.startswith("derived."), name)):
         if name not in _FREE and old.get(name) != new.get(name):
             raise UserError(
                 f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
