@@ -33,7 +33,7 @@ def _write_numbers(path):
         head_repeats=1,
         batch_norm_momentum=0.99,
     )
-    experiment = ExperimentConfig(model=config, optimizer=OptimizerConfig(clip_norm=0.0, average_decay=0.9998))
+    experiment = ExperimentConfig(model=config, optimizer=OptimizerConfig(clip_norm=0.0))
     model = EfficientDet(config)
     rng = np.random.default_rng(0)
     for variable in model.weights:

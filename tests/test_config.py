@@ -97,7 +97,7 @@ def test_whole_numbers_are_good_floats():
 
 
 def test_what_follows_from_batch_and_dataset_may_be_left_open():
-    values = {"optimizer": {"learning_rate": None, "warmup_epochs": None, "average_decay": None}}
+    values = {"optimizer": {"learning_rate": None, "warmup_epochs": None}}
     assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == configs.ExperimentConfig()
 
 

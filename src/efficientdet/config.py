@@ -183,9 +183,9 @@ class OptimizerConfig:
     """Largest norm of each gradient, and then of all together; 0 is off."""
     weight_decay: float = 4e-5
     """L2 on kernels: weight_decay * sum(kernel^2) / 2 is part of the loss."""
-    average_decay: float | None = None
-    """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates. None:
-    the average remembers a tenth of the run's steps, at most 5,000 (0.9998)."""
+    average_decay: float = 0.9998
+    """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates, so that
+    it remembers a tenth of them, up to 5,000."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,17 @@ def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(f
 
 
 @pytest.mark.slow
+def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(finished):
+    config, run, _ = finished
+    assert config.model.batch_norm_momentum is None
+    written = json.loads((run / "config.json").read_text())
+    assert written["model"]["batch_norm_momentum"] is None
+    assert written["derived"] == {"model.batch_norm_momentum": 0.9}
+    assert "from batch and steps: model.batch_norm_momentum 0.9\n" in (run / "log.txt").read_text()
+    assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
+
+
+@pytest.mark.slow
 def test_the_same_command_again_changes_nothing_when_done(finished):
     config, run, _ = finished
     before = (run / "weights" / "last.safetensors").read_bytes()

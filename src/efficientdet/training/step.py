@@ -154,7 +154,6 @@ def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: 
     trainable, momentum = optimizer.momentum_update(
         state["trainable"], gradients, state["momentum"], rate=rate, momentum=config.optimizer.momentum
     )
-    assert config.optimizer.average_decay is not None, "`schedule.derive` comes first"
     decay = optimizer.average_decay(state["updates"] + 1, config.optimizer.average_decay)
     return {
         "trainable": trainable,
