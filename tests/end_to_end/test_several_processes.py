@@ -134,7 +134,7 @@ def test_a_signal_to_one_ends_both_after_the_same_step_and_the_same_command_goes
 def test_when_one_is_killed_the_other_names_it_within_a_minute(cache, tmp_path, victim):
     folder = tmp_path / "run"
     processes = _start_both(cache, folder, 2000)
-    _wait_for_step(folder, 2, processes[0])
+    _wait_for_step(folder, 6, processes[0])  # beyond the first checkpoint
     pid = processes[victim].pid
     processes[victim].kill()
     killed = time.monotonic()

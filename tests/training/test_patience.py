@@ -44,10 +44,10 @@ def stopped(config):
 
     original = run_module._Run.train_on
 
-    def stop_at_step_5(self, item):
+    def stop_at_step_5(self, item, **asked):
         if self.step == 5:
             raise KeyboardInterrupt
-        original(self, item)
+        original(self, item, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module._Run, "train_on", stop_at_step_5)

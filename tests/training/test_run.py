@@ -91,7 +91,11 @@ def test_a_run_writes_what_the_design_says(finished):
 def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
     config = _config(tiny, tmp_path / "run")
     opened = dataset.open_dataset(config)
-    run_directory.claim(config, opened)
+
+    def claim(config):
+        run_directory.claim(run_directory.facts(config, opened, {}))
+
+    claim(config)
     (tmp_path / "run" / "checkpoints" / "step-00000001.safetensors").touch()
     path = tmp_path / "run" / "config.json"
     before = json.loads(path.read_text())
@@ -99,22 +103,11 @@ def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
     path.write_text(json.dumps(before))
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, upsampling="half_pixel"))
     with pytest.raises(UserError, match=r"with model\.upsampling = 'legacy', this one has 'half_pixel'"):
-        run_directory.claim(other, opened)
-    run_directory.claim(config, opened)
+        claim(other)
+    claim(config)
     path.write_text("[]")
     with pytest.raises(UserError, match="cannot be read"):
-        run_directory.claim(config, opened)
-
-
-@pytest.mark.slow
-def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(finished):
-    config, run, _ = finished
-    assert config.model.batch_norm_momentum is None
-    written = json.loads((run / "config.json").read_text())
-    assert written["model"]["batch_norm_momentum"] is None
-    assert written["derived"] == {"model.batch_norm_momentum": 0.9}
-    assert "from batch and steps: model.batch_norm_momentum 0.9\n" in (run / "log.txt").read_text()
-    assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
+        claim(config)
 
 
 @pytest.mark.slow
@@ -144,10 +137,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(finished, config, tm
 
     original = run_module._Run.train_on
 
-    def stop_at_step_5(self, item):
+    def stop_at_step_5(self, item, **asked):
         if self.step == 5:
             raise KeyboardInterrupt
-        original(self, item)
+        original(self, item, **asked)
 
     monkeypatch.setattr(run_module._Run, "train_on", stop_at_step_5)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from efficientdet import cli
 from efficientdet import config as configs
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, interruption, run, run_directory, seeds
+from efficientdet.training import dataset, interruption, run, run_directory, schedule, seeds
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,8 @@ def _end(config, folder, seed, values):
     config = dataclasses.replace(config, run_dir=str(folder), training=training)
     opened = dataset.open_dataset(config)
     model = dataclasses.replace(config.model, num_classes=len(opened.categories))
-    facts = run_directory.facts(dataclasses.replace(config, model=model), opened)
+    given = dataclasses.replace(config, model=model)
+    facts = run_directory.facts(given, opened, schedule.derive(given, opened.num_examples)[1])
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "step-00000001.safetensors").touch()
     (folder / "config.json").write_text(json.dumps(facts["config"]))
