@@ -83,7 +83,7 @@ def test_a_signal_reaches_the_run_and_both_end_with_its_status(tiny, tmp_path):
 
 def _ended(values, best_ap=None):
     return run.TrainingSummary(
-        run_dir="r", steps=1, epochs=1.0, best_ap=best_ap, metrics=values, skipped_steps=0, seconds=1.0
+        run_dir="r", steps=1, epochs=1.0, best_ap=best_ap, metrics=values, skipped_steps=0, ended="done", seconds=1.0
     )
 
 

@@ -92,7 +92,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     # 1. What to train on; the number of classes comes from there.
     checked = self_check.check_processes(config)
     processes.first_only(lambda: files.check_writable(folder / run_directory.CONFIG))
-    if config.data.source:  # one process converts
+    if config.data.source and not config.data.train:  # one process converts
         processes.first_only(lambda: prepare_source(config))
     start = initialization.resumed_start(config, folder) or initialization.find_start(config)
     config = overfitting.adapt(dataclasses.replace(config, model=start.model))
