@@ -11,10 +11,11 @@ from efficientdet.training import engine, memory
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux says it")
 def test_memory_in_use_grows_by_what_is_filled():
+    memory.trim()  # what other tests have freed is not given back in between
     before = memory.resident()
-    held = np.ones(50_000_000, np.uint8)
+    held = np.ones(500_000_000, np.uint8)
     grown = memory.resident() - before
-    assert 45 < grown < 100, "MB"
+    assert 400 < grown < 600, "MB"
     del held
 
 

@@ -51,6 +51,7 @@ class TimeLog:
         """
         self._path, self._batch_size, self._num_devices = run_dir / FILE, batch_size, num_devices
         self._last_step = 0
+        self._last_time = datetime.datetime.min
         self._trained: list[Mapping[str, Any]] = []
         self._began = self._beginning(lines)
         texts = [_metadata(self._began, name, unit) for name, unit in _UNITS.items()]
@@ -80,7 +81,9 @@ class TimeLog:
             data["avg_latency_training"] = float(np.mean([self._batch_size / rate for rate in rates]))
             data["training_loss"] = float(np.mean(found)) if found else None
         data["e2e_training_time"] = summary["seconds"]
-        self._append([self._log(datetime.datetime.now(), (), data)])
+        # The last line's time is rounded, so it may lie a little ahead.
+        now = max(datetime.datetime.now(), self._last_time)
+        self._append([self._log(now, (), data)])
 
     def close(self) -> None:
         """Closes the file."""
@@ -95,6 +98,7 @@ class TimeLog:
     def _texts(self, line: Mapping[str, Any]) -> list[str]:
         """Turns a line of `metrics.jsonl` into at most one of this log."""
         values = line["values"]
+        self._last_time = _time_of(line)
         if line["kind"] == "train":
             steps = (self._last_step, line["step"])
             latency = f"{self._latency(line):.2f} seconds"
