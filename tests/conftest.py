@@ -39,3 +39,13 @@ def tiny():
 def rng():
     """A NumPy generator that starts the same in every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def uncompiled():
+    """TensorFlow runs operations one by one: for a few steps, compiling would take longer than they do."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

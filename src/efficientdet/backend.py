@@ -177,4 +177,4 @@ def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate:
     import tensorflow as tf
 
     jit = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
-    return tf.function(function, jit_compile=jit, reduce_retracing=False)
+    return tf.function(function, jit_compile=jit, autograph=False, reduce_retracing=False)

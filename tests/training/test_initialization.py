@@ -15,6 +15,8 @@ from efficientdet.structures import Category
 from efficientdet.training import initialization
 from efficientdet.training.run import train
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 _TWO = synthetic.CATEGORIES[:2]
 _KERNEL = "backbone/stem/kernel"
 _OTHERS = (Category(id=1, name="cat"), Category(id=2, name="dog"), Category(id=3, name="eel"))

@@ -97,18 +97,8 @@ def test_generated_pictures_are_trained_on_as_they_are_evaluated(tiny, count):
         np.testing.assert_array_equal(image, evaluated[id])
 
 
-@pytest.fixture
-def without_compiling():
-    """The same operations one by one: compiling would take longer than these few steps."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.slow
-def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path, without_compiling):
+def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path, uncompiled):
     config = ExperimentConfig(
         run_dir=str(tmp_path / "run"),
         model=dataclasses.replace(tiny, image_size=(64, 64)),

@@ -12,15 +12,7 @@ from efficientdet.errors import UserError
 from efficientdet.training import dataset, metrics
 from efficientdet.training.run import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_compiling():
-    """The same operations one by one: compiling would take longer than these few steps."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_the_rate_at_an_epoch_is_nvidia_s(name, epoch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _TABLE)
-def test_a_recipe_starts_and_logs_its_rates(name, tiny, tmp_path):
+def test_a_recipe_starts_and_logs_its_rates(name, tiny, tmp_path, uncompiled):
     """The real schedule with a shrunken network: an epoch is one step, the first six are made."""
     recipe = presets.find_preset(name)
     batch, _, peak, warmup, _, *_ = _TABLE[name]

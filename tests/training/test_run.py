@@ -1,4 +1,4 @@
-"""A run: what it writes, that it learns, and that it goes on where it stopped."""
+"""A run: what it writes, that it learns, and what it refuses. That it goes on where it stopped: test_killed_run."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from efficientdet import config as configs
@@ -16,7 +15,7 @@ from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, T
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import checkpoint, dataset, metrics, run_directory
+from efficientdet.training import dataset, metrics, run_directory
 from efficientdet.training.run import train
 
 
@@ -129,34 +128,6 @@ def test_the_same_command_again_changes_nothing_when_done(finished):
     assert train(config).steps == 8
     assert (run / "weights" / "last.safetensors").read_bytes() == before
     assert metrics.read_lines(run / "metrics.jsonl") == lines
-
-
-@pytest.mark.slow
-def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(finished, config, tmp_path, monkeypatch):
-    from efficientdet.training import run as run_module
-
-    original = run_module._Run.train_on
-
-    def stop_at_step_5(self, item, **asked):
-        if self.step == 5:
-            raise KeyboardInterrupt
-        original(self, item, **asked)
-
-    monkeypatch.setattr(run_module._Run, "train_on", stop_at_step_5)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.undo()
-    assert checkpoint.latest(tmp_path / "run" / "checkpoints").name == "step-00000004.safetensors"
-    train(config)
-    folders = (finished[1], tmp_path / "run")
-    whole, resumed = (weights.load(folder / "weights" / "last.safetensors").arrays for folder in folders)
-    for name, values in whole.items():
-        # Not bit by bit: threads add in whatever order they come.
-        np.testing.assert_allclose(resumed[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
-    steps = [
-        [(line["kind"], line["step"]) for line in metrics.read_lines(folder / "metrics.jsonl")] for folder in folders
-    ]
-    assert steps[0] == steps[1], "no step twice, none left out"
 
 
 @pytest.mark.slow

@@ -315,4 +315,6 @@ class MirroredReplicas(Replicas):
 
         if xla == "on":
             raise UserError("`training.xla` is on; TensorFlow's sums over several devices do not work inside XLA.")
-        return tf.function(lambda state, batch: self._strategy.run(step, (state, batch)), reduce_retracing=False)
+        return tf.function(
+            lambda state, batch: self._strategy.run(step, (state, batch)), autograph=False, reduce_retracing=False
+        )
