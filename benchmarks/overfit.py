@@ -95,7 +95,9 @@ def main(
         "steps": summary.steps,
         "seconds": round(summary.seconds, 1),
         "state_megabytes": round(max(checkpoints) / 1e6, 1),
-        "settings": configs.to_dict(config),
+        "settings": configs.to_dict(
+            dataclasses.replace(config, data=dataclasses.replace(config.data, train=records.name))
+        ),
         **_circumstances(),
     }
     files.write_json(output, table)
