@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,6 +103,22 @@ def test_two_processes_train_and_evaluate_as_one(cache, two, tmp_path):
     one, both = (json.loads(next(run.glob("evaluation/*.json")).read_text()) for run in (folder, two))
     assert one["num_images"] == both["num_images"] == 12
     assert one["metrics"]["AP"] == pytest.approx(both["metrics"]["AP"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_began(cache, two, tmp_path):
+    """On another number of devices: from their checkpoint at step 10, with the same losses to step 20."""
+    folder = tmp_path / "run"
+    shutil.copytree(two, folder)
+    for path in folder.glob("checkpoints/step-*"):
+        if checkpoint.step_of(path) > 10:
+            path.unlink()
+    assert _start(cache, folder, 20).wait(_SECONDS) == 0, _said(folder, None)
+    assert "resumed at step 10 of 20" in _said(folder, None)
+    one, both = (_lines(run, "train") for run in (folder, two))
+    assert [line["step"] for line in one] == list(range(1, 21))
+    losses = [[line["values"]["loss"] for line in lines] for lines in (one, both)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 @pytest.mark.slow
