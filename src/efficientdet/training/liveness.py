@@ -65,7 +65,8 @@ class Signs:
             self._write(_ALIVE, "0")
         except OSError as error:
             raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
-        self._explainer = _start_explainer(folder, index, count)
+        # JAX aborts the others when process 0 is gone. Process 0 outlives any of them, and says itself who is gone.
+        self._explainer = _start_explainer(folder, index, count) if index else None
         self._thread = threading.Thread(target=self._live, name="signs of life", daemon=True)
         self._thread.start()
 
