@@ -24,9 +24,16 @@ VERBS = {
         "import_weights",
         "a published checkpoint to a weights file",
     ),
+    "benchmark": ("", "", "input, train or inference: how fast it is here, in turns with what it is compared to"),
     "describe": ("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
     "doctor": ("efficientdet.diagnosis", "doctor", "devices, versions, precision, processes: what works here"),
     "demo": ("efficientdet.demo", "run_demo", "the whole path on generated pictures, in minutes"),
+}
+
+BENCHMARKS = {
+    "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input"),
+    "train": ("efficientdet.benchmarks.training", "benchmark_train"),
+    "inference": ("efficientdet.benchmarks.inference", "benchmark_inference"),
 }
 
 _EXAMPLES = """\
@@ -91,7 +98,16 @@ def _run(verb: str, words: list[str]) -> int:
 
         # Records are TensorFlow's, whichever backend trains on them.
         backend.choose("tensorflow" if verb in ("convert", "download") else wanted)
+    program = f"efficientdet {verb}"
     module, name, _ = VERBS[verb]
+    if verb == "benchmark":
+        which, *words = words or [""]
+        if which not in BENCHMARKS:
+            if {"-h", "--help"} & {which, *words}:
+                print(f"usage: {program} {{{','.join(BENCHMARKS)}}} ...; each explains itself with --help")
+                return 0
+            raise UserError(f"`benchmark` is of one of {', '.join(BENCHMARKS)}, not of `{which}`.")
+        (module, name), program = BENCHMARKS[which], f"{program} {which}"
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
     function = getattr(importlib.import_module(module), name)
@@ -100,7 +116,7 @@ def _run(verb: str, words: list[str]) -> int:
     elif verb == "preview":
         result = _preview(function, words)
     else:
-        result = _call(verb, function, words)
+        result = _call(program, function, words)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
@@ -119,11 +135,11 @@ def _has_json_file(words: list[str]) -> bool:
     return any(word.endswith(".json") and not word.startswith("-") for word in alone)
 
 
-def _call(verb: str, function: Callable[..., Any], words: list[str]) -> Any:
+def _call(program: str, function: Callable[..., Any], words: list[str]) -> Any:
     """Calls a function with the arguments that the words give; wrong ones exit with status 2."""
     import tyro
 
-    return tyro.cli(function, args=words, prog=f"efficientdet {verb}")
+    return tyro.cli(function, args=words, prog=program)
 
 
 def _train(function: Callable[..., Any], words: list[str]) -> Any:
@@ -217,7 +233,7 @@ def _show(verb: str, result: Any) -> None:
         from efficientdet.data import summary
 
         summary.show(result)
-    elif verb in ("evaluate", "describe", "doctor"):
+    elif verb in ("evaluate", "describe", "doctor", "benchmark"):
         console.print(result.table())
     elif verb == "demo":
         console.print(result.evaluation.table())

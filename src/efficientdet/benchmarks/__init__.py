@@ -1,0 +1,1 @@
+"""How fast each part is: input pipeline, training step, inference; measured in turns with what it is compared to."""

@@ -1,0 +1,95 @@
+"""What a result file says beside its figures: hardware, versions, commit, command, date.
+
+A file holds `what` (one sentence), `rows`, and, where it compares, `ratios`: name -> {min, median, max} of our rate over
+theirs. README and docs print their tables from these files.
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from efficientdet import backend
+
+_PACKAGES = (
+    "efficientdet-keras",
+    "keras",
+    "tensorflow-cpu",
+    "tensorflow",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "openvino",
+    "ai-edge-litert",
+    "pillow",
+)
+_CPU = Path("/proc/cpuinfo")
+
+
+def circumstances() -> dict[str, Any]:
+    """Notes what figures depend on; the commit where the package runs from its repository."""
+    return {
+        "hardware": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[1], 2),
+            "devices": _accelerators(),
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": _commit(),
+        "command": _command(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _command() -> str:
+    """Writes the command as a person would type it, the program without its folder."""
+    program = Path(sys.argv[0]).name
+    words = ["efficientdet" if program in ("efficientdet", "__main__.py") else f"python {sys.argv[0]}", *sys.argv[1:]]
+    return " ".join(words)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).parent
+    asked = subprocess.run(
+        ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    return asked.stdout.strip() or None
+
+
+def _cpu_name() -> str:
+    """Reads the processor's name, where Linux says it."""
+    try:
+        lines = _CPU.read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _accelerators() -> list[str]:
+    """Names the GPUs that the running backend sees."""
+    if "keras" not in sys.modules:
+        return []
+    if backend.running() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(device).get("device_name", device.name) for device in found]
