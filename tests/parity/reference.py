@@ -68,7 +68,7 @@ def make_reference(model, image_size, seed=0):
     """
     import torch
 
-    network = _build(model, image_size)
+    network = build(model, image_size)
     with torch.no_grad():
         _fill(network, seed)
         _calibrate(network, random_weights.draw_images("calibration", 4, image_size, seed))
@@ -108,8 +108,8 @@ def weights_file(folder, model, name):
     return folder / name / f"{model}{FORMATS[name]}"
 
 
-def _build(model, image_size):
-    """Builds a network without weights, in inference mode."""
+def build(model, image_size, **options):
+    """Builds a network without weights, in inference mode; options are of `effdet.create_model`."""
     import torch
 
     if importlib.util.find_spec("torchvision") is None:
@@ -121,8 +121,8 @@ def _build(model, image_size):
         import effdet
     finally:
         torch.jit.script = compiler
-    without_weights = {"pretrained": False, "pretrained_backbone": False}
-    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **without_weights)
+    options |= {"pretrained": False, "pretrained_backbone": False}
+    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **options)
     return network.eval()
 
 
