@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from efficientdet import backend, files, presets, progress
 from efficientdet.benchmarks import published, report, rivals, timing
@@ -24,8 +24,9 @@ class TrainingSpeed:
     """What was measured."""
 
     rows: tuple[dict[str, Any], ...]
-    """One a candidate: preset, image_size, batch_size, precision, devices, images_per_second {min, median, max},
-    first_step_seconds, peak_memory_mb of the process, device_memory_mb, and with records input_wait."""
+    """One a candidate: preset, image_size, batch_size, precision, depthwise, backend, devices, images_per_second {min,
+    median, max}, first_turn_seconds, peak_memory_mb of the process, device_memory_mb, published (NVIDIA's rates), and
+    with records input_wait."""
     rival: dict[str, Any] | None
     ratios: dict[str, dict[str, float]]
     """Our rate over the rival's, min, median and max over the rounds."""
@@ -79,6 +80,7 @@ def benchmark_train(
     precisions: tuple[Precision, ...] = ("float32",),
     devices: int = 0,
     xla: Switch = "auto",
+    depthwise: tuple[Literal["convolution", "shifts"], ...] = ("convolution",),
     steps: int = 2,
     rounds: int = 7,
     warmup: int = 2,
@@ -97,6 +99,7 @@ def benchmark_train(
         precisions: of the arithmetic.
         devices: how many; 0: all GPUs, or one CPU.
         xla: auto, on or off.
+        depthwise: how depthwise convolutions are computed: by the backend's own convolution, or as sums of products.
         steps: updates a turn.
         rounds: turns of each that count.
         warmup: turns of each before.
@@ -123,7 +126,7 @@ def benchmark_train(
                 start.training, batch_size=batch_size, precision=precision, devices=devices, xla=xla
             )
             config = dataclasses.replace(start, model=model, training=training)
-            candidates.append(_Candidate(config, records, steps, boxes))
+            candidates += [_Candidate(config, records, steps, boxes, method) for method in depthwise]
     command = _rival_command(rival, candidates[0].config, steps) if rival else ""
     with rivals.started(command) as other, progress.track("measure", (warmup + rounds) * len(candidates)) as bar:
         measures: dict[str, Callable[[], float]] = {}
@@ -152,19 +155,22 @@ def benchmark_train(
 class _Candidate:
     """One model, batch size and precision, ready to train."""
 
-    def __init__(self, config: ExperimentConfig, records: Path | None, steps: int, boxes: int):
+    def __init__(self, config: ExperimentConfig, records: Path | None, steps: int, boxes: int, depthwise: str):
         """Builds the model; its step is compiled in its first turn."""
-        from efficientdet.model import anchors
+        from efficientdet.model import anchors, layers
         from efficientdet.model.efficientdet import EfficientDet
         from efficientdet.training import replicas, schedule
         from efficientdet.training import step as training_step
 
-        self.name = config.preset
+        self.name, self._depthwise = config.preset, depthwise
         self._steps, self._waits, self._seconds = steps, [0.0], [0.0]
         batches, config = _batches(config, records, boxes)
         config, _ = schedule.derive(config, _EXAMPLES)
         self.config = config
         model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
+        for layer in model._flatten_layers():
+            if isinstance(layer, layers.DepthwiseConv):
+                layer.method = depthwise
         self._replicas = replicas.make_replicas(config.training, model)
         # A rate this small keeps random weights finite for as long as it takes.
         rates = {"peak": 1e-4, "start": 1e-4, "warmup_steps": 1.0, "total_steps": 1e6}
@@ -209,6 +215,7 @@ class _Candidate:
             "image_size": list(self.config.model.image_size),
             "batch_size": training.batch_size,
             "precision": training.precision,
+            "depthwise": self._depthwise,
             "backend": backend.running(),
             "devices": self._replicas.count,
             "images_per_second": timing.spread(rates),
