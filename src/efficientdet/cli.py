@@ -95,7 +95,7 @@ def _benchmark_help() -> str:
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text) in BENCHMARKS.items())
     return (
         f"usage: efficientdet benchmark {{{','.join(BENCHMARKS)}}} ...\n\n{rows}\n\n"
-        "Candidates are measured in turns; --output FILE writes the result with hardware, versions, commit and command.\n"
+        "Candidates are measured in turns; --output FILE writes hardware, versions, commit and command too.\n"
         "Each explains itself with --help."
     )
 
