@@ -220,11 +220,13 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
         resampled = tf.raw_ops.ResizeBilinear(images=image, size=size, half_pixel_centers=method == "half_pixel")
     pixels = tf.cast(tf.round(resampled[0]), tf.uint8)
     height, width = tf.unstack(size)
-    # Joined to zeros: tf.pad takes three times as long.
-    wide = tf.concat([pixels, tf.zeros([height, image_size[1] - width, 3], tf.uint8)], axis=1)
-    padded = tf.concat([wide, tf.zeros([image_size[0] - height, image_size[1], 3], tf.uint8)], axis=0)
+    # Joined to zeros that are taken from a constant: tf.pad takes three times as long, and tf.zeros as long as joining.
+    black = tf.zeros([image_size[0] * image_size[1] * 3], tf.uint8)
+    right, bottom = [height, image_size[1] - width, 3], [image_size[0] - height, image_size[1], 3]
+    for shape, axis in ((right, 1), (bottom, 0)):
+        pixels = tf.concat([pixels, tf.reshape(black[: tf.reduce_prod(shape)], shape)], axis)
     known_size = [None, None] if tf.is_tensor(image_size) else image_size
-    return tf.ensure_shape(padded, [*known_size, 3])
+    return tf.ensure_shape(pixels, [*known_size, 3])
 
 
 def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
