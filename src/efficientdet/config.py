@@ -109,8 +109,8 @@ class DataConfig:
     """Split of a converted dataset to validate on."""
     decode: Decode = "fast"
     """How JPEGs of training pictures become pixels. fast: only the part that is cut out, shrunk on the way where it is
-    needed at half its size or less (smoother then: no pixel is skipped); exact: whole, as evaluation does. Boxes are the
-    same. Pictures that `augmentation` changes before the cut are always decoded whole."""
+    needed at half its size or less (smoother then: no pixel is skipped); exact: whole, as evaluation does. Boxes are
+    the same. Pictures that `augmentation` changes before the cut are always decoded whole."""
     synthetic_examples: int = 1024
     """Pictures in an epoch of `synthetic` data."""
     synthetic_classes: int = 6

@@ -61,32 +61,81 @@ def training_batches(
     Yields:
         Batch of NumPy arrays, and the image ids, int64[B]; B / n rows for a share.
     """
+    rows = batch_size // share[1]
+    files = training_files(
+        records, batch_size=batch_size, seed=seed, start_step=start_step, stop_step=stop_step, share=share
+    )
+    make = example_maker(
+        records, image_size=image_size, resize=resize, seed=seed, augmentation=augmentation, decode=decode
+    )
+    yield from _iterate(_mapped(files, make), rows, records)
+
+
+def training_files(
+    records: Records,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    stop_step: int,
+    share: tuple[int, int] = (0, 1),
+) -> Any:
+    """Makes the dataset of picture files and boxes in the order of training; arguments as for `training_batches`.
+
+    Returns:
+        tf.data.Dataset; an element has encoded: string[]; id: int64[]; num_boxes: int32[]; boxes: float32[N, 4],
+        yxyx, fractions, of which the first `num_boxes` count; labels: int32[N]; epoch and number of the example:
+        int32[].
+    """
     import tensorflow as tf
 
     _leave_gpu_to_jax()
-    room, num_examples = box_room(records) * combinations.num_pictures(augmentation), len(records)
     part, num_parts = share
-    rows = batch_size // num_parts
+    rows, num_examples = batch_size // num_parts, len(records)
 
-    def facts(rows_before: Any) -> dict[str, Any]:
-        positions = rows_before // rows * batch_size + part * rows + rows_before % rows
-        epochs, numbers = positions // num_examples, _shuffled(positions, seed, num_examples)
-        return _truth(records, numbers) | {"epoch": tf.cast(epochs, tf.int32), "number": tf.cast(numbers, tf.int32)}
-
-    def example(fact: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        own_seed = tf.random.fold_in(tf.stack([seed, fact["epoch"]]), fact["number"])
-        pixels, valid_size, boxes, labels = combinations.make_example(
-            _raw(fact), draw_other, own_seed, image_size=image_size, resize=resize, config=augmentation, decode=decode
-        )
-        return _batch_row(pixels, valid_size, boxes, labels, room), fact["id"]
-
-    def draw_other(seed: Any) -> tuple[Any, Any, Any]:
-        number = tf.random.stateless_uniform([1], seed, 0, num_examples, tf.int64)
-        return _raw({name: values[0] for name, values in _truth(records, number).items()})
+    def files(own_rows: Any) -> dict[str, Any]:
+        positions = own_rows // rows * batch_size + part * rows + own_rows % rows
+        numbers = _shuffled(positions, seed, num_examples)
+        epochs = tf.cast(positions // num_examples, tf.int32)
+        return _truth(records, numbers) | {"epoch": epochs, "number": tf.cast(numbers, tf.int32)}
 
     own_rows = tf.data.Dataset.range(start_step * rows, stop_step * rows).batch(min(rows, _READ_TOGETHER))
-    examples = own_rows.map(facts, tf.data.AUTOTUNE, deterministic=True).unbatch()
-    yield from _iterate(examples.map(example, tf.data.AUTOTUNE, deterministic=True), rows, records)
+    return _mapped(own_rows, files).unbatch()
+
+
+def example_maker(
+    records: Records,
+    *,
+    image_size: tuple[int, int],
+    resize: Resize,
+    seed: int,
+    augmentation: AugmentationConfig,
+    decode: Decode,
+) -> Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]:
+    """Makes the function from an element of `training_files` to a row of a Batch and the image id."""
+    import tensorflow as tf
+
+    room = box_room(records) * combinations.num_pictures(augmentation)
+
+    def example(file: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        own_seed = tf.random.fold_in(tf.stack([seed, file["epoch"]]), file["number"])
+        pixels, valid_size, boxes, labels = combinations.make_example(
+            _raw(file), draw_other, own_seed, image_size=image_size, resize=resize, config=augmentation, decode=decode
+        )
+        return _batch_row(pixels, valid_size, boxes, labels, room), file["id"]
+
+    def draw_other(seed: Any) -> tuple[Any, Any, Any]:
+        number = tf.random.stateless_uniform([1], seed, 0, len(records), tf.int64)
+        return _raw({name: values[0] for name, values in _truth(records, number).items()})
+
+    return example
+
+
+def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
+    """Maps in parallel, order kept."""
+    import tensorflow as tf
+
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
 
 
 def _shuffled(positions: Any, seed: int, num_examples: int) -> Any:
@@ -128,10 +177,10 @@ def _truth(records: Records, numbers: Any) -> dict[str, Any]:
     }
 
 
-def _raw(fact: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _raw(file: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Takes file, boxes and labels out of one row of `_truth`."""
-    num_boxes = fact["num_boxes"]
-    return fact["encoded"], fact["boxes"][:num_boxes], fact["labels"][:num_boxes]
+    num_boxes = file["num_boxes"]
+    return file["encoded"], file["boxes"][:num_boxes], file["labels"][:num_boxes]
 
 
 def evaluation_batches(
@@ -214,7 +263,7 @@ def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, ma
         return example(record, tf.where(position < num_examples, _id(record, number), -1))
 
     positions = tf.data.Dataset.range(-(-num_examples // batch_size) * batch_size)
-    yield from _iterate(positions.map(at, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+    yield from _iterate(_mapped(positions, at), batch_size, records)
 
 
 def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, labels: Any, room: int) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> 
 
     A JPEG is decoded only where the window is, and at a fraction of its size: its blocks of 8 x 8 px are inverted to
     blocks of 4, 2 or 1, each pixel the mean of those it stands for. The first is exact but for the colour of the first
-    and last column and row, which is interpolated without the neighbours beyond; the second is smoother than resampling.
+    and last column and row, which is interpolated without the neighbours beyond; the second is smoother than
+    resampling.
 
     Args:
         encoded: string[].
