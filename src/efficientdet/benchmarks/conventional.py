@@ -45,13 +45,14 @@ def batches(
     import tensorflow as tf
 
     anchors = anchor_boxes.anchor_boxes(model)
+    mean, inverse_std = np.float32(model.pixel_mean) * 255, 1 / (np.float32(model.pixel_std) * 255)
     ids = np.array([category.id for category in records.categories], np.int64)
     in_order, labels = np.sort(ids), np.argsort(ids).astype(np.int32)
 
     def example(number: Any, serialized: Any) -> dict[str, Any]:
         record = tfrecord.parse(serialized)
         image = tf.io.decode_jpeg(record["encoded"], channels=3)
-        image = (tf.cast(image, tf.float32) / 255.0 - tf.constant(model.pixel_mean)) / tf.constant(model.pixel_std)
+        image = (tf.cast(image, tf.float32) - mean) * inverse_std
         kept = tf.logical_not(record["is_crowd"])
         boxes = tf.boolean_mask(record["boxes"], kept)
         own_labels = tf.gather(labels, tf.searchsorted(in_order, tf.boolean_mask(record["category_ids"], kept)))

@@ -106,7 +106,7 @@ def _with_boxes(opened: records.Records, folder: Path, num_boxes: int) -> record
     import tensorflow as tf
 
     corners = np.random.default_rng(0).uniform(0, 0.5, (num_boxes, 2)).astype(np.float32)
-    values = {
+    values: dict[str, Any] = {
         "height": 1,
         "width": 1,
         "boxes": np.concatenate([corners, corners + np.float32(0.4)], axis=1),

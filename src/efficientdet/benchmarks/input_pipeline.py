@@ -115,8 +115,8 @@ def benchmark_input(
         files.check_writable(output)
     if min(batch_size, rounds) < 1 or num_images < batch_size:
         raise UserError(
-            f"`batch_size` is {batch_size}, `rounds` {rounds}, `num_images` {num_images}; the first two must be 1 or more, "
-            "the last a batch or more."
+            f"`batch_size` is {batch_size}, `rounds` {rounds} and `num_images` {num_images}; the first two must be 1 "
+            "or more, the last at least a batch."
         )
     with _opened(records_location, split) as opened:
         pictures = _describe(opened, image_size, batch_size)
