@@ -10,8 +10,9 @@ from efficientdet.data import augment, preprocess
 _SIZE = (64, 96)
 
 
-def _draw(seed, config=None, size=(50, 80)):
-    return augment.draw_decisions(tf.constant([seed, 7]), tf.constant(size), _SIZE, config or AugmentationConfig())
+def _draw(seed, config=None, size=(50, 80), resize="antialiased"):
+    config = config or AugmentationConfig()
+    return augment.draw_decisions(tf.constant([seed, 7]), tf.constant(size), _SIZE, config, resize)
 
 
 def test_the_same_seed_draws_the_same():
@@ -59,6 +60,14 @@ def test_a_window_lies_inside_the_picture_on_the_grid_of_shrunk_blocks(size):
         assert shrinks == {1, 2, 4, 8} - set(range(1, min(shrinks)))
 
 
+def test_what_evaluation_skips_is_skipped_in_training_too():
+    """Of 500 x 800 px at 64 x 96 px, an eighth: shrunk only by what the drawn scale adds, unless antialiased."""
+    for scale, expected in ((1.0, 1), (0.6, 1), (0.5, 2), (0.25, 4)):
+        fixed = AugmentationConfig(scale_min=scale, scale_max=scale)
+        assert int(_draw(0, fixed, (500, 800), "half_pixel")[2]) == expected
+        assert int(_draw(0, fixed, (500, 800), "antialiased")[2]) == 8
+
+
 def test_all_places_of_a_window_are_drawn():
     fixed = AugmentationConfig(scale_min=2.0, scale_max=2.0)
     tops = {int(_draw(seed, fixed, (66, 99))[1][0]) for seed in range(400)}
@@ -104,7 +113,7 @@ def test_pixels_are_found_where_the_boxes_say():
 
     def example(seed):
         size = tf.constant([50, 80])
-        mirrored, window, _, valid_size = augment.draw_decisions(tf.stack([seed, 1]), size, _SIZE, config)
+        mirrored, window, _, valid_size = augment.draw_decisions(tf.stack([seed, 1]), size, _SIZE, config, "half_pixel")
         part = augment.mirror_image(preprocess.cut_out(tf.constant(image), window), mirrored)
         pixels = preprocess.resample_tf(part, valid_size, _SIZE, "half_pixel")
         return pixels, augment.move_boxes(box, size, window, valid_size, _SIZE, mirrored)

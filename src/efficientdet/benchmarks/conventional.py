@@ -86,7 +86,7 @@ def scale_and_cut(
     import tensorflow as tf
 
     size = tf.shape(image)[:2]
-    is_mirrored, window, _, valid_size = augment.draw_decisions(seed, size, image_size, config)
+    is_mirrored, window, _, valid_size = augment.draw_decisions(seed, size, image_size, config, "half_pixel")
     image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     scale = tf.cast(valid_size, tf.float32) / tf.cast(window[2:], tf.float32)
     new_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), valid_size)

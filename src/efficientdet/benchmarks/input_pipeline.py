@@ -206,7 +206,8 @@ def _candidates(
 
     def seen(file: dict[str, Any]) -> tuple[Any, Any, Any]:
         size = preprocess.picture_size_tf(file["encoded"])
-        drawn = augment.draw_decisions(tf.stack([file["epoch"], file["number"]]), size, image_size, augmentation)
+        seed = tf.stack([file["epoch"], file["number"]])
+        drawn = augment.draw_decisions(seed, size, image_size, augmentation, model.resize)
         is_mirrored, window, shrink, valid_size = drawn
         return preprocess.decode_window_tf(file["encoded"], window, shrink, decode), is_mirrored, valid_size
 
@@ -215,7 +216,7 @@ def _candidates(
 
     def resized_from_memory(number: Any, image: Any) -> Any:
         seed = tf.stack([0, tf.cast(number, tf.int32)])
-        drawn = augment.draw_decisions(seed, tf.shape(image)[:2], image_size, augmentation)
+        drawn = augment.draw_decisions(seed, tf.shape(image)[:2], image_size, augmentation, model.resize)
         is_mirrored, window, _, valid_size = drawn
         return resized(preprocess.cut_out(image, window), is_mirrored, valid_size)
 

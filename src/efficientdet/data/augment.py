@@ -48,11 +48,11 @@ def fill(
     if changes_pictures(config):
         image, boxes = _traced_change(config)(preprocess.decode_tf(encoded), boxes, seed)
         size = tf.shape(image)[:2]
-        is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, covers)
+        is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, resize, covers)
         part = preprocess.cut_out(image, window)
     else:
         size = preprocess.picture_size_tf(encoded)
-        is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, covers)
+        is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, resize, covers)
         part = preprocess.decode_window_tf(encoded, window, shrink, decode)
     pixels = preprocess.resample_tf(mirror_image(part, is_mirrored), valid_size, image_size, resize)
     boxes = move_boxes(boxes, size, window, valid_size, image_size, is_mirrored)
@@ -122,24 +122,30 @@ def change_picture(image: Any, boxes: Any, seed: Any, config: AugmentationConfig
 
 
 def draw_decisions(
-    seed: Any, size: Any, image_size: Any, config: AugmentationConfig, covers: bool = False
+    seed: Any, size: Any, image_size: Any, config: AugmentationConfig, resize: Resize, covers: bool = False
 ) -> tuple[Any, Any, Any, Any]:
     """Draws the decisions for one picture (google/automl's order).
 
     f ~ U(scale_min, scale_max); the picture is scaled to fit into f * image_size; where it is larger than the network
-    input, the cut begins anywhere. Where it is needed at half its size or less, the window lies on the grid of the
-    blocks that a shrunk JPEG has, and up to `shrink` - 1 px beyond the last whole one are left away.
+    input, the cut begins anywhere.
+
+    A picture that is needed at half its size or less may be shrunk when it is decoded. Antialiased, it is as far as it
+    can be. The other methods skip pixels where they shrink, in evaluation too, and a network should be trained on what
+    it is to see; there only what f adds is shrunk so. The window then lies on the grid of the blocks that a shrunk JPEG
+    has, and up to `shrink` - 1 px beyond the last whole one are left away.
 
     Args:
         seed: int32[2].
         size: int32[2], height and width of the picture, px.
         image_size: height and width of the network input (or of a part of it, then int32[2]), px.
         config: ranges.
+        resize: how the picture is resampled.
         covers: where the scaled picture would be smaller than the network input, it just covers it instead.
 
     Returns:
         is_mirrored: bool[]. window: int32[4], top, left, height and width of the part that is seen, px of the picture.
-        shrink: int32[], 1, 2, 4 or 8: the largest by which the window may shrink and not be smaller than it is seen.
+        shrink: int32[], 1, 2, 4 or 8: how many times smaller the window may be decoded; it is still as large as it is
+        seen.
         valid_size: int32[2], height and width of the window in the network input, px.
     """
     import tensorflow as tf
@@ -152,7 +158,10 @@ def draw_decisions(
         is_small = tf.reduce_any(new_size < image_size)
         new_size = tf.where(is_small, preprocess.covering_size_tf(size, image_size), new_size)
     valid_size = tf.minimum(new_size, image_size)
-    shrink = tf.reduce_max(tf.where(tf.reduce_min(size // new_size) >= preprocess.SHRINKS, preprocess.SHRINKS, 1))
+    fitted_size, _ = preprocess.fitted_size_tf(size, image_size)
+    largest = size if resize == "antialiased" else tf.minimum(size, fitted_size)
+    most = tf.reduce_min(largest // new_size)
+    shrink = tf.reduce_max(tf.where(most >= preprocess.SHRINKS, preprocess.SHRINKS, 1))
     # In steps of `shrink` px from here on.
     num_steps = size // shrink
     share = tf.cast(valid_size, tf.float32) / tf.cast(new_size, tf.float32)
