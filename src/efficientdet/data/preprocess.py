@@ -216,7 +216,11 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
             images=image, size=size, scale=scale, translation=tf.zeros([2]), kernel_type="triangle", antialias=True
         )
     else:
-        bilinear = functools.partial(tf.raw_ops.ResizeBilinear, size=size, half_pixel_centers=method == "half_pixel")
+        half_pixel = method == "half_pixel"
+
+        def bilinear(images: Any) -> Any:
+            return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=half_pixel)
+
         # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large picture few.
         is_large = tf.size(image) > 8 * 3 * tf.reduce_prod(size)
         resampled = tf.cond(is_large, lambda: bilinear(image), lambda: bilinear(tf.cast(image, tf.float32)))
