@@ -45,8 +45,8 @@ def test_it_measures_writes_and_names_the_limiting_stage(converted, tmp_path, ca
 
 
 def test_a_stage_is_what_it_adds_within_a_round():
-    rates = {"read": [100.0, 1000.0], "decode": [50.0, 500.0], "resize": [25.0, 250.0], "ours": [20.0, 200.0]}
-    assert input_pipeline._stage_times(rates) == {"read": 5.5, "decode": 5.5, "resize": 11.0, "batch": 5.5}
+    times = {"read": [1.0, 10.0], "decode": [2.0, 12.0], "resize": [4.0, 15.0], "ours": [5.0, 15.5]}
+    assert input_pipeline._stage_times(times) == {"read": 5.5, "decode": 1.5, "resize": 2.5, "batch": 0.75}
 
 
 def test_fewer_images_than_a_batch_are_refused(converted):

@@ -1,7 +1,7 @@
 """Training pictures decoded where and as large as they are needed: the same boxes, and the pixels of the exact path.
 
-Not shrunk, every pixel is the exact one, but on the border of the window, where the colour of a JPEG (stored at half the
-size) is interpolated without the neighbours beyond: by up to 12 grey levels in photographs, 25 in generated pictures.
+Not shrunk, every pixel is the exact one, but on the border of the window, where the colour of a JPEG (stored at half
+the size) is interpolated without the neighbours beyond: by up to 12 grey levels in photographs, 25 in generated ones.
 Shrunk, a pixel is nearly the mean of those it stands for; nearly, since a shrunk block drops its high frequencies
 instead of averaging them: 3 grey levels in the mean over a photograph, more only at edges.
 """

@@ -45,7 +45,8 @@ def batches(
     import tensorflow as tf
 
     anchors = anchor_boxes.anchor_boxes(model)
-    mean, inverse_std = np.float32(model.pixel_mean) * 255, 1 / (np.float32(model.pixel_std) * 255)
+    mean = np.array(model.pixel_mean, np.float32) * 255
+    inverse_std = 1 / (np.array(model.pixel_std, np.float32) * 255)
     ids = np.array([category.id for category in records.categories], np.int64)
     in_order, labels = np.sort(ids), np.argsort(ids).astype(np.int32)
 

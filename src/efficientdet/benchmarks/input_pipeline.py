@@ -1,14 +1,16 @@
 """How fast training pictures come, in turns with bare JPEG decoding and with the conventional order.
 
-Stages are our own pipeline cut off after a part of the work: what one takes is the time that it adds an image. All
-start anew each round, with everything that fills up; none keeps batches from one round to the next.
+Stages are our own pipeline cut off after a part of the work: what one takes is what it adds an image, in processor
+time, which other work on the machine hardly changes. All start anew each round, with everything that fills up; none
+keeps batches from one round to the next.
 """
 
 import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,9 @@ class InputBenchmark:
     what: str
     """What was measured, in a sentence."""
     rows: list[dict[str, Any]]
-    """Each candidate: name, min, median and max of its rates."""
+    """Each candidate: name; min, median and max of its rates; processor_ms an image, over all cores, median."""
     stages: dict[str, float]
-    """What each stage adds, ms an image with all cores, median."""
+    """What each stage adds, ms of processor time an image, median."""
     limiting_stage: str
     """The stage that adds most."""
     ratios: dict[str, dict[str, float]]
@@ -62,18 +64,18 @@ class InputBenchmark:
     def table(self) -> Group:
         """Arranges the result for a terminal."""
         rates = Table(title=self.what, title_justify="left")
-        for heading in ("images/s", "median", "min", "max", "of what"):
+        for heading in ("images/s", "median", "min", "max", "processor ms", "of what"):
             rates.add_column(heading, justify="left" if heading in ("images/s", "of what") else "right")
         for row in self.rows:
             numbers = (f"{row[name]:.0f}" for name in ("median", "min", "max"))
-            rates.add_row(row["name"], *numbers, _MEANINGS[row["name"]])
+            rates.add_row(row["name"], *numbers, f"{row['processor_ms']:.2f}", _MEANINGS[row["name"]])
         ratios = Table()
         for heading in ("ratio", "median", "min", "max"):
             ratios.add_column(heading, justify="left" if heading == "ratio" else "right")
         for name, spread in self.ratios.items():
             ratios.add_row(name, *(f"{spread[key]:.2f}" for key in ("median", "min", "max")))
         shares = ", ".join(f"{name} {milliseconds:.2f}" for name, milliseconds in self.stages.items())
-        text = f"ms an image that each stage adds: {shares}; the limiting stage is `{self.limiting_stage}`."
+        text = f"Processor ms an image that each stage adds: {shares}; the limiting stage is `{self.limiting_stage}`."
         return Group(rates, ratios, text, *([input_growth.table(self.growth)] if self.growth else []))
 
 
@@ -84,8 +86,8 @@ def benchmark_input(
     split: str = "train",
     image_size: tuple[int, int] = (512, 512),
     batch_size: int = 16,
-    num_images: int = 320,
-    rounds: int = 5,
+    num_images: int = 240,
+    rounds: int = 7,
     decode: Decode = "fast",
     growth: bool = False,
     output: Path | None = None,
@@ -94,7 +96,8 @@ def benchmark_input(
 
     In turns, round after round: bare JPEG decoding, the conventional order (google/automl's and NVIDIA's), ours, and
     ours cut off after each stage. A rate alone says little on a shared machine; look at the ratios, which are taken
-    within a round. No network is trained here: `train` shows as `input_wait` whether it waits for pictures at all.
+    within a round, and at the processor time. No network is trained here: `train` shows as `input_wait` whether it
+    waits for pictures at all.
 
     Args:
         records_location: folder of a converted dataset or a glob of TFRecord files; empty: generated pictures of about
@@ -121,14 +124,19 @@ def benchmark_input(
     with _opened(records_location, split) as opened:
         pictures = _describe(opened, image_size, batch_size)
         candidates = _candidates(opened, image_size, batch_size, num_images // batch_size, decode)
-        with progress.track("benchmark input", (rounds + 1) * len(candidates)) as tracker:
-            counted = {name: _advancing(work, tracker) for name, work in candidates.items()}
+        with progress.track("Measuring", (rounds + 1) * len(candidates), unit="measurements") as tracker:
+            processor: dict[str, list[float]] = {name: [] for name in candidates}
+            counted = {name: _counted(work, processor[name], tracker) for name, work in candidates.items()}
             rates = timing.in_turns(counted, rounds)
         grown = input_growth.measure(opened, batch_size=batch_size, rounds=rounds) if growth else []
-    stages = _stage_times(rates)
+    times = {name: 1e3 * np.array(seconds[-rounds:]) for name, seconds in processor.items()}
+    stages = _stage_times(times)
     result = InputBenchmark(
         what=f"Input pipeline, {image_size[0]} x {image_size[1]} px, {os.cpu_count()} cores",
-        rows=[{"name": name, **timing.spread(found)} for name, found in rates.items()],
+        rows=[
+            {"name": name, **timing.spread(found), "processor_ms": round(float(np.median(times[name])), 3)}
+            for name, found in rates.items()
+        ],
         stages=stages,
         limiting_stage=max(stages, key=lambda name: stages[name]),
         ratios={
@@ -235,19 +243,22 @@ def _candidates(
     }
 
 
-def _advancing(work: Callable[[], float], tracker: progress.Tracker) -> Callable[[], float]:
-    """Shows the progress after each piece of work."""
+def _counted(work: Callable[[], float], seconds: list[float], tracker: progress.Tracker) -> Callable[[], float]:
+    """Notes the processor time an image, s, beside each measurement, and shows the progress."""
 
     def worked() -> float:
+        began, processor_began = time.perf_counter(), time.process_time()
         rate = work()
+        num_images = rate * (time.perf_counter() - began)
+        seconds.append((time.process_time() - processor_began) / num_images)
         tracker.advance()
         return rate
 
     return worked
 
 
-def _stage_times(rates: timing.Rates) -> dict[str, float]:
+def _stage_times(times: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Computes what each stage adds, ms an image: medians over the rounds of differences within one."""
-    times = np.array([1e3 / np.asarray(rates["ours" if name == "batch" else name]) for name in _STAGES])
-    added = np.median(np.diff(times, axis=0, prepend=0), axis=1)
+    until = np.array([times["ours" if name == "batch" else name] for name in _STAGES])
+    added = np.median(np.diff(until, axis=0, prepend=0), axis=1)
     return {name: round(float(value), 3) for name, value in zip(_STAGES, added, strict=True)}

