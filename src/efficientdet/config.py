@@ -16,6 +16,7 @@ LEAST_SIDE = 32
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
+Decode = Literal["fast", "exact"]
 Upsampling = Literal["legacy", "half_pixel"]
 Policy = Literal["none", "randaugment", "v0", "v1", "v2", "v3"]
 
@@ -106,6 +107,10 @@ class DataConfig:
     """Split of a converted dataset to train on."""
     validation_split: str = "val"
     """Split of a converted dataset to validate on."""
+    decode: Decode = "fast"
+    """How JPEGs of training pictures become pixels. fast: only the part that is cut out, shrunk on the way where it is
+    needed at half its size or less (smoother then: no pixel is skipped); exact: whole, as evaluation does. Boxes are
+    the same. Pictures that `augmentation` changes before the cut are always decoded whole."""
     synthetic_examples: int = 1024
     """Pictures in an epoch of `synthetic` data."""
     synthetic_classes: int = 6

@@ -17,7 +17,7 @@ def _raw(number):
     colours = tf.constant(_COLOURS)
     size = tf.gather(tf.constant([[30, 50], [80, 40], [70, 120], [33, 33], [64, 96]]), number)
     image = tf.zeros(tf.concat([size, [3]], axis=0), tf.uint8) + tf.gather(colours, number)
-    return image, tf.constant([[0.0, 0.0, 1.0, 1.0]]), tf.reshape(tf.cast(number, tf.int32), [1])
+    return tf.io.encode_png(image), tf.constant([[0.0, 0.0, 1.0, 1.0]]), tf.reshape(tf.cast(number, tf.int32), [1])
 
 
 def _draw_other(seed):
@@ -26,7 +26,7 @@ def _draw_other(seed):
 
 def _make(seed, config):
     return combinations.make_example(
-        _raw(tf.constant(0)), _draw_other, seed, image_size=_SIZE, resize="half_pixel", config=config
+        _raw(tf.constant(0)), _draw_other, seed, image_size=_SIZE, resize="half_pixel", config=config, decode="exact"
     )
 
 
@@ -40,7 +40,8 @@ def _examples(config, num_seeds=20):
 
 
 def test_without_either_an_example_is_the_letterboxed_picture():
-    expected = preprocess.letterbox(_raw(tf.constant(0))[0].numpy(), _SIZE, "half_pixel")
+    picture = preprocess.decode_tf(_raw(tf.constant(0))[0]).numpy()
+    expected = preprocess.letterbox(picture, _SIZE, "half_pixel")
     pixels, valid_size, boxes, labels = _examples(_PLAIN, 1)[0]
     np.testing.assert_array_equal(pixels, expected[0])
     assert tuple(valid_size) == expected[1]

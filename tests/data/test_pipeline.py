@@ -33,7 +33,7 @@ def _training(location, start, stop, *, batch_size=4, seed=0, augmentation=None,
             augmentation=augmentation or AugmentationConfig(),
             start_step=start,
             stop_step=stop,
-            **{"image_size": (64, 64), "resize": "half_pixel"} | options,
+            **{"image_size": (64, 64), "resize": "half_pixel", "decode": "fast"} | options,
         )
     )
 
@@ -122,7 +122,8 @@ def test_pictures_are_resampled_as_prediction_does(converted, method):
     """Scaled to fit and not mirrored, a training picture is the letterboxed one too."""
     fixed = AugmentationConfig(scale_min=1.0, scale_max=1.0, horizontal_flip=False)
     batch, originals = _evaluation(converted, image_size=(40, 40), resize=method)[0]
-    training, ids = _training(converted, 0, 1, augmentation=fixed, image_size=(40, 40), resize=method)[0]
+    options = {"image_size": (40, 40), "resize": method, "decode": "exact"}
+    training, ids = _training(converted, 0, 1, augmentation=fixed, **options)[0]
     pictures = [("val", number, image) for number, image in zip(originals["ids"], batch["images"], strict=True)]
     pictures += [("train", number, image) for number, image in zip(ids, training["images"], strict=True)]
     for split, number, image in pictures:
@@ -211,6 +212,7 @@ def test_a_damaged_record_is_one_line(converted, tmp_path):
                 batch_size=2,
                 seed=0,
                 augmentation=AugmentationConfig(),
+                decode="fast",
                 start_step=0,
                 stop_step=1,
             )

@@ -39,7 +39,14 @@ def test_pictures_are_resampled_as_the_model_says(converted, tiny):
         options = {"image_size": tiny.image_size, "resize": method}
         train, val = (records.open_records(converted, split) for split in ("train", "val"))
         ((expected, _),) = pipeline.training_batches(
-            train, batch_size=4, seed=0, augmentation=AugmentationConfig(), start_step=0, stop_step=1, **options
+            train,
+            batch_size=4,
+            seed=0,
+            augmentation=AugmentationConfig(),
+            decode="fast",
+            start_step=0,
+            stop_step=1,
+            **options,
         )
         training.append(next(iter(opened.training_batches(0, 1)))[0]["images"])
         np.testing.assert_array_equal(training[-1], expected["images"])

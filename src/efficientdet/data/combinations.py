@@ -5,15 +5,15 @@ small network input of its own: the picture is mirrored, scaled and cut as ever,
 google/automl's code for mosaics is not connected to its input, and stretches the pictures. Mixup (Zhang et al. 2018)
 lays one example over another. Boxes of all pictures count fully.
 
-Everything is drawn from the example's seed, the other pictures too. A raw picture is (image, boxes, labels):
-uint8[h, w, 3]; float32[N, 4], yxyx, fractions; int32[N]. An example is (pixels, valid_size, boxes, labels):
+Everything is drawn from the example's seed, the other pictures too. A raw picture is (encoded, boxes, labels):
+string[], the file; float32[N, 4], yxyx, fractions; int32[N]. An example is (pixels, valid_size, boxes, labels):
 uint8[H, W, 3]; int32[2], px; float32[M, 4], yxyx px of the network input; int32[M].
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from efficientdet.config import AugmentationConfig, Resize
+from efficientdet.config import AugmentationConfig, Decode, Resize
 from efficientdet.data import augment, warps
 
 _LEAST_SHARE = 0.25  # of the network input's height and width that a tile has
@@ -36,6 +36,7 @@ def make_example(
     image_size: tuple[int, int],
     resize: Resize,
     config: AugmentationConfig,
+    decode: Decode,
 ) -> _Example:
     """Makes a training example of a picture, and of others where the config says so.
 
@@ -46,19 +47,20 @@ def make_example(
         image_size: H and W, px.
         resize: how a picture is resampled.
         config: what happens to it.
+        decode: how files become pixels.
 
     Returns:
         pixels, valid_size, boxes, labels.
     """
     import tensorflow as tf
 
-    example = _make_unmixed(raw, draw_other, seed, image_size, resize, config)
+    example = _make_unmixed(raw, draw_other, seed, image_size, resize, config, decode)
     if not config.mixup:
         return example
     drawing, weighing, choosing, own = _seeds(seed, _MIXUP, 4)
 
     def mixed() -> _Example:
-        other = _make_unmixed(draw_other(choosing), draw_other, own, image_size, resize, config)
+        other = _make_unmixed(draw_other(choosing), draw_other, own, image_size, resize, config, decode)
         return mix(example, other, _draw_share(weighing, config.mixup_alpha))
 
     is_mixed = tf.random.stateless_uniform([], drawing) < config.mixup
@@ -72,12 +74,13 @@ def _make_unmixed(
     image_size: tuple[int, int],
     resize: Resize,
     config: AugmentationConfig,
+    decode: Decode,
 ) -> _Example:
     """Makes a mosaic with the config's probability, else an example of one picture."""
     import tensorflow as tf
 
     def single() -> _Example:
-        return augment.fill(raw, seed, image_size, resize, config)
+        return augment.fill(raw, seed, image_size, resize, config, decode)
 
     if not config.mosaic:
         return single()
@@ -89,7 +92,7 @@ def _make_unmixed(
         for number, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
             picture, own = (draw_other(others[number - 1]), others[number + 2]) if number else (raw, seed)
             size = tf.stack([heights[row], widths[column]])
-            tiles.append(augment.fill(picture, own, size, resize, config, covers=True))
+            tiles.append(augment.fill(picture, own, size, resize, config, decode, covers=True))
         return join(tiles, image_size)
 
     is_mosaic = tf.random.stateless_uniform([], drawing) < config.mosaic

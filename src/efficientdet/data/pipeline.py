@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend
-from efficientdet.config import AugmentationConfig, Resize
+from efficientdet.config import AugmentationConfig, Decode, Resize
 from efficientdet.data import combinations, preprocess, tfrecord
 from efficientdet.data.records import Records
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
 
 _TRUTH_BATCH = 64
+_READ_TOGETHER = 16  # records; a call into Python and the operations of parsing then cost a sixteenth each
 
 
 def box_room(records: Records) -> int:
@@ -35,6 +36,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     augmentation: AugmentationConfig,
+    decode: Decode,
     start_step: int,
     stop_step: int,
     share: tuple[int, int] = (0, 1),
@@ -51,6 +53,7 @@ def training_batches(
         batch_size: B.
         seed: of order and augmentation.
         augmentation: what happens to a picture.
+        decode: how picture files become pixels.
         start_step: first step.
         stop_step: step after the last.
         share: (k, n): the k-th of n equal parts of each batch, for one of n processes.
@@ -58,42 +61,126 @@ def training_batches(
     Yields:
         Batch of NumPy arrays, and the image ids, int64[B]; B / n rows for a share.
     """
+    rows = batch_size // share[1]
+    files = training_files(
+        records, batch_size=batch_size, seed=seed, start_step=start_step, stop_step=stop_step, share=share
+    )
+    make = example_maker(
+        records, image_size=image_size, resize=resize, seed=seed, augmentation=augmentation, decode=decode
+    )
+    yield from _iterate(_mapped(files, make), rows, records)
+
+
+def training_files(
+    records: Records,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    stop_step: int,
+    share: tuple[int, int] = (0, 1),
+) -> Any:
+    """Makes the dataset of picture files and boxes in the order of training; arguments as for `training_batches`.
+
+    Returns:
+        tf.data.Dataset; an element has encoded: string[]; id: int64[]; num_boxes: int32[]; boxes: float32[N, 4],
+        yxyx, fractions, of which the first `num_boxes` count; labels: int32[N]; epoch and number of the example:
+        int32[].
+    """
     import tensorflow as tf
 
     _leave_gpu_to_jax()
-    room, num_examples = box_room(records) * combinations.num_pictures(augmentation), len(records)
-    label_of = _label_table(records.categories)
+    part, num_parts = share
+    rows, num_examples = batch_size // num_parts, len(records)
 
-    def example(position: Any) -> tuple[dict[str, Any], Any]:
-        epoch, place = position // num_examples, position % num_examples
-        shuffle_seed = tf.stack([tf.cast(seed, tf.uint32), tf.cast(epoch, tf.uint32)])
-        number = tf.random.experimental.index_shuffle(tf.cast(place, tf.uint32), shuffle_seed, num_examples - 1)
-        number = tf.cast(number, tf.int64)
-        record = tfrecord.parse(_read(records, number))
-        own_seed = tf.random.fold_in(tf.stack([seed, tf.cast(epoch, tf.int32)]), tf.cast(number, tf.int32))
+    def files(own_rows: Any) -> dict[str, Any]:
+        positions = own_rows // rows * batch_size + part * rows + own_rows % rows
+        numbers = _shuffled(positions, seed, num_examples)
+        epochs = tf.cast(positions // num_examples, tf.int32)
+        return _truth(records, numbers) | {"epoch": epochs, "number": tf.cast(numbers, tf.int32)}
+
+    own_rows = tf.data.Dataset.range(start_step * rows, stop_step * rows).batch(min(rows, _READ_TOGETHER))
+    return _mapped(own_rows, files).unbatch()
+
+
+def example_maker(
+    records: Records,
+    *,
+    image_size: tuple[int, int],
+    resize: Resize,
+    seed: int,
+    augmentation: AugmentationConfig,
+    decode: Decode,
+) -> Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]:
+    """Makes the function from an element of `training_files` to a row of a Batch and the image id."""
+    import tensorflow as tf
+
+    room = box_room(records) * combinations.num_pictures(augmentation)
+
+    def example(file: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        own_seed = tf.random.fold_in(tf.stack([seed, file["epoch"]]), file["number"])
         pixels, valid_size, boxes, labels = combinations.make_example(
-            raw(record), draw_other, own_seed, image_size=image_size, resize=resize, config=augmentation
+            _raw(file), draw_other, own_seed, image_size=image_size, resize=resize, config=augmentation, decode=decode
         )
-        return _batch_row(pixels, valid_size, boxes, labels, room), _id(record, number)
-
-    def raw(record: dict[str, Any]) -> tuple[Any, Any, Any]:
-        kept, labels = tf.logical_not(record["is_crowd"]), label_of(record["category_ids"])
-        image = preprocess.decode_tf(record["encoded"])
-        return image, tf.boolean_mask(record["boxes"], kept), tf.boolean_mask(labels, kept)
+        return _batch_row(pixels, valid_size, boxes, labels, room), file["id"]
 
     def draw_other(seed: Any) -> tuple[Any, Any, Any]:
-        number = tf.random.stateless_uniform([], seed, 0, num_examples, tf.int64)
-        return raw(tfrecord.parse(_read(records, number)))
+        number = tf.random.stateless_uniform([1], seed, 0, len(records), tf.int64)
+        return _raw({name: values[0] for name, values in _truth(records, number).items()})
 
-    part, num_parts = share
-    rows = batch_size // num_parts
+    return example
 
-    def position(row: Any) -> Any:
-        return row // rows * batch_size + part * rows + row % rows
 
-    own_rows = tf.data.Dataset.range(start_step * rows, stop_step * rows)
-    examples = own_rows.map(lambda row: example(position(row)), tf.data.AUTOTUNE, deterministic=True)
-    yield from _iterate(examples, rows, records)
+def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
+    """Maps in parallel, order kept."""
+    import tensorflow as tf
+
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _shuffled(positions: Any, seed: int, num_examples: int) -> Any:
+    """Finds the examples at positions of the endless row: int64[B] -> int64[B]."""
+    import tensorflow as tf
+
+    epochs, places = (tf.cast(x, tf.uint32) for x in (positions // num_examples, positions % num_examples))
+    # The raw operation: that of tf.random.experimental takes no seeds of several rows (2.21), though it says so. The
+    # first number of a seed is the one that it puts there.
+    ours, theirs = (tf.fill(tf.shape(epochs), tf.cast(number, tf.uint32)) for number in (seed, 498247692))
+    seeds = tf.stack([theirs, ours, epochs], axis=-1)
+    return tf.cast(tf.raw_ops.RandomIndexShuffle(index=places, seed=seeds, max_index=num_examples - 1), tf.int64)
+
+
+def _truth(records: Records, numbers: Any) -> dict[str, Any]:
+    """Reads files and boxes for training, without crowds.
+
+    Args:
+        records: the split.
+        numbers: int64[B], which examples.
+
+    Returns:
+        encoded: string[B]; id: int64[B]; num_boxes: int32[B]; boxes: float32[B, N, 4], yxyx, fractions; labels:
+        int32[B, N].
+    """
+    import tensorflow as tf
+
+    found = tfrecord.parse_batch(_read(records, numbers))
+    kept = tf.logical_not(found["is_crowd"])
+    kept = tf.logical_and(kept, tf.sequence_mask(found["num_boxes"], tf.shape(kept)[1]))
+    in_front = tf.argsort(tf.cast(kept, tf.int32), direction="DESCENDING", stable=True)
+    labels = _label_table(records.categories)(found["category_ids"])
+    return {
+        "encoded": found["encoded"],
+        "id": _id(found, numbers),
+        "num_boxes": tf.reduce_sum(tf.cast(kept, tf.int32), axis=1),
+        "boxes": tf.gather(found["boxes"], in_front, batch_dims=1),
+        "labels": tf.gather(labels, in_front, batch_dims=1),
+    }
+
+
+def _raw(file: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Takes file, boxes and labels out of one row of `_truth`."""
+    num_boxes = file["num_boxes"]
+    return file["encoded"], file["boxes"][:num_boxes], file["labels"][:num_boxes]
 
 
 def evaluation_batches(
@@ -131,10 +218,10 @@ def evaluation_batches(
         image = preprocess.decode_tf(record["encoded"])
         size = tf.shape(image)[:2]
         new_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
-        pixels, valid_size = preprocess.resample_tf(image, new_size, tf.zeros([2], tf.int32), image_size, resize)
+        pixels = preprocess.resample_tf(image, new_size, image_size, resize)
         labels, kept = label_of(record["category_ids"]), tf.logical_not(record["is_crowd"])
         boxes = tf.boolean_mask(record["boxes"] * _twice(new_size), kept)
-        inputs = _batch_row(pixels, valid_size, boxes, tf.boolean_mask(labels, kept), room)
+        inputs = _batch_row(pixels, new_size, boxes, tf.boolean_mask(labels, kept), room)
         return inputs, _originals_row(record, id, size, scale, labels, room)
 
     yield from _one_pass(records, example, batch_size, max_images)
@@ -172,11 +259,11 @@ def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, ma
 
     def at(position: Any) -> Any:
         number = tf.minimum(position, num_examples - 1)
-        record = tfrecord.parse(_read(records, number))
+        record = tfrecord.parse(_read(records, number[None])[0])
         return example(record, tf.where(position < num_examples, _id(record, number), -1))
 
     positions = tf.data.Dataset.range(-(-num_examples // batch_size) * batch_size)
-    yield from _iterate(positions.map(at, tf.data.AUTOTUNE, deterministic=True), batch_size, records)
+    yield from _iterate(_mapped(positions, at), batch_size, records)
 
 
 def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, labels: Any, room: int) -> dict[str, Any]:
@@ -219,21 +306,24 @@ def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
         ) from error
 
 
-def _read(records: Records, number: Any) -> Any:
-    """Reads one record's payload: int64[] -> string[]."""
+def _read(records: Records, numbers: Any) -> Any:
+    """Reads payloads of records: int64[B] -> string[B]."""
     import tensorflow as tf
 
-    def read(number: np.ndarray) -> bytes:
-        # Opened for each record: a kept descriptor would need a bound for datasets of thousands of shards.
-        shard, offset, length = (int(a[number]) for a in (records.shards, records.offsets, records.lengths))
-        descriptor = os.open(records.paths[shard], os.O_RDONLY)
-        try:
-            return os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+    def read(numbers: np.ndarray) -> np.ndarray:
+        payloads = np.empty(len(numbers), object)
+        for row, number in enumerate(numbers):
+            # Opened for each record: a kept descriptor would need a bound for datasets of thousands of shards.
+            shard, offset, length = (int(a[number]) for a in (records.shards, records.offsets, records.lengths))
+            descriptor = os.open(records.paths[shard], os.O_RDONLY)
+            try:
+                payloads[row] = os.pread(descriptor, length, offset)
+            finally:
+                os.close(descriptor)
+        return payloads
 
-    payload = tf.numpy_function(read, [number], tf.string, stateful=False)
-    return tf.ensure_shape(payload, [])
+    payloads = tf.numpy_function(read, [numbers], tf.string, stateful=False)
+    return tf.ensure_shape(payloads, [None])
 
 
 def check_categories(records: Records, categories: tuple[Category, ...]) -> None:
@@ -253,13 +343,18 @@ def check_categories(records: Records, categories: tuple[Category, ...]) -> None
 
 
 def _label_table(categories: tuple[Category, ...]) -> Any:
-    """Makes the function from category ids, int64[N], to labels, int32[N]."""
+    """Makes the function from category ids, int64[...], to labels, int32[...]."""
     import tensorflow as tf
 
     labels = sorted(range(len(categories)), key=lambda label: categories[label].id)
     ids = np.array([categories[label].id for label in labels], np.int64)
     in_order = np.array(labels, np.int32)
-    return lambda category_ids: tf.gather(in_order, tf.searchsorted(ids, category_ids))
+
+    def labels_of(category_ids: Any) -> Any:
+        places = tf.searchsorted(ids, tf.reshape(category_ids, [-1]))
+        return tf.reshape(tf.gather(in_order, places), tf.shape(category_ids))
+
+    return labels_of
 
 
 def _id(record: dict[str, Any], number: Any) -> Any:

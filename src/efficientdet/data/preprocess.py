@@ -12,11 +12,15 @@ It exists twice: in TensorFlow inside the input pipeline, and in NumPy for predi
 holds them equal.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from efficientdet.config import Resize
+from efficientdet.config import Decode, Resize
+
+SHRINKS = (1, 2, 4, 8)
+"""How many times smaller than it is a JPEG can be decoded."""
 
 
 def fitted_size(
@@ -149,40 +153,90 @@ def picture_size_tf(encoded: Any) -> Any:
     return tf.cond(tf.io.is_jpeg(encoded), header, lambda: tf.shape(decode_tf(encoded))[:2])
 
 
-def resample_tf(image: Any, new_size: Any, offset: Any, image_size: Any, method: Resize) -> tuple[Any, Any]:
-    """Scales a picture to `new_size`, cuts out what begins at `offset`, and pads, computing only the pixels kept.
+def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> Any:
+    """Decodes a part of a picture in TensorFlow, shrunk where that saves work.
+
+    A JPEG is decoded only where the window is, and at a fraction of its size: its blocks of 8 x 8 px are inverted to
+    blocks of 4, 2 or 1, each pixel the mean of those it stands for. The first is exact but for the colour of the first
+    and last column and row, which is interpolated without the neighbours beyond; the second is smoother than
+    resampling. The fast inverse DCT would darken by up to a grey level and save nothing that can be measured.
+
+    Args:
+        encoded: string[].
+        window: int32[4], top, left, height and width, px; multiples of `shrink`.
+        shrink: int32[], 1, 2, 4 or 8.
+        decode: exact: the whole picture is decoded as `decode_tf` does, then cut; it stays as large as it is.
+
+    Returns:
+        uint8[h, w, 3]; the window's height and width over `shrink`, or over 1.
+    """
+    import tensorflow as tf
+
+    def part_of_jpeg(shrink: int) -> Any:
+        options = {"channels": 3, "ratio": shrink, "dct_method": "INTEGER_ACCURATE"}
+        return tf.io.decode_and_crop_jpeg(encoded, window // shrink, **options)
+
+    def part() -> Any:
+        return cut_out(decode_tf(encoded), window)
+
+    if decode == "exact":
+        return part()
+    branches = [part, *(functools.partial(part_of_jpeg, shrink) for shrink in SHRINKS)]
+    which = tf.searchsorted(SHRINKS, shrink[None])[0] + 1
+    image = tf.switch_case(tf.where(tf.io.is_jpeg(encoded), which, 0), branches)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def cut_out(image: Any, window: Any) -> Any:
+    """Cuts a window, int32[4] (top, left, height, width), out of uint8[h, w, 3]."""
+    import tensorflow as tf
+
+    return tf.slice(image, tf.concat([window[:2], [0]], axis=0), tf.concat([window[2:], [3]], axis=0))
+
+
+def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
+    """Scales a picture to `size` and pads it at the bottom and right.
 
     Args:
         image: uint8[h, w, 3].
-        new_size: int32[2], height and width after scaling, px.
-        offset: int32[2], y and x of the cut, px after scaling.
+        size: int32[2], height and width after scaling, px; at most `image_size`.
         image_size: height and width of the result, px; int32[2] where they are not known before.
         method: where a new pixel looks.
 
     Returns:
-        uint8[H, W, 3]; int32[2], height and width of the picture inside.
+        uint8[H, W, 3].
     """
     import tensorflow as tf
 
-    valid_size = tf.minimum(new_size - offset, image_size)
-    scale = tf.cast(new_size, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
-    translation = -tf.cast(offset, tf.float32)
-    if method == "legacy":
-        translation += 0.5 - 0.5 * scale  # the operation maps position p to p * scale + translation
-        # The last new pixels may look beyond the last old one, where the operation would give zeros.
-        image = tf.pad(image, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")
-    resampled = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=valid_size,
-        scale=scale,
-        translation=translation,
-        kernel_type="triangle",
-        antialias=method == "antialiased",
-    )[0]
-    pixels = tf.cast(tf.round(resampled), tf.uint8)
-    padding = [[0, image_size[0] - valid_size[0]], [0, image_size[1] - valid_size[1]], [0, 0]]
+    image = image[None]
+    if method == "antialiased":
+        scale = tf.cast(size, tf.float32) / tf.cast(tf.shape(image)[1:3], tf.float32)
+        resampled = tf.raw_ops.ScaleAndTranslate(
+            images=image, size=size, scale=scale, translation=tf.zeros([2]), kernel_type="triangle", antialias=True
+        )
+    else:
+        half_pixel = method == "half_pixel"
+
+        def bilinear(images: Any) -> Any:
+            return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=half_pixel)
+
+        # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large picture few.
+        is_large = tf.size(image) > 8 * 3 * tf.reduce_prod(size)
+        resampled = tf.cond(is_large, lambda: bilinear(image), lambda: bilinear(tf.cast(image, tf.float32)))
+    # Rounded and made whole at once, at a scale of 1: in half the time of tf.round and tf.cast.
+    whole, _, _ = tf.raw_ops.QuantizeV2(
+        input=resampled[0], min_range=0.0, max_range=255.0, T=tf.quint8, mode="SCALED", round_mode="HALF_TO_EVEN"
+    )
+    pixels = tf.bitcast(whole, tf.uint8)
+    height, width = tf.unstack(size)
+    # Joined to zeros that are taken from a constant: tf.pad takes three times as long, and tf.zeros as long as joining.
+    black = tf.zeros([image_size[0] * image_size[1] * 3], tf.uint8)
+    right, bottom = [height, image_size[1] - width, 3], [image_size[0] - height, image_size[1], 3]
+    for shape, axis in ((right, 1), (bottom, 0)):
+        pixels = tf.concat([pixels, tf.reshape(black[: tf.reduce_prod(shape)], shape)], axis)
     known_size = [None, None] if tf.is_tensor(image_size) else image_size
-    return tf.ensure_shape(tf.pad(pixels, padding), [*known_size, 3]), valid_size
+    return tf.ensure_shape(pixels, [*known_size, 3])
 
 
 def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:

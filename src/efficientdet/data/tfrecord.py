@@ -87,13 +87,31 @@ def parse(serialized: Any) -> dict[str, Any]:
 
     Returns:
         encoded: string[], the picture file. id: int64[], -1 where source_id is no number. height, width: int64[], px,
-        -1 where missing. boxes: float32[N, 4], yxyx, fractions of height and width. category_ids: int64[N].
-        is_crowd: bool[N], false where missing. area: float32[N], px squared, -1 where missing.
+        -1 where missing. boxes: float32[N, 4], yxyx, fractions of the picture's height and width. category_ids:
+        int64[N]. is_crowd: bool[N], false where missing. area: float32[N], px squared, -1 where missing.
+    """
+    import tensorflow as tf
+
+    records = parse_batch(tf.expand_dims(serialized, 0))
+    num_boxes = records.pop("num_boxes")[0]
+    of_boxes = {name: records[name][0, :num_boxes] for name in ("boxes", "category_ids", "is_crowd", "area")}
+    return {name: values[0] for name, values in records.items()} | of_boxes
+
+
+def parse_batch(serialized: Any) -> dict[str, Any]:
+    """Reads records together, which costs a fraction of one after the other: most of the cost is a call's.
+
+    Args:
+        serialized: string[B], records.
+
+    Returns:
+        What `parse` gives, with a first axis of B; N is the number of boxes of the fullest, other rows are filled up.
+        num_boxes: int64[B].
     """
     import tensorflow as tf
 
     def values(key: str, dtype: Any) -> Any:
-        return tf.io.RaggedFeature(dtype, value_key=key)
+        return tf.io.RaggedFeature(dtype, value_key=key, row_splits_dtype=tf.int64)
 
     features = {
         "encoded": tf.io.FixedLenFeature([], tf.string),
@@ -104,19 +122,23 @@ def parse(serialized: Any) -> dict[str, Any]:
     keyed = {f"image/{name}": feature for name, feature in features.items()}
     keyed |= {key: values(key, tf.float32) for key in (*SIDES, AREA)}
     keyed |= {key: values(key, tf.int64) for key in (LABEL, IS_CROWD)}
-    record = tf.io.parse_single_example(serialized, keyed)
-    boxes = tf.stack([record[key] for key in SIDES], axis=-1)
-    num_boxes = tf.shape(boxes)[0]
-    is_crowd, area, source_id = record[IS_CROWD], record[AREA], record["image/source_id"]
+    records = tf.io.parse_example(serialized, keyed)
+    num_boxes = records[SIDES[0]].row_lengths()
+    for key in (*SIDES[1:], LABEL):
+        tf.debugging.assert_equal(records[key].row_lengths(), num_boxes, f"{key} and {SIDES[0]} differ in length")
+    boxes = tf.stack([records[key].to_tensor() for key in SIDES], axis=-1)
+    source_id = records["image/source_id"]
     # 18 digits always fit 64 bits; float32, where others lose ids, is never involved.
     is_number = tf.strings.regex_full_match(source_id, r"-?[0-9]{1,18}")
+    shape = tf.shape(boxes, tf.int64)[:2]
     return {
-        "encoded": record[ENCODED],
+        "encoded": records[ENCODED],
         "id": tf.strings.to_number(tf.where(is_number, source_id, "-1"), tf.int64),
-        "height": record["image/height"],
-        "width": record["image/width"],
+        "height": records["image/height"],
+        "width": records["image/width"],
+        "num_boxes": num_boxes,
         "boxes": boxes,
-        "category_ids": record[LABEL],
-        "is_crowd": tf.cond(tf.size(is_crowd) > 0, lambda: is_crowd > 0, lambda: tf.zeros([num_boxes], tf.bool)),
-        "area": tf.cond(tf.size(area) > 0, lambda: area, lambda: tf.fill([num_boxes], -1.0)),
+        "category_ids": records[LABEL].to_tensor(),
+        "is_crowd": records[IS_CROWD].to_tensor(shape=shape) > 0,
+        "area": records[AREA].to_tensor(-1.0, shape=shape),
     }

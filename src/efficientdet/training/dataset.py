@@ -148,6 +148,7 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
             batch_size=training.batch_size,
             seed=training.seed,
             augmentation=config.augmentation,
+            decode=data.decode,
             start_step=start,
             stop_step=stop,
             share=share,
