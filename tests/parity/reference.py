@@ -68,7 +68,7 @@ def make_reference(model, image_size, seed=0):
     """
     import torch
 
-    network = _build(model, image_size)
+    network = build(model, image_size)
     with torch.no_grad():
         _fill(network, seed)
         _calibrate(network, random_weights.draw_images("calibration", 4, image_size, seed))
@@ -108,7 +108,7 @@ def weights_file(folder, model, name):
     return folder / name / f"{model}{FORMATS[name]}"
 
 
-def _build(model, image_size):
+def build(model, image_size):
     """Builds a network without weights, in inference mode."""
     import torch
 

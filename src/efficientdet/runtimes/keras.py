@@ -1,4 +1,4 @@
-"""What runs a model: batch -> Detections. Today Keras itself."""
+"""Keras as a runtime: network and post-processing in one compiled graph, on the running backend and its device."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,0 +1,85 @@
+"""effdet, the PyTorch port of EfficientDet, as a rival of `efficientdet benchmark` (benchmarks/rivals.py).
+
+    .venv-parity/bin/python benchmarks/effdet_rival.py inference --precision bfloat16
+
+It runs in an environment of its own, the one that `make parity` makes, and imports nothing of ours but what lets effdet
+live without torchvision (tests/parity/reference.py). On each line `go` at its standard input it works once and answers
+with a line of JSON: `rate`, images/s, and what it knows beside that. Weights are random: speed does not depend on them.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))
+
+
+def main() -> None:
+    """Reads the command line, gets ready, and works when told to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_subparsers(dest="mode", required=True)
+    inference = modes.add_parser("inference", help="the network alone, eager, in inference mode")
+    _add_common(inference)
+    inference.add_argument("--batch-size", type=int, default=1)
+    inference.add_argument("--calls", type=int, default=8, help="calls a turn")
+    inference.set_defaults(prepare=prepare_inference)
+    # A mode `train` takes its place here: a parser of its own, and a function that gets ready and returns the work.
+    options = parser.parse_args()
+    work = options.prepare(options)
+    for line in sys.stdin:
+        if line.strip() == "go":
+            print(json.dumps(work()), flush=True)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds what every mode asks for."""
+    parser.add_argument("--model", default="tf_efficientdet_d0", help="effdet's name")
+    parser.add_argument("--image-size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+
+
+def prepare_inference(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """Makes the network in the faster of the two layouts and returns the work of one turn."""
+    import reference
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = reference.build(options.model, tuple(options.image_size)).to(options.device)
+    images = torch.randn(options.batch_size, 3, *options.image_size, device=options.device)
+    dtype = getattr(torch, options.precision)
+
+    def call(images: Any) -> float:
+        began = time.perf_counter()
+        with torch.inference_mode(), torch.autocast(options.device, dtype, enabled=options.precision != "float32"):
+            model(images)
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    layouts = {}
+    for layout in ("contiguous_format", "channels_last"):
+        model.to(memory_format=getattr(torch, layout))
+        moved = images.to(memory_format=getattr(torch, layout))
+        call(moved)
+        layouts[layout] = min(call(moved) for _ in range(3))
+    layout = min(layouts, key=layouts.__getitem__)
+    model.to(memory_format=getattr(torch, layout))
+    images = images.to(memory_format=getattr(torch, layout))
+    facts = {"layout": layout, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+    def work() -> dict[str, Any]:
+        seconds = [call(images) for _ in range(options.calls)]
+        return {"rate": options.batch_size * options.calls / sum(seconds), "seconds": seconds, **facts}
+
+    return work
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""OpenVINO as a runtime: the network on a CPU in a graph of OpenVINO's, post-processing on the host.
+
+The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long as
+the network; `model/host_postprocess.py` takes a twentieth.
+
+Weights are converted once, with TensorFlow, and kept in the cache; an export (exporters/openvino.py) needs no TensorFlow.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import efficientdet
+from efficientdet import backend, files, limits, web
+from efficientdet import config as configs
+from efficientdet.config import PostprocessConfig, Precision, Resize
+from efficientdet.errors import UserError
+from efficientdet.structures import Category, Detections
+
+SUFFIX = ".xml"
+FORMAT = "efficientdet-keras openvino 1"
+PerformanceHint = Literal["latency", "throughput"]
+
+_PRECISIONS = {"float32": "f32", "tf32": "f32", "mixed_bfloat16": "bf16", "mixed_float16": "f16"}
+_OUTPUTS = ("class_logits", "box_deltas", "best_logits")
+_FACTS = ["efficientdet"]  # where in the graph's own information
+
+
+class OpenVinoRuntime:
+    """Weights, converted and compiled: images in, detections out; one call at a time."""
+
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        postprocess: PostprocessConfig | None = None,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "float32",
+        hint: PerformanceHint = "latency",
+        num_threads: int = 0,
+    ):
+        """Loads weights or an export.
+
+        Args:
+            location: weights file, folder of a run, a published name such as `coco-d0`, or the .xml of an export.
+            postprocess: limits and thresholds; None: those of the run that the weights come from.
+            image_size: height and width of the network input, px; None: what the weights were trained with.
+            precision: of the arithmetic; what the processor has no instructions for is computed in float32, and said.
+            hint: what OpenVINO arranges its threads for.
+            num_threads: processor threads to use; 0: all.
+
+        Raises:
+            UserError: OpenVINO is not installed, or weights or export cannot be used.
+        """
+        require_openvino()
+        import openvino
+
+        from efficientdet.model import anchors
+
+        self.path = Path(location) if Path(location).suffix == SUFFIX else find_converted(location, image_size)
+        self._core = openvino.Core()
+        self._model = _read(self._core, self.path)
+        model, self.categories, trained_postprocess = _read_facts(self._model, self.path)
+        self.image_size: tuple[int, int] = model.image_size
+        if image_size not in (None, self.image_size):
+            raise UserError(f"`image_size` is {image_size}, but `{self.path}` was exported for {self.image_size}.")
+        self.resize: Resize = model.resize
+        self._postprocess = postprocess or trained_postprocess
+        self._anchors = anchors.anchor_boxes(model, self.image_size)
+        self._properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": hint.upper(),
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # its own choice is bfloat16 where there is hardware
+        }
+        if num_threads:
+            self._properties["INFERENCE_NUM_THREADS"] = num_threads
+        self._warn_if_emulated(precision)
+        self._requests: dict[int, Any] = {}
+
+    def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
+        """Detects.
+
+        Args:
+            images: uint8[B, H, W, 3], letterboxed. The first batch of a size B takes seconds: it is compiled for.
+            valid_size: int32[B, 2], height and width of the picture inside, px.
+
+        Returns:
+            Detections of NumPy arrays, px of the network input.
+        """
+        from efficientdet.model import host_postprocess
+
+        return host_postprocess.detect(*self.predict(images, valid_size), self._anchors, self._postprocess)
+
+    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Runs the network alone.
+
+        Returns:
+            class_logits float32[B, A, C], box_deltas float32[B, A, 4], and of each anchor the best logit float32[B, A].
+            They are views of memory that the next call writes into.
+        """
+        request = self._requests.get(len(images))
+        if request is None:
+            request = self._requests[len(images)] = self._compile(len(images))
+        request.infer({"images": images, "valid_size": valid_size}, share_inputs=True)
+        class_logits, box_deltas, best_logits = (request.get_tensor(name).data for name in _OUTPUTS)
+        return class_logits, box_deltas, best_logits
+
+    def _compile(self, batch_size: int) -> Any:
+        """Compiles the graph for one batch size: static shapes are the fast ones."""
+        model = self._model.clone()
+        model.reshape({"images": [batch_size, *self.image_size, 3], "valid_size": [batch_size, 2]})
+        return self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+
+    def _warn_if_emulated(self, precision: Precision) -> None:
+        """Warns if the processor has no arithmetic of that precision: OpenVINO then takes float32 without a word."""
+        wanted = _PRECISIONS[precision].upper().replace("F32", "FP32").replace("F16", "FP16").replace("BFP16", "BF16")
+        if wanted not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            warnings.warn(
+                f"`precision` is {precision}, for which this processor has no instructions; float32 is used.",
+                stacklevel=3,
+            )
+
+
+def require_openvino() -> None:
+    """Raises a UserError if OpenVINO is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        raise UserError("`openvino` is not installed; `pip install 'efficientdet-keras[openvino]'`.")
+
+
+def find_converted(location: str | Path, image_size: tuple[int, int] | None = None) -> Path:
+    """Finds weights converted in the cache, or converts them.
+
+    Args:
+        location: weights file, folder of a run, or a published name.
+        image_size: height and width of the network input, px; None: what the weights were trained with.
+
+    Returns:
+        The .xml; the values are beside it.
+    """
+    from efficientdet.model import pretrained, weights
+
+    path = weights.find(pretrained.find_weights(location))
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    versions = [efficientdet.__version__, importlib.metadata.version("openvino"), FORMAT]
+    key = hashlib.sha256(json.dumps([content, image_size, versions]).encode()).hexdigest()[:32]
+    folder = web.cache_dir() / "openvino"
+    target = folder / key / f"model{SUFFIX}"
+    if not target.is_file():
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with files.one_at_a_time(folder / key):
+                if not target.is_file():
+                    _write_folder(target.parent, convert(weights.load(path), image_size))
+    return target
+
+
+def _write_folder(folder: Path, model: Any) -> None:
+    """Writes a graph into a folder, aside and then renamed."""
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        write(temporary / f"model{SUFFIX}", model)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(path: Path, model: Any) -> None:
+    """Writes a graph, and its values as float32 into a .bin beside it."""
+    import openvino
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def convert(loaded: Any, image_size: tuple[int, int] | None = None) -> Any:
+    """Turns weights into a graph of OpenVINO's, for any batch size.
+
+    Args:
+        loaded: a `weights.Weights`.
+        image_size: height and width of the network input, px; None: what the weights were trained with.
+
+    Returns:
+        openvino.Model: images uint8[B, H, W, 3], valid_size int32[B, 2] -> class_logits float32[B, A, C],
+        box_deltas float32[B, A, 4], best_logits float32[B, A]. Model, classes and limits are in its own information.
+
+    Raises:
+        UserError: Keras does not run on TensorFlow, or the size is impossible.
+    """
+    require_openvino()
+    if backend.running() != "tensorflow":
+        raise UserError("`runtime` is openvino, for which weights are converted on TensorFlow; `--backend tensorflow`.")
+    import openvino
+
+    config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
+    limits.check_image_size(config, "image_size")
+    function = _trace(config, loaded)
+    converted = openvino.convert_model(function)
+    # Activations with a gradient of their own leave further outputs behind.
+    sources = [converted.output(tensor.name).node.input_value(0) for tensor in function.outputs]
+    model = openvino.Model(sources, converted.get_parameters(), config.name)
+    for output, name in zip(model.outputs, _OUTPUTS, strict=True):
+        output.get_tensor().set_names({name})
+    facts = {
+        "format": FORMAT,
+        "version": efficientdet.__version__,
+        "model": configs.to_dict(config),
+        "categories": [dataclasses.asdict(category) for category in loaded.categories],
+        "postprocess": configs.to_dict(loaded.postprocess),
+    }
+    model.set_rt_info(json.dumps(facts), _FACTS)
+    return model
+
+
+def _trace(config: configs.ModelConfig, loaded: Any) -> Any:
+    """Traces the network as a function of TensorFlow, its weights inside."""
+    import tensorflow as tf
+    from keras import ops
+
+    from efficientdet.model import weights
+    from efficientdet.model.efficientdet import EfficientDet
+
+    network = EfficientDet(config)
+    weights.assign(network, loaded)
+    signature = [
+        tf.TensorSpec([None, *config.image_size, 3], tf.uint8, name="images"),
+        tf.TensorSpec([None, 2], tf.int32, name="valid_size"),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(images: Any, valid_size: Any) -> tuple[Any, ...]:
+        raw = network({"images": images, "valid_size": valid_size}, training=False)
+        return raw["class_logits"], raw["box_deltas"], ops.max(raw["class_logits"], axis=-1)
+
+    return run.get_concrete_function()
+
+
+def _read(core: Any, path: Path) -> Any:
+    """Reads a graph.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"`{path}` does not exist.")
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        raise UserError(f"`{path}` is no graph that OpenVINO reads: {error}.") from error
+
+
+def _read_facts(model: Any, path: Path) -> tuple[configs.ModelConfig, tuple[Category, ...], PostprocessConfig]:
+    """Reads what `convert` noted in a graph.
+
+    Raises:
+        UserError: the graph is not one of ours.
+    """
+    facts = json.loads(model.get_rt_info(_FACTS).astype(str)) if model.has_rt_info(_FACTS) else {}
+    if facts.get("format") != FORMAT:
+        raise UserError(f"`{path}` is no export of this program, or of another version; export the weights again.")
+    return (
+        configs.from_dict(configs.ModelConfig, facts["model"], f"{path}: model"),
+        tuple(configs.from_dict(Category, category, f"{path}: categories") for category in facts["categories"]),
+        configs.from_dict(PostprocessConfig, facts["postprocess"], f"{path}: postprocess"),
+    )
