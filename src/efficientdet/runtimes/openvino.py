@@ -8,10 +8,12 @@ Weights are converted once, with TensorFlow, and kept in the cache; an export (e
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
 import shutil
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -61,8 +63,7 @@ class OpenVinoRuntime:
         Raises:
             UserError: OpenVINO is not installed, or weights or export cannot be used.
         """
-        require_openvino()
-        import openvino
+        openvino = import_openvino()
 
         from efficientdet.model import anchors
 
@@ -129,10 +130,20 @@ class OpenVinoRuntime:
             )
 
 
-def require_openvino() -> None:
-    """Raises a UserError if OpenVINO is not installed."""
+def import_openvino() -> Any:
+    """Imports OpenVINO.
+
+    Its import and its converter report their use to Google Analytics unless a package for that is missing (2026.4); a
+    person who detects cats has not agreed to that, so the package is hidden.
+
+    Raises:
+        UserError: it is not installed.
+    """
     if importlib.util.find_spec("openvino") is None:
-        raise UserError("`openvino` is not installed; `pip install 'efficientdet-keras[openvino]'`.")
+        raise UserError("`runtime` is openvino, which is not installed; `pip install 'efficientdet-keras[openvino]'`.")
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
 
 
 def find_converted(location: str | Path, image_size: tuple[int, int] | None = None) -> Path:
@@ -175,9 +186,7 @@ def _write_folder(folder: Path, model: Any) -> None:
 
 def write(path: Path, model: Any) -> None:
     """Writes a graph, and its values as float32 into a .bin beside it."""
-    import openvino
-
-    openvino.save_model(model, path, compress_to_fp16=False)
+    import_openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def convert(loaded: Any, image_size: tuple[int, int] | None = None) -> Any:
@@ -194,11 +203,9 @@ def convert(loaded: Any, image_size: tuple[int, int] | None = None) -> Any:
     Raises:
         UserError: Keras does not run on TensorFlow, or the size is impossible.
     """
-    require_openvino()
+    openvino = import_openvino()
     if backend.running() != "tensorflow":
         raise UserError("`runtime` is openvino, for which weights are converted on TensorFlow; `--backend tensorflow`.")
-    import openvino
-
     config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
     limits.check_image_size(config, "image_size")
     function = _trace(config, loaded)
