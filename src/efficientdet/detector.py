@@ -75,11 +75,11 @@ class Detector:
         """
         if not 0 <= score_threshold <= 1:
             raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
-        self._runtime = runtimes.load_runtime(
+        self.runtime = runtimes.load_runtime(
             weights, runtime=runtime, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
         )
         self.score_threshold = score_threshold
-        self.categories = self._runtime.categories
+        self.categories = self.runtime.categories
 
     def detect(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
         """Detects in a batch of pictures.
@@ -87,9 +87,9 @@ class Detector:
         Args:
             images: uint8[h, w, 3], RGB, upright; each may have a size of its own.
         """
-        size = self._runtime.image_size
-        boxed = [preprocess.letterbox(image, size, self._runtime.resize) for image in images]
-        found = self._runtime.detect(
+        size = self.runtime.image_size
+        boxed = [preprocess.letterbox(image, size, self.runtime.resize) for image in images]
+        found = self.runtime.detect(
             np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
         )
         sizes = np.array([image.shape[:2] for image in images], np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import PostprocessConfig, Precision, Resize, RuntimeName, Switch
-from efficientdet.structures import Category, Detections
+from efficientdet.structures import Category, Detections, RawPredictions
 
 
 class Runtime(Protocol):
@@ -22,9 +22,15 @@ class Runtime(Protocol):
     """Height and width of the network input, px."""
     resize: Resize
     """How a picture is resampled to it."""
+    anchors: np.ndarray
+    """float32[A, 4], yxyx px."""
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
         """Detects in uint8[B, H, W, 3], letterboxed, with int32[B, 2] the size of the picture inside, px."""
+        ...
+
+    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
+        """Runs the network alone."""
         ...
 
 

@@ -26,7 +26,7 @@ from efficientdet import backend, files, limits, web
 from efficientdet import config as configs
 from efficientdet.config import PostprocessConfig, Precision, Resize
 from efficientdet.errors import UserError
-from efficientdet.structures import Category, Detections
+from efficientdet.structures import Category, Detections, RawPredictions
 
 SUFFIX = ".xml"
 FORMAT = "efficientdet-keras openvino 1"
@@ -76,7 +76,7 @@ class OpenVinoRuntime:
             raise UserError(f"`image_size` is {image_size}, but `{self.path}` was exported for {self.image_size}.")
         self.resize: Resize = model.resize
         self._postprocess = postprocess or trained_postprocess
-        self._anchors = anchors.anchor_boxes(model, self.image_size)
+        self.anchors = anchors.anchor_boxes(model, self.image_size)
         self._properties: dict[str, Any] = {
             "PERFORMANCE_HINT": hint.upper(),
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # its own choice is bfloat16 where there is hardware
@@ -98,21 +98,20 @@ class OpenVinoRuntime:
         """
         from efficientdet.model import host_postprocess
 
-        return host_postprocess.detect(*self.predict(images, valid_size), self._anchors, self._postprocess)
+        return host_postprocess.detect(*self._run(images, valid_size), self.anchors, self._postprocess)
 
-    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Runs the network alone.
+    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
+        """Runs the network alone; otherwise as `detect`. The arrays are views that the next call writes into."""
+        class_logits, box_deltas, _ = self._run(images, valid_size)
+        return {"class_logits": class_logits, "box_deltas": box_deltas}
 
-        Returns:
-            class_logits float32[B, A, C], box_deltas float32[B, A, 4], and of each anchor the best logit float32[B, A].
-            They are views of memory that the next call writes into.
-        """
+    def _run(self, images: np.ndarray, valid_size: np.ndarray) -> list[np.ndarray]:
+        """Runs the graph: views of its outputs."""
         request = self._requests.get(len(images))
         if request is None:
             request = self._requests[len(images)] = self._compile(len(images))
         request.infer({"images": images, "valid_size": valid_size}, share_inputs=True)
-        class_logits, box_deltas, best_logits = (request.get_tensor(name).data for name in _OUTPUTS)
-        return class_logits, box_deltas, best_logits
+        return [request.get_tensor(name).data for name in _OUTPUTS]
 
     def _compile(self, batch_size: int) -> Any:
         """Compiles the graph for one batch size: static shapes are the fast ones."""
@@ -122,8 +121,8 @@ class OpenVinoRuntime:
 
     def _warn_if_emulated(self, precision: Precision) -> None:
         """Warns if the processor has no arithmetic of that precision: OpenVINO then takes float32 without a word."""
-        wanted = _PRECISIONS[precision].upper().replace("F32", "FP32").replace("F16", "FP16").replace("BFP16", "BF16")
-        if wanted not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        name = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[_PRECISIONS[precision]]
+        if name not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             warnings.warn(
                 f"`precision` is {precision}, for which this processor has no instructions; float32 is used.",
                 stacklevel=3,
