@@ -142,7 +142,7 @@ def predict(
         score_threshold: detections below this are left out.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         precision: of the arithmetic inside the network.
-        runtime: what runs the network; auto: OpenVINO on a CPU where it is installed (the extra `openvino`), else Keras.
+        runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
         xla: compile Keras's graph with XLA; auto: on a GPU.
 
     Returns:

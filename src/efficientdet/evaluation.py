@@ -265,8 +265,8 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.runtimes.keras import KerasRuntime
     from efficientdet.data import coco_results, pipeline, records
+    from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")

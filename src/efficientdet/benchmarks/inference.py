@@ -244,18 +244,19 @@ def _weights_of(model: str) -> Iterator[str | Path]:
 def _candidates(
     ours: detector.Detector, name: str, precision: str, batch_size: int, encoded: list[bytes]
 ) -> list[_Candidate]:
-    """Makes what is timed of one runtime: the network alone, and the way from files to detections; both are run once."""
+    """Makes what is timed of one runtime: the network, and the way from file to detections. Both are run once."""
     files_of = [[encoded[(start + i) % len(encoded)] for i in range(batch_size)] for start in range(len(encoded))]
     inputs = [_letterboxed(ours, batch) for batch in files_of]
+
+    def network(call: int) -> Any:
+        return ours.runtime.predict(*inputs[call % len(inputs)])
+
+    def whole(call: int) -> Any:
+        return ours.detect([images.read_image(one, "picture") for one in files_of[call % len(files_of)]])
+
     found = [
-        _Candidate("network", name, precision, batch_size, lambda call: ours.runtime.predict(*inputs[call % len(inputs)])),
-        _Candidate(
-            "end to end",
-            name,
-            precision,
-            batch_size,
-            lambda call: ours.detect([images.read_image(one, "picture") for one in files_of[call % len(files_of)]]),
-        ),
+        _Candidate("network", name, precision, batch_size, network),
+        _Candidate("end to end", name, precision, batch_size, whole),
     ]
     for candidate in found:
         candidate.call(0)
@@ -275,10 +276,16 @@ def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
     """Makes the parts beside the network, one picture a call."""
     decoded = [images.read_image(one, "picture") for one in encoded]
     size, resize = ours.runtime.image_size, ours.runtime.resize
-    count = len(encoded)
+
+    def decode(call: int) -> Any:
+        return images.read_image(encoded[call % len(encoded)], "picture")
+
+    def letterbox(call: int) -> Any:
+        return preprocess.letterbox(decoded[call % len(decoded)], size, resize)
+
     return [
-        _Candidate("decode", "Pillow", "uint8", 1, lambda call: images.read_image(encoded[call % count], "picture")),
-        _Candidate("letterbox", "NumPy", "float32", 1, lambda call: preprocess.letterbox(decoded[call % count], size, resize)),
+        _Candidate("decode", "Pillow", "uint8", 1, decode),
+        _Candidate("letterbox", "NumPy", "float32", 1, letterbox),
         _Candidate("postprocess", "host", "float32", 1, _postprocess_call(ours, encoded)),
     ]
 
@@ -295,7 +302,8 @@ def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable
 def _predicted(location: str | Path, encoded: list[bytes]) -> suppression.Candidates:
     """Lets weights answer to the first picture."""
     ours = detector.Detector(location, runtime="keras")
-    return suppression.predicted_candidates(ours.runtime.predict(*_letterboxed(ours, encoded[:1])), ours.runtime.anchors)
+    raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
+    return suppression.predicted_candidates(raw, ours.runtime.anchors)
 
 
 def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> timing.Rates:
@@ -318,7 +326,7 @@ def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> tim
 
 
 def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[str, float]]:
-    """Compares, at one picture a call, our fastest network with the rival's, and the way from file to detections with it."""
+    """Compares our fastest network with the rival's, one picture a call, and the whole way with the network alone."""
 
     def best_of(part: str, precisions: Sequence[str]) -> _Candidate | None:
         found = [

@@ -1,9 +1,9 @@
 """OpenVINO as a runtime: the network on a CPU in a graph of OpenVINO's, post-processing on the host.
 
-The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long as
-the network; `model/host_postprocess.py` takes a twentieth.
+The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long
+as the network; `model/host_postprocess.py` takes a twentieth.
 
-Weights are converted once, with TensorFlow, and kept in the cache; an export (exporters/openvino.py) needs no TensorFlow.
+Weights are converted once, with TensorFlow, and kept in the cache. An export (exporters/openvino.py) needs none.
 """
 
 import dataclasses
@@ -98,7 +98,8 @@ class OpenVinoRuntime:
         """
         from efficientdet.model import host_postprocess
 
-        return host_postprocess.detect(*self._run(images, valid_size), self.anchors, self._postprocess)
+        class_logits, box_deltas, best_logits = self._run(images, valid_size)
+        return host_postprocess.detect(class_logits, box_deltas, best_logits, self.anchors, self._postprocess)
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
         """Runs the network alone; otherwise as `detect`. The arrays are views that the next call writes into."""
