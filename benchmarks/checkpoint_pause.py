@@ -7,22 +7,17 @@ that is copied to memory and written in a thread. Writes the table as JSON.
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from efficientdet import backend, files, presets
+from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
 
 _WAYS = ("none", "step", "thread")
@@ -89,7 +84,7 @@ def main(
         "checkpoint_bytes": size,
         "rows": {way: _row(seconds[way], pauses[way], statistics.median(seconds["none"])) for way in _WAYS},
         "settings": {"preset": preset, "image_size": image_size, "batch_size": batch_size, "rounds": rounds},
-        **_circumstances(),
+        **report.circumstances(),
     }
     files.write_json(output, table)
     print(json.dumps(table["rows"], indent=2))
@@ -104,25 +99,6 @@ def _row(seconds: list[float], pauses: list[float], without: float) -> dict[str,
         "pause": round(statistics.median(pauses), 4),
         "longest_pause": round(max(pauses), 4),
         "all_seconds": [round(value, 3) for value in seconds],
-    }
-
-
-def _circumstances() -> dict[str, Any]:
-    """Notes what the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {}
-    for package in ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "jax", "numpy", "safetensors"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), **versions},
-        "backend": backend.running(),
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
     }
 
 

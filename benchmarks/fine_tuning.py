@@ -11,14 +11,8 @@ choice of the best weights saw. Writes the table as JSON.
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +20,7 @@ import tyro
 
 from efficientdet import backend, files, presets
 from efficientdet import config as configs
+from efficientdet.benchmarks import report
 
 
 def main(
@@ -85,29 +80,10 @@ def main(
         "rows": rows,
         "AP_gain": rows[backbone]["test"]["metrics"]["AP"] - rows["random"]["test"]["metrics"]["AP"],
         "settings": configs.to_dict(config),
-        **_circumstances(),
+        **report.circumstances(),
     }
     files.write_json(output, table)
     print(json.dumps({name: row["test"]["metrics"]["AP"] for name, row in rows.items()}))
-
-
-def _circumstances() -> dict[str, Any]:
-    """Notes what the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    packages = ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 if __name__ == "__main__":

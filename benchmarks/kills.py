@@ -9,24 +9,21 @@ metrics.jsonl has. Writes the table as JSON.
 """
 
 import dataclasses
-import datetime
 import hashlib
 import json
-import os
-import platform
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from efficientdet import files
+from efficientdet.benchmarks import report
 from efficientdet.data import conversion, synthetic
 from efficientdet.model import weights
 from efficientdet.training import checkpoint, interruption, metrics
@@ -114,7 +111,7 @@ def _table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
         "identical": sum(row["identical"] for row in rows),
         "rows": rows,
         **facts,
-        **_circumstances(),
+        **report.circumstances(),
     }
 
 
@@ -224,24 +221,6 @@ def _digests(folder: Path) -> dict[str, str]:
     digests["lines"] = str([(line["kind"], line["step"]) for line in lines])
     digests["AP"] = str([line["values"]["AP"] for line in lines if line["kind"] == "validation"])
     return digests
-
-
-def _circumstances() -> dict[str, Any]:
-    """Notes what the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {}
-    for package in ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "jax", "numpy"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 if __name__ == "__main__":

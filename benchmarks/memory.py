@@ -8,15 +8,11 @@ figures as JSON.
     python benchmarks/memory.py --output benchmarks/results/memory-2000-steps.json
 """
 
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ import numpy as np
 import tyro
 
 from efficientdet import files
+from efficientdet.benchmarks import report
 from efficientdet.data import conversion, synthetic
 from efficientdet.training import metrics
 
@@ -93,21 +90,10 @@ def _row(run: Path, warmup_steps: int) -> dict[str, Any]:
 
 def _table(rows: dict[str, Any], warmup_steps: int) -> dict[str, Any]:
     """Arranges what is known so far."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {}
-    for package in ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "jax", "numpy"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "what": f"resident memory of a run, MB; fitted growth from step {warmup_steps} to the end",
         "rows": rows,
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
+        **report.circumstances(),
     }
 
 

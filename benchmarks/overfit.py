@@ -11,23 +11,17 @@ machine may be shared.
 """
 
 import dataclasses
-import datetime
 import json
-import os
-import platform
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from efficientdet import backend, files, presets
 from efficientdet import config as configs
+from efficientdet.benchmarks import report
 
 
 def main(
@@ -86,6 +80,7 @@ def main(
         for line in lines
         if line["kind"] == "validation"
     ]
+    used = resource.getrusage(resource.RUSAGE_SELF)
     table = {
         "what": f"AP of {preset} on the {count} pictures that it learns by heart",
         "reached": next((row for row in rows if (row["AP"] or 0.0) >= mark), None),
@@ -98,31 +93,11 @@ def main(
         "settings": configs.to_dict(
             dataclasses.replace(config, data=dataclasses.replace(config.data, train=records.name))
         ),
-        **_circumstances(),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        **report.circumstances(),
     }
     files.write_json(output, table)
     print(json.dumps(rows))
-
-
-def _circumstances() -> dict[str, Any]:
-    """Notes what the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    packages = ("efficientdet-keras", "keras", "tensorflow-cpu", "tensorflow", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[2]},
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a result file says beside its figures: hardware, versions, commit, command, date.
 
-A file holds `what` (one sentence), `rows`, and, where it compares, `ratios`: name -> {min, median, max} of our rate over
-theirs. README and docs print their tables from these files.
+A file holds `what` (one sentence), `rows`, and, where it compares, `ratios`: name -> {min, median, max} of our rate
+over theirs. README and docs print their tables from these files.
 """
 
 import datetime
@@ -66,7 +66,11 @@ def _versions() -> dict[str, str]:
 def _commit() -> str | None:
     folder = Path(__file__).parent
     asked = subprocess.run(
-        ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        ["git", "-C", folder, "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     return asked.stdout.strip() or None
 

@@ -1,8 +1,8 @@
-"""Another implementation, measured in turns with ours: a program that works when it is told to and says how fast it was.
+"""Another implementation, measured in turns with ours: a program that works when told to, and says how fast it was.
 
-It may live in an environment of its own. On a line `go` at its standard input it works once and answers with one line of
-JSON, {"rate": things a second} and whatever else it knows; other lines it prints are passed on to a person. It ends when
-its input ends. `benchmarks/effdet_rival.py` is one.
+It may live in an environment of its own. On a line `go` at its standard input it works once and answers with one line
+of JSON, {"rate": things a second} and whatever else it knows; other lines it prints are passed on to a person. It ends
+when its input ends. `benchmarks/effdet_rival.py` is one.
 """
 
 import contextlib
@@ -42,7 +42,8 @@ class Rival:
         Raises:
             UserError: it has ended.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("go\n")
             self._process.stdin.flush()

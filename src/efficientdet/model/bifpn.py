@@ -54,7 +54,9 @@ class Node(keras.layers.Layer):
             )
             for i in range(num_inputs)
         ]
-        self.fusion = layers.Fusion(config.fusion, relu=config.fusion_relu, name="fusion", dtype=dtype)
+        self.fusion = layers.Fusion(
+            config.fusion, relu=config.fusion_relu, activation=config.activation, name="fusion", dtype=dtype
+        )
         self.conv = layers.SeparableConv(self.filters, name="conv", dtype=dtype)
         self.norm = layers.batch_norm("norm", momentum, dtype)
 
@@ -73,7 +75,7 @@ class Node(keras.layers.Layer):
             resample(x, target_size=target_size, training=training)
             for resample, x in zip(self.resamples, inputs, strict=True)
         ]
-        x = layers.activate(self.fusion(resampled), self.activation)
+        x = self.fusion(resampled, training=training)
         return self.norm(self.conv(x), training=training)
 
 

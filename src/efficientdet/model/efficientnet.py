@@ -146,7 +146,7 @@ class Block(keras.layers.Layer):
         self.drop: Any = None
         if stage.expand != 1:
             self.expand = _conv(inner, 1, 1, "expand", dtype)
-            self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype)
+            self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype, activation)
         self.depthwise = keras.layers.DepthwiseConv2D(
             stage.kernel,
             strides=stride,
@@ -156,7 +156,7 @@ class Block(keras.layers.Layer):
             name="depthwise",
             dtype=dtype,
         )
-        self.depthwise_norm = layers.batch_norm("depthwise_norm", momentum, dtype)
+        self.depthwise_norm = layers.batch_norm("depthwise_norm", momentum, dtype, activation)
         if squeeze_excite:
             self.squeeze = SqueezeExcite(
                 inner, squeezed_filters(in_filters), activation, name="squeeze_excite", dtype=dtype
@@ -183,8 +183,8 @@ class Block(keras.layers.Layer):
         """Runs the block."""
         x = inputs
         if self.expand is not None:
-            x = layers.activate(self.expand_norm(self.expand(x), training=training), self.activation)
-        x = layers.activate(self.depthwise_norm(self.depthwise(x), training=training), self.activation)
+            x = self.expand_norm(self.expand(x), training=training)
+        x = self.depthwise_norm(self.depthwise(x), training=training)
         if self.squeeze is not None:
             x = self.squeeze(x)
         x = self.project_norm(self.project(x), training=training)
@@ -205,7 +205,7 @@ class EfficientNet(keras.layers.Layer):
         self.activation = activation
         filters = stem_filters(config)
         self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
-        self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy)
+        self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy, activation)
         self.blocks: list[Block] = []
         self.levels: list[int] = []  # the level of each block's output
         scaled, level = stages(config), 1
@@ -246,7 +246,7 @@ class EfficientNet(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> list[Any]:
         """Runs the backbone."""
-        x = layers.activate(self.stem_norm(self.stem(x), training=training), self.activation)
+        x = self.stem_norm(self.stem(x), training=training)
         outputs = []
         for block in self.blocks:
             x = block(x, training=training)

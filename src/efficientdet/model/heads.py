@@ -46,7 +46,12 @@ class Head(keras.layers.Layer):
         levels = range(config.min_level, config.max_level + 1)
         self.convs = [self._conv(self.channels, 0.0, f"conv_{i}") for i in range(config.head_repeats)]
         self.norms = [
-            [layers.batch_norm(f"norm_{i}_p{level}", config.batch_norm_momentum, self.dtype_policy) for level in levels]
+            [
+                layers.batch_norm(
+                    f"norm_{i}_p{level}", config.batch_norm_momentum, self.dtype_policy, config.activation
+                )
+                for level in levels
+            ]
             for i in range(config.head_repeats)
         ]
         self.predict = self._conv(anchors_per_cell * outputs, bias, "predict")
@@ -75,7 +80,7 @@ class Head(keras.layers.Layer):
         predictions = []
         for level, x in enumerate(features):
             for conv, norms in zip(self.convs, self.norms, strict=True):
-                x = layers.activate(norms[level](conv(x), training=training), self.activation)
+                x = norms[level](conv(x), training=training)
             height, width = x.shape[1:3]
             # From here on float32, under every precision. A Keras layer would cast back; an operation does not.
             logits = ops.cast(self.predict(x), "float32")

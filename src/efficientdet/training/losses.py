@@ -8,6 +8,7 @@ from typing import Any
 from keras import ops
 
 from efficientdet.config import LossConfig
+from efficientdet.model import kernels
 from efficientdet.structures import RawPredictions, Targets
 from efficientdet.training import targets as target_assignment
 
@@ -56,16 +57,33 @@ def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
     Returns:
         float32[].
     """
-    classes = ops.arange(logits.shape[-1], dtype="int32")
-    losses = focal(
+    sums = kernels.run(
+        focal_by_anchor,
         logits,
-        labels[..., None] == classes,
+        labels,
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,
         label_smoothing=config.label_smoothing,
     )
-    counts = (labels != target_assignment.IGNORED)[..., None]
-    return ops.sum(ops.where(counts, losses, 0.0))
+    return ops.sum(sums)
+
+
+def focal_by_anchor(logits: Any, labels: Any, *, alpha: float, gamma: float, label_smoothing: float) -> Any:
+    """Sums the focal loss over classes.
+
+    Args:
+        logits: float32[B, A, C].
+        labels: int32[B, A]; -1 is negative for every class, -2 is left out.
+        alpha: of `focal`, as the rest.
+        gamma: focus.
+        label_smoothing: of the cross-entropy's targets.
+
+    Returns:
+        float32[B, A].
+    """
+    is_positive = labels[..., None] == ops.arange(logits.shape[-1], dtype="int32")
+    losses = focal(logits, is_positive, alpha=alpha, gamma=gamma, label_smoothing=label_smoothing)
+    return ops.where(labels != target_assignment.IGNORED, ops.sum(losses, axis=-1), 0.0)
 
 
 def box_loss_sum(box_deltas: Any, target_deltas: Any, delta: float) -> Any:
