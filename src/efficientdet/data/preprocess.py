@@ -18,8 +18,6 @@ import numpy as np
 
 from efficientdet.config import Resize
 
-_BLOCK = 32  # rows
-
 
 def fitted_size(
     size: tuple[int, int], target_size: tuple[int, int] | tuple[np.float32, np.float32]
@@ -78,8 +76,8 @@ def resize(image: np.ndarray, size: tuple[int, int], method: Resize) -> np.ndarr
     share_y, share_x = share_y[:, None], share_x.repeat(3)
     resized = np.empty((size[0], size[1] * 3), np.uint8)
     # A few rows at a time, which stay in the processor's cache: eight times as fast as the whole picture at once.
-    for start in range(0, size[0], _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, size[0], 32):
+        block = slice(start, start + 32)
         rows = np.unique(np.concatenate([top[block], bottom[block]]))
         wide = image[rows]
         columns = [wide.take(places, axis=1).reshape(len(rows), -1) for places in (left, right)]
