@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from efficientdet import detector, files, presets, progress
+from efficientdet import backend, detector, files, presets, progress
 from efficientdet.benchmarks import report, rivals, suppression, timing
-from efficientdet.config import PostprocessConfig, Precision, RuntimeName
+from efficientdet.config import ModelConfig, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
 from efficientdet.model import host_postprocess
@@ -230,15 +231,37 @@ def _weights_of(model: str) -> Iterator[str | Path]:
         yield model
         return
     from efficientdet.model import weights
-    from efficientdet.model.efficientdet import EfficientDet
 
     config = presets.MODELS[model]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{model}{weights.SUFFIX}"
-        arrays = {weights.variable_name(variable): variable.numpy() for variable in EfficientDet(config).weights}
+        arrays = _random_weights(config)
         categories = [Category(id=number + 1, name=str(number + 1)) for number in range(config.num_classes)]
         weights.save(path, arrays, config, categories)
         yield path
+
+
+def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Draws weights whose answers differ from place to place, as suppression wants.
+
+    The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
+    logits are the same.
+    """
+    from efficientdet.model import weights
+    from efficientdet.model.efficientdet import EfficientDet
+
+    keras.utils.set_random_seed(0)
+    network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
+    drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
+    trainable, statistics = network.trainable_variables, network.non_trainable_variables
+
+    def normalize(images: Any) -> Any:
+        values = [variable.value for variable in trainable], [variable.value for variable in statistics]
+        return network.stateless_call(*values, {"images": images}, training=True)[1]
+
+    for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
+        variable.assign(value)
+    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable) for variable in network.weights}
 
 
 def _candidates(

@@ -48,8 +48,7 @@ def detect(
         def best(count: int) -> _Candidates:
             logits, positions = _top_logits(class_logits[row], best_logits[row], count)
             chosen, labels = positions // num_classes, positions % num_classes
-            with np.errstate(over="ignore"):  # a logit below -88 is a score of 0
-                scores = 1 / (1 + np.exp(-logits))
+            scores = 1 / (1 + np.exp(-logits))
             return _decode(box_deltas[row][chosen], anchors[chosen]), labels, scores
 
         return best
@@ -78,21 +77,27 @@ def _top_logits(logits: np.ndarray, best: np.ndarray, count: int) -> tuple[np.nd
     num_anchors, num_classes = logits.shape
     rows = np.arange(num_anchors)
     if count < num_anchors:
-        # So many logits at least are as large as this: one of each of so many anchors.
-        least = np.partition(best, num_anchors - count)[num_anchors - count]
-        rows = np.flatnonzero(best >= least)
-        logits = logits[rows]
-        inside = np.flatnonzero(logits >= least)
+        rows = _largest(best, count)  # they have as many logits at least as large as the smallest of these
+        values = logits[rows].ravel()
+        inside = np.flatnonzero(values >= best[rows].min())
+        values = values[inside]
     else:
-        inside = np.arange(logits.size)
-    values = logits.ravel()[inside]
-    if len(values) > 2 * count:  # sorting is dearer than a second selection
-        least = np.partition(values, len(values) - count)[len(values) - count]
-        is_large = values >= least
-        inside, values = inside[is_large], values[is_large]
-    order = np.argsort(-values, kind="stable")[:count]
+        values = logits.ravel()
+        inside = np.arange(len(values))
+    if count < len(values):
+        largest = _largest(values, count)
+        inside, values = inside[largest], values[largest]
+    order = np.argsort(-values, kind="stable")
     inside = inside[order]
     return values[order], rows[inside // num_classes] * num_classes + inside % num_classes
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Finds where the largest `count` of float32[N] are, in the order of their places; of equal ones the first."""
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    is_largest = values > least
+    is_largest[np.flatnonzero(values == least)[: count - np.count_nonzero(is_largest)]] = True
+    return np.flatnonzero(is_largest)
 
 
 def _decode(deltas: np.ndarray, anchors: np.ndarray) -> np.ndarray:
@@ -108,8 +113,10 @@ def _suppress(best: Callable[[int], _Candidates], limit: int, config: Postproces
     """Picks from a window of the best candidates, and from a larger one where that does not suffice."""
     window = min(_FIRST_WINDOW * config.max_detections, limit)
     while True:
-        boxes, labels, scores = best(window)
-        picks, picked_scores = _pick(boxes, labels, scores, config, is_all=window == limit)
+        # A network that has gone astray may answer boxes of infinite size.
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes, labels, scores = best(window)
+            picks, picked_scores = _pick(boxes, labels, scores, config, is_all=window == limit)
         if picks is not None:
             return boxes[picks], labels[picks], picked_scores
         window = min(_GROWTH * window, limit)
