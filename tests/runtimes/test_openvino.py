@@ -87,7 +87,7 @@ def test_batch_sizes_may_change(weights_file, rng):
 
 
 def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(weights_file, rng, tmp_path):
-    result = exporter.export_openvino(weights_file, output=tmp_path / "export", image_size=(96, 64))
+    result = exporter.export(weights_file, output=tmp_path / "export", image_size=(96, 64))
     assert result.score_difference < 1e-4
     exported = runtimes.load_runtime(tmp_path / "export" / "model.xml")
     assert isinstance(exported, openvino_runtime.OpenVinoRuntime)

@@ -9,7 +9,7 @@ in the graph, so that `Detector("model.xml")` needs nothing else, not even Tenso
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,12 +39,22 @@ class Export:
         return f"{self.path}: scores differ from Keras's by {self.score_difference:.1e} at most"
 
 
-def export_openvino(weights: str | Path, /, *, output: Path, image_size: tuple[int, int] | None = None) -> Export:
-    """Writes a model for OpenVINO and compares it with Keras.
+def export(
+    weights: Path,
+    /,
+    *,
+    output: Path,
+    format: Literal["openvino"] = "openvino",
+    image_size: tuple[int, int] | None = None,
+) -> Export:
+    """Writes a model for another program, here OpenVINO, and compares it with Keras.
+
+    `efficientdet predict` and `Detector` take the model.xml in place of weights.
 
     Args:
         weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         output: folder for model.xml and model.bin.
+        format: what is written; one today.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
 
     Raises:
@@ -54,6 +64,7 @@ def export_openvino(weights: str | Path, /, *, output: Path, image_size: tuple[i
     from efficientdet.model import weights as weight_files
 
     path = output / f"model{openvino_runtime.SUFFIX}"
+    assert format == "openvino"
     openvino_runtime.import_openvino()
     files.check_writable(path)
     loaded = weight_files.load(pretrained.find_weights(weights))
