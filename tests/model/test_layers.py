@@ -355,3 +355,16 @@ def test_stochastic_depth_keeps_the_mean_and_drops_whole_pictures():
 def test_stochastic_depth_does_nothing_at_inference(rng):
     x = rng.normal(size=(4, 2, 2, 1)).astype(np.float32)
     np.testing.assert_array_equal(layers.StochasticDepth(0.5)(x), x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(7, 8), (8, 5), (1, 2)])
+def test_shifts_added_are_the_depthwise_convolution(rng, stride, kernel, size):
+    layer = layers.DepthwiseConv(kernel, strides=stride)
+    x = keras.ops.convert_to_tensor(rng.normal(size=(2, *size, 6)), "float32")
+    expected = layer(x)
+    layer.method = "shifts"
+    found = layer(x)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -108,8 +108,8 @@ def weights_file(folder, model, name):
     return folder / name / f"{model}{FORMATS[name]}"
 
 
-def build(model, image_size):
-    """Builds a network without weights, in inference mode."""
+def build(model, image_size, **options):
+    """Builds a network without weights, in inference mode; options are of `effdet.create_model`."""
     import torch
 
     if importlib.util.find_spec("torchvision") is None:
@@ -121,8 +121,8 @@ def build(model, image_size):
         import effdet
     finally:
         torch.jit.script = compiler
-    without_weights = {"pretrained": False, "pretrained_backbone": False}
-    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **without_weights)
+    options |= {"pretrained": False, "pretrained_backbone": False}
+    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **options)
     return network.eval()
 
 

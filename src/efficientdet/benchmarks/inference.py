@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,6 @@ _THEIR_PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_
 _RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}
 _RIVAL = "rival"
 _MOST = 64  # pictures of a folder
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; of getrusage
 _GENERATED = 8  # pictures, where no folder is given
 _GENERATED_SIZE = (480, 640)
 
@@ -197,7 +194,7 @@ def benchmark_inference(
         cases = [suppression.spread_candidates(), _predicted(trained or location, encoded)]
     rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
     compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
-    resident["peak"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e6, 1)
+    resident["peak"] = memory.resident_peak() or 0.0
     what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {'photographs' if pictures else 'generated pictures'}"
     result = InferenceBenchmark(what=what, rows=rows + compared, ratios=ratios, resident_mb=resident)
     if output is not None:

@@ -37,7 +37,7 @@ def circumstances() -> dict[str, Any]:
             "cpu": _cpu_name(),
             "cores": os.cpu_count(),
             "load": round(os.getloadavg()[1], 2),
-            "devices": _accelerators(),
+            "devices": accelerators(),
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
@@ -85,7 +85,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _accelerators() -> list[str]:
+def accelerators() -> list[str]:
     """Names the GPUs that the running backend sees."""
     if "keras" not in sys.modules:
         return []

@@ -147,11 +147,9 @@ class Block(keras.layers.Layer):
         if stage.expand != 1:
             self.expand = _conv(inner, 1, 1, "expand", dtype)
             self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype, activation)
-        self.depthwise = keras.layers.DepthwiseConv2D(
+        self.depthwise = layers.DepthwiseConv(
             stage.kernel,
             strides=stride,
-            padding="same",
-            use_bias=False,
             depthwise_initializer=_kernel_initializer(stage.kernel**2),
             name="depthwise",
             dtype=dtype,

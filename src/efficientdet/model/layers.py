@@ -120,6 +120,54 @@ def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activat
     return ops.reshape(outputs, x.shape), mean, variance
 
 
+class DepthwiseConv(keras.layers.DepthwiseConv2D):
+    """Keras's depthwise convolution without bias, and another way to compute it.
+
+    `method` convolution is the backend's own. shifts adds up the shifted input times each number of the kernel, which
+    XLA makes into one loop: GPUs have slow kernels for depthwise convolutions, and slower ones for their gradients.
+
+    compute_dtype[B, h, w, D] -> compute_dtype[B, h / stride, w / stride, D], sizes rounded up
+    """
+
+    method = "convolution"
+
+    def __init__(self, kernel_size: int, **kwargs: Any):
+        """Takes the side of the kernel, and what Keras's layer takes beside it."""
+        super().__init__(kernel_size, padding="same", use_bias=False, **kwargs)
+
+    def call(self, inputs: Any) -> Any:
+        """Convolves."""
+        if self.method == "convolution":
+            return super().call(inputs)
+        return shift_and_add(inputs, self.kernel, self.strides)
+
+
+def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
+    """Computes a depthwise convolution with SAME padding as a sum of products.
+
+    Args:
+        x: [B, h, w, D], of a known size.
+        kernel: [k, k, D, 1].
+        strides: downwards and to the right.
+
+    Returns:
+        [B, h / stride, w / stride, D], sizes rounded up.
+    """
+    height, width = (-(-side // stride) for side, stride in zip(x.shape[1:3], strides, strict=True))
+    spans = ((height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1)  # from the first pixel used to the last
+    missing = [
+        max(span + extent - 1 - side, 0)
+        for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
+    ]
+    padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
+    terms = [
+        padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return sum(terms[1:], terms[0])
+
+
 class SeparableConv(keras.layers.Layer):
     """Depthwise 3 x 3, then pointwise 1 x 1 with bias; no bias between (EfficientDet, section 3.3).
 
@@ -137,10 +185,8 @@ class SeparableConv(keras.layers.Layer):
     ):
         """Makes the two convolutions; `filters` are the output channels."""
         super().__init__(**kwargs)
-        self.depthwise = keras.layers.DepthwiseConv2D(
+        self.depthwise = DepthwiseConv(
             3,
-            padding="same",
-            use_bias=False,
             depthwise_initializer=depthwise_initializer,
             name="depthwise",
             dtype=self.dtype_policy,

@@ -71,6 +71,29 @@ def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> Mul
     return MultiplyAdds(convolutions=convolutions, published=operations // 2)
 
 
+def count_traffic(model: EfficientDet, image_size: tuple[int, int]) -> int:
+    """Counts the numbers of feature maps that one forward pass of one picture has to read and write.
+
+    The least there can be without fusing convolutions: each convolution reads its input once and writes its output
+    once; what comes between (normalisation, activation, squeeze-and-excitation, resampling, fusion, skips) is computed
+    while it is read or written.
+
+    Args:
+        model: the network.
+        image_size: height and width, px.
+    """
+    with _recorded_calls(model) as calls:
+        model({"images": keras.Input((*image_size, 3), batch_size=1, dtype="uint8")})
+    numbers = 0
+    for call in calls:
+        read, written = sum(map(math.prod, call.inputs)), math.prod(call.output)
+        if isinstance(call.layer, _CONVOLUTIONS):
+            numbers += read + written
+        elif isinstance(call.layer, layers.Fusion | layers.Resample):
+            numbers += read - written  # not written: the layer that follows reads what this one was made of
+    return numbers
+
+
 def _count_convolution(call: _Call) -> int:
     """Counts a convolution's multiplications."""
     _, height, width, _ = call.output

@@ -20,6 +20,16 @@ def resident() -> float | None:
     return pages * os.sysconf("SC_PAGE_SIZE") / _MB
 
 
+def resident_peak() -> float | None:
+    """Returns the most memory that this process had in use so far, MB of 10^6 bytes; none where nothing says so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB, 1)
+
+
 def device_peak() -> float | None:
     """Returns the most memory that a device of this process had in use so far, MB of 10^6 bytes; none on a CPU.
 

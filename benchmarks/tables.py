@@ -1,0 +1,104 @@
+"""Prints the tables of README and docs from the files in benchmarks/results/, into the places that name them.
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME one of those below. A table whose file is not
+there says so. `python benchmarks/tables.py` writes them; `--check` only tells whether they are up to date.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+_ROOT = Path(__file__).parents[1]
+_RESULTS = _ROOT / "benchmarks" / "results"
+_DOCUMENTS = ("README.md", "docs/performance.md")
+_END = "<!-- end -->"
+
+
+def main(*, check: bool = False) -> None:
+    """Writes the tables.
+
+    Args:
+        check: change nothing; fail if a table is out of date.
+    """
+    stale = []
+    for name in _DOCUMENTS:
+        path = _ROOT / name
+        text = path.read_text()
+        new = fill(text)
+        if new == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(new)
+    if check and stale:
+        sys.exit(f"Tables of {', '.join(stale)} are not those of benchmarks/results/; run python benchmarks/tables.py")
+
+
+def fill(text: str) -> str:
+    """Puts each table in its place."""
+    parts = text.split("<!-- results: ")
+    for number, part in enumerate(parts[1:], 1):
+        name, _, rest = part.partition(" -->")
+        _, _, after = rest.partition(_END)
+        parts[number] = f"{name} -->\n{_TABLES[name]()}\n{_END}{after}"
+    return "<!-- results: ".join(parts)
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = _RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _range(value: dict[str, float]) -> str:
+    return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
+
+
+_GOALS = {
+    "input_vs_conventional": ("input pipeline, 512 px", "the conventional order", 6.0),
+    "input_vs_decode": ("input pipeline, 512 px", "decoding whole JPEGs and nothing else", 0.75),
+    "train_cpu_vs_effdet": ("training step, float32", "effdet (PyTorch), eager", 1.5),
+    "inference_cpu_fp32_vs_effdet": ("network, float32, batch 1", "effdet (PyTorch), eager", 2.5),
+    "inference_cpu_bf16_vs_effdet": ("network, bfloat16, batch 1", "effdet (PyTorch), autocast", 2.4),
+    "postprocess_vs_numpy": ("post-processing, 5,000 candidates", "the reference's, in NumPy", 20.0),
+}
+_FILES = ("input-cpu.json", "train-cpu.json", "inference-cpu.json")
+
+
+def _ratios() -> str:
+    """Our rate over another's, of D0 on a CPU."""
+    found: dict[str, Any] = {}
+    for name in _FILES:
+        found |= (_read(name) or {}).get("ratios", {})
+    rows = [
+        [what, theirs, _range(found[name]), f"{goal:g}"]
+        for name, (what, theirs, goal) in _GOALS.items()
+        if name in found
+    ]
+    if not rows:
+        return "Not measured yet."
+    return _table(["EfficientDet-D0 on a CPU", "in turns with", "ratio of rates: median (range)", "goal"], rows)
+
+
+def _roofline() -> str:
+    """What GPUs allow, computed."""
+    found = _read("roofline-d0.json")
+    if found is None:
+        return "Not computed yet."
+    rows = [[row["gpu"], f"{row['inference']:,}", f"{row['training']:,}"] for row in found["rows"]]
+    return _table(["GPU", "inference, images/s at most", "training, images/s at most"], rows)
+
+
+_TABLES: dict[str, Callable[[], str]] = {"ratios": _ratios, "roofline": _roofline}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

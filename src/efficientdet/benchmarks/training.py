@@ -1,0 +1,288 @@
+"""`efficientdet benchmark train`: updates a second, the step alone or fed by the input pipeline.
+
+A turn makes a few whole updates (forward, losses, backward, clipping, momentum, weight average) and waits for the last
+one. Turns of the candidates, and of a rival if there is one, alternate. The step alone has its batch on the device
+already; with records it takes the batches that the pipeline makes, as a run does, and notes how long it waits for them.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from efficientdet import backend, files, presets, progress
+from efficientdet.benchmarks import published, report, rivals, timing
+from efficientdet.config import ExperimentConfig, Precision, Switch
+from efficientdet.errors import UserError
+
+_EXAMPLES = 1000  # of the dataset that derived settings are for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSpeed:
+    """What was measured."""
+
+    rows: tuple[dict[str, Any], ...]
+    """One a candidate: preset, image_size, batch_size, precision, depthwise, backend, devices, images_per_second {min,
+    median, max}, first_turn_seconds, peak_memory_mb of the process, device_memory_mb, published (NVIDIA's rates), and
+    with records input_wait."""
+    rival: dict[str, Any] | None
+    ratios: dict[str, dict[str, float]]
+    """Our rate over the rival's, min, median and max over the rounds."""
+    circumstances: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return {
+            "what": "training, images a second",
+            "rows": list(self.rows),
+            "rival": self.rival,
+            "ratios": self.ratios,
+            **self.circumstances,
+        }
+
+    def table(self) -> Any:
+        """Lays it out for the terminal: a rich table."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for name in ("model", "px", "batch", "precision", "images/s", "min to max", "waits for input", "MB"):
+            table.add_column(name, justify="left" if name in ("model", "precision") else "right")
+        for row in self.rows:
+            speed, wait = row["images_per_second"], row.get("input_wait")
+            memory = row["device_memory_mb"] or row["peak_memory_mb"]
+            table.add_row(
+                row["preset"],
+                "x".join(map(str, row["image_size"])),
+                str(row["batch_size"]),
+                row["precision"],
+                f"{speed['median']:.3g}",
+                f"{speed['min']:.3g} to {speed['max']:.3g}",
+                "" if wait is None else f"{100 * wait:.0f} %",
+                "" if memory is None else f"{memory:.0f}",
+            )
+        if self.rival is not None:
+            speed = self.rival["images_per_second"]
+            table.add_row("rival", "", "", "", f"{speed['median']:.3g}", f"{speed['min']:.3g} to {speed['max']:.3g}")
+        for name, value in self.ratios.items():
+            table.add_row(name, "", "", "", f"{value['median']:.3g}", f"{value['min']:.3g} to {value['max']:.3g}")
+        return table
+
+
+def benchmark_train(
+    records: Path | None = None,
+    /,
+    *,
+    preset: str = "d0",
+    image_size: tuple[int, int] | None = None,
+    batch_sizes: tuple[int, ...] = (4,),
+    precisions: tuple[Precision, ...] = ("float32",),
+    devices: int = 0,
+    xla: Switch = "auto",
+    depthwise: tuple[Literal["convolution", "shifts"], ...] = ("convolution",),
+    steps: int = 2,
+    rounds: int = 7,
+    warmup: int = 2,
+    boxes: int = 8,
+    rival: str = "",
+    output: Path | None = None,
+) -> TrainingSpeed:
+    """Measures training: every batch size in every precision, in turns.
+
+    Args:
+        records: converted dataset whose pictures are trained on, through the input pipeline; none: one generated batch
+            that stays on the device, for the step alone.
+        preset: model, or a recipe.
+        image_size: height and width of the network input, px; the preset's if not given.
+        batch_sizes: pictures an update, over all devices.
+        precisions: of the arithmetic.
+        devices: how many; 0: all GPUs, or one CPU.
+        xla: auto, on or off.
+        depthwise: how depthwise convolutions are computed: by the backend's own convolution, or as sums of products.
+        steps: updates a turn.
+        rounds: turns of each that count.
+        warmup: turns of each before.
+        boxes: on a generated picture, at most.
+        rival: command of a program to compare the first candidate with, such as `.venv-parity/bin/python
+            benchmarks/effdet_rival.py train`; size, batch and precision are added.
+        output: JSON file to write.
+
+    Returns:
+        The rates, memory, and ratios.
+
+    Raises:
+        UserError: an argument makes no sense, or the rival ended.
+    """
+    _check(batch_sizes, steps, rounds)
+    start = presets.find_preset(preset)
+    if output is not None:
+        files.check_writable(output)
+    candidates = []
+    for precision in precisions:
+        for batch_size in batch_sizes:
+            model = dataclasses.replace(start.model, image_size=image_size or start.model.image_size)
+            training = dataclasses.replace(
+                start.training, batch_size=batch_size, precision=precision, devices=devices, xla=xla
+            )
+            config = dataclasses.replace(start, model=model, training=training)
+            candidates += [_Candidate(config, records, steps, boxes, method) for method in depthwise]
+    command = _rival_command(rival, candidates[0].config, steps) if rival else ""
+    with rivals.started(command) as other, progress.track("measure", (warmup + rounds) * len(candidates)) as bar:
+        measures: dict[str, Callable[[], float]] = {}
+        for number, candidate in enumerate(candidates):
+            measures[str(number)] = _counted(candidate.measure, bar)
+        answers: list[dict[str, Any]] = []
+        if other is not None:
+
+            def measure_rival() -> float:
+                answers.append(other.measure())
+                return float(answers[-1]["rate"])
+
+            measures["rival"] = measure_rival
+        rates = timing.in_turns(measures, rounds, warmup=warmup)
+    rows = tuple(candidate.row(rates[str(number)], warmup) for number, candidate in enumerate(candidates))
+    facts, ratios = None, {}
+    if other is not None:
+        facts = {"command": rival, "images_per_second": timing.spread(rates["rival"]), **_without_rate(answers[-1])}
+        ratios = {_ratio_name(): timing.ratio(rates["0"], rates["rival"])}
+    found = TrainingSpeed(rows=rows, rival=facts, ratios=ratios, circumstances=report.circumstances())
+    if output is not None:
+        files.write_json(output, found.to_dict())
+    return found
+
+
+class _Candidate:
+    """One model, batch size and precision, ready to train."""
+
+    def __init__(self, config: ExperimentConfig, records: Path | None, steps: int, boxes: int, depthwise: str):
+        """Builds the model; its step is compiled in its first turn."""
+        from efficientdet.model import anchors, layers
+        from efficientdet.model.efficientdet import EfficientDet
+        from efficientdet.training import replicas, schedule
+        from efficientdet.training import step as training_step
+
+        self.name, self._depthwise = config.preset, depthwise
+        self._steps, self._waits, self._seconds = steps, [0.0], [0.0]
+        batches, config = _batches(config, records, boxes)
+        config, _ = schedule.derive(config, _EXAMPLES)
+        self.config = config
+        model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
+        for layer in model._flatten_layers():
+            if isinstance(layer, layers.DepthwiseConv):
+                layer.method = depthwise
+        self._replicas = replicas.make_replicas(config.training, model)
+        # A rate this small keeps random weights finite for as long as it takes.
+        rates = {"peak": 1e-4, "start": 1e-4, "warmup_steps": 1.0, "total_steps": 1e6}
+        self._state = self._replicas.place_state(training_step.first_state(model))
+        self._step = self._replicas.compile(
+            training_step.make_step(model, anchors.anchor_boxes(config.model), config, rates, self._replicas),
+            xla=config.training.xla,
+        )
+        if records is None:
+            on_device = self._replicas.place_batch(next(batches))
+            self._next: Callable[[], Any] = lambda: on_device
+        else:
+            self._next = lambda: self._replicas.place_batch(next(batches))
+        self._has_input = records is not None
+        self._first_step: float | None = None
+
+    def measure(self) -> float:
+        """Makes the updates of one turn; returns images a second."""
+        backend.use_precision(self.config.training.precision)  # TF32 is the backend's own state
+        waited, began = 0.0, time.perf_counter()
+        logs: dict[str, Any] = {}
+        for _ in range(self._steps):
+            asked = time.perf_counter()
+            batch = self._next()
+            waited += time.perf_counter() - asked
+            self._state, logs = self._step(self._state, batch)
+        float(self._replicas.first(logs)["loss"])  # waits until the last one is done
+        seconds = time.perf_counter() - began
+        if self._first_step is None:
+            self._first_step = seconds
+        self._waits.append(waited)
+        self._seconds.append(seconds)
+        return self._steps * self.config.training.batch_size / seconds
+
+    def row(self, rates: list[float], warmup: int) -> dict[str, Any]:
+        """Sums up the turns that counted."""
+        from efficientdet.training import memory
+
+        training = self.config.training
+        values = {
+            "preset": self.name,
+            "image_size": list(self.config.model.image_size),
+            "batch_size": training.batch_size,
+            "precision": training.precision,
+            "depthwise": self._depthwise,
+            "backend": backend.running(),
+            "devices": self._replicas.count,
+            "images_per_second": timing.spread(rates),
+            "first_turn_seconds": round(self._first_step or 0.0, 1),
+            "peak_memory_mb": memory.resident_peak(),
+            "device_memory_mb": memory.device_peak(),
+            "published": published.training(self.name, training.precision, self._replicas.count),
+        }
+        if self._has_input:
+            values["input_wait"] = round(sum(self._waits[1 + warmup :]) / sum(self._seconds[1 + warmup :]), 4)
+        return values
+
+
+def _batches(config: ExperimentConfig, records: Path | None, boxes: int) -> tuple[Iterator[Any], ExperimentConfig]:
+    """Opens what a candidate trains on; the number of classes comes from there."""
+    from efficientdet.data import synthetic
+
+    if records is None:
+        classes = len(synthetic.CATEGORIES)
+        pictures = synthetic.batches(
+            batch_size=config.training.batch_size,
+            image_size=config.model.image_size,
+            max_boxes=boxes,
+            seed=0,
+            num_classes=classes,
+            num_pictures=max(8, config.training.batch_size),
+        )
+        # The published number of classes is what a speed is published for.
+        return (batch for batch, _ in pictures), config
+    from efficientdet.training import dataset
+
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=str(records), validation="none"))
+    opened = dataset.open_dataset(config)
+    model = dataclasses.replace(config.model, num_classes=len(opened.categories))
+    return (batch for batch, _ in opened.training_batches(0, 10**6)), dataclasses.replace(config, model=model)
+
+
+def _check(batch_sizes: tuple[int, ...], steps: int, rounds: int) -> None:
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise UserError(f"`--batch-sizes` is {batch_sizes}; give numbers from 1.")
+    for name, value in (("steps", steps), ("rounds", rounds)):
+        if value < 1:
+            raise UserError(f"`--{name}` is {value}; it must be at least 1.")
+
+
+def _rival_command(command: str, config: ExperimentConfig, steps: int) -> str:
+    """Tells the rival to do what the first candidate does."""
+    height, width = config.model.image_size
+    precision = config.training.precision.removeprefix("mixed_")
+    return (
+        f"{command} --image-size {height} {width} --batch-size {config.training.batch_size} "
+        f"--precision {precision} --calls {steps}"
+    )
+
+
+def _ratio_name() -> str:
+    return f"train_{'gpu' if report.accelerators() else 'cpu'}_vs_effdet"
+
+
+def _counted(measure: Callable[[], float], bar: Any) -> Callable[[], float]:
+    def measure_and_count() -> float:
+        rate = measure()
+        bar.advance(note=f"{rate:.3g} images/s")
+        return rate
+
+    return measure_and_count
+
+
+def _without_rate(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in ("rate", "seconds")}
