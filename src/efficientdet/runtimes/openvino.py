@@ -3,6 +3,9 @@
 The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long
 as the network; `model/host_postprocess.py` takes a twentieth.
 
+One picture has all cores, which wait for each other after each layer. Of a batch every core takes a picture of its own
+and waits for nobody, and pictures are post-processed while others are in the network.
+
 Weights are converted once, with TensorFlow, and kept in the cache. An export (exporters/openvino.py) needs none.
 """
 
@@ -16,8 +19,9 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +34,6 @@ from efficientdet.structures import Category, Detections, RawPredictions
 
 SUFFIX = ".xml"
 FORMAT = "efficientdet-keras openvino 1"
-PerformanceHint = Literal["latency", "throughput"]
 
 _PRECISIONS = {"float32": "f32", "tf32": "f32", "mixed_bfloat16": "bf16", "mixed_float16": "f16"}
 _OUTPUTS = ("class_logits", "box_deltas", "best_logits")
@@ -47,7 +50,6 @@ class OpenVinoRuntime:
         postprocess: PostprocessConfig | None = None,
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
-        hint: PerformanceHint = "latency",
         num_threads: int = 0,
     ):
         """Loads weights or an export.
@@ -57,7 +59,6 @@ class OpenVinoRuntime:
             postprocess: limits and thresholds; None: those of the run that the weights come from.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic; what the processor has no instructions for is computed in float32, and said.
-            hint: what OpenVINO arranges its threads for.
             num_threads: processor threads to use; 0: all.
 
         Raises:
@@ -78,19 +79,19 @@ class OpenVinoRuntime:
         self._postprocess = postprocess or trained_postprocess
         self.anchors = anchors.anchor_boxes(model, self.image_size)
         self._properties: dict[str, Any] = {
-            "PERFORMANCE_HINT": hint.upper(),
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # its own choice is bfloat16 where there is hardware
         }
         if num_threads:
             self._properties["INFERENCE_NUM_THREADS"] = num_threads
         self._warn_if_emulated(precision)
-        self._requests: dict[int, Any] = {}
+        self._compiled: dict[str, Any] = {}
+        self._requests: dict[str, list[Any]] = {}
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
         """Detects.
 
         Args:
-            images: uint8[B, H, W, 3], letterboxed. The first batch of a size B takes seconds: it is compiled for.
+            images: uint8[B, H, W, 3], letterboxed. The first picture takes seconds more, and the first batch.
             valid_size: int32[B, 2], height and width of the picture inside, px.
 
         Returns:
@@ -98,27 +99,43 @@ class OpenVinoRuntime:
         """
         from efficientdet.model import host_postprocess
 
-        class_logits, box_deltas, best_logits = self._run(images, valid_size)
-        return host_postprocess.detect(class_logits, box_deltas, best_logits, self.anchors, self._postprocess)
+        found = [
+            host_postprocess.detect(class_logits, box_deltas, best_logits, self.anchors, self._postprocess)
+            for class_logits, box_deltas, best_logits in self._run(images, valid_size)
+        ]
+        names = ("boxes", "labels", "scores", "num_detections")
+        return {name: np.concatenate([one[name] for one in found]) for name in names}  # type: ignore[return-value, literal-required]
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`. The arrays are views that the next call writes into."""
-        class_logits, box_deltas, _ = self._run(images, valid_size)
+        """Runs the network alone; otherwise as `detect`. Arrays of one picture are views; the next call writes into them."""
+        parts = list(self._run(images, valid_size))
+        if len(parts) == 1:  # a copy would take a tenth of the network's time
+            return {"class_logits": parts[0][0], "box_deltas": parts[0][1]}
+        class_logits, box_deltas, _ = (np.concatenate(part) for part in zip(*parts, strict=True))
         return {"class_logits": class_logits, "box_deltas": box_deltas}
 
-    def _run(self, images: np.ndarray, valid_size: np.ndarray) -> list[np.ndarray]:
-        """Runs the graph: views of its outputs."""
-        request = self._requests.get(len(images))
-        if request is None:
-            request = self._requests[len(images)] = self._compile(len(images))
-        request.infer({"images": images, "valid_size": valid_size}, share_inputs=True)
-        return [request.get_tensor(name).data for name in _OUTPUTS]
+    def _run(self, images: np.ndarray, valid_size: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Runs the graph: of each picture, in their order, views of its outputs, which the next call writes into."""
+        requests = self._requests_for(len(images))
+        for number, request in enumerate(requests):
+            row = slice(number, number + 1)
+            request.start_async({"images": images[row], "valid_size": valid_size[row]}, share_inputs=True)
+        for request in requests:
+            request.wait()
+            class_logits, box_deltas, best_logits = (request.get_tensor(name).data for name in _OUTPUTS)
+            yield class_logits, box_deltas, best_logits
 
-    def _compile(self, batch_size: int) -> Any:
-        """Compiles the graph for one batch size: static shapes are the fast ones."""
-        model = self._model.clone()
-        model.reshape({"images": [batch_size, *self.image_size, 3], "valid_size": [batch_size, 2]})
-        return self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+    def _requests_for(self, count: int) -> list[Any]:
+        """Makes room for `count` pictures at once; the graph is compiled for one at a time, and for several."""
+        hint = "LATENCY" if count == 1 else "THROUGHPUT"
+        requests = self._requests.setdefault(hint, [])
+        if not requests:
+            model = self._model.clone()
+            model.reshape({"images": [1, *self.image_size, 3], "valid_size": [1, 2]})  # static shapes are faster
+            properties = {**self._properties, "PERFORMANCE_HINT": hint}
+            self._compiled[hint] = self._core.compile_model(model, "CPU", properties)
+        requests += [self._compiled[hint].create_infer_request() for _ in range(count - len(requests))]
+        return requests[:count]
 
     def _warn_if_emulated(self, precision: Precision) -> None:
         """Warns if the processor has no arithmetic of that precision: OpenVINO then takes float32 without a word."""
