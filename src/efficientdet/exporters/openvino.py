@@ -4,7 +4,7 @@
     -> class_logits float32[B, A, C], box_deltas float32[B, A, 4], best_logits float32[B, A], of each anchor the largest
 
 Normalising is inside; suppression is not (runtimes/openvino.py). Model, classes and limits of the suppression are noted
-in the graph, so that `Detector("model.xml")` needs nothing else, not even TensorFlow.
+in the graph, so that `Detector("model.xml")` needs nothing else.
 """
 
 import dataclasses

@@ -107,7 +107,7 @@ class OpenVinoRuntime:
         return {name: np.concatenate([one[name] for one in found]) for name in names}  # type: ignore[return-value, literal-required]
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`. Arrays of one picture are views; the next call writes into them."""
+        """Runs the network alone; otherwise as `detect`. Arrays of one picture are views that the next call changes."""
         parts = list(self._run(images, valid_size))
         if len(parts) == 1:  # a copy would take a tenth of the network's time
             return {"class_logits": parts[0][0], "box_deltas": parts[0][1]}
