@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import web
 from efficientdet.benchmarks import inference
 from efficientdet.errors import UserError
 from efficientdet.model import weights
@@ -30,11 +29,6 @@ def weights_file(tiny, tmp_path_factory):
     arrays = {weights.variable_name(variable): variable.numpy() for variable in EfficientDet(tiny).weights}
     weights.save(path, arrays, tiny, [Category(id=number + 1, name=str(number)) for number in range(3)])
     return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(web, "cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
 def test_each_part_has_its_turn_and_a_rival_too(weights_file, rng, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import sys
 
 import numpy as np
@@ -34,14 +35,6 @@ def weights_file(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     weights.save(path, arrays, tiny, _CATEGORIES, PostprocessConfig(max_detections=20))
     return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """A cache of the tests' own."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setattr(web, "cache_dir", lambda: folder)
-    return folder
 
 
 def _batch(rng, image_size, count):
@@ -99,11 +92,21 @@ def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(wei
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
 
 
-def test_weights_are_converted_once(weights_file, cache, monkeypatch):
+def test_weights_are_converted_once(weights_file, monkeypatch):
     first = openvino_runtime.find_converted(weights_file)
-    assert first.is_relative_to(cache)
+    assert first.is_relative_to(web.cache_dir())
     monkeypatch.setattr(openvino_runtime, "convert", None)
     assert openvino_runtime.find_converted(weights_file) == first
+
+
+def test_the_cache_keeps_the_newest_graphs(tmp_path):
+    for number in range(18):
+        (tmp_path / str(number)).mkdir()
+        graph = tmp_path / str(number) / "model.xml"
+        graph.touch()
+        os.utime(graph, (number, number))
+    openvino_runtime._forget_oldest(tmp_path)
+    assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == list(range(2, 18))
 
 
 def test_other_weights_are_converted_anew(weights_file, tmp_path):

@@ -365,8 +365,8 @@ def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[st
         theirs = f"network {_RIVAL} {precision} 1"
         if ours is not None and theirs in rates:
             ratios[name] = timing.ratio(rates[ours.name], rates[theirs])
-    network = best_of("network", ("float32",))
-    if network is not None:
-        whole = network.name.replace("network", "end to end")
-        ratios["end_to_end_vs_network"] = timing.ratio(rates[whole], rates[network.name])
+    whole = best_of("end to end", ("float32",))
+    if whole is not None:
+        network = whole.name.replace("end to end", "network")
+        ratios["end_to_end_vs_network"] = timing.ratio(rates[whole.name], rates[network])
     return ratios

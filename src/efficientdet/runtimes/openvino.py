@@ -37,6 +37,7 @@ FORMAT = "efficientdet-keras openvino 1"
 
 _PRECISIONS = {"float32": "f32", "tf32": "f32", "mixed_bfloat16": "bf16", "mixed_float16": "f16"}
 _OUTPUTS = ("class_logits", "box_deltas", "best_logits")
+_KEPT = 16  # graphs in the cache
 _FACTS = ["efficientdet"]  # where in the graph's own information
 
 
@@ -178,7 +179,7 @@ def find_converted(location: str | Path, image_size: tuple[int, int] | None = No
     path = weights.find(pretrained.find_weights(location))
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    versions = [efficientdet.__version__, importlib.metadata.version("openvino"), FORMAT]
+    versions = [_fingerprint_of_network(), importlib.metadata.version("openvino"), FORMAT]
     key = hashlib.sha256(json.dumps([content, image_size, versions]).encode()).hexdigest()[:32]
     folder = web.cache_dir() / "openvino"
     target = folder / key / f"model{SUFFIX}"
@@ -188,7 +189,21 @@ def find_converted(location: str | Path, image_size: tuple[int, int] | None = No
             with files.one_at_a_time(folder / key):
                 if not target.is_file():
                     _write_folder(target.parent, convert(weights.load(path), image_size))
+                    _forget_oldest(folder)
     return target
+
+
+def _fingerprint_of_network() -> str:
+    """Hashes the sources that say what a network computes."""
+    sources = sorted((Path(efficientdet.__file__).parent / "model").glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Removes all but the newest graphs of a cache."""
+    graphs = sorted(folder.glob(f"*/model{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+    for graph in graphs[:-_KEPT]:
+        shutil.rmtree(graph.parent, ignore_errors=True)
 
 
 def _write_folder(folder: Path, model: Any) -> None:
