@@ -105,7 +105,8 @@ def _inference() -> str:
     rows = []
     for row in found["rows"]:
         by = {"rival": "effdet, PyTorch"}.get(row["by"], row["by"])
-        times = [f"{row['latency_ms'][name]:.3g}" for name in ("p50", "p90", "p99")]
+        latencies = [row["latency_ms"][name] for name in ("p50", "p90", "p99")]
+        times = [f"{latency:,.0f}" if latency >= 100 else f"{latency:.3g}" for latency in latencies]
         rate = f"{row['images_per_second']['median']:.3g}"
         rows.append([f"{row['part']}, {by}, {row['precision']}", str(row["batch_size"]), rate, *times])
     hardware = found["hardware"]
