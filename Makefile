@@ -22,7 +22,7 @@ REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all clean python FORCE
+.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench clean python FORCE
 .NOTPARALLEL:
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo "make docker-check  run the install lines of docker/Dockerfile in an environment of their own, without CUDA"
 	@echo "make parity  compare D0 and Lite0 with PyTorch's effdet, in an environment of its own (docs/parity.md);"
 	@echo "             parity-all compares the whole family and takes an hour"
+	@echo "make bench   measure input pipeline, inference and training step on this processor, in turns with effdet;"
+	@echo "             RECORDS=records/ and PHOTOS=photographs/ give real pictures"
 	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
 	@echo
 	@echo "Each makes .venv and installs into it by itself. PYTHON=python3.12 chooses the Python (3.11 to 3.13);"
@@ -81,6 +83,22 @@ compare-all: $(PARITY)
 	done; \
 	run $(COMPARE) tf_efficientdet_d0 --size 512 --backend jax --output benchmarks/results; \
 	exit $$failed
+
+environment: $(PARITY)
+
+# Generated pictures where RECORDS (a converted dataset) or PHOTOS (a folder) is not given. What PyTorch's effdet does on
+# this machine is measured in turns with ours, in the environment of the comparison.
+RECORDS ?=
+PHOTOS ?=
+RESULTS := benchmarks/results
+RIVAL := .venv-parity/bin/python benchmarks/effdet_rival.py
+bench: $(DEV)
+	@$(MAKE) --no-print-directory VENV=.venv-parity environment
+	$(BIN)/efficientdet benchmark input $(RECORDS) --output $(RESULTS)/input-cpu.json
+	$(BIN)/efficientdet benchmark inference $(if $(PHOTOS),--pictures $(PHOTOS)) --rival "$(RIVAL) inference" \
+	  --output $(RESULTS)/inference-cpu.json
+	$(BIN)/efficientdet benchmark train --rival "$(RIVAL) train" --output $(RESULTS)/train-cpu.json
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv .venv-parity .coverage .coverage.* htmlcov build dist demo

@@ -21,12 +21,27 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == efficientdet.__version__
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+_EXPLAINED = [*(verb for verb in cli.VERBS if verb != "benchmark"), *(f"benchmark {each}" for each in cli.BENCHMARKS)]
+
+
+@pytest.mark.parametrize("verb", _EXPLAINED)
 def test_every_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([verb, "--help"])
+        cli.main([*verb.split(), "--help"])
     assert caught.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_benchmark_says_what_it_takes(words, capsys):
+    assert cli.main(["benchmark", *words]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in cli.BENCHMARKS)
+
+
+def test_an_unknown_benchmark_is_wrong_usage(capsys):
+    assert cli.main(["benchmark", "everything"]) == 2
+    assert "`benchmark` takes input, train, inference, not `everything`" in capsys.readouterr().err
 
 
 def test_an_unknown_verb_is_wrong_usage(capsys):

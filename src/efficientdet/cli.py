@@ -32,9 +32,9 @@ VERBS = {
 }
 
 BENCHMARKS = {
-    "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input"),
-    "train": ("efficientdet.benchmarks.training", "benchmark_train"),
-    "inference": ("efficientdet.benchmarks.inference", "benchmark_inference"),
+    "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input", "records to batches, and what limits it"),
+    "train": ("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
+    "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "pictures to detections, and each part"),
 }
 
 _EXAMPLES = """\
@@ -90,6 +90,17 @@ def _help() -> str:
     )
 
 
+def _benchmark_help() -> str:
+    """Writes what `efficientdet benchmark` takes."""
+    width = max(map(len, BENCHMARKS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, _, text) in BENCHMARKS.items())
+    return (
+        f"usage: efficientdet benchmark {{{','.join(BENCHMARKS)}}} ...\n\n{rows}\n\n"
+        "Candidates are measured in turns; --output FILE writes hardware, versions, commit and command too.\n"
+        "Each explains itself with --help."
+    )
+
+
 def _run(verb: str, words: list[str]) -> int:
     """Runs a verb and shows its result."""
     words, as_json = _take_flag(words, "--json")
@@ -102,13 +113,14 @@ def _run(verb: str, words: list[str]) -> int:
     program = f"efficientdet {verb}"
     module, name, _ = VERBS[verb]
     if verb == "benchmark":
-        which, *words = words or [""]
+        which, *words = words or ["--help"]
+        if which in ("-h", "--help"):
+            print(_benchmark_help())
+            return 0
         if which not in BENCHMARKS:
-            if {"-h", "--help"} & {which, *words}:
-                print(f"usage: {program} {{{','.join(BENCHMARKS)}}} ...; each explains itself with --help")
-                return 0
-            raise UserError(f"`benchmark` is of one of {', '.join(BENCHMARKS)}, not of `{which}`.")
-        (module, name), program = BENCHMARKS[which], f"{program} {which}"
+            print(f"efficientdet: `benchmark` takes {', '.join(BENCHMARKS)}, not `{which}`.", file=sys.stderr)
+            return 2
+        (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
     function = getattr(importlib.import_module(module), name)

@@ -36,7 +36,7 @@ def _differentiate(function, arrays, weights):
 def _compare(function, arrays, weights, tolerance=1e-5, **options):
     """Holds the kernel against the plain operations."""
     plain = _differentiate(functools.partial(function, **options), arrays, weights)
-    kernel = _differentiate(functools.partial(kernels.run, function, **options), arrays, weights)
+    kernel = _differentiate(functools.partial(kernels.compute, function, **options), arrays, weights)
     for found, expected in zip(kernel, plain, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
@@ -74,7 +74,7 @@ def test_normalisation_is_keras_s_with_its_gradient_and_moving_statistics(rng):
 def test_sums_over_many_pixels_are_exact_enough(rng):
     """A mean far from zero is where sums in float32 lose most."""
     x = _draw(rng, 4, 256, 256, 8) + 30
-    _, mean, variance = kernels.run(
+    _, mean, variance = kernels.compute(
         layers.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
     )
     exact = np.asarray(x, np.float64).reshape(-1, 8)
@@ -99,9 +99,9 @@ def test_the_focal_loss_is_that_of_its_operations(rng):
 def test_layers_of_one_shape_share_a_kernel(rng):
     arrays = [_draw(rng, *_SHAPE) for _ in range(2)]
     options = {"method": "sum", "relu": False, "activation": "relu6"}
-    kernels.run(layers.fuse, *arrays, **options)
+    kernels.compute(layers.fuse, *arrays, **options)
     known = kernels._kernel.cache_info().misses
-    kernels.run(layers.fuse, *arrays, **options)
+    kernels.compute(layers.fuse, *arrays, **options)
     assert kernels._kernel.cache_info().misses == known
 
 

@@ -29,13 +29,13 @@ _INFERENCE = {
 }
 
 
-def training(preset: str, precision: str, devices: int) -> dict[str, float]:
+def training_rates(preset: str, precision: str, devices: int) -> dict[str, float]:
     """Finds NVIDIA's images a second for as many of its GPUs in the same precision: GPU -> rate; empty for others."""
     if not preset.startswith("d0"):
         return {}
     return {gpu: rate for (gpu, count, kind), rate in _TRAINING.items() if (count, kind) == (devices, precision)}
 
 
-def inference(preset: str, batch_size: int) -> dict[str, float]:
+def inference_rates(preset: str, batch_size: int) -> dict[str, float]:
     """Finds NVIDIA's images a second at a batch size, on an A100 in float16: GPU -> rate; empty for others."""
     return {"A100": _INFERENCE[batch_size]} if preset.startswith("d0") and batch_size in _INFERENCE else {}

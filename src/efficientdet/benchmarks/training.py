@@ -222,7 +222,7 @@ class _Candidate:
             "first_turn_seconds": round(self._first_step or 0.0, 1),
             "peak_memory_mb": memory.resident_peak(),
             "device_memory_mb": memory.device_peak(),
-            "published": published.training(self.name, training.precision, self._replicas.count),
+            "published": published.training_rates(self.name, training.precision, self._replicas.count),
         }
         if self._has_input:
             values["input_wait"] = round(sum(self._waits[1 + warmup :]) / sum(self._seconds[1 + warmup :]), 4)

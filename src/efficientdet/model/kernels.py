@@ -31,7 +31,7 @@ def pays(*arrays: Any) -> bool:
     return max(math.prod(array.shape) for array in arrays) >= LEAST_SIZE
 
 
-def run(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+def compute(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     """Computes `function(*arrays, **options)`, as one kernel where that pays.
 
     Args:
@@ -55,15 +55,15 @@ def _kernel(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) 
     """Compiles a function and its gradient; once for each set of shapes, whichever layers ask for them."""
     import tensorflow as tf
 
-    compute = functools.partial(function, **dict(options))
-    forward = tf.function(compute, jit_compile=True, autograph=False)
+    plain = functools.partial(function, **dict(options))
+    forward = tf.function(plain, jit_compile=True, autograph=False)
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
     def backward(arrays: list[Any], upstream: list[Any]) -> list[Any]:
         watched = [array for array in arrays if array.dtype.is_floating]
         with tf.GradientTape() as tape:
             tape.watch(watched)
-            outputs = tf.nest.flatten(compute(*arrays))
+            outputs = tf.nest.flatten(plain(*arrays))
         return tape.gradient(outputs, watched, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     @tf.custom_gradient

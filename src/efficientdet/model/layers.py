@@ -87,7 +87,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     def _normalize_in_kernel(self, inputs: Any) -> Any:
         """Normalises by the batch, activates, and moves the statistics: what Keras does, in one kernel."""
         gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
-        outputs, mean, variance = kernels.run(
+        outputs, mean, variance = kernels.compute(
             normalize_by_batch, inputs, gamma, beta, epsilon=self.epsilon, activation=self.activation
         )
         rest = 1.0 - self.momentum
@@ -243,7 +243,7 @@ class Fusion(keras.layers.Layer):
     def call(self, inputs: list[Any], training: bool = False) -> Any:
         """Fuses and activates."""
         weights = [ops.cast(weight, self.compute_dtype) for weight in self.weights_of_inputs]
-        compute = functools.partial(kernels.run, fuse) if training else fuse
+        compute = functools.partial(kernels.compute, fuse) if training else fuse
         return compute(*inputs, *weights, method=self.method, relu=self.relu, activation=self.activation)
 
 

@@ -57,7 +57,7 @@ def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
     Returns:
         float32[].
     """
-    sums = kernels.run(
+    sums = kernels.compute(
         focal_by_anchor,
         logits,
         labels,
