@@ -9,12 +9,16 @@ with a line of JSON: `rate`, images/s, and what it knows beside that. Weights ar
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Threads that spin while they wait take the core from the one they wait for, on a machine that others use too: 6 to 20
+# times slower there.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))
 
 
@@ -25,7 +29,7 @@ def main() -> None:
     inference = modes.add_parser("inference", help="the network alone, eager, in inference mode")
     _add_common(inference)
     inference.add_argument("--batch-size", type=int, default=1)
-    inference.add_argument("--calls", type=int, default=8, help="calls a turn")
+    inference.add_argument("--turn-seconds", type=float, default=2.0, help="how long a turn lasts, one call at least")
     inference.set_defaults(prepare=prepare_inference)
     train = modes.add_parser("train", help="whole updates: targets, losses, gradients, clipping, momentum")
     _add_common(train)
@@ -80,8 +84,10 @@ def prepare_inference(options: argparse.Namespace) -> Callable[[], dict[str, Any
     facts = {"layout": layout, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
     def work() -> dict[str, Any]:
-        seconds = [call(images) for _ in range(options.calls)]
-        return {"rate": options.batch_size * options.calls / sum(seconds), "seconds": seconds, **facts}
+        seconds = [call(images)]
+        while sum(seconds) < options.turn_seconds:
+            seconds.append(call(images))
+        return {"rate": options.batch_size * len(seconds) / sum(seconds), "seconds": seconds, **facts}
 
     return work
 

@@ -97,7 +97,24 @@ def _roofline() -> str:
     return _table(["GPU", "inference, images/s at most", "training, images/s at most"], rows)
 
 
-_TABLES: dict[str, Callable[[], str]] = {"ratios": _ratios, "roofline": _roofline}
+def _inference() -> str:
+    """Each part of inference on a CPU."""
+    found = _read("inference-cpu.json")
+    if found is None:
+        return "Not measured yet."
+    rows = []
+    for row in found["rows"]:
+        by = {"rival": "effdet, PyTorch"}.get(row["by"], row["by"])
+        latencies = [row["latency_ms"][name] for name in ("p50", "p90", "p99")]
+        times = [f"{latency:,.0f}" if latency >= 100 else f"{latency:.3g}" for latency in latencies]
+        rate = f"{row['images_per_second']['median']:.3g}"
+        rows.append([f"{row['part']}, {by}, {row['precision']}", str(row["batch_size"]), rate, *times])
+    hardware = found["hardware"]
+    header = [f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}", "batch", "images/s"]
+    return _table([*header, "p50, ms", "p90", "p99"], rows)
+
+
+_TABLES: dict[str, Callable[[], str]] = {"ratios": _ratios, "roofline": _roofline, "inference": _inference}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,14 @@ from efficientdet.config import BackboneConfig, ModelConfig
 backend.choose()  # before anything imports Keras
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Keeps what tests convert or fetch out of the user's cache, in processes of their own too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder beside the repository with photographs and reference values; not part of a release."""

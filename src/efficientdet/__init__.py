@@ -22,6 +22,7 @@ __all__ = [
     "download",
     "evaluate",
     "evaluate_detections",
+    "export",
     "predict",
     "preview",
     "train",
@@ -41,6 +42,7 @@ _HOMES = {
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
+    "export": "efficientdet.exporters.openvino",
     "predict": "efficientdet.detector",
     "preview": "efficientdet.training.previews",
     "train": "efficientdet.training.run",
@@ -53,6 +55,7 @@ _NEED_KERAS = {
     "doctor",
     "evaluate",
     "evaluate_detections",
+    "export",
     "predict",
     "preview",
     "train",
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
+    from efficientdet.exporters.openvino import export
     from efficientdet.model.complexity import describe
     from efficientdet.presets import PRESETS
     from efficientdet.structures import Category

@@ -19,6 +19,7 @@ VERBS = {
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
+    "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
         "import_weights",
@@ -250,7 +251,7 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "import-weights", "preview"):
+    elif verb in ("download", "export", "import-weights", "preview"):
         console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():

@@ -145,7 +145,7 @@ def _describe(preset: str, num_classes: int | None = None) -> dict[str, Any]:
 def _time_d0() -> float:
     """Measures one forward pass of D0 with post-processing, one picture: the median of five, ms."""
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.runtimes import detect_function
+    from efficientdet.runtimes.keras import detect_function
 
     config = presets.find_preset("d0")
     model = EfficientDet(config.model)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import draw, files, progress, runtimes
-from efficientdet.config import PostprocessConfig, Precision, Switch
+from efficientdet.config import PostprocessConfig, Precision, RuntimeName, Switch
 from efficientdet.data import images as image_files
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
@@ -55,6 +55,7 @@ class Detector:
         score_threshold: float = 0.3,
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
+        runtime: RuntimeName = "auto",
         xla: Switch = "auto",
         postprocess: PostprocessConfig | None = None,
     ):
@@ -65,7 +66,8 @@ class Detector:
             score_threshold: detections below this are left out.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
-            xla: compile with XLA; auto: on a GPU.
+            runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
+            xla: compile Keras's graph with XLA; auto: on a GPU.
             postprocess: limits and thresholds of the suppression.
 
         Raises:
@@ -73,11 +75,11 @@ class Detector:
         """
         if not 0 <= score_threshold <= 1:
             raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
-        self._runtime = runtimes.KerasRuntime(
-            weights, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
+        self.runtime = runtimes.load_runtime(
+            weights, runtime=runtime, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
         )
         self.score_threshold = score_threshold
-        self.categories = self._runtime.categories
+        self.categories = self.runtime.categories
 
     def detect(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
         """Detects in a batch of pictures.
@@ -85,9 +87,9 @@ class Detector:
         Args:
             images: uint8[h, w, 3], RGB, upright; each may have a size of its own.
         """
-        size = self._runtime.image_size
-        boxed = [preprocess.letterbox(image, size, self._runtime.resize) for image in images]
-        found = self._runtime.detect(
+        size = self.runtime.image_size
+        boxed = [preprocess.letterbox(image, size, self.runtime.resize) for image in images]
+        found = self.runtime.detect(
             np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
         )
         sizes = np.array([image.shape[:2] for image in images], np.int32)
@@ -128,6 +130,7 @@ def predict(
     score_threshold: float = 0.3,
     image_size: tuple[int, int] | None = None,
     precision: Precision = "float32",
+    runtime: RuntimeName = "auto",
     xla: Switch = "auto",
 ) -> Prediction:
     """Detects in pictures, draws what was found, and writes it down as JSON.
@@ -139,7 +142,8 @@ def predict(
         score_threshold: detections below this are left out.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         precision: of the arithmetic inside the network.
-        xla: compile with XLA; auto: on a GPU.
+        runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
+        xla: compile Keras's graph with XLA; auto: on a GPU.
 
     Returns:
         What was found; boxes in px of each picture, upright as its EXIF orientation says.
@@ -153,7 +157,14 @@ def predict(
     files.check_writable(report)
     for path in paths:
         image_files.read_image(path, str(path))  # a broken one stops before anything is written
-    detector = Detector(weights, score_threshold=score_threshold, image_size=image_size, precision=precision, xla=xla)
+    detector = Detector(
+        weights,
+        score_threshold=score_threshold,
+        image_size=image_size,
+        precision=precision,
+        runtime=runtime,
+        xla=xla,
+    )
     names = [category.name for category in detector.categories]
     pictures: dict[str, dict[str, Any]] = {}
     with progress.track("predict", len(paths)) as bar:

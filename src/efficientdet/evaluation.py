@@ -265,8 +265,8 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet import runtimes
     from efficientdet.data import coco_results, pipeline, records
+    from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
@@ -277,7 +277,7 @@ def evaluate(
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split, may_lack_boxes=output is not None)
-    runtime = runtimes.KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
+    runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
     # Records of others without a box do not say which classes the dataset has.
     evaluator = CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
     batches = pipeline.evaluation_batches(

@@ -169,7 +169,8 @@ _HUGE = {
 }
 _IN_LITTLE_MEMORY = """
 import pathlib, resource, sys
-from efficientdet import backend, runtimes
+from efficientdet import backend
+from efficientdet.runtimes.keras import KerasRuntime
 from efficientdet.errors import UserError
 backend.choose()
 from efficientdet.model import anchors, efficientdet, pretrained
@@ -177,7 +178,7 @@ used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.g
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 for path in sys.argv[1:]:
     try:
-        runtimes.KerasRuntime(path)
+        KerasRuntime(path)
     except UserError as error:
         print(error)
 """

@@ -1,4 +1,4 @@
-"""What runs a model: batch -> Detections. Today Keras itself."""
+"""Keras as a runtime: network and post-processing in one compiled graph, on the running backend and its device."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 
 from efficientdet import backend, limits
 from efficientdet.config import PostprocessConfig, Precision, Resize, Switch
-from efficientdet.structures import Category, Detections
+from efficientdet.structures import Category, Detections, RawPredictions
 
 
 class KerasRuntime:
@@ -45,9 +45,10 @@ class KerasRuntime:
         self.resize: Resize = loaded.model.resize
         self._model = EfficientDet(loaded.model, precision=backend.use_precision(precision))
         weights.assign(self._model, loaded)
-        anchor_boxes = anchors.anchor_boxes(loaded.model, self.image_size)
-        function = detect_function(self._model, anchor_boxes, postprocess or loaded.postprocess)
+        self.anchors = anchors.anchor_boxes(loaded.model, self.image_size)
+        function = detect_function(self._model, self.anchors, postprocess or loaded.postprocess)
         self._detect = backend.compile_function(function, xla=xla)
+        self._predict = backend.compile_function(predict_function(self._model), xla=xla)
         self._values = (
             [variable.value for variable in self._model.trainable_variables],
             [variable.value for variable in self._model.non_trainable_variables],
@@ -63,19 +64,38 @@ class KerasRuntime:
         Returns:
             Detections of NumPy arrays, px of the network input.
         """
+        return self._run(self._detect, images, valid_size)
+
+    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
+        """Runs the network alone; otherwise as `detect`."""
+        return self._run(self._predict, images, valid_size)
+
+    def _run(self, function: Callable[..., Any], images: np.ndarray, valid_size: np.ndarray) -> Any:
+        """Calls a compiled function; NumPy in and out."""
         from keras import ops
 
         inputs = {"images": ops.convert_to_tensor(images), "valid_size": ops.convert_to_tensor(valid_size)}
-        found = self._detect(*self._values, inputs)
-        return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in found.items()}  # type: ignore[return-value]
+        found = function(*self._values, inputs)
+        return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in found.items()}
+
+
+def predict_function(model: Any) -> Callable[..., RawPredictions]:
+    """Makes the pure function (trainable, non_trainable, inputs) -> RawPredictions: the network alone."""
+
+    def predict(trainable: list[Any], non_trainable: list[Any], inputs: dict[str, Any]) -> RawPredictions:
+        raw, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)
+        return raw
+
+    return predict
 
 
 def detect_function(model: Any, anchors: np.ndarray, config: PostprocessConfig) -> Callable[..., Detections]:
     """Makes the pure function (trainable, non_trainable, inputs) -> Detections: network and post-processing."""
     from efficientdet.model import postprocess
 
+    predict = predict_function(model)
+
     def detect(trainable: list[Any], non_trainable: list[Any], inputs: dict[str, Any]) -> Detections:
-        raw, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)
-        return postprocess.detect(raw, anchors, config)
+        return postprocess.detect(predict(trainable, non_trainable, inputs), anchors, config)
 
     return detect

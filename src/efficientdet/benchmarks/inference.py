@@ -1,0 +1,372 @@
+"""How fast pictures are looked at: the network alone, end to end, and each part, in turns with a rival."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from efficientdet import backend, detector, files, presets, progress
+from efficientdet.benchmarks import report, rivals, suppression, timing
+from efficientdet.config import ModelConfig, PostprocessConfig, Precision, RuntimeName
+from efficientdet.data import images, preprocess, synthetic
+from efficientdet.errors import UserError
+from efficientdet.model import host_postprocess
+from efficientdet.structures import Category
+from efficientdet.training import memory
+
+_THEIR_PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
+_RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}
+_RIVAL = "rival"
+_MOST = 64  # pictures of a folder
+_GENERATED = 8  # pictures, where no folder is given
+_GENERATED_SIZE = (480, 640)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceBenchmark:
+    """What was measured."""
+
+    what: str
+    rows: list[dict[str, Any]]
+    """Of each part: which, by what, images/s over the rounds, ms over all single calls."""
+    ratios: dict[str, dict[str, float]]
+    """Name -> min, median, max of our rate over theirs, round by round."""
+    resident_mb: dict[str, float]
+    """By how much each of our runtimes made the process grow, MB; and `peak`, the most that it had."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def table(self) -> Table:
+        """Arranges the rows for a terminal, the ratios below."""
+        lines = [f"{name}: {ratio['median']} ({ratio['min']} to {ratio['max']})" for name, ratio in self.ratios.items()]
+        table = Table(title=self.what, title_justify="left", caption="\n".join(lines), caption_justify="left")
+        for heading in ("part", "by", "precision"):
+            table.add_column(heading)
+        for heading in ("batch", "images/s", "p50 ms", "p90", "p95", "p99"):
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            latency = [f"{row['latency_ms'][name]:.4g}" for name in ("p50", "p90", "p95", "p99")]
+            rate = f"{row['images_per_second']['median']:.4g}"
+            table.add_row(row["part"], row["by"], row["precision"], str(row["batch_size"]), rate, *latency)
+        return table
+
+
+@dataclasses.dataclass(eq=False)
+class _Candidate:
+    """Something that is timed in turns with others."""
+
+    part: str
+    by: str
+    precision: str
+    batch_size: int
+    call: Callable[[int], Any]
+    """Does the work of one batch; the argument counts the calls."""
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Of every single call."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.part} {self.by} {self.precision} {self.batch_size}"
+
+    def turn(self, turn_seconds: float) -> float:
+        """Works for a while: images/s."""
+        spent: list[float] = []
+        while sum(spent) < turn_seconds:
+            began = time.perf_counter()
+            self.call(len(spent))
+            spent.append(time.perf_counter() - began)
+        self.seconds += spent
+        return self.batch_size * len(spent) / sum(spent)
+
+    def row(self, rates: Sequence[float]) -> dict[str, Any]:
+        """Sums up."""
+        return {
+            "part": self.part,
+            "by": self.by,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "images_per_second": timing.spread(rates),
+            "latency_ms": timing.percentiles(self.seconds),
+        }
+
+
+class _Rival(_Candidate):
+    """Another program, timed by itself."""
+
+    def __init__(self, rival: Any, precision: str, batch_size: int):
+        """Takes a program that was started."""
+        super().__init__("network", _RIVAL, precision, batch_size, lambda _: None)
+        self._rival = rival
+        self.facts: dict[str, Any] = {}
+
+    def turn(self, turn_seconds: float) -> float:
+        """Lets it work."""
+        answer = self._rival.measure()
+        self.seconds += answer.pop("seconds", [])
+        rate: float = answer.pop("rate")
+        self.facts = answer
+        return rate
+
+    def row(self, rates: Sequence[float]) -> dict[str, Any]:
+        """Sums up, with what the program says of itself."""
+        return {**super().row(rates), **self.facts}
+
+
+def benchmark_inference(
+    model: str = "d0",
+    /,
+    *,
+    pictures: Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    batch_sizes: tuple[int, ...] = (1,),
+    precisions: tuple[Precision, ...] = ("float32", "mixed_bfloat16"),
+    runtimes: tuple[RuntimeName, ...] = ("keras", "openvino"),
+    trained: str = "",
+    rounds: int = 5,
+    turn_seconds: float = 1.0,
+    rival: str = "",
+    output: Path | None = None,
+) -> InferenceBenchmark:
+    """Measures how fast pictures are looked at here.
+
+    The network alone and end to end (decode, letterbox, network, suppression) with each runtime, precision and batch
+    size, then the parts alone, and the suppression against its NumPy form. All take turns, so that a machine that
+    others use too slows them alike; a ratio is of one round. A latency percentile is one of all single calls.
+
+    effdet in PyTorch as the rival, after `make parity`, which makes its environment:
+      efficientdet benchmark inference --rival ".venv-parity/bin/python benchmarks/effdet_rival.py inference"
+
+    Args:
+        model: weights file, run, published name, or a preset, whose weights are then random (as fast as trained ones).
+        pictures: folder of photographs; generated pictures if not given.
+        image_size: height and width of the network input, px; what the model was made for if not given.
+        batch_sizes: pictures a call.
+        precisions: of the arithmetic; one that the processor lacks is said and computed in float32, or slowly.
+        runtimes: keras, openvino.
+        trained: weights whose answers the suppression is measured on; those of the model if not given.
+        rounds: how often everything has its turn; one more before warms up.
+        turn_seconds: how long a turn lasts, one call at least.
+        rival: command of another program (benchmarks/rivals.py); precision, batch and image size are added to it.
+        output: JSON file for the result.
+
+    Raises:
+        UserError: the model, a picture or the rival cannot be used.
+    """
+    if rounds < 1:
+        raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
+    if min(batch_sizes, default=0) < 1:
+        raise UserError(f"`batch_sizes` is {batch_sizes}; give numbers of at least 1.")
+    if output is not None:
+        files.check_writable(output)
+    encoded = _read_pictures(pictures)
+    resident: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        location = stack.enter_context(_weights_of(model))
+        candidates: list[_Candidate] = []
+        for name, precision in itertools.product(runtimes, precisions):
+            before = memory.resident()
+            ours = detector.Detector(location, precision=precision, runtime=name, image_size=image_size)
+            for batch_size in batch_sizes:
+                candidates += _candidates(ours, name, precision, batch_size, encoded)
+            if before is not None:
+                resident[f"{name} {precision}"] = round((memory.resident() or before) - before, 1)
+        size = ours.runtime.image_size
+        candidates += _parts(ours, encoded)
+        for precision, batch_size in itertools.product(precisions if rival else (), batch_sizes):
+            words = f"--precision {_THEIR_PRECISIONS[precision]} --batch-size {batch_size}"
+            command = f"{rival} {words} --image-size {size[0]} {size[1]} --turn-seconds {turn_seconds}"
+            other = stack.enter_context(rivals.started(command))
+            candidates.append(_Rival(other, precision, batch_size))
+        rates = _measure(candidates, rounds, turn_seconds)
+        ratios = _ratios(candidates, rates)
+        cases = [suppression.spread_candidates(), _predicted(trained or location, encoded)]
+    rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
+    compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
+    resident["peak"] = memory.resident_peak() or 0.0
+    what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {'photographs' if pictures else 'generated pictures'}"
+    result = InferenceBenchmark(what=what, rows=rows + compared, ratios=ratios, resident_mb=resident)
+    if output is not None:
+        files.write_json(output, {**result.to_dict(), **report.circumstances()})
+    return result
+
+
+def _read_pictures(folder: Path | None) -> list[bytes]:
+    """Reads the files of a folder, or draws pictures."""
+    if folder is None:
+        drawn = [synthetic.draw_picture(0, number, _GENERATED_SIZE)[0] for number in range(_GENERATED)]
+        return [_to_jpeg(picture) for picture in drawn]
+    if not folder.is_dir():
+        raise UserError(f"`pictures` is `{folder}`, which is no folder.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:_MOST]
+    if not paths:
+        raise UserError(f"`pictures` is `{folder}`, where there are none ({', '.join(images.SUFFIXES)}).")
+    return [images.read_file(path, str(path)) for path in paths]
+
+
+def _to_jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _weights_of(model: str) -> Iterator[str | Path]:
+    """Gives a location of weights; those of a preset are random and in a file for as long as the block runs."""
+    if model not in presets.MODELS:
+        yield model
+        return
+    from efficientdet.model import weights
+
+    config = presets.MODELS[model]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model}{weights.SUFFIX}"
+        arrays = _random_weights(config)
+        categories = [Category(id=number + 1, name=str(number + 1)) for number in range(config.num_classes)]
+        weights.save(path, arrays, config, categories)
+        yield path
+
+
+def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Draws weights whose answers differ from place to place, as suppression wants.
+
+    The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
+    logits are the same.
+    """
+    from efficientdet.model import weights
+    from efficientdet.model.efficientdet import EfficientDet
+
+    keras.utils.set_random_seed(0)
+    network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
+    drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
+    trainable, statistics = network.trainable_variables, network.non_trainable_variables
+
+    def normalize(images: Any) -> Any:
+        values = [variable.value for variable in trainable], [variable.value for variable in statistics]
+        return network.stateless_call(*values, {"images": images}, training=True)[1]
+
+    for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
+        variable.assign(value)
+    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable) for variable in network.weights}
+
+
+def _candidates(
+    ours: detector.Detector, name: str, precision: str, batch_size: int, encoded: list[bytes]
+) -> list[_Candidate]:
+    """Makes what is timed of one runtime: the network, and the way from file to detections. Both are run once."""
+    files_of = [[encoded[(start + i) % len(encoded)] for i in range(batch_size)] for start in range(len(encoded))]
+    inputs = [_letterboxed(ours, batch) for batch in files_of]
+
+    def network(call: int) -> Any:
+        return ours.runtime.predict(*inputs[call % len(inputs)])
+
+    def whole(call: int) -> Any:
+        return ours.detect([images.read_image(one, "picture") for one in files_of[call % len(files_of)]])
+
+    found = [
+        _Candidate("network", name, precision, batch_size, network),
+        _Candidate("end to end", name, precision, batch_size, whole),
+    ]
+    for candidate in found:
+        candidate.call(0)
+    return found
+
+
+def _letterboxed(ours: detector.Detector, batch: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes and letterboxes a batch: what a runtime takes."""
+    runtime = ours.runtime
+    boxed = [
+        preprocess.letterbox(images.read_image(one, "picture"), runtime.image_size, runtime.resize) for one in batch
+    ]
+    return np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
+
+
+def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
+    """Makes the parts beside the network, one picture a call."""
+    decoded = [images.read_image(one, "picture") for one in encoded]
+    size, resize = ours.runtime.image_size, ours.runtime.resize
+
+    def decode(call: int) -> Any:
+        return images.read_image(encoded[call % len(encoded)], "picture")
+
+    def letterbox(call: int) -> Any:
+        return preprocess.letterbox(decoded[call % len(decoded)], size, resize)
+
+    return [
+        _Candidate("decode", "Pillow", "uint8", 1, decode),
+        _Candidate("letterbox", "NumPy", "float32", 1, letterbox),
+        _Candidate("postprocess", "host", "float32", 1, _postprocess_call(ours, encoded)),
+    ]
+
+
+def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable[[int], Any]:
+    """Makes the call from raw predictions to detections on the host."""
+    runtime = ours.runtime
+    raw = runtime.predict(*_letterboxed(ours, encoded[:1]))
+    logits, deltas = raw["class_logits"].copy(), raw["box_deltas"].copy()
+    best = logits.max(axis=-1)
+    return lambda call: host_postprocess.detect(logits, deltas, best, runtime.anchors, PostprocessConfig())
+
+
+def _predicted(location: str | Path, encoded: list[bytes]) -> suppression.Candidates:
+    """Lets weights answer to the first picture."""
+    ours = detector.Detector(location, runtime="keras")
+    raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
+    return suppression.predicted_candidates(raw, ours.runtime.anchors)
+
+
+def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> timing.Rates:
+    """Times everything in turns; the round that warms up leaves no single times."""
+    with progress.track("benchmark inference", (rounds + 1) * len(candidates)) as bar:
+
+        def measured(candidate: Any) -> Callable[[], float]:
+            def turn() -> float:
+                rate: float = candidate.turn(turn_seconds)
+                bar.advance(note=candidate.name)
+                return rate
+
+            return turn
+
+        calls = {candidate.name: measured(candidate) for candidate in candidates}
+        timing.in_turns(calls, 1, warmup=0)
+        for candidate in candidates:
+            candidate.seconds.clear()
+        return timing.in_turns(calls, rounds, warmup=0)
+
+
+def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[str, float]]:
+    """Compares our fastest network with the rival's, one picture a call, and the whole way with the network alone."""
+
+    def best_of(part: str, precisions: Sequence[str]) -> _Candidate | None:
+        found = [
+            candidate
+            for candidate in candidates
+            if (candidate.part, candidate.batch_size) == (part, 1)
+            and candidate.precision in precisions
+            and candidate.by != _RIVAL
+        ]
+        return max(found, key=lambda candidate: np.median(rates[candidate.name]), default=None)
+
+    ratios = {}
+    for precision, name in _RATIOS.items():
+        # Whoever allows bfloat16 is also served by float32.
+        ours = best_of("network", ("float32",) if precision == "float32" else ("float32", precision))
+        theirs = f"network {_RIVAL} {precision} 1"
+        if ours is not None and theirs in rates:
+            ratios[name] = timing.ratio(rates[ours.name], rates[theirs])
+    whole = best_of("end to end", ("float32",))
+    if whole is not None:
+        network = whole.name.replace("end to end", "network")
+        ratios["end_to_end_vs_network"] = timing.ratio(rates[whole.name], rates[network])
+    return ratios

@@ -1,0 +1,174 @@
+"""OpenVINO answers what Keras answers."""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from efficientdet import detector, runtimes, web
+from efficientdet.config import PostprocessConfig
+from efficientdet.errors import UserError
+from efficientdet.exporters import openvino as exporter
+from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
+from efficientdet.runtimes import openvino as openvino_runtime
+from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.structures import Category
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
+
+_CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="cow"))
+
+
+@pytest.fixture(scope="module")
+def weights_file(tiny, tmp_path_factory):
+    """Weights whose predictions differ from place to place."""
+    model = EfficientDet(tiny)
+    rng = np.random.default_rng(0)
+    arrays = {weights.variable_name(variable): variable.numpy() for variable in model.weights}
+    for name, values in arrays.items():
+        if "predict" in name and name.endswith("kernel"):
+            arrays[name] = rng.normal(0, 0.5, values.shape).astype(np.float32)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    weights.save(path, arrays, tiny, _CATEGORIES, PostprocessConfig(max_detections=20))
+    return path
+
+
+def _batch(rng, image_size, count):
+    """Draws pictures of which some do not fill the input."""
+    images = rng.integers(0, 256, (count, *image_size, 3), dtype=np.uint8)
+    valid_size = np.array([(image_size[0] - 7 * i, image_size[1] - 5 * i) for i in range(count)], np.int32)
+    for image, (height, width) in zip(images, valid_size, strict=True):
+        image[height:] = image[:, width:] = 0
+    return images, valid_size
+
+
+@pytest.mark.parametrize(
+    ("image_size", "count"),
+    [
+        pytest.param((64, 96), 1, id="as trained"),
+        pytest.param((64, 96), 3, id="a batch"),
+        pytest.param((72, 200), 2, id="a size that most levels do not divide"),
+    ],
+)
+def test_openvino_finds_what_keras_finds(weights_file, rng, image_size, count):
+    ours = openvino_runtime.OpenVinoRuntime(weights_file, image_size=image_size)
+    keras = KerasRuntime(weights_file, image_size=image_size)
+    for name in ("categories", "image_size", "resize"):
+        assert getattr(ours, name) == getattr(keras, name)
+    batch = _batch(rng, image_size, count)
+    found, expected = ours.detect(*batch), keras.detect(*batch)
+    assert found["num_detections"].min() == 20
+    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    # Rounding of float32 in another order of sums.
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=2e-3)
+
+
+def test_batch_sizes_may_change(weights_file, rng):
+    runtime = openvino_runtime.OpenVinoRuntime(weights_file)
+    images, valid_size = _batch(rng, runtime.image_size, 2)
+    together = runtime.detect(images, valid_size)
+    for i in range(2):
+        alone = runtime.detect(images[i : i + 1], valid_size[i : i + 1])
+        np.testing.assert_array_equal(alone["labels"][0], together["labels"][i])
+        np.testing.assert_allclose(alone["scores"][0], together["scores"][i], atol=1e-6)
+
+
+def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(weights_file, rng, tmp_path):
+    result = exporter.export(weights_file, output=tmp_path / "export", image_size=(96, 64))
+    assert result.score_difference < 1e-4
+    exported = runtimes.load_runtime(tmp_path / "export" / "model.xml")
+    assert isinstance(exported, openvino_runtime.OpenVinoRuntime)
+    assert (exported.categories, exported.image_size) == (_CATEGORIES, (96, 64))
+    batch = _batch(rng, (96, 64), 1)
+    found = exported.detect(*batch)
+    assert found["scores"].shape == (1, 20)
+    expected = KerasRuntime(weights_file, image_size=(96, 64)).detect(*batch)
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
+
+
+def test_weights_are_converted_once(weights_file, monkeypatch):
+    first = openvino_runtime.find_converted(weights_file)
+    assert first.is_relative_to(web.cache_dir())
+    monkeypatch.setattr(openvino_runtime, "convert", None)
+    assert openvino_runtime.find_converted(weights_file) == first
+
+
+def test_the_cache_keeps_the_newest_graphs(tmp_path):
+    for number in range(18):
+        (tmp_path / str(number)).mkdir()
+        graph = tmp_path / str(number) / "model.xml"
+        graph.touch()
+        os.utime(graph, (number, number))
+    openvino_runtime._forget_oldest(tmp_path)
+    assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == list(range(2, 18))
+
+
+def test_other_weights_are_converted_anew(weights_file, tmp_path):
+    loaded = weights.load(weights_file)
+    arrays = dict(loaded.arrays) | {"class_head/predict/pointwise/bias": np.full(27, -1.0, np.float32)}
+    weights.save(tmp_path / "other.safetensors", arrays, loaded.model, _CATEGORIES)
+    first, second = (openvino_runtime.find_converted(path) for path in (weights_file, tmp_path / "other.safetensors"))
+    assert first != second
+
+
+def test_the_detector_takes_openvino_where_it_is_installed(weights_file, rng):
+    image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    (by_default,) = detector.Detector(weights_file, score_threshold=0.05).detect([image])
+    (by_keras,) = detector.Detector(weights_file, score_threshold=0.05, runtime="keras").detect([image])
+    assert isinstance(runtimes.load_runtime(weights_file), openvino_runtime.OpenVinoRuntime)
+    assert isinstance(runtimes.load_runtime(weights_file, runtime="keras"), KerasRuntime)
+    np.testing.assert_array_equal(by_default.labels, by_keras.labels)
+    np.testing.assert_allclose(by_default.boxes, by_keras.boxes, atol=2e-3)
+
+
+def test_without_openvino_keras_runs_and_a_wish_for_openvino_is_one_line(weights_file, monkeypatch):
+    find_spec = runtimes.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtimes.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    assert isinstance(runtimes.load_runtime(weights_file), KerasRuntime)
+    with pytest.raises(UserError, match=r"not installed; `pip install 'efficientdet-keras\[openvino\]'`"):
+        runtimes.load_runtime(weights_file, runtime="openvino")
+
+
+def test_what_is_no_export_is_refused(weights_file, tmp_path):
+    with pytest.raises(UserError, match=r"missing\.xml` does not exist"):
+        openvino_runtime.OpenVinoRuntime(tmp_path / "missing.xml")
+    (tmp_path / "bad.xml").write_text("<net>")
+    with pytest.raises(UserError, match=r"bad\.xml` is no graph"):
+        openvino_runtime.OpenVinoRuntime(tmp_path / "bad.xml")
+    with pytest.raises(UserError, match=r"`image_size` is \(64, 64\), but"):
+        openvino_runtime.OpenVinoRuntime(openvino_runtime.find_converted(weights_file), image_size=(64, 64))
+    with pytest.raises(UserError, match="`image_size` is 16 x 64"):
+        openvino_runtime.OpenVinoRuntime(weights_file, image_size=(16, 64))
+
+
+def test_a_precision_without_hardware_is_said(weights_file, monkeypatch):
+    runtime = openvino_runtime.OpenVinoRuntime(weights_file)
+    has_bfloat16 = "BF16" in runtime._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if has_bfloat16:
+        pytest.skip("this processor computes in bfloat16")
+    with pytest.warns(UserWarning, match="mixed_bfloat16, for which this processor has no instructions"):
+        openvino_runtime.OpenVinoRuntime(weights_file, precision="mixed_bfloat16")
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino(weights_file):
+    openvino_runtime.OpenVinoRuntime(weights_file)
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_model_with_other_pixels_keeps_its_own(weights_file, rng, tmp_path):
+    """Padding, pixel range and fusion are part of the graph."""
+    loaded = weights.load(weights_file)
+    config = dataclasses.replace(loaded.model, padding="black", normalize_twice=True, resize="legacy")
+    weights.save(tmp_path / "w.safetensors", loaded.arrays, config, _CATEGORIES)
+    ours, keras = openvino_runtime.OpenVinoRuntime(tmp_path / "w.safetensors"), KerasRuntime(tmp_path / "w.safetensors")
+    assert ours.resize == "legacy"
+    batch = _batch(rng, (64, 96), 2)
+    np.testing.assert_allclose(ours.detect(*batch)["scores"], keras.detect(*batch)["scores"], atol=1e-5)
