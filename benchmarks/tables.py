@@ -114,7 +114,47 @@ def _inference() -> str:
     return _table([*header, "p50, ms", "p90", "p99"], rows)
 
 
-_TABLES: dict[str, Callable[[], str]] = {"ratios": _ratios, "roofline": _roofline, "inference": _inference}
+def _input() -> str:
+    """The input pipeline beside bare decoding and the conventional order."""
+    found = _read("input-cpu.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        [row["name"], f"{row['median']:.0f} ({row['min']:.0f} to {row['max']:.0f})", f"{row['processor_ms']:.2f}"]
+        for row in found["rows"]
+    ]
+    hardware = found["hardware"]
+    header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
+    return _table([header, "images/s: median (range)", "processor ms an image"], rows)
+
+
+def _training() -> str:
+    """The training step on a CPU beside effdet's."""
+    found = _read("train-cpu.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        [
+            f"{row['preset']}, {'x'.join(map(str, row['image_size']))} px, batch {row['batch_size']}, {row['precision']}",
+            _range(row["images_per_second"]),
+            f"{row['peak_memory_mb']:,.0f}",
+        ]
+        for row in found["rows"]
+    ]
+    if found["rival"] is not None:
+        rows.append(["effdet (PyTorch), eager", _range(found["rival"]["images_per_second"]), ""])
+    hardware = found["hardware"]
+    header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
+    return _table([header, "images/s: median (range)", "peak memory, MB"], rows)
+
+
+_TABLES: dict[str, Callable[[], str]] = {
+    "ratios": _ratios,
+    "input": _input,
+    "training": _training,
+    "inference": _inference,
+    "roofline": _roofline,
+}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How fast training pictures come, in turns with bare JPEG decoding and with the conventional order.
 
 Stages are our own pipeline cut off after a part of the work: what one takes is what it adds an image, in processor
-time, which other work on the machine hardly changes. All start anew each round, with everything that fills up; none
-keeps batches from one round to the next.
+time, which other work on the machine hardly changes. All start anew each round, so that none keeps batches from one
+round to the next, and are timed from the end of their first batch on, which waits for a graph to be made.
 """
 
 import contextlib
@@ -123,10 +123,13 @@ def benchmark_input(
         )
     with _opened(records_location, split) as opened:
         pictures = _describe(opened, image_size, batch_size)
-        candidates = _candidates(opened, image_size, batch_size, num_images // batch_size, decode)
-        with progress.track("Measuring", (rounds + 1) * len(candidates), unit="measurements") as tracker:
-            processor: dict[str, list[float]] = {name: [] for name in candidates}
-            counted = {name: _counted(work, processor[name], tracker) for name, work in candidates.items()}
+        datasets = _datasets(opened, image_size, batch_size, num_images // batch_size + 1, decode)
+        with progress.track("Measuring", (rounds + 1) * len(datasets), unit="measurements") as tracker:
+            processor: dict[str, list[float]] = {name: [] for name in datasets}
+            counted = {
+                name: _measurement(dataset, num_images // batch_size * batch_size, processor[name], tracker)
+                for name, dataset in datasets.items()
+            }
             rates = timing.in_turns(counted, rounds)
         grown = input_growth.measure(opened, batch_size=batch_size, rounds=rounds) if growth else []
     times = {name: 1e3 * np.array(seconds[-rounds:]) for name, seconds in processor.items()}
@@ -187,21 +190,18 @@ def _encoded(opened: records.Records, count: int) -> list[bytes]:
     return [file["encoded"] for file in dataset.as_numpy_iterator()]
 
 
-def _candidates(
+def _datasets(
     opened: records.Records, image_size: tuple[int, int], batch_size: int, num_steps: int, decode: Decode
-) -> dict[str, Callable[[], float]]:
-    """Makes the functions that work through `num_steps` batches and return images/s."""
+) -> dict[str, Any]:
+    """Makes what is measured: datasets of `num_steps` batches."""
     import tensorflow as tf
 
     model = dataclasses.replace(presets.MODELS["d0"], image_size=image_size)
     augmentation, count = AugmentationConfig(), num_steps * batch_size
 
-    def run(dataset: Any) -> Callable[[], float]:
-        return lambda: timing.rate_of(lambda: [None for _ in dataset.as_numpy_iterator()], count)
-
-    def batched(dataset: Any, function: Callable[..., Any]) -> Callable[[], float]:
+    def batched(dataset: Any, function: Callable[..., Any]) -> Any:
         mapped = dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
-        return run(mapped.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2))
+        return mapped.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
     def made(name: Decode) -> Callable[..., Any]:
         return pipeline.example_maker(
@@ -233,7 +233,7 @@ def _candidates(
     )
     return {
         "bare decoding": batched(encoded, lambda one: tf.io.decode_jpeg(one, channels=3)[0, 0, 0]),
-        "conventional": run(whole),
+        "conventional": whole,
         "ours": batched(files_read, made(decode)),
         "ours, exact": batched(files_read, made("exact")),
         "read": batched(files_read, lambda file: file["num_boxes"]),
@@ -243,18 +243,19 @@ def _candidates(
     }
 
 
-def _counted(work: Callable[[], float], seconds: list[float], tracker: progress.Tracker) -> Callable[[], float]:
-    """Notes the processor time an image, s, beside each measurement, and shows the progress."""
+def _measurement(dataset: Any, count: int, seconds: list[float], tracker: progress.Tracker) -> Callable[[], float]:
+    """Makes the function that reads a dataset and returns images/s; notes the processor time an image, s, beside it."""
 
-    def worked() -> float:
-        began, processor_began = time.perf_counter(), time.process_time()
-        rate = work()
-        num_images = rate * (time.perf_counter() - began)
-        seconds.append((time.process_time() - processor_began) / num_images)
+    def read() -> float:
+        batches = dataset.as_numpy_iterator()
+        next(batches)
+        began = time.process_time()
+        rate = timing.rate_of(lambda: [None for _ in batches], count)
+        seconds.append((time.process_time() - began) / count)
         tracker.advance()
         return rate
 
-    return worked
+    return read
 
 
 def _stage_times(times: Mapping[str, np.ndarray]) -> dict[str, float]:
