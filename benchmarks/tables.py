@@ -135,7 +135,7 @@ def _training() -> str:
         return "Not measured yet."
     rows = [
         [
-            f"{row['preset']}, {'x'.join(map(str, row['image_size']))} px, batch {row['batch_size']}, {row['precision']}",
+            f"{row['preset']}, {row['image_size'][0]} px, batch {row['batch_size']}, {row['precision']}",
             _range(row["images_per_second"]),
             f"{row['peak_memory_mb']:,.0f}",
         ]
