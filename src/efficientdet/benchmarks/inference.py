@@ -153,7 +153,7 @@ def benchmark_inference(
         pictures: folder of photographs; generated pictures if not given.
         image_size: height and width of the network input, px; what the model was made for if not given.
         batch_sizes: pictures a call.
-        precisions: of the arithmetic; one that the processor lacks is said and computed in float32, or slowly.
+        precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
         runtimes: keras, openvino.
         trained: weights whose answers the suppression is measured on; those of the model if not given.
         rounds: how often everything has its turn; one more before warms up.
@@ -170,6 +170,8 @@ def benchmark_inference(
         raise UserError(f"`batch_sizes` is {batch_sizes}; give numbers of at least 1.")
     if output is not None:
         files.check_writable(output)
+    if "openvino" in runtimes:
+        precisions = _with_arithmetic(precisions)
     encoded = _read_pictures(pictures)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -200,6 +202,23 @@ def benchmark_inference(
     if output is not None:
         files.write_json(output, {**result.to_dict(), **report.circumstances()})
     return result
+
+
+def _with_arithmetic(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    """Leaves out what would be emulated: a program that does so against one that takes float32 says nothing of either.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    from efficientdet.runtimes import openvino
+
+    missing = [precision for precision in precisions if not openvino.has_arithmetic(precision)]
+    if missing:
+        progress.console.print(f"This processor has no instructions for {', '.join(missing)}: left out.", markup=False)
+    left = tuple(precision for precision in precisions if precision not in missing)
+    if not left:
+        raise UserError(f"`precisions` is {' '.join(precisions)}, for which this processor has no instructions.")
+    return left
 
 
 def _read_pictures(folder: Path | None) -> list[bytes]:

@@ -140,12 +140,17 @@ class OpenVinoRuntime:
 
     def _warn_if_emulated(self, precision: Precision) -> None:
         """Warns if the processor has no arithmetic of that precision: OpenVINO then takes float32 without a word."""
-        name = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[_PRECISIONS[precision]]
-        if name not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if not has_arithmetic(precision):
             warnings.warn(
                 f"`precision` is {precision}, for which this processor has no instructions; float32 is used.",
                 stacklevel=3,
             )
+
+
+def has_arithmetic(precision: Precision) -> bool:
+    """Tells whether this processor has instructions of a precision, as OpenVINO sees it."""
+    name = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[_PRECISIONS[precision]]
+    return name in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def import_openvino() -> Any:
