@@ -60,7 +60,9 @@ _CASES = {
     "separable convolution": _Case(
         lambda dtype: layers.SeparableConv(5, dtype=dtype), (2, 7, 6, 8), (2, 7, 6, 5)
     ),
-    "depthwise convolution": _Case(lambda dtype: layers.DepthwiseConv(3, strides=2, dtype=dtype), (2, 7, 6, 8), (2, 4, 3, 8)),
+    "depthwise convolution": _Case(
+        lambda dtype: layers.DepthwiseConv(3, strides=2, dtype=dtype), (2, 7, 6, 8), (2, 4, 3, 8)
+    ),
     "batch normalisation": _Case(lambda dtype: layers.batch_norm("norm", 0.9, dtype), (2, 5, 6, 8)),
     "fast attention": _Case(_fusion("fast_attention"), [(2, 3, 4, 8)] * 3, (2, 3, 4, 8)),
     "attention": _Case(_fusion("attention"), [(2, 3, 4, 8)] * 3, (2, 3, 4, 8)),
