@@ -8,6 +8,7 @@ in the graph, so that `Detector("model.xml")` needs nothing else.
 """
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,12 +72,27 @@ def export(
     graph = openvino_runtime.convert(loaded, image_size)
     with files.explained(path):
         output.mkdir(parents=True, exist_ok=True)
-        openvino_runtime.write(path, graph)
+        # Only a graph that has answered as Keras does comes to its place.
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as folder:
+            written = Path(folder) / path.name
+            openvino_runtime.write(written, graph)
+            difference = _compare(written, weights, image_size)
+            for suffix in (".bin", openvino_runtime.SUFFIX):
+                written.with_suffix(suffix).replace(path.with_suffix(suffix))
+    return Export(path=str(path), score_difference=difference)
+
+
+def _compare(path: Path, weights: Path, image_size: tuple[int, int] | None) -> float:
+    """Finds the largest difference of a score from Keras's on a generated picture.
+
+    Raises:
+        UserError: it is too large.
+    """
     runtime = openvino_runtime.OpenVinoRuntime(path)
     picture, _, _ = synthetic.draw_picture(0, 0, runtime.image_size)
     batch = picture[None], np.array([runtime.image_size], np.int32)
     expected = keras_runtime.KerasRuntime(weights, image_size=image_size).detect(*batch)
     difference = float(np.abs(runtime.detect(*batch)["scores"] - expected["scores"]).max())
     if difference > _LARGEST_DIFFERENCE:
-        raise UserError(f"`{path}` was written, but its scores differ from Keras's by {difference:.1e}; do not use it.")
-    return Export(path=str(path), score_difference=difference)
+        raise UserError(f"`{weights}`: the graph's scores differ from Keras's by {difference:.1e}; nothing is written.")
+    return difference

@@ -46,7 +46,7 @@ class Node(keras.layers.Layer):
         """Makes the layers."""
         super().__init__(**kwargs)
         dtype, momentum = self.dtype_policy, config.batch_norm_momentum
-        self.activation, self.filters = config.activation, config.feature_channels
+        self.filters = config.feature_channels
         # An input with other channels has a projection of its own here, even where another node uses the same input.
         self.resamples = [
             layers.Resample(

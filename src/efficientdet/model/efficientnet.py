@@ -139,7 +139,7 @@ class Block(keras.layers.Layer):
         """Makes the layers; `survival` below 1 drops the block at random while training."""
         super().__init__(**kwargs)
         dtype, inner = self.dtype_policy, in_filters * stage.expand
-        self.activation, self.in_filters, self.inner = activation, in_filters, inner
+        self.in_filters, self.inner = in_filters, inner
         self.has_skip = stride == 1 and in_filters == stage.filters
         self.expand: Any = None
         self.squeeze: Any = None
@@ -200,7 +200,6 @@ class EfficientNet(keras.layers.Layer):
     def __init__(self, config: BackboneConfig, *, activation: str, momentum: float | None, **kwargs: Any):
         """Makes stem and blocks."""
         super().__init__(**kwargs)
-        self.activation = activation
         filters = stem_filters(config)
         self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
         self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy, activation)

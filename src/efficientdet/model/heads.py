@@ -42,7 +42,7 @@ class Head(keras.layers.Layer):
     def __init__(self, config: ModelConfig, anchors_per_cell: int, outputs: int, bias: float, **kwargs: Any):
         """Makes the layers; `bias` is the prediction's bias at first."""
         super().__init__(**kwargs)
-        self.outputs, self.activation, self.channels = outputs, config.activation, config.feature_channels
+        self.outputs, self.channels = outputs, config.feature_channels
         levels = range(config.min_level, config.max_level + 1)
         self.convs = [self._conv(self.channels, 0.0, f"conv_{i}") for i in range(config.head_repeats)]
         self.norms = [
