@@ -39,6 +39,8 @@ def choose(wanted: str | None = None) -> str:
         raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow leaves oneDNN off on processors without AVX-512; with AVX2 too it makes a step a fifth faster.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _start_up_lines_hidden():
         importlib.import_module("keras")
     return name

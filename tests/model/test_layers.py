@@ -60,6 +60,7 @@ _CASES = {
     "separable convolution": _Case(
         lambda dtype: layers.SeparableConv(5, dtype=dtype), (2, 7, 6, 8), (2, 7, 6, 5)
     ),
+    "convolution": _Case(lambda dtype: layers.Conv(5, 3, strides=2, dtype=dtype), (2, 7, 6, 8), (2, 4, 3, 5)),
     "depthwise convolution": _Case(
         lambda dtype: layers.DepthwiseConv(3, strides=2, dtype=dtype), (2, 7, 6, 8), (2, 4, 3, 8)
     ),

@@ -6,6 +6,7 @@ of the last block of stride 2^l.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import BackboneConfig
-from efficientdet.model import layers
+from efficientdet.model import kernels, layers
 
 STEM_FILTERS = 32
 SQUEEZE_RATIO = 0.25
@@ -80,11 +81,10 @@ def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
 
 
 def _conv(filters: int, kernel: int, stride: int, name: str, dtype: Any, use_bias: bool = False) -> keras.layers.Layer:
-    return keras.layers.Conv2D(
+    return layers.Conv(
         filters,
         kernel,
         strides=stride,
-        padding="same",
         use_bias=use_bias,
         kernel_initializer=_kernel_initializer(kernel * kernel * filters),
         name=name,
@@ -111,11 +111,17 @@ class SqueezeExcite(keras.layers.Layer):
         self.reduce.build(input_shape)
         self.expand.build((*input_shape[:-1], self.reduce.filters))
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool = False) -> Any:
         """Scales."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         gate = self.expand(layers.activate(self.reduce(mean), self.activation))
-        return x * ops.sigmoid(gate)
+        compute = functools.partial(kernels.compute, scale_channels) if training else scale_channels
+        return compute(x, gate)
+
+
+def scale_channels(x: Any, gate: Any) -> Any:
+    """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]."""
+    return x * ops.sigmoid(gate)
 
 
 class Block(keras.layers.Layer):
@@ -184,7 +190,7 @@ class Block(keras.layers.Layer):
             x = self.expand_norm(self.expand(x), training=training)
         x = self.depthwise_norm(self.depthwise(x), training=training)
         if self.squeeze is not None:
-            x = self.squeeze(x)
+            x = self.squeeze(x, training=training)
         x = self.project_norm(self.project(x), training=training)
         if self.drop is not None:
             x = self.drop(x, training=training)

@@ -1,0 +1,94 @@
+"""Convolutions whose gradients are faster than TensorFlow's own: for training with TensorFlow on a CPU.
+
+Forward they are TensorFlow's. Backward, the gradient of a 1 x 1 kernel is computed as the product of two matrices that
+it is; and that of a depthwise kernel is asked for with its padding spelt out, since oneDNN, which takes it with SAME
+padding, needs up to four times as long for it as TensorFlow's own loop.
+"""
+
+import functools
+from typing import Any
+
+
+def pointwise(x: Any, kernel: Any, bias: Any = None) -> Any:
+    """Computes a 1 x 1 convolution of stride 1.
+
+    Args:
+        x: tensor of TensorFlow's, [B, h, w, C], of a known size.
+        kernel: [1, 1, C, D].
+        bias: [D], or none.
+
+    Returns:
+        [B, h, w, D].
+    """
+    import tensorflow as tf
+
+    outputs = _pointwise()(x, tf.convert_to_tensor(kernel))  # a variable would want a gradient of its own
+    return outputs if bias is None else tf.nn.bias_add(outputs, bias)
+
+
+def depthwise(x: Any, kernel: Any, stride: int) -> Any:
+    """Computes a depthwise convolution with SAME padding.
+
+    Args:
+        x: tensor of TensorFlow's, [B, h, w, D], of a known size.
+        kernel: [k, k, D, 1].
+        stride: downwards and to the right.
+
+    Returns:
+        [B, h / stride, w / stride, D], sizes rounded up.
+    """
+    import tensorflow as tf
+
+    return _depthwise(stride)(x, tf.convert_to_tensor(kernel))
+
+
+@functools.cache
+def _pointwise() -> Any:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def convolve(x: Any, kernel: Any) -> Any:
+        def differentiate(upstream: Any) -> tuple[Any, Any]:
+            options = {"out_backprop": upstream, "strides": [1, 1, 1, 1], "padding": "VALID"}
+            by_x = tf.raw_ops.Conv2DBackpropInput(input_sizes=x.shape, filter=kernel, **options)
+            columns = (tf.reshape(array, [-1, array.shape[-1]]) for array in (x, upstream))
+            return by_x, tf.reshape(tf.matmul(*columns, transpose_a=True), kernel.shape)
+
+        return tf.nn.conv2d(x, kernel, 1, "VALID"), differentiate
+
+    return convolve
+
+
+@functools.cache
+def _depthwise(stride: int) -> Any:
+    import tensorflow as tf
+
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def convolve(x: Any, kernel: Any) -> Any:
+        outputs = tf.nn.depthwise_conv2d(x, kernel, strides, "SAME")
+
+        def differentiate(upstream: Any) -> tuple[Any, Any]:
+            options = {"out_backprop": upstream, "strides": strides}
+            by_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=x.shape, filter=kernel, padding="SAME", **options
+            )
+            by_kernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=x,
+                filter_sizes=kernel.shape,
+                padding="EXPLICIT",
+                explicit_paddings=_same_padding(x.shape[1:3], outputs.shape[1:3], kernel.shape[0], stride),
+                **options,
+            )
+            return by_x, by_kernel
+
+        return outputs, differentiate
+
+    return convolve
+
+
+def _same_padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> list[int]:
+    """Spells out SAME padding for `explicit_paddings`: the odd pixel at the bottom and right."""
+    missing = [max((new - 1) * stride + extent - old, 0) for old, new in zip(sizes, new_sizes, strict=True)]
+    return [0, 0, *(side for total in missing for side in (total // 2, total - total // 2)), 0, 0]
