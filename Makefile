@@ -110,6 +110,8 @@ bench: $(DEV)
 GPU_PYTHON ?=
 PYTHON_WITH_EFFDET ?=
 GPU_MODEL ?= d0
+# Weights that inference is measured with, whose answers its suppression sees; those of GPU_MODEL are random.
+GPU_WEIGHTS ?= $(GPU_MODEL)
 GPU_DEPTHWISE ?= convolution shifts pallas
 GPU_PRECISIONS ?= mixed_bfloat16
 GPU_TRAIN_BATCHES ?= 64
@@ -129,7 +131,7 @@ bench-gpu-train: gpu-environment
 	  --output $(RESULTS)/train-gpu.json $(GPU_TRAIN_OPTIONS)
 
 bench-gpu-inference: gpu-environment
-	$(BENCH_GPU) inference $(GPU_MODEL) --runtimes keras --precisions $(GPU_PRECISIONS) --batch-sizes $(GPU_BATCHES) \
+	$(BENCH_GPU) inference $(GPU_WEIGHTS) --runtimes keras --precisions $(GPU_PRECISIONS) --batch-sizes $(GPU_BATCHES) \
 	  --depthwise $(GPU_DEPTHWISE) --rounds $(GPU_ROUNDS) $(call GPU_RIVAL,inference) \
 	  --output $(RESULTS)/inference-gpu.json $(GPU_INFERENCE_OPTIONS)
 

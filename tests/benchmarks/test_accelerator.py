@@ -1,4 +1,4 @@
-"""What is measured on a GPU with JAX: the very commands, on a CPU with a small model, in a process without TensorFlow."""
+"""What is measured on a GPU with JAX: the very commands, on a CPU with a small model and without TensorFlow."""
 
 import json
 import os
@@ -10,6 +10,9 @@ import pytest
 
 from efficientdet.benchmarks import accelerator, inference
 from efficientdet.errors import UserError
+from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
+from efficientdet.structures import Category
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _RIVAL = """\
@@ -29,10 +32,14 @@ sys.meta_path.insert(0, Missing())
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tiny, tmp_path_factory):
     """Runs `make bench-gpu`: name -> what it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "rival.py").write_text(_RIVAL)
+    arrays = {weights.variable_name(variable): variable.numpy() for variable in EfficientDet(tiny).weights}
+    weights.save(
+        folder / "tiny.safetensors", arrays, tiny, [Category(id=number, name=str(number)) for number in (1, 2, 3)]
+    )
     (folder / "path").mkdir()
     (folder / "path" / "sitecustomize.py").write_text(_BLOCK)
     # Without XLA's optimisations JAX compiles in half of the time and computes the same.
@@ -42,13 +49,14 @@ def results(tmp_path_factory):
         "GPU_PYTHON": f"env PYTHONPATH={_ROOT / 'src'}:{folder / 'path'} {sys.executable}",
         "PYTHON_WITH_EFFDET": f"{sys.executable} {folder / 'rival.py'}",
         "GPU_MODEL": "demo",
+        "GPU_WEIGHTS": str(folder / "tiny.safetensors"),
         "GPU_DEPTHWISE": "convolution shifts",
         "GPU_PRECISIONS": "float32",
         "GPU_TRAIN_BATCHES": "1",
-        "GPU_BATCHES": "1 2",
+        "GPU_BATCHES": "2",
         "GPU_ROUNDS": "2",
-        "GPU_TRAIN_OPTIONS": "--image-size 64 64 --steps 1 --warmup 1",
-        "GPU_INFERENCE_OPTIONS": "--image-size 64 64 --turn-seconds 0.01",
+        "GPU_TRAIN_OPTIONS": "--image-size 64 64 --steps 1 --warmup 1 --depthwise shifts",
+        "GPU_INFERENCE_OPTIONS": "--turn-seconds 0.01",
         "RESULTS": str(folder),
     }
     made = subprocess.run(
@@ -66,11 +74,13 @@ def results(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_way_to_convolve_is_measured_in_turns(results):
-    assert [row["depthwise"] for row in results["train"]["rows"]] == ["convolution", "shifts"]
+    assert [row["depthwise"] for row in results["train"]["rows"]] == [
+        "shifts"
+    ]  # one is compiled fast enough for a test
     measured = {(row["part"], row["by"], row["batch_size"]) for row in results["inference"]["rows"]}
     parts = ("network", "network + suppression", "end to end")
-    ours = {(part, by, size) for part in parts for by in ("keras", "keras, shifts") for size in (1, 2)}
-    assert measured >= ours | {("network", "rival", 1), ("network", "rival", 2)}
+    ours = {(part, by, size) for part in parts for by in ("keras", "keras, shifts") for size in (2,)}
+    assert measured >= ours | {("network", "rival", 2)}
 
 
 @pytest.mark.slow
