@@ -18,11 +18,13 @@ KIND := $(if $(LATEST),newest,pinned)
 RUN := $(VENV)/installed-tensorflow-$(KIND)
 DEV := $(VENV)/installed-dev-$(KIND)
 PARITY := $(VENV)/installed-parity-$(KIND)
+GPU := $(VENV)/installed-jax-gpu-$(KIND)
 REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench clean python FORCE
+.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench bench-gpu \
+  bench-gpu-train bench-gpu-inference gpu-environment clean python FORCE
 .NOTPARALLEL:
 
 help:
@@ -36,6 +38,8 @@ help:
 	@echo "             parity-all compares the whole family and takes an hour"
 	@echo "make bench   measure input pipeline, inference and training step on this processor, in turns with effdet;"
 	@echo "             RECORDS=records/ and PHOTOS=photographs/ give real pictures"
+	@echo "make bench-gpu  measure training step and inference on one GPU with JAX; GPU_PYTHON=python3 takes a Python that has"
+	@echo "             JAX for CUDA, PYTHON_WITH_EFFDET=... measures effdet in turns with ours (docs/performance.md)"
 	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
 	@echo
 	@echo "Each makes .venv and installs into it by itself. PYTHON=python3.12 chooses the Python (3.11 to 3.13);"
@@ -100,8 +104,42 @@ bench: $(DEV)
 	$(BIN)/efficientdet benchmark train --rival "$(RIVAL) train" --output $(RESULTS)/train-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
+# One GPU, with JAX and generated pictures. GPU_PYTHON is a Python that has JAX for CUDA and what pyproject.toml lists
+# under `dependencies`; TensorFlow is not needed. Without it .venv-gpu is made. PYTHON_WITH_EFFDET is one that has PyTorch
+# for CUDA and effdet; both programs share the memory of the GPU, so JAX takes what it needs and no more.
+GPU_PYTHON ?=
+PYTHON_WITH_EFFDET ?=
+GPU_MODEL ?= d0
+# Weights that inference is measured with, whose answers its suppression sees; those of GPU_MODEL are random.
+GPU_WEIGHTS ?= $(GPU_MODEL)
+GPU_DEPTHWISE ?= convolution shifts pallas
+GPU_PRECISIONS ?= mixed_bfloat16
+GPU_TRAIN_BATCHES ?= 64
+GPU_BATCHES ?= 1 8 32 128
+GPU_ROUNDS ?= 7
+# More for one of them, such as GPU_TRAIN_OPTIONS="--steps 20".
+GPU_TRAIN_OPTIONS ?=
+GPU_INFERENCE_OPTIONS ?=
+BENCH_GPU = KERAS_BACKEND=jax XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONPATH=src \
+  $(or $(GPU_PYTHON),.venv-gpu/bin/python) -m efficientdet benchmark
+GPU_RIVAL = $(if $(PYTHON_WITH_EFFDET),--rival "$(PYTHON_WITH_EFFDET) benchmarks/effdet_rival.py $(1) --device cuda")
+bench-gpu: bench-gpu-train bench-gpu-inference
+
+bench-gpu-train: gpu-environment
+	$(BENCH_GPU) train --preset $(GPU_MODEL) --precisions $(GPU_PRECISIONS) --batch-sizes $(GPU_TRAIN_BATCHES) \
+	  --depthwise $(GPU_DEPTHWISE) --devices 1 --steps 10 --rounds $(GPU_ROUNDS) $(call GPU_RIVAL,train) \
+	  --output $(RESULTS)/train-gpu.json $(GPU_TRAIN_OPTIONS)
+
+bench-gpu-inference: gpu-environment
+	$(BENCH_GPU) inference $(GPU_WEIGHTS) --runtimes keras --precisions $(GPU_PRECISIONS) --batch-sizes $(GPU_BATCHES) \
+	  --depthwise $(GPU_DEPTHWISE) --rounds $(GPU_ROUNDS) $(call GPU_RIVAL,inference) \
+	  --output $(RESULTS)/inference-gpu.json $(GPU_INFERENCE_OPTIONS)
+
+gpu-environment:
+	$(if $(GPU_PYTHON),,@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/installed-jax-gpu-$(KIND))
+
 clean:
-	rm -rf .venv .venv-parity .coverage .coverage.* htmlcov build dist demo
+	rm -rf .venv .venv-parity .venv-gpu .coverage .coverage.* htmlcov build dist demo
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -149,6 +187,10 @@ $(RUN): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
 $(DEV): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
 	$(call install,tensorflow$(comma)dev)
 	@touch $(RUN) $(DEV)
+
+$(GPU): pyproject.toml constraints.txt $(if $(LATEST),FORCE) | python
+	$(call install,jax-gpu)
+	@touch $(GPU)
 
 $(PARITY): pyproject.toml constraints.txt $(REQUIREMENTS) $(if $(LATEST),FORCE) | python
 	$(call install,tensorflow,tests/parity/requirements.txt)

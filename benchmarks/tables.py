@@ -148,12 +148,41 @@ def _training() -> str:
     return _table([header, "images/s: median (range)", "peak memory, MB"], rows)
 
 
+def _gpu() -> str:
+    """Training step and inference on a GPU, and the ratios to effdet's."""
+    rows = []
+    name = ""
+    for file, goal in (("train-gpu.json", "train_gpu_vs_effdet"), ("inference-gpu.json", "inference_gpu_vs_effdet")):
+        found = _read(file)
+        if found is None:
+            continue
+        name = ", ".join(found["hardware"]["devices"])
+        for row in found["rows"]:
+            if "part" not in row:
+                what = f"training, depthwise by {row['depthwise']}, {row['precision']}"
+            elif row["part"].startswith("network"):
+                what = f"{row['part']}, {row['by'].replace('rival', 'effdet (PyTorch)')}, {row['precision']}"
+            else:
+                continue
+            p50 = f"{row['latency_ms']['p50']:.3g}" if "latency_ms" in row else ""
+            rows.append([what, str(row["batch_size"]), _range(row["images_per_second"]), p50])
+        rival = found.get("rival")
+        if rival is not None:
+            rows.append(["training, effdet (PyTorch)", "", _range(rival["images_per_second"]), ""])
+        if goal in found["ratios"]:
+            rows.append([f"`{goal}`, goal 1.5", "", _range(found["ratios"][goal]), ""])
+    if not rows:
+        return "Not measured yet."
+    return _table([f"EfficientDet-D0 on one {name}", "batch", "images/s: median (range)", "p50, ms"], rows)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "ratios": _ratios,
     "input": _input,
     "training": _training,
     "inference": _inference,
     "roofline": _roofline,
+    "gpu": _gpu,
 }
 
 

@@ -163,6 +163,18 @@ def use_determinism() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def wait_for(arrays: Any) -> None:
+    """Waits until nested arrays of the running backend are computed; they stay where they are."""
+    if running() == "jax":
+        import jax
+
+        jax.block_until_ready(arrays)
+        return
+    import tensorflow as tf
+
+    tf.test.experimental.sync_devices()
+
+
 def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate: bool = False) -> Callable[..., Any]:
     """Compiles a pure function of nested arrays.
 

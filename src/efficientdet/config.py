@@ -16,6 +16,7 @@ LEAST_SIDE = 32
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 RuntimeName = Literal["auto", "keras", "openvino"]
+Depthwise = Literal["convolution", "shifts", "pallas"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
 Decode = Literal["fast", "exact"]
 Upsampling = Literal["legacy", "half_pixel"]

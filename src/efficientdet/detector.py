@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import draw, files, progress, runtimes
-from efficientdet.config import PostprocessConfig, Precision, RuntimeName, Switch
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch
 from efficientdet.data import images as image_files
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
@@ -58,6 +58,7 @@ class Detector:
         runtime: RuntimeName = "auto",
         xla: Switch = "auto",
         postprocess: PostprocessConfig | None = None,
+        depthwise: Depthwise = "convolution",
     ):
         """Loads weights.
 
@@ -69,6 +70,7 @@ class Detector:
             runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
             xla: compile Keras's graph with XLA; auto: on a GPU.
             postprocess: limits and thresholds of the suppression.
+            depthwise: how Keras's runtime computes depthwise convolutions; pallas needs JAX and a GPU.
 
         Raises:
             UserError: the weights cannot be used.
@@ -76,7 +78,13 @@ class Detector:
         if not 0 <= score_threshold <= 1:
             raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
         self.runtime = runtimes.load_runtime(
-            weights, runtime=runtime, postprocess=postprocess, image_size=image_size, precision=precision, xla=xla
+            weights,
+            runtime=runtime,
+            postprocess=postprocess,
+            image_size=image_size,
+            precision=precision,
+            xla=xla,
+            depthwise=depthwise,
         )
         self.score_threshold = score_threshold
         self.categories = self.runtime.categories

@@ -16,15 +16,15 @@ from PIL import Image
 from rich.table import Table
 
 from efficientdet import backend, detector, files, presets, progress
-from efficientdet.benchmarks import report, rivals, suppression, timing
-from efficientdet.config import ModelConfig, PostprocessConfig, Precision, RuntimeName
+from efficientdet.benchmarks import accelerator, report, rivals, suppression, timing
+from efficientdet.config import Depthwise, ModelConfig, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
 from efficientdet.model import host_postprocess
 from efficientdet.structures import Category
 from efficientdet.training import memory
 
-_THEIR_PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
+_THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 _RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}
 _RIVAL = "rival"
 _MOST = 64  # pictures of a folder
@@ -133,6 +133,7 @@ def benchmark_inference(
     batch_sizes: tuple[int, ...] = (1,),
     precisions: tuple[Precision, ...] = ("float32", "mixed_bfloat16"),
     runtimes: tuple[RuntimeName, ...] = ("keras", "openvino"),
+    depthwise: tuple[Depthwise, ...] = ("convolution",),
     trained: str = "",
     rounds: int = 5,
     turn_seconds: float = 1.0,
@@ -155,6 +156,7 @@ def benchmark_inference(
         batch_sizes: pictures a call.
         precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
         runtimes: keras, openvino.
+        depthwise: how Keras computes depthwise convolutions; pallas needs JAX and a GPU.
         trained: weights whose answers the suppression is measured on; those of the model if not given.
         rounds: how often everything has its turn; one more before warms up.
         turn_seconds: how long a turn lasts, one call at least.
@@ -168,6 +170,7 @@ def benchmark_inference(
         raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
     if min(batch_sizes, default=0) < 1:
         raise UserError(f"`batch_sizes` is {batch_sizes}; give numbers of at least 1.")
+    accelerator.check_depthwise(depthwise)
     if output is not None:
         files.check_writable(output)
     if "openvino" in runtimes:
@@ -177,13 +180,15 @@ def benchmark_inference(
     with contextlib.ExitStack() as stack:
         location = stack.enter_context(_weights_of(model))
         candidates: list[_Candidate] = []
-        for name, precision in itertools.product(runtimes, precisions):
+        ways = [(name, way) for name in runtimes for way in (depthwise if name == "keras" else ("convolution",))]
+        for (name, way), precision in itertools.product(ways, precisions):
             before = memory.resident()
-            ours = detector.Detector(location, precision=precision, runtime=name, image_size=image_size)
+            ours = detector.Detector(location, precision=precision, runtime=name, image_size=image_size, depthwise=way)
+            by = name if way == "convolution" else f"{name}, {way}"
             for batch_size in batch_sizes:
-                candidates += _candidates(ours, name, precision, batch_size, encoded)
+                candidates += _candidates(ours, by, precision, batch_size, encoded)
             if before is not None:
-                resident[f"{name} {precision}"] = round((memory.resident() or before) - before, 1)
+                resident[f"{by} {precision}"] = round((memory.resident() or before) - before, 1)
         size = ours.runtime.image_size
         candidates += _parts(ours, encoded)
         for precision, batch_size in itertools.product(precisions if rival else (), batch_sizes):
@@ -197,7 +202,8 @@ def benchmark_inference(
     rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
     compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
     resident["peak"] = memory.resident_peak() or 0.0
-    what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {'photographs' if pictures else 'generated pictures'}"
+    kind = "photographs" if pictures else "generated pictures"
+    what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {kind}, on {report.device()}"
     result = InferenceBenchmark(what=what, rows=rows + compared, ratios=ratios, resident_mb=resident)
     if output is not None:
         files.write_json(output, {**result.to_dict(), **report.circumstances()})
@@ -287,16 +293,15 @@ def _candidates(
     files_of = [[encoded[(start + i) % len(encoded)] for i in range(batch_size)] for start in range(len(encoded))]
     inputs = [_letterboxed(ours, batch) for batch in files_of]
 
-    def network(call: int) -> Any:
-        return ours.runtime.predict(*inputs[call % len(inputs)])
-
     def whole(call: int) -> Any:
         return ours.detect([images.read_image(one, "picture") for one in files_of[call % len(files_of)]])
 
-    found = [
-        _Candidate("network", name, precision, batch_size, network),
-        _Candidate("end to end", name, precision, batch_size, whole),
-    ]
+    if name.startswith("keras"):
+        calls = accelerator.calls(ours.runtime, inputs)
+    else:
+        calls = {"network": lambda call: ours.runtime.predict(*inputs[call % len(inputs)])}
+    calls["end to end"] = whole
+    found = [_Candidate(part, name, precision, batch_size, call) for part, call in calls.items()]
     for candidate in found:
         candidate.call(0)
     return found
@@ -377,8 +382,9 @@ def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[st
         ]
         return max(found, key=lambda candidate: np.median(rates[candidate.name]), default=None)
 
-    ratios = {}
-    for precision, name in _RATIOS.items():
+    is_gpu = bool(report.accelerators())
+    ratios = accelerator.ratios(candidates, rates, _RIVAL) if is_gpu else {}
+    for precision, name in () if is_gpu else _RATIOS.items():
         # Whoever allows bfloat16 is also served by float32.
         ours = best_of("network", ("float32",) if precision == "float32" else ("float32", precision))
         theirs = f"network {_RIVAL} {precision} 1"

@@ -22,6 +22,10 @@ _PACKAGES = (
     "tensorflow",
     "jax",
     "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
     "numpy",
     "openvino",
     "ai-edge-litert",
@@ -44,6 +48,11 @@ def circumstances() -> dict[str, Any]:
         "command": _command(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def device() -> str:
+    """Names what the running backend computes on."""
+    return ", ".join(accelerators()) or f"{os.cpu_count()} cores of {_cpu_name()}"
 
 
 def _command() -> str:

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from efficientdet.config import Upsampling
+from efficientdet.config import Depthwise, Upsampling
+from efficientdet.errors import UserError
 from efficientdet.model import convolutions, kernels
 
 BATCH_NORM_EPSILON = 1e-3
@@ -139,15 +140,16 @@ class Conv(keras.layers.Conv2D):
 
 
 class DepthwiseConv(keras.layers.DepthwiseConv2D):
-    """Keras's depthwise convolution without bias, and another way to compute it.
+    """Keras's depthwise convolution without bias, and other ways to compute it.
 
     `method` convolution is the backend's own. shifts adds up the shifted input times each number of the kernel, which
     XLA makes into one loop: GPUs have slow kernels for depthwise convolutions, and slower ones for their gradients.
+    pallas is kernels of our own for GPUs, with JAX. `choose_depthwise` sets it for a network.
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, h / stride, w / stride, D], sizes rounded up
     """
 
-    method = "convolution"
+    method: Depthwise = "convolution"
 
     def __init__(self, kernel_size: int, **kwargs: Any):
         """Takes the side of the kernel, and what Keras's layer takes beside it."""
@@ -157,9 +159,26 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
         """Convolves."""
         if self.method == "shifts":
             return shift_and_add(inputs, self.kernel, self.strides)
+        if self.method == "pallas":
+            from efficientdet.model import depthwise_pallas
+
+            return depthwise_pallas.convolve(inputs, ops.convert_to_tensor(self.kernel), self.strides)
         if training and kernels.pays(inputs):
             return convolutions.depthwise(inputs, self.kernel, self.strides[0])
         return super().call(inputs)
+
+
+def choose_depthwise(model: Any, method: Depthwise) -> None:
+    """Sets how all depthwise convolutions of a network are computed; functions compiled before stay as they are.
+
+    Raises:
+        UserError: the method is pallas, and the backend is not JAX.
+    """
+    if method == "pallas" and (running := keras.backend.backend()) != "jax":
+        raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras runs on `{running}`; give `--backend jax`.")
+    for layer in model._flatten_layers():
+        if isinstance(layer, DepthwiseConv):
+            layer.method = method
 
 
 def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:

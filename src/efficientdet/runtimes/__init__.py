@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from efficientdet import backend
-from efficientdet.config import PostprocessConfig, Precision, Resize, RuntimeName, Switch
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, RuntimeName, Switch
 from efficientdet.structures import Category, Detections, RawPredictions
 
 
@@ -42,6 +42,7 @@ def load_runtime(
     image_size: tuple[int, int] | None = None,
     precision: Precision = "float32",
     xla: Switch = "auto",
+    depthwise: Depthwise = "convolution",
 ) -> Runtime:
     """Loads weights into the runtime asked for.
 
@@ -52,6 +53,7 @@ def load_runtime(
         image_size: height and width of the network input, px; None: what the weights were trained with.
         precision: of the arithmetic inside the network.
         xla: of Keras's runtime.
+        depthwise: of Keras's runtime, how depthwise convolutions are computed.
 
     Raises:
         UserError: the weights cannot be used, or the runtime is not installed.
@@ -61,7 +63,7 @@ def load_runtime(
     if name == "keras":
         from efficientdet.runtimes.keras import KerasRuntime
 
-        return KerasRuntime(location, xla=xla, **knobs)
+        return KerasRuntime(location, xla=xla, depthwise=depthwise, **knobs)
     from efficientdet.runtimes.openvino import OpenVinoRuntime
 
     return OpenVinoRuntime(location, **knobs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend, limits
-from efficientdet.config import PostprocessConfig, Precision, Resize, Switch
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, Switch
 from efficientdet.structures import Category, Detections, RawPredictions
 
 
@@ -23,6 +23,7 @@ class KerasRuntime:
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
         xla: Switch = "auto",
+        depthwise: Depthwise = "convolution",
     ):
         """Loads weights.
 
@@ -32,8 +33,9 @@ class KerasRuntime:
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
             xla: auto, on or off.
+            depthwise: how depthwise convolutions are computed.
         """
-        from efficientdet.model import anchors, pretrained, weights
+        from efficientdet.model import anchors, layers, pretrained, weights
         from efficientdet.model.efficientdet import EfficientDet
 
         loaded = weights.load(pretrained.find_weights(location))
@@ -43,7 +45,9 @@ class KerasRuntime:
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size
         self.resize: Resize = loaded.model.resize
+        self._precision = precision
         self._model = EfficientDet(loaded.model, precision=backend.use_precision(precision))
+        layers.choose_depthwise(self._model, depthwise)
         weights.assign(self._model, loaded)
         self.anchors = anchors.anchor_boxes(loaded.model, self.image_size)
         function = detect_function(self._model, self.anchors, postprocess or loaded.postprocess)
@@ -70,13 +74,35 @@ class KerasRuntime:
         """Runs the network alone; otherwise as `detect`."""
         return self._run(self._predict, images, valid_size)
 
+    def place(self, images: np.ndarray, valid_size: np.ndarray) -> dict[str, Any]:
+        """Brings a batch to the device."""
+        from keras import ops
+
+        return {"images": ops.convert_to_tensor(images), "valid_size": ops.convert_to_tensor(valid_size)}
+
+    def detect_placed(self, inputs: dict[str, Any]) -> Detections:
+        """Detects in a batch that `place` made, and waits; what was found stays on the device."""
+        found: Detections = self._call(self._detect, inputs)
+        backend.wait_for(found)
+        return found
+
+    def predict_placed(self, inputs: dict[str, Any]) -> RawPredictions:
+        """Runs the network alone; otherwise as `detect_placed`."""
+        found: RawPredictions = self._call(self._predict, inputs)
+        backend.wait_for(found)
+        return found
+
     def _run(self, function: Callable[..., Any], images: np.ndarray, valid_size: np.ndarray) -> Any:
         """Calls a compiled function; NumPy in and out."""
         from keras import ops
 
-        inputs = {"images": ops.convert_to_tensor(images), "valid_size": ops.convert_to_tensor(valid_size)}
-        found = function(*self._values, inputs)
+        found = self._call(function, self.place(images, valid_size))
         return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in found.items()}
+
+    def _call(self, function: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        """Calls a compiled function; a GPU may still be at work on what it returns."""
+        backend.use_precision(self._precision)  # the process may have several; JAX would compile for the last one
+        return function(*self._values, inputs)
 
 
 def predict_function(model: Any) -> Callable[..., RawPredictions]:
