@@ -11,6 +11,8 @@ from collections import deque
 
 from efficientdet.errors import UserError
 
+MOST_HEADERS = 16 * 1024
+"""Bytes of a request's headers. Beyond: 400 or 431."""
 PIXEL_BYTES = 3
 """Memory of a decoded pixel that waits for the model."""
 DECODING_BYTES = 24

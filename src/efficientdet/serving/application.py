@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from efficientdet.detector import Detector, PictureDetections
 from efficientdet.serving import documentation, uploads
-from efficientdet.serving.admission import Budget, Limits, Refusal
+from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
 from efficientdet.serving.batching import Batcher, Model
 from efficientdet.serving.decoding import Decoder
 from efficientdet.serving.gateway import Gateway
@@ -172,6 +172,8 @@ def make_application(
     def route(path: str, answer: Callable[..., Any], method: str = "GET") -> Route:
         async def endpoint(request: Request) -> Response:
             request.state.route = path
+            if sum(len(name) + len(value) for name, value in request.scope["headers"]) > MOST_HEADERS:
+                raise Refusal(431, f"The headers are larger than {MOST_HEADERS:,} bytes.")
             result: Response = await answer(request)
             return result
 

@@ -11,9 +11,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from efficientdet.serving.admission import Limits
 
-MOST_HEADERS = 16 * 1024
-"""Bytes of the head of a request. Beyond: 400."""
-
 _CLOSING_SECONDS = 10.0  # for a client to take its answer
 
 

@@ -20,7 +20,7 @@ import efficientdet
 from efficientdet import progress
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.errors import UserError
-from efficientdet.serving.admission import Limits, check
+from efficientdet.serving.admission import MOST_HEADERS, Limits, check
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
 _DEFAULTS = Limits()
@@ -100,6 +100,7 @@ def serve(
         log = _log if access_log else None
         app = application.make_application(detector, facts, limits, metrics, log)
         busy = application.make_busy(metrics, log)
+        listener.listen(2 * limits.max_connections)
         address = _address(listener)
         _print(f"Serving {name} on {address} (documentation at {address}docs); Ctrl-C stops it.")
         began = time.monotonic()
@@ -164,7 +165,7 @@ def _run(app: Any, busy: Any, listener: socket.socket, limits: Limits) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        h11_max_incomplete_event_size=connections.MOST_HEADERS,
+        h11_max_incomplete_event_size=MOST_HEADERS,
         backlog=2 * limits.max_connections,
         timeout_graceful_shutdown=max(1, round(limits.shutdown_seconds)),
     )

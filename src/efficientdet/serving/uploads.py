@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import email.parser
-import email.policy
 import re
 from collections.abc import AsyncIterator, Iterator
 
@@ -126,14 +125,13 @@ def _name(head: bytes, number: int) -> str:
     Raises:
         Refusal: it has no name, or one that is a path.
     """
-    headers = email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(head.lstrip())
+    # Headers of a form are UTF-8 (RFC 7578, section 5.1).
+    headers = email.parser.HeaderParser().parsestr(head.decode("utf-8", "replace").lstrip(), headersonly=True)
     if headers.get_content_disposition() != "form-data":
         raise Refusal(400, f"Part {number} of the form has no Content-Disposition of form-data.")
-    found = headers.get_filename() or headers.get_param("name", header="content-disposition")
-    if not isinstance(found, str) or not found:
+    name = headers.get_filename() or headers.get_param("name", header="content-disposition")
+    if not isinstance(name, str) or not name:
         raise Refusal(400, f"Part {number} of the form has no name.")
-    # Headers of a form are UTF-8 (RFC 7578, section 5.1); the parser keeps their bytes as surrogates.
-    name = found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name):
         raise Refusal(
             400, f"The name of part {number} is a path, has control characters or is longer than {_LONGEST_NAME}."

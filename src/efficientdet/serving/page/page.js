@@ -208,6 +208,10 @@ async function begin() {
     take(event.target.files);
     event.target.value = "";
   });
+  byId("picture").addEventListener("load", ({ target }) => {
+    byId("canvas").style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
+    byId("canvas").style.setProperty("--width", `${target.naturalWidth}px`);
+  });
   byId("picture").addEventListener("error", () => {
     byId("figure").hidden = true;
     document.body.classList.remove("filled");
