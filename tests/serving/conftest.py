@@ -12,14 +12,14 @@ from efficientdet.structures import Category
 
 @pytest.fixture(scope="session")
 def weights_file(tiny, tmp_path_factory):
-    """Random weights, with a class bias that lets many anchors through."""
+    """Random weights, large enough that every picture has detections of its own."""
     model = EfficientDet(tiny)
     rng = np.random.default_rng(0)
     arrays = {weights.variable_name(variable): variable.numpy() for variable in model.weights}
     for name, values in arrays.items():
         if "predict" in name and name.endswith("kernel"):
-            arrays[name] = rng.normal(0, 0.5, values.shape).astype(np.float32)
-    arrays["class_head/predict/pointwise/bias"] = np.full(27, -1.0, np.float32)
+            arrays[name] = rng.normal(0, 10 if "class" in name else 3, values.shape).astype(np.float32)
+    arrays["class_head/predict/pointwise/bias"] = np.full(27, -1.5, np.float32)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     categories = (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="guinea pig"))
     weights.save(path, arrays, tiny, categories)
