@@ -25,6 +25,7 @@ __all__ = [
     "export",
     "predict",
     "preview",
+    "serve",
     "train",
     "train_seeds",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "export": "efficientdet.exporters.openvino",
     "predict": "efficientdet.detector",
     "preview": "efficientdet.training.previews",
+    "serve": "efficientdet.serving.service",
     "train": "efficientdet.training.run",
     "train_seeds": "efficientdet.training.seeds",
 }
@@ -58,6 +60,7 @@ _NEED_KERAS = {
     "export",
     "predict",
     "preview",
+    "serve",
     "train",
     "train_seeds",
 }
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from efficientdet.exporters.openvino import export
     from efficientdet.model.complexity import describe
     from efficientdet.presets import PRESETS
+    from efficientdet.serving.service import serve
     from efficientdet.structures import Category
     from efficientdet.training.previews import preview
     from efficientdet.training.run import train

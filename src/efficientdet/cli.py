@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
     "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
+    "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
         "import_weights",
@@ -251,7 +252,7 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "export", "import-weights", "preview"):
+    elif verb in ("download", "export", "import-weights", "preview", "serve"):
         console.print(result.text(), soft_wrap=True, markup=False)
     elif verb == "predict":
         for picture, found in result.pictures.items():

@@ -19,9 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from efficientdet.errors import UserError
+
+
+class UnknownFormatError(UserError):
+    """The file is no picture of a format that is read."""
+
+
+class TooManyPixelsError(UserError):
+    """The picture is larger than `MAX_PIXELS`."""
+
 
 MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
@@ -47,6 +56,7 @@ class Facts:
         width: stored columns, px.
         orientation: EXIF orientation 1..8; 1 is upright.
         is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
+        decoded_pixels: px that decoding makes: more than the picture has where a TIFF's tiles are larger than it.
     """
 
     format: str
@@ -55,6 +65,7 @@ class Facts:
     width: int
     orientation: int
     is_plain_jpeg: bool
+    decoded_pixels: int
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -97,6 +108,7 @@ def inspect(source: Path | bytes, name: str) -> Facts:
             width=image.width,
             orientation=orientation if orientation in range(1, 9) else 1,
             is_plain_jpeg=is_plain,
+            decoded_pixels=_decoded_pixels(image),
         )
 
 
@@ -157,18 +169,28 @@ def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
             # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if _decoded_pixels(image) > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 yield image
     except UserError:
         raise
     except Image.DecompressionBombError:
-        raise UserError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
+        raise TooManyPixelsError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except UnidentifiedImageError:
-        raise UserError(f"`{name}` is no picture that can be read; expected {', '.join(_FORMATS)}.") from None
+        raise UnknownFormatError(f"`{name}` is no picture that can be read; expected {', '.join(_FORMATS)}.") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error
+
+
+def _decoded_pixels(image: Image.Image) -> int:
+    """Counts the pixels that decoding makes; a TIFF of 10 x 10 px may have one tile of gigabytes."""
+    pixels = image.width * image.height
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        width, height = (int(image.tag_v2.get(tag, 0)) for tag in tags)
+        pixels = max(pixels, width * height)
+    return pixels
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
