@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import efficientdet
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, one_line
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
@@ -69,16 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(verb, rest)
     except UserError as error:
-        print(f"efficientdet: {_one_line(str(error))}", file=sys.stderr)
+        print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("efficientdet: interrupted.", file=sys.stderr)
         return 130
-
-
-def _one_line(text: str) -> str:
-    """Writes a text in one line; what could steer a terminal, as names of files may hold, becomes `?`."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 def _help() -> str:

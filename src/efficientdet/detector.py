@@ -5,10 +5,11 @@
     detector = efficientdet.Detector("runs/d0")
     detector("photograph.jpg").draw().save("found.jpg")
 
-One detector serves any number of threads: pictures are read and scaled side by side, the network runs one batch after
-the other. It has all processor cores, or the GPU, to itself in any case, and not every runtime bears two calls at once.
+One detector serves any number of threads. Keras takes their batches side by side, on both backends; of other runtimes
+not each bears two calls at once, so there one batch waits for the other; pictures are read and scaled side by side.
 """
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from efficientdet.data import images as image_files
 from efficientdet.data import preprocess
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
+from efficientdet.runtimes import keras as keras_runtime
 from efficientdet.structures import Category
 
 Tiles = tuple[int, int] | Literal["input"]
@@ -76,7 +78,8 @@ class Detector:
         self.batch_size = batch_size
         self.categories = self.runtime.categories
         self.classes = _find_classes(classes, self.categories)
-        self._lock = threading.Lock()
+        is_reentrant = isinstance(self.runtime, keras_runtime.KerasRuntime)
+        self._turn = contextlib.nullcontext() if is_reentrant else threading.Lock()
 
     @overload
     def detect(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -214,7 +217,7 @@ class Detector:
         """Runs the network on a batch of `_letterbox`."""
         pixels, valid_sizes, scales, sizes = zip(*boxed, strict=True)
         batch, valid_size = np.stack(pixels), np.array(valid_sizes, np.int32)
-        with self._lock:
+        with self._turn:
             found = self.runtime.detect(batch, valid_size)
         boxes = preprocess.undo_letterbox(found["boxes"], np.array(scales), np.array(sizes, np.int32))
         is_found = found["labels"] >= 0

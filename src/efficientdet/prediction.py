@@ -27,7 +27,7 @@ from efficientdet.data import media, video
 from efficientdet.data.media import Medium
 from efficientdet.detections import PictureDetections
 from efficientdet.detector import Detector, Tiles
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, one_line
 
 _STANDARD_OUTPUT = Path("-")
 _MOST_PIXELS = 64_000_000  # in a batch; the pictures are kept to draw on them
@@ -59,7 +59,7 @@ class Prediction:
             for name, found in self.videos.items()
             if found["video"]
         ]
-        return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+        return "\n".join(map(one_line, lines))
 
 
 def predict(

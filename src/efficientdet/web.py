@@ -214,7 +214,7 @@ def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late:
                 if arrived > max_bytes:
                     raise too_large
                 if is_late.is_set():
-                    break
+                    raise BrokenError("nobody waits any more", is_passing=False)
                 file.write(chunk)
             if total is not None and arrived != total:
                 raise BrokenError(f"the connection ended after {arrived:,} of {total:,} bytes", is_passing=True)

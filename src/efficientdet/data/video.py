@@ -183,7 +183,7 @@ def _opened(av: Any, address: str, name: str, otherwise: str, **arguments: Any) 
         raise UserError(f"`{name}` is {otherwise}: {_reason(error)}.") from error
     with container:
         if not container.streams.video:
-            raise UserError(f"`{name}` has no pictures, only {len(container.streams)} other streams.")
+            raise UserError(f"`{name}` is {otherwise}: it has no pictures, at most sound.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
