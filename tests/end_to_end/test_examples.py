@@ -86,6 +86,7 @@ def test_the_python_of_the_readme_runs_as_it_is_written(output, tmp_path, monkey
     (tmp_path / "runs" / "d0").symlink_to(output / "run")
     monkeypatch.chdir(tmp_path)
     image = _read(output / "pictures" / "val" / "000002.jpg")
+    Image.fromarray(image).save("photograph.jpg")
     names = {"image": image}
     exec(compile(snippets[0], "README.md", "exec"), names)
     found = names["found"]
