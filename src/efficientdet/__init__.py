@@ -44,7 +44,7 @@ _HOMES = {
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
     "export": "efficientdet.exporters.openvino",
-    "predict": "efficientdet.detector",
+    "predict": "efficientdet.prediction",
     "preview": "efficientdet.training.previews",
     "serve": "efficientdet.serving.service",
     "train": "efficientdet.training.run",
@@ -69,12 +69,13 @@ if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.coco_download import download
     from efficientdet.data.conversion import convert
-    from efficientdet.detector import Detector, predict
+    from efficientdet.detector import Detector
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
     from efficientdet.exporters.openvino import export
     from efficientdet.model.complexity import describe
+    from efficientdet.prediction import predict
     from efficientdet.presets import PRESETS
     from efficientdet.serving.service import serve
     from efficientdet.structures import Category

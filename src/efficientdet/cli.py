@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import efficientdet
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, one_line
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
@@ -18,7 +18,7 @@ VERBS = {
     "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
-    "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
+    "predict": ("efficientdet.prediction", "predict", "detect in pictures, videos, cameras: with boxes, and as JSON"),
     "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
     "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(verb, rest)
     except UserError as error:
-        print(f"efficientdet: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("efficientdet: interrupted.", file=sys.stderr)
@@ -131,7 +131,9 @@ def _run(verb: str, words: list[str]) -> int:
         result = _preview(function, words)
     else:
         result = _call(program, function, words)
-    if as_json:
+    if verb == "predict" and result.output == "-":
+        pass  # its lines are the result
+    elif as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
         _show(verb, result)
@@ -252,13 +254,8 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "export", "import-weights", "preview", "serve"):
+    elif verb in ("download", "export", "import-weights", "predict", "preview", "serve"):
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb == "predict":
-        for picture, found in result.pictures.items():
-            console.print(
-                f"{picture}: {len(found['detections'])} found, {found['picture']}", soft_wrap=True, markup=False
-            )
     elif verb == "train" and not hasattr(result, "best_ap"):  # several seeds
         console.print(result.table())
     elif verb == "train" and result.best_ap is not None:

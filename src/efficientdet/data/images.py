@@ -38,6 +38,9 @@ MAX_PIXELS = 178_956_970
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """How names of picture files end, lower case."""
 
+Picture = np.ndarray | Image.Image | Path | str
+"""uint8[h, w, 3] (RGB, upright), a picture of Pillow's, or a file."""
+
 # Pillow opens the photographs with a second picture inside that phones write (MPO) as JPEG.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _EXIF_ORIENTATION = 0x0112
@@ -76,6 +79,39 @@ class Facts:
     def upright_size(self) -> tuple[int, int]:
         """Height and width after the EXIF rotation, px."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
+    """Takes the pixels of a picture of any kind, upright.
+
+    Args:
+        picture: pixels, a picture of Pillow's, or a file.
+        name: what an error calls the picture; none: its path, or `image`.
+
+    Returns:
+        uint8[H, W, 3], RGB; an array is given back as it is.
+
+    Raises:
+        UserError: an array of another kind, or a file that `read_image` refuses.
+    """
+    if isinstance(picture, np.ndarray):
+        name = name or "image"
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
+            hint = "; give a list of pictures for several" if picture.ndim == 4 else ""
+            raise UserError(
+                f"`{name}` is {picture.dtype}{list(picture.shape)}; expected uint8[height, width, 3]{hint}."
+            )
+        return picture
+    if isinstance(picture, Image.Image):
+        name = name or str(getattr(picture, "filename", "")) or "image"
+        with _explained(name):
+            _check_pixels(picture)
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), name))
+    if not isinstance(picture, Path | str):
+        raise UserError(
+            f"`{name or 'image'}` is of type {type(picture).__name__}; expected an array, a picture or a path."
+        )
+    return read_image(Path(picture), name or str(picture))
 
 
 def read_image(source: Path | bytes, name: str) -> np.ndarray:
@@ -164,14 +200,24 @@ def strip_exif(jpeg: bytes) -> bytes:
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Opens a picture; whatever Pillow raises inside the block becomes a UserError that names the file."""
     content = source if isinstance(source, bytes) else read_file(source, name)
+    with _explained(name), warnings.catch_warnings():
+        # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _check_pixels(image)
+            yield image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if _decoded_pixels(image) > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns whatever Pillow raises inside the block into a UserError that names the picture."""
     try:
-        with warnings.catch_warnings():
-            # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                if _decoded_pixels(image) > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                yield image
+        yield
     except UserError:
         raise
     except Image.DecompressionBombError:
