@@ -42,7 +42,7 @@ _HOMES = {
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
-    "export": "efficientdet.exporters.openvino",
+    "export": "efficientdet.exporters.exports",
     "predict": "efficientdet.detector",
     "preview": "efficientdet.training.previews",
     "train": "efficientdet.training.run",
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
-    from efficientdet.exporters.openvino import export
+    from efficientdet.exporters.exports import export
     from efficientdet.model.complexity import describe
     from efficientdet.presets import PRESETS
     from efficientdet.structures import Category

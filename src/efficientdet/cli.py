@@ -19,7 +19,7 @@ VERBS = {
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
-    "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
+    "export": ("efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
         "import_weights",
@@ -123,6 +123,8 @@ def _run(verb: str, words: list[str]) -> int:
         (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
+    if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
+        name = "verify_export"
     function = getattr(importlib.import_module(module), name)
     if verb == "train":
         result = _train(function, words)
