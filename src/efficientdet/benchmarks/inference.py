@@ -175,7 +175,7 @@ def benchmark_inference(
     encoded = _read_pictures(pictures)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
-        location = stack.enter_context(_weights_of(model))
+        location = stack.enter_context(weights_of(model))
         candidates: list[_Candidate] = []
         for name, precision in itertools.product(runtimes, precisions):
             before = memory.resident()
@@ -241,7 +241,7 @@ def _to_jpeg(picture: np.ndarray) -> bytes:
 
 
 @contextlib.contextmanager
-def _weights_of(model: str) -> Iterator[str | Path]:
+def weights_of(model: str) -> Iterator[str | Path]:
     """Gives a location of weights; those of a preset are random and in a file for as long as the block runs."""
     if model not in presets.MODELS:
         yield model

@@ -200,7 +200,9 @@ def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str,
     if batch_size < 0:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1, or 0 for any number.")
     if precision == "int8" and not data:
-        raise UserError("`precision` is int8, whose AP is measured; give labelled records: `--data RECORDS --split val`.")
+        raise UserError(
+            "`precision` is int8, whose AP is measured; give labelled records: `--data RECORDS --split val`."
+        )
 
 
 def _check_place(target: Path) -> None:
@@ -219,9 +221,7 @@ def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.
     return calibration.find(location, manifest.model, manifest.categories, count)
 
 
-def _write(
-    folder: Path, loaded: weight_files.Weights, manifest: Manifest, samples: list[calibration.Sample]
-) -> None:
+def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, samples: list[calibration.Sample]) -> None:
     """Writes the files of a format."""
     if manifest.target == "saved_model":
         from efficientdet.exporters import saved_model
@@ -269,6 +269,8 @@ def _verify(
         ours, keras, [*shown, *samples[:_MOST_SAMPLES]], bounds, has_raw=manifest.answer == "raw"
     )
     found = compared.to_dict()
+    if manifest.has_letterbox:
+        _verify_letterbox(folder, manifest)
     if precision != "int8":
         if problem := compared.problem(bounds):
             raise UserError(f"The {manifest.target} of `{loaded.path}` does not answer as Keras does: {problem}.")
@@ -282,6 +284,16 @@ def _verify(
             f"`max_ap_loss` is {max_ap_loss:g}. Calibrate with more pictures, or take float16."
         )
     return {**found, "ap": ap, "keras_ap": keras_ap}
+
+
+def _verify_letterbox(folder: Path, manifest: Manifest) -> None:
+    """Raises a UserError if the letterbox inside of a SavedModel is another than ours."""
+    from efficientdet.exporters import saved_model
+
+    score, box = saved_model.letterbox_difference(folder, manifest)
+    bounds = verification.LIMITS["float32"]
+    if not (score <= bounds.score and box <= bounds.box):
+        raise UserError(f"The letterbox of `{folder}` moves scores by {score:.1e} and boxes by {box:.2g} px.")
 
 
 def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float:

@@ -26,9 +26,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
         manifest: what to write.
         samples: of int8, pictures whose activations are measured.
     """
-    graph = openvino.convert(
-        loaded, manifest.model.image_size, answer=manifest.answer, batch_size=manifest.batch_size
-    )
+    graph = openvino.convert(loaded, manifest.model.image_size, answer=manifest.answer, batch_size=manifest.batch_size)
     if manifest.precision == "int8":
         graph = _quantize(graph, list(samples))
     openvino.write(folder / GRAPHS["openvino"], graph, halve=manifest.precision == "float16")
@@ -47,7 +45,5 @@ def _quantize(graph: Any, samples: list[Sample]) -> Any:
         warnings.simplefilter("ignore")  # of packages that it imports
         import nncf
 
-        dataset = nncf.Dataset(
-            samples, lambda sample: {"images": sample.images, "valid_size": sample.valid_size}
-        )
+        dataset = nncf.Dataset(samples, lambda sample: {"images": sample.images, "valid_size": sample.valid_size})
         return nncf.quantize(graph, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(samples))

@@ -14,7 +14,9 @@ them before.
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import preprocess
+import numpy as np
+
+from efficientdet.data import preprocess, synthetic
 from efficientdet.model import tracing, weights
 from efficientdet.runtimes import saved_model
 from efficientdet.runtimes.manifest import Manifest
@@ -39,8 +41,33 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
     signatures = {saved_model.SIGNATURE: letterboxed, "serving_default": letterboxed}
     if manifest.has_letterbox:
         signatures |= {"serving_default": _encoded(letterboxed, manifest), "pictures": _pictures(letterboxed, manifest)}
-    # The functions themselves too: a signature alone has no name that `tf.saved_model.load(...)` would show.
     tf.saved_model.save(module, folder, signatures=signatures)
+
+
+def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float]:
+    """Compares the signatures with the letterbox inside with the one without, on a picture of another shape.
+
+    Returns:
+        Largest difference of a score, and of a side of a box in px of the picture, of detections at the same place of
+        the list.
+    """
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(folder).signatures
+    height, width = manifest.model.image_size
+    picture, _, _ = synthetic.draw_picture(0, 0, (height + 31, width // 2 + 40))
+    images, valid_size, scale = preprocess.letterbox(picture, (height, width), manifest.model.resize)
+    count = manifest.batch_size or 1
+    inputs = [tf.constant(array[None].repeat(count, axis=0)) for array in (images, np.array(valid_size, np.int32))]
+    expected = signatures[saved_model.SIGNATURE](images=inputs[0], valid_size=inputs[1])
+    boxes = preprocess.undo_letterbox(expected["boxes"].numpy(), np.float32([scale]), np.int32([picture.shape[:2]]))
+    encoded = tf.repeat(tf.io.encode_png(picture)[None], count, axis=0)
+    answers = [
+        signatures["serving_default"](encoded=encoded),
+        signatures["pictures"](pictures=tf.repeat(picture[None], count, axis=0)),
+    ]
+    scores = max(float(np.abs(found["scores"] - expected["scores"]).max()) for found in answers)
+    return scores, max(float(np.abs(found["boxes"] - boxes).max()) for found in answers)
 
 
 def _encoded(letterboxed: Any, manifest: Manifest) -> Any:

@@ -157,7 +157,9 @@ def _parse(path: Path) -> Manifest:
         UserError: it is missing, or not as `write` writes it.
     """
     if not path.is_file():
-        raise UserError(f"`{path}` is missing; an export is a folder with this file, as `efficientdet export` makes it.")
+        raise UserError(
+            f"`{path}` is missing; an export is a folder with this file, as `efficientdet export` makes it."
+        )
     try:
         if path.stat().st_size > _LARGEST:
             raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is no manifest of an export.")
@@ -182,7 +184,9 @@ def _parse(path: Path) -> Manifest:
     if any(values.get(name) != excerpt for name, excerpt in _excerpts(manifest.model).items()):
         raise UserError(f"`{path}` contradicts itself: `preprocessing` and `anchors` are not those of `model`.")
     if len(manifest.categories) != manifest.model.num_classes:
-        raise UserError(f"`{path}` has {len(manifest.categories)} classes and a model for {manifest.model.num_classes}.")
+        raise UserError(
+            f"`{path}` has {len(manifest.categories)} classes and a model for {manifest.model.num_classes}."
+        )
     if not 0 <= manifest.batch_size <= 4096:
         raise UserError(f"`{path}: batch_size` is {manifest.batch_size}; expected 0 (any) to 4096.")
     try:
@@ -199,7 +203,9 @@ def _check_sums(sums: Any, path: Path) -> dict[str, str]:
     for name, value in sums.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or not isinstance(value, str) or len(value) != 64:
-            raise UserError(f"`{path}: files` has {name[:60]!r}; expected names inside of the folder and their SHA-256.")
+            raise UserError(
+                f"`{path}: files` has {name[:60]!r}; expected names inside of the folder and their SHA-256."
+            )
     return sums
 
 

@@ -21,24 +21,19 @@ from efficientdet.runtimes.manifest import OUTPUTS, Manifest
 SIGNATURE = "letterboxed"
 
 # Pure functions of their inputs, but for ReadVariableOp. A new version of TensorFlow or of the network may need more.
-_OPERATIONS = frozenset(
-    """
-    Add AddV2 All Any ArgMax AvgPool BatchMatMulV2 BiasAdd Bitcast BroadcastArgs BroadcastTo Cast Ceil ConcatV2 Const
-    Conv2D DecodeImage DecodeJpeg DepthwiseConv2dNative Div Equal Exp ExpandDims ExtractJpegShape Fill Floor FloorDiv
-    FloorMod GatherNd GatherV2 Greater GreaterEqual Identity IdentityN If Less LessEqual LogicalAnd LogicalNot LogicalOr
-    LoopCond MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp NotEqual OnesLike Pack Pad PadV2
-    PartitionedCall Placeholder Prod QuantizeV2 Range RealDiv ReadVariableOp Relu Relu6 Reshape ResizeBilinear
-    ResizeNearestNeighbor ResourceGather Round Rsqrt ScaleAndTranslate Select SelectV2 Shape Sigmoid Slice Softmax
-    Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient StridedSlice
-    Sub Substr Sum Swish TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile
-    TopK TopKV2 Transpose Unpack VarHandleOp While ZerosLike
-    """.split()
-)
-_SAVING = frozenset(
-    """
-    AssignVariableOp MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch StringJoin
-    """.split()
-)
+_OPERATIONS_OF_OURS = """
+    Add AddV2 Any BiasAdd Bitcast BroadcastTo Cast ConcatV2 Const Conv2D DecodeImage DecodeJpeg DepthwiseConv2dNative
+    EnsureShape Equal Exp ExpandDims Fill FloorDiv FloorMod GatherV2 Greater Identity IdentityN Less LogicalAnd Max
+    MaxPool Maximum Mean Min Minimum Mul Neg NoOp Pack PartitionedCall Placeholder Prod QuantizeV2 Range ReadVariableOp
+    RealDiv Relu Relu6 Reshape ResizeBilinear ScaleAndTranslate Select SelectV2 Shape Sigmoid Size Slice Softmax Sqrt
+    Square Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice Sub Substr Sum TensorListFromTensor
+    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile TopKV2 Transpose Unpack VarHandleOp While
+    ZerosLike
+"""
+_OPERATIONS_OF_SAVERS = """
+    AssignVariableOp DisableCopyOnRead MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch
+    StringJoin
+"""
 _SAVERS = ("__inference__traced_save", "__inference__traced_restore")
 _OBJECTS = ("user_object", "function", "bare_concrete_function", "variable", "constant", "captured_tensor")
 _LARGEST = 2 * 10**9  # bytes of the program, as protobuf has it
@@ -64,7 +59,9 @@ def open_program(folder: Path, manifest: Manifest) -> exported.Program:
         loaded = tf.saved_model.load(folder)
         function = loaded.signatures[SIGNATURE]
     except Exception as error:  # whatever a damaged graph leads to
-        raise UserError(f"`{folder}` is no SavedModel that TensorFlow loads: {' '.join(str(error).split())}.") from error
+        raise UserError(
+            f"`{folder}` is no SavedModel that TensorFlow loads: {' '.join(str(error).split())}."
+        ) from error
     inputs = function.structured_input_signature[1]
     exported.check_outputs(path, manifest, [*inputs, *function.structured_outputs])
     names = OUTPUTS[manifest.answer]
@@ -92,14 +89,16 @@ def _check(path: Path) -> None:
     if len(program.meta_graphs) != 1 or not program.meta_graphs[0].object_graph_def.nodes:
         raise UserError(f"`{path}` is no SavedModel of TensorFlow 2 with one graph, as exports of this program are.")
     graph = program.meta_graphs[0]
+    allowed = frozenset(_OPERATIONS_OF_OURS.split())
+    with_saving = allowed | frozenset(_OPERATIONS_OF_SAVERS.split())
     for node in graph.object_graph_def.nodes:
         if (kind := node.WhichOneof("kind")) not in _OBJECTS:
             raise UserError(f"`{path}` holds an object of the kind `{kind}`, which is refused.")
     for function in graph.graph_def.library.function:
         is_saver = function.signature.name.startswith(_SAVERS)
-        _check_operations(path, function.node_def, _OPERATIONS | _SAVING if is_saver else _OPERATIONS)
+        _check_operations(path, function.node_def, with_saving if is_saver else allowed)
     # TensorFlow runs none of the outer graph here; it calls the savers.
-    _check_operations(path, graph.graph_def.node, _OPERATIONS | _SAVING, may_save=True)
+    _check_operations(path, graph.graph_def.node, with_saving, may_save=True)
 
 
 def _check_operations(path: Path, nodes: Iterable[Any], allowed: frozenset[str], *, may_save: bool = False) -> None:
