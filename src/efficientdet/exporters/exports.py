@@ -61,8 +61,8 @@ class Export:
         if "ap" in found:
             return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
         return what + (
-            f"on {found['pictures']} pictures {found['detections']} detections differ from Keras's by "
-            f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px at most, {found['apart']} more"
+            f"{found['detections']} detections on {found['pictures']} pictures differ from Keras's by at most "
+            f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more"
         )
 
 

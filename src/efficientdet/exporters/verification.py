@@ -10,8 +10,8 @@ Two comparisons on the same letterboxed pictures, with Keras in float32:
   So a small share of detections may have no partner, or a worse one; the share is counted, and has a limit.
 
 Limits are of the precision. float32 differs by the order of sums. float16 and bfloat16 have 11 and 8 binary digits, so
-that a logit of 2 is known to 0.001 and 0.008 at best, and errors of a hundred layers add up. int8 has no such limit; its
-AP is measured instead.
+that a logit of 2 is known to 0.001 and 0.008 at best, and errors of a hundred layers add up. int8 has no such limit;
+its AP is measured instead.
 """
 
 import dataclasses
