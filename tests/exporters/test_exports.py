@@ -275,3 +275,28 @@ def test_an_export_keeps_what_it_was_made_for(made, format):
     if format != "openvino":
         with pytest.raises(UserError, match="`precision` is mixed_float16, but"):
             runtimes.load_runtime(export.path, precision="mixed_float16")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
+def test_a_run_ends_with_an_export(tmp_path, capsys):
+    words = (
+        "train demo --data.train synthetic --data.synthetic-examples 8 --data.validation none --model.image-size 32 32 "
+        f"--training.batch-size 8 --training.epochs 1 --run-dir {tmp_path / 'run'}"
+    ).split()
+    assert cli.main([*words, "--export", "openvino"]) == 0
+    folder, manifest = manifests.read(tmp_path / "run" / "exports" / "openvino")
+    assert (manifest.target, manifest.precision, manifest.model.image_size) == ("openvino", "float32", (32, 32))
+    assert f"{folder}: openvino, float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--export", "tensorrt"], "`--export` is tensorrt; there are saved_model"),
+        (["--export", "onnx", "--seeds", "0..1"], "`--export` and `--seeds` do not go together"),
+    ],
+)
+def test_a_run_that_could_not_end_with_its_export_does_not_begin(tmp_path, capsys, words, message):
+    assert cli.main(["train", "demo", "--run-dir", str(tmp_path / "run"), *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

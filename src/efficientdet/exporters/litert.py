@@ -5,6 +5,7 @@ int8: weights and activations of 8 bits, pictures in and predictions out as ever
 """
 
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
         if manifest.precision == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: _representatives(samples)
-        content = converter.convert()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converter's, of its own interpreter
+            content = converter.convert()
     (folder / GRAPHS["litert"]).write_bytes(content)
 
 
