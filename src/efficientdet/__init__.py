@@ -43,7 +43,7 @@ _HOMES = {
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
-    "export": "efficientdet.exporters.openvino",
+    "export": "efficientdet.exporters.exports",
     "predict": "efficientdet.prediction",
     "preview": "efficientdet.training.previews",
     "serve": "efficientdet.serving.service",
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
-    from efficientdet.exporters.openvino import export
+    from efficientdet.exporters.exports import export
     from efficientdet.model.complexity import describe
     from efficientdet.prediction import predict
     from efficientdet.presets import PRESETS

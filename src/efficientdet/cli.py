@@ -19,7 +19,7 @@ VERBS = {
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
     "predict": ("efficientdet.prediction", "predict", "detect in pictures, videos, cameras: with boxes, and as JSON"),
-    "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
+    "export": ("efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"),
     "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
@@ -35,6 +35,7 @@ VERBS = {
 BENCHMARKS = {
     "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input", "records to batches, and what limits it"),
     "train": ("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
+    "exports": ("efficientdet.benchmarks.exports", "benchmark_exports", "each format and precision: size, AP, speed"),
     "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "pictures to detections, and each part"),
 }
 
@@ -124,6 +125,8 @@ def _run(verb: str, words: list[str]) -> int:
         (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
+    if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
+        name = "verify_export"
     function = getattr(importlib.import_module(module), name)
     if verb == "train":
         result = _train(function, words)
@@ -161,12 +164,46 @@ def _call(program: str, function: Callable[..., Any], words: list[str]) -> Any:
 def _train(function: Callable[..., Any], words: list[str]) -> Any:
     """Trains once, or once a seed of `--seeds`."""
     words, text = _take_option(words, "--seeds")
+    words, export_format = _take_option(words, "--export")
+    if export_format is not None:
+        _check_export(export_format, text)
     config = _training_config(words)
     if text is None:
-        return function(config)
+        summary = function(config)
+        if export_format is not None:
+            _export_run(summary.run_dir, export_format)
+        return summary
     from efficientdet.training import seeds
 
     return seeds.train_seeds(config, seeds.parse(text))
+
+
+def _check_export(name: str, seeds: str | None) -> None:
+    """Raises a UserError for an `--export` of `train` that would fail after hours of training."""
+    from efficientdet import backend
+    from efficientdet.exporters import exports
+
+    if backend.running() != "tensorflow":
+        raise UserError("`--export` converts on TensorFlow; train without it, then `efficientdet export` the run.")
+    if name not in exports.PRECISIONS:
+        raise UserError(f"`--export` is {name}; there are {', '.join(exports.PRECISIONS)}.")
+    if seeds is not None:
+        raise UserError("`--export` and `--seeds` do not go together; export the best run afterwards.")
+    exports.require(name)
+
+
+def _export_run(run_dir: str, name: str) -> None:
+    """Ends a run with an export of its best weights, in its folder; of several processes the first does."""
+    import pathlib
+
+    from efficientdet import progress
+    from efficientdet.exporters import exports
+    from efficientdet.training import processes
+
+    if processes.is_first():
+        run = pathlib.Path(run_dir)
+        made = exports.export(run, format=name, output=run / "exports" / name)  # type: ignore[arg-type]
+        progress.console.print(made.text(), soft_wrap=True, markup=False)
 
 
 def _training_config(words: list[str]) -> Any:
@@ -184,7 +221,8 @@ def _training_config(words: list[str]) -> Any:
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "
         f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead. "
-        "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation."
+        "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation. "
+        "`--export saved_model` (onnx, litert, openvino) ends the run with an export in RUN_DIR/exports."
     )
     return tyro.cli(
         ExperimentConfig, args=rest, default=start, prog="efficientdet train PRESET", description=description

@@ -1,0 +1,54 @@
+"""The benchmark of exports: each is made, verified and timed beside Keras."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from efficientdet.benchmarks import exports, inference
+from efficientdet.errors import UserError
+from efficientdet.exporters import exports as exporting
+from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
+from efficientdet.structures import Category
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
+
+
+@pytest.fixture(scope="module")
+def weights_file(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    arrays = {weights.variable_name(variable): variable.numpy() for variable in EfficientDet(tiny).weights}
+    arrays["class_head/predict/pointwise/bias"] = np.full(27, -1.0, np.float32)
+    weights.save(path, arrays, tiny, [Category(id=number + 1, name=str(number)) for number in range(3)])
+    return path
+
+
+def test_a_row_for_keras_and_each_export(weights_file, tmp_path):
+    output = tmp_path / "result.json"
+    result = exports.benchmark_exports(
+        str(weights_file), formats=("openvino",), rounds=2, turn_seconds=0.01, output=output
+    )
+    rows = [(row["format"], row["precision"], row["answer"]) for row in result.rows]
+    # Without records AP is not measured, and int8 not written.
+    expected = [("openvino", precision, "raw") for precision in ("float32", "float16")]
+    assert rows == [("weights", "float32", "Keras"), *expected]
+    for row in result.rows:
+        assert row["ap"] is None
+        assert row["megabytes"] > 0
+        assert row["images_per_second"]["min"] <= row["images_per_second"]["median"]
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+    assert result.table().row_count == 3
+    assert {"what", "rows", "hardware", "versions", "commit", "command", "date"} <= set(json.loads(output.read_text()))
+
+
+def test_the_benchmark_of_inference_takes_an_export(weights_file, tmp_path):
+    made = exporting.export(weights_file, format="openvino", output=tmp_path / "export")
+    result = inference.benchmark_inference(made.path, rounds=1, turn_seconds=0.01)
+    assert {row["by"] for row in result.rows if row["part"] == "network"} == {"openvino"}
+
+
+def test_no_round_is_one_line(weights_file):
+    with pytest.raises(UserError, match="`rounds` is 0"):
+        exports.benchmark_exports(str(weights_file), rounds=0)
