@@ -176,6 +176,32 @@ def _gpu() -> str:
     return _table([f"EfficientDet-D0 on one {name}", "batch", "images/s: median (range)", "p50, ms"], rows)
 
 
+_GROWTH = {
+    "model": "network of {}, batch 1",
+    "side": "network of D0, {0} x {0} px, batch 1",
+    "batch": "network of D0, 512 px, batch {}",
+    "training batch": "training D0, 256 px, batch {}",
+    "images/s, by image size": "input pipeline, {0} x {0} px",
+    "images/s, by boxes a picture": "input pipeline, {} boxes a picture",
+    "seconds to the first batch, by shards": "seconds to the first batch, {} shards",
+}
+
+
+def _growth() -> str:
+    """Speed and memory by batch, size, boxes, shards and model."""
+    found = _read("growth-cpu.json")
+    if found is None:
+        return "Not measured yet."
+    rows = []
+    for row in found["rows"]:
+        memory = row.get("memory_mb")
+        what = _GROWTH[row["what"]].format(str(row["value"]).upper())
+        rows.append([what, _range(row["speed"]), "" if memory is None else f"{memory:,.0f}"])
+    hardware = found["hardware"]
+    header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
+    return _table([header, "images/s: median (range)", "memory, MB"], rows)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "ratios": _ratios,
     "input": _input,
@@ -183,6 +209,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "inference": _inference,
     "roofline": _roofline,
     "gpu": _gpu,
+    "growth": _growth,
 }
 
 

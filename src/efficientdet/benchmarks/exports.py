@@ -128,7 +128,7 @@ def benchmark_exports(
     with inference.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
         keras = KerasRuntime(location)
         samples = _samples(keras, pictures)
-        row = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}
+        row: dict[str, Any] = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}
         row |= {"megabytes": round(keras.path.stat().st_size / 1e6, 2), "ap": _ap(keras, data, split)}
         loaded, refused = [_Loaded(keras, samples, row)], []
         for name, precision in wanted:

@@ -60,7 +60,9 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
     count = manifest.batch_size or 1
     inputs = [tf.constant(array[None].repeat(count, axis=0)) for array in (images, np.array(valid_size, np.int32))]
     expected = signatures[saved_model.SIGNATURE](images=inputs[0], valid_size=inputs[1])
-    boxes = preprocess.undo_letterbox(expected["boxes"].numpy(), np.float32([scale]), np.int32([picture.shape[:2]]))
+    boxes = preprocess.undo_letterbox(
+        expected["boxes"].numpy(), np.array([scale], np.float32), np.array([picture.shape[:2]], np.int32)
+    )
     encoded = tf.repeat(tf.io.encode_png(picture)[None], count, axis=0)
     answers = [
         signatures["serving_default"](encoded=encoded),

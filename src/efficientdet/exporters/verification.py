@@ -124,7 +124,7 @@ def _scores(logits: np.ndarray) -> np.ndarray:
 def _row(detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Takes the boxes, labels and scores of the only picture."""
     count = int(detections["num_detections"][0])
-    boxes, labels, scores = (np.asarray(detections[name][0])[:count] for name in ("boxes", "labels", "scores"))  # type: ignore[literal-required]
+    boxes, labels, scores = (np.asarray(detections[name][0])[:count] for name in ("boxes", "labels", "scores"))
     return boxes, labels, scores
 
 

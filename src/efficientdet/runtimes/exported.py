@@ -67,9 +67,9 @@ class ExportRuntime:
 
         found = self._run(images, valid_size)
         if self.manifest.answer == "detections":
-            return {name: found[name] for name in manifests.OUTPUTS["detections"]}  # type: ignore[return-value, literal-required]
-        raw = (found[name] for name in manifests.OUTPUTS["raw"])
-        return host_postprocess.detect(*raw, self.anchors, self._postprocess)
+            return {name: found[name] for name in manifests.OUTPUTS["detections"]}  # type: ignore[return-value]
+        logits, deltas, best = (found[name] for name in manifests.OUTPUTS["raw"])
+        return host_postprocess.detect(logits, deltas, best, self.anchors, self._postprocess)
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
         """Runs the network alone; otherwise as `detect`.

@@ -106,7 +106,8 @@ class OpenVinoRuntime:
         found: list[Any] = []
         for outputs in self._run(images, valid_size):
             if self.manifest.answer == "raw":
-                found.append(host_postprocess.detect(*outputs, self.anchors, self._postprocess))
+                logits, deltas, best = outputs
+                found.append(host_postprocess.detect(logits, deltas, best, self.anchors, self._postprocess))
             else:
                 names = manifests.OUTPUTS["detections"]
                 found.append({name: array.copy() for name, array in zip(names, outputs, strict=True)})
@@ -302,7 +303,7 @@ def _check(path: Path) -> None:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, DefusedXmlException) as error:
         raise UserError(f"`{path}` is no graph of OpenVINO: {error}.") from error
-    for layer in root.iter("layer"):
+    for layer in () if root is None else root.iter("layer"):
         if not re.fullmatch(r"opset\d+", layer.get("version", "")):
             kind = f"{layer.get('version', '')}.{layer.get('type', '')}"[:60]
             raise UserError(f"`{path}` has the custom operation `{kind}`, which is refused.")

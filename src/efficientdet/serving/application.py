@@ -19,7 +19,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from efficientdet.detector import Detector, PictureDetections
+from efficientdet.detections import PictureDetections
+from efficientdet.detector import Detector
 from efficientdet.serving import documentation, uploads
 from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
 from efficientdet.serving.batching import Batcher, Model
