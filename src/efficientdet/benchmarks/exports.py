@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from efficientdet import evaluation, files, progress, runtimes
-from efficientdet.benchmarks import inference, report, timing
+from efficientdet.benchmarks import drawn_weights, report, timing
 from efficientdet.config import ExportFormat, ExportPrecision
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, exports
@@ -125,7 +125,7 @@ def benchmark_exports(
     wanted = [pair for pair in wanted if data or pair[1] != "int8"]
     for pair in wanted:
         exports.require(*pair)
-    with inference.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
+    with drawn_weights.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
         keras = KerasRuntime(location)
         samples = _samples(keras, pictures)
         row: dict[str, Any] = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}

@@ -4,25 +4,22 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from efficientdet import backend, detector, files, presets, progress
-from efficientdet.benchmarks import accelerator, report, rivals, suppression, timing
-from efficientdet.config import Depthwise, ModelConfig, PostprocessConfig, Precision, RuntimeName
+from efficientdet import detector, files, progress
+from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, suppression, timing
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
 from efficientdet.model import host_postprocess
 from efficientdet.runtimes import manifest
-from efficientdet.structures import Category
 from efficientdet.training import memory
 
 _THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
@@ -182,7 +179,7 @@ def benchmark_inference(
     encoded = _read_pictures(pictures)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
-        location = stack.enter_context(weights_of(model))
+        location = stack.enter_context(drawn_weights.weights_of(model))
         candidates: list[_Candidate] = []
         ways = [(name, way) for name in runtimes for way in (depthwise if name == "keras" else ("convolution",))]
         for (name, way), precision in itertools.product(ways, precisions):
@@ -248,46 +245,6 @@ def _to_jpeg(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def weights_of(model: str) -> Iterator[str | Path]:
-    """Gives a location of weights; those of a preset are random and in a file for as long as the block runs."""
-    if model not in presets.MODELS:
-        yield model
-        return
-    from efficientdet.model import weights
-
-    config = presets.MODELS[model]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{model}{weights.SUFFIX}"
-        arrays = _random_weights(config)
-        categories = [Category(id=number + 1, name=str(number + 1)) for number in range(config.num_classes)]
-        weights.save(path, arrays, config, categories)
-        yield path
-
-
-def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Draws weights whose answers differ from place to place, as suppression wants.
-
-    The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
-    logits are the same.
-    """
-    from efficientdet.model import weights
-    from efficientdet.model.efficientdet import EfficientDet
-
-    keras.utils.set_random_seed(0)
-    network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
-    drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
-    trainable, statistics = network.trainable_variables, network.non_trainable_variables
-
-    def normalize(images: Any) -> Any:
-        values = [variable.value for variable in trainable], [variable.value for variable in statistics]
-        return network.stateless_call(*values, {"images": images}, training=True)[1]
-
-    for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
-        variable.assign(value)
-    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable) for variable in network.weights}
 
 
 def _candidates(

@@ -1,0 +1,56 @@
+"""Weights of a preset, drawn at random, whose answers differ from place to place as trained ones' do."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from efficientdet import backend, presets
+from efficientdet.config import ModelConfig
+from efficientdet.data import synthetic
+from efficientdet.structures import Category
+
+
+@contextlib.contextmanager
+def weights_of(model: str) -> Iterator[str | Path]:
+    """Gives a location of weights; those of a preset are random and in a file for as long as the block runs."""
+    if model not in presets.MODELS:
+        yield model
+        return
+    from efficientdet.model import weights
+
+    config = presets.MODELS[model]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model}{weights.SUFFIX}"
+        arrays = _random_weights(config)
+        categories = [Category(id=number + 1, name=str(number + 1)) for number in range(config.num_classes)]
+        weights.save(path, arrays, config, categories)
+        yield path
+
+
+def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Draws weights whose answers differ from place to place, as suppression wants.
+
+    The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
+    logits are the same.
+    """
+    from efficientdet.model import weights
+    from efficientdet.model.efficientdet import EfficientDet
+
+    keras.utils.set_random_seed(0)
+    network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
+    drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
+    trainable, statistics = network.trainable_variables, network.non_trainable_variables
+
+    def normalize(images: Any) -> Any:
+        values = [variable.value for variable in trainable], [variable.value for variable in statistics]
+        return network.stateless_call(*values, {"images": images}, training=True)[1]
+
+    for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
+        variable.assign(value)
+    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable) for variable in network.weights}
