@@ -1,6 +1,6 @@
 """What do tiles find that the whole picture does not? AP on large pictures with small objects.
 
-Each large picture is a plain ground on which generated pictures lie (data/synthetic.py), shrunk; their boxes are known.
+Each large picture is put together of generated pictures (data/synthetic.py), whose boxes are known.
 The detector looks at it as a whole, in tiles as large as its input, and in tiles whose answers are not merged; and
 supervision's slicer, where it is installed, slices for the same detector. Writes AP, time and numbers of boxes as JSON.
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from PIL import Image
 
 import efficientdet
 from efficientdet import backend, evaluation, files, tiles
@@ -40,9 +39,8 @@ def main(
     *,
     output: Path,
     pictures: int = 16,
-    side: int = 1280,
-    pieces: int = 24,
-    shrink: float = 0.6,
+    pieces: int = 5,
+    piece_side: int = 126,
     overlap: float = 0.2,
 ) -> None:
     """Composes, detects, counts.
@@ -51,27 +49,25 @@ def main(
         weights: of a detector of generated shapes, such as the run of `efficientdet demo`.
         output: JSON file to write.
         pictures: large ones.
-        side: height and width of a large picture, px.
-        pieces: generated pictures on it; with more, objects exceed COCO's limit of 100 detections.
-        shrink: of a generated picture, which is drawn as large as the network's input.
+        pieces: generated pictures along each side; with more, objects exceed COCO's limit of 100 detections.
+        piece_side: their height and width, px; best that of the pictures that the weights were trained on.
         overlap: of tiles, share of a side.
     """
     backend.choose()
     detector = efficientdet.Detector(weights, score_threshold=_SCORE)
-    input_size = detector.runtime.image_size
-    large = [_compose(number, side, pieces, input_size, shrink) for number in range(pictures)]
+    large = [_compose(number, pieces, piece_side) for number in range(pictures)]
     rows = {}
     for name, detect in _candidates(detector, overlap).items():
         rows[name] = _measure(detect, large, detector.categories)
         print(f"{name:32} {rows[name]}", flush=True)
     facts = {
         "pictures": pictures,
-        "side": side,
+        "side": pieces * piece_side,
         "objects": sum(len(labels) for _, _, labels in large),
         "median_object_side": round(
             float(np.sqrt(np.median(np.concatenate([_areas(boxes) for _, boxes, _ in large])))), 1
         ),
-        "tile": list(input_size),
+        "tile": list(detector.runtime.image_size),
         "overlap": overlap,
         "weights": weights.name,
     }
@@ -79,25 +75,17 @@ def main(
     files.write_json(output, {"what": what, "facts": facts, "rows": rows, **report.circumstances()})
 
 
-def _compose(number: int, side: int, pieces: int, size: tuple[int, int], shrink: float) -> _Large:
-    """Lays generated pictures on a plain ground, none over another: uint8[H, W, 3], float32[N, 4] yxyx px, int32[N]."""
-    rng = np.random.default_rng([_SEED, number])
-    ground = rng.integers(60, 196, 3) + rng.normal(0, 6, (side, side, 3))
-    canvas = np.clip(ground, 0, 255).astype(np.uint8)
-    height, width = round(size[0] * shrink), round(size[1] * shrink)
-    rows, columns = side // height, side // width
-    slack = np.array([side / rows - height, side / columns - width])
+def _compose(number: int, pieces: int, piece_side: int) -> _Large:
+    """Lays generated pictures side by side: uint8[H, W, 3], float32[N, 4] yxyx px, int32[N]."""
+    canvas = np.empty((pieces * piece_side, pieces * piece_side, 3), np.uint8)
     boxes, labels = [], []
-    for piece, cell in enumerate(rng.choice(rows * columns, pieces, replace=False)):
-        image, found, classes = synthetic.draw_picture(_SEED, number * pieces + piece, size)
-        corner = np.array([cell // columns * side / rows, cell % columns * side / columns]) + rng.random(2) * slack
-        top, left = (int(place) for place in corner)
-        small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-        canvas[top : top + height, left : left + width] = np.asarray(small)
-        scale = np.array([height / size[0], width / size[1]] * 2)
-        boxes.append(found * scale + [top, left, top, left])
+    for piece in range(pieces**2):
+        image, found, classes = synthetic.draw_picture(_SEED, number * pieces**2 + piece, (piece_side, piece_side))
+        top, left = (place * piece_side for place in divmod(piece, pieces))
+        canvas[top : top + piece_side, left : left + piece_side] = image
+        boxes.append(found + np.array([top, left, top, left], np.float32))
         labels.append(classes)
-    return canvas, np.concatenate(boxes).astype(np.float32), np.concatenate(labels)
+    return canvas, np.concatenate(boxes), np.concatenate(labels)
 
 
 def _candidates(detector: efficientdet.Detector, overlap: float) -> dict[str, _Detect]:
@@ -109,6 +97,9 @@ def _candidates(detector: efficientdet.Detector, overlap: float) -> dict[str, _D
     def tiled(image: np.ndarray) -> _Answer:
         return _arrays(detector.detect(image, tiles="input", tile_overlap=overlap))
 
+    def closer(image: np.ndarray) -> _Answer:
+        return _arrays(detector.detect(image, tiles="input", tile_overlap=0.5))
+
     def without_merging(image: np.ndarray) -> _Answer:
         parts = []
         for y1, x1, y2, x2 in tiles.split(image.shape[:2], detector.runtime.image_size, overlap):
@@ -117,7 +108,12 @@ def _candidates(detector: efficientdet.Detector, overlap: float) -> dict[str, _D
         boxes, labels, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         return boxes, labels, scores
 
-    found = {"whole": whole, "tiles": tiled, "tiles, not merged": without_merging}
+    found = {
+        "whole": whole,
+        "tiles": tiled,
+        "tiles, half of each seen twice": closer,
+        "tiles, not merged": without_merging,
+    }
     if importlib.util.find_spec("supervision") is not None:
         for metric in ("IOU", "IOS"):
             found[f"supervision's slicer, {metric}"] = _supervision(detector, overlap, metric)

@@ -213,7 +213,7 @@ class Detector:
             )
             labels, scores = (np.concatenate([found[part] for found in parts]) for part in (1, 2))
             seen_in = origins.repeat([len(found[2]) for found in parts], axis=0)
-            kept = tile_grids.merge(boxes, labels, scores, seen_in, (height, width))
+            kept = tile_grids.merge(boxes, labels, scores, seen_in, grid, (height, width))
             yield answer(picture, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
 
     def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
