@@ -5,6 +5,7 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(verb, rest)
     except UserError as error:
         print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("efficientdet: interrupted.", file=sys.stderr)
