@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"efficientdet: `{verb}` is no verb; there are {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     try:
-        return _run(verb, rest)
+        try:
+            return _run(verb, rest)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
         return 1
