@@ -53,4 +53,4 @@ def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
     for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
         variable.assign(value)
-    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable) for variable in network.weights}
+    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable.value) for variable in network.weights}

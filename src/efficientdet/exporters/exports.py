@@ -128,12 +128,13 @@ def export(
         categories=loaded.categories,
         postprocess=loaded.postprocess,
     )
+    shown = _shown(manifest, pictures)
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
     with files.explained(target), _aside(target) as folder:
         progress.console.print(f"export: writing {format}, {precision}", markup=False)
         _write(folder, loaded, manifest, samples)
         manifest = manifests.write(folder, manifest)
-        found = _verify(loaded, folder, pictures, samples, data, split, max_ap_loss)
+        found = _verify(loaded, folder, [*shown, *samples[:_MOST_SAMPLES]], data, split, max_ap_loss)
         manifests.write(folder, dataclasses.replace(manifest, agreement=found))
         _replace(folder, target)
     return _result(target, manifest, found)
@@ -166,7 +167,7 @@ def verify_export(
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
         raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
-    found = _verify(loaded, folder, pictures, [], data, split, max_ap_loss)
+    found = _verify(loaded, folder, _shown(manifest, pictures), data, split, max_ap_loss)
     return _result(folder, manifest, found)
 
 
@@ -212,6 +213,13 @@ def _check_place(target: Path) -> None:
     files.check_writable(target / manifests.FILE)
 
 
+def _shown(manifest: Manifest, pictures: Path | None) -> list[calibration.Sample]:
+    """Finds the pictures to compare on."""
+    if pictures is None:
+        return list(calibration.generated(manifest.model, _GENERATED))
+    return calibration.from_folder(pictures, manifest.model, _MOST_PICTURES, "pictures")
+
+
 def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.Sample]:
     """Finds the pictures of calibration; none if nobody named any."""
     if not location:
@@ -244,7 +252,6 @@ def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, sampl
 def _verify(
     loaded: weight_files.Weights,
     folder: Path,
-    pictures: Path | None,
     samples: list[calibration.Sample],
     data: str,
     split: str,
@@ -259,15 +266,8 @@ def _verify(
     model, precision = manifest.model, manifest.precision
     ours = runtimes.load_runtime(folder)
     keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
-    shown = (
-        calibration.from_folder(pictures, model, _MOST_PICTURES, "pictures")
-        if pictures is not None
-        else list(calibration.generated(model, _GENERATED))
-    )
     bounds = verification.LIMITS[precision if precision != "int8" else "bfloat16"]
-    compared = verification.compare(
-        ours, keras, [*shown, *samples[:_MOST_SAMPLES]], bounds, has_raw=manifest.answer == "raw"
-    )
+    compared = verification.compare(ours, keras, samples, bounds, has_raw=manifest.answer == "raw")
     found = compared.to_dict()
     if manifest.has_letterbox:
         _verify_letterbox(folder, manifest)

@@ -123,22 +123,32 @@ class OpenVinoRuntime:
         return {"class_logits": class_logits, "box_deltas": box_deltas}
 
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """Runs the graph: of each picture, in their order, views of its outputs, which the next call writes into."""
-        requests = self._requests_for(len(images))
-        for number, request in enumerate(requests):
-            row = slice(number, number + 1)
-            request.start_async({"images": images[row], "valid_size": valid_size[row]}, share_inputs=True)
-        for request in requests:
+        """Runs the graph: of each picture, in their order, views of its outputs, which the next call writes into.
+
+        Where the graph takes a certain number of pictures, so many at once; the last ones are filled up.
+        """
+        size = self.manifest.batch_size or 1
+        starts = range(0, len(images), size)
+        requests = self._requests_for(len(starts))
+        for start, request in zip(starts, requests, strict=True):
+            inputs = {"images": images[start : start + size], "valid_size": valid_size[start : start + size]}
+            if missing := size - len(inputs["images"]):
+                inputs = {name: np.concatenate([a, a[-1:].repeat(missing, axis=0)]) for name, a in inputs.items()}
+            request.start_async(inputs, share_inputs=True)
+        names = manifests.OUTPUTS[self.manifest.answer]
+        for start, request in zip(starts, requests, strict=True):
             request.wait()
-            yield tuple(request.get_tensor(name).data for name in manifests.OUTPUTS[self.manifest.answer])
+            yield tuple(request.get_tensor(name).data[: len(images) - start] for name in names)
 
     def _requests_for(self, count: int) -> list[Any]:
-        """Makes room for `count` pictures at once; the graph is compiled for one at a time, and for several."""
+        """Makes room for `count` calls at once; the graph is compiled for one at a time, and for several."""
         hint = "LATENCY" if count == 1 else "THROUGHPUT"
         requests = self._requests.setdefault(hint, [])
         if not requests:
-            model = self._model.clone()
-            model.reshape({"images": [1, *self.image_size, 3], "valid_size": [1, 2]})  # static shapes are faster
+            model = self._model
+            if not self.manifest.batch_size:
+                model = model.clone()
+                model.reshape({"images": [1, *self.image_size, 3], "valid_size": [1, 2]})  # static shapes are faster
             properties = {**self._properties, "PERFORMANCE_HINT": hint}
             self._compiled[hint] = self._core.compile_model(model, "CPU", properties)
         requests += [self._compiled[hint].create_infer_request() for _ in range(count - len(requests))]

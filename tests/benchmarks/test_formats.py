@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from efficientdet.benchmarks import exports, inference
+from efficientdet.benchmarks import formats, inference
 from efficientdet.errors import UserError
-from efficientdet.exporters import exports as exporting
+from efficientdet.exporters import exports
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
@@ -27,7 +27,7 @@ def weights_file(tiny, tmp_path_factory):
 
 def test_a_row_for_keras_and_each_export(weights_file, tmp_path):
     output = tmp_path / "result.json"
-    result = exports.benchmark_exports(
+    result = formats.benchmark_exports(
         str(weights_file), formats=("openvino",), rounds=2, turn_seconds=0.01, output=output
     )
     rows = [(row["format"], row["precision"], row["answer"]) for row in result.rows]
@@ -44,11 +44,11 @@ def test_a_row_for_keras_and_each_export(weights_file, tmp_path):
 
 
 def test_the_benchmark_of_inference_takes_an_export(weights_file, tmp_path):
-    made = exporting.export(weights_file, format="openvino", output=tmp_path / "export")
+    made = exports.export(weights_file, format="openvino", output=tmp_path / "export")
     result = inference.benchmark_inference(made.path, rounds=1, turn_seconds=0.01)
     assert {row["by"] for row in result.rows if row["part"] == "network"} == {"openvino"}
 
 
 def test_no_round_is_one_line(weights_file):
     with pytest.raises(UserError, match="`rounds` is 0"):
-        exports.benchmark_exports(str(weights_file), rounds=0)
+        formats.benchmark_exports(str(weights_file), rounds=0)
