@@ -262,6 +262,8 @@ def test_an_export_keeps_what_it_was_made_for(made, format):
         runtimes.load_runtime(export.path, image_size=(64, 64))
     with pytest.raises(UserError, match=f"`runtime` is keras, but .* is an export for {format}"):
         runtimes.load_runtime(export.path, runtime="keras")
+    with pytest.raises(UserError, match="`xla` is on, but"):
+        runtimes.load_runtime(export.path, xla="on")
     if export.answer == "detections":
         with pytest.raises(UserError, match="`postprocess` differs from that in the graph"):
             runtimes.load_runtime(export.path, postprocess=PostprocessConfig(max_detections=3))

@@ -198,8 +198,8 @@ def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str,
         raise UserError(f"`answer` is detections, but {precision} of {format} has raw answers only.")
     if letterbox == "included" and (format, answer) != ("saved_model", "detections"):
         raise UserError("`letterbox` is included, which a saved_model with detections has only.")
-    if batch_size < 0:
-        raise UserError(f"`batch_size` is {batch_size}; it must be at least 1, or 0 for any number.")
+    if not 0 <= batch_size <= manifests.LARGEST_BATCH:
+        raise UserError(f"`batch_size` is {batch_size}; it must be 0 (any number) to {manifests.LARGEST_BATCH}.")
     if precision == "int8" and not data:
         raise UserError(
             "`precision` is int8, whose AP is measured; give labelled records: `--data RECORDS --split val`."

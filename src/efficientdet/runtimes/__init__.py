@@ -64,6 +64,8 @@ def load_runtime(
     """
     knobs: dict[str, Any] = {"postprocess": postprocess, "image_size": image_size, "precision": precision}
     if manifest.is_export(location):
+        if xla == "on":
+            raise UserError(f"`xla` is on, but `{location}` is an export, which has its own program; leave it out.")
         return _load_export(location, runtime, knobs)
     name = _best(xla) if runtime == "auto" else runtime
     if name == "keras":

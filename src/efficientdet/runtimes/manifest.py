@@ -33,6 +33,9 @@ OUTPUTS: dict[Answer, tuple[str, ...]] = {
 }
 """What each answer consists of."""
 
+LARGEST_BATCH = 4096
+"""Pictures a call of a graph that takes a certain number."""
+
 _LARGEST = 10**7  # bytes of export.json
 _MOST_FILES = 1000
 
@@ -187,8 +190,8 @@ def _parse(path: Path) -> Manifest:
         raise UserError(
             f"`{path}` has {len(manifest.categories)} classes and a model for {manifest.model.num_classes}."
         )
-    if not 0 <= manifest.batch_size <= 4096:
-        raise UserError(f"`{path}: batch_size` is {manifest.batch_size}; expected 0 (any) to 4096.")
+    if not 0 <= manifest.batch_size <= LARGEST_BATCH:
+        raise UserError(f"`{path}: batch_size` is {manifest.batch_size}; expected 0 (any) to {LARGEST_BATCH}.")
     try:
         limits.check(configs.ExperimentConfig(model=manifest.model, postprocess=manifest.postprocess))
     except UserError as error:
