@@ -5,20 +5,21 @@ import importlib.util
 import pytest
 
 from efficientdet import cli
+from efficientdet.model import weights
+from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.runtimes import manifest as manifests
+from efficientdet.structures import Category
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
-@pytest.mark.usefixtures("uncompiled")
-def test_a_run_ends_with_an_export(tmp_path, capsys):
-    words = (
-        "train demo --data.train synthetic --data.synthetic-examples 8 --data.validation none --model.image-size 32 32 "
-        "--model.backbone.width 0.25 --model.backbone.depth 0.25 --model.num-cells 1 --model.head-repeats 1 "
-        f"--model.feature-channels 8 --training.batch-size 8 --training.epochs 1 --run-dir {tmp_path / 'run'}"
-    ).split()
-    assert cli.main([*words, "--export", "openvino"]) == 0
+def test_a_run_ends_with_an_export(tiny, tmp_path, capsys):
+    """What happens after the last step."""
+    arrays = {weights.variable_name(variable): variable.numpy() for variable in EfficientDet(tiny).weights}
+    categories = [Category(id=number, name=str(number)) for number in range(3)]
+    weights.save(tmp_path / "run" / "weights" / "best.safetensors", arrays, tiny, categories)
+    cli._export_run(str(tmp_path / "run"), "openvino")
     folder, manifest = manifests.read(tmp_path / "run" / "exports" / "openvino")
-    assert (manifest.target, manifest.precision, manifest.model.image_size) == ("openvino", "float32", (32, 32))
+    assert (manifest.target, manifest.precision, manifest.model) == ("openvino", "float32", tiny)
     assert f"{folder}: openvino, float32" in capsys.readouterr().err
 
 

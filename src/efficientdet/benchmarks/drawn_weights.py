@@ -27,13 +27,13 @@ def weights_of(model: str) -> Iterator[str | Path]:
     config = presets.MODELS[model]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{model}{weights.SUFFIX}"
-        arrays = _random_weights(config)
+        arrays = random_weights(config)
         categories = [Category(id=number + 1, name=str(number + 1)) for number in range(config.num_classes)]
         weights.save(path, arrays, config, categories)
         yield path
 
 
-def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Draws weights whose answers differ from place to place, as suppression wants.
 
     The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
@@ -53,4 +53,4 @@ def _random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
     for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
         variable.assign(value)
-    return {weights.variable_name(variable): keras.ops.convert_to_numpy(variable.value) for variable in network.weights}
+    return {weights.variable_name(variable): variable.numpy() for variable in network.weights}
