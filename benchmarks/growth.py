@@ -1,7 +1,7 @@
 """How speed and memory grow: with the batch, the picture's size, its boxes, the number of shards, and the model.
 
-Runs `efficientdet benchmark` again and again, each time in a process of its own, whose memory is then its own too;
-writes the figures as JSON and draws them.
+Each network is OpenVINO's, by itself; each training step has a process of its own, whose peak of memory is then its own
+too. Writes the figures as JSON and draws them.
 
     python benchmarks/growth.py --records records/ --output benchmarks/results/growth-cpu.json \
       --picture docs/images/growth.png
@@ -12,37 +12,40 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import tyro
 
-from efficientdet import errors, files, progress
-from efficientdet.benchmarks import report
+from efficientdet import backend, errors, files, presets, progress
+from efficientdet.benchmarks import drawn_weights, input_growth, report, timing
+from efficientdet.data import records as record_files
+from efficientdet.runtimes.openvino import OpenVinoRuntime
+from efficientdet.training import memory
 
-_BATCHES = ("1", "4", "16")
-_TRAINING_BATCHES = ("1", "4", "16")
+_TURN = 1.0  # s, one call at least
+_ROUNDS = 3
 _TRAINING_SIDE = "256"  # px; at 512 px a processor takes seconds a picture
-_SIDES = ("256", "512", "1024")
-_MODELS = ("d0", "d1", "d2", "d3", "d4")
-_SHORT = ("--rounds", "3")
 
 
 def main(
     *,
-    records: str = "",
+    records: str,
     output: Path | None = None,
     picture: Path | None = None,
-    models: tuple[str, ...] = _MODELS,
-    sides: tuple[str, ...] = _SIDES,
-    batches: tuple[str, ...] = _BATCHES,
-    training_batches: tuple[str, ...] = _TRAINING_BATCHES,
+    models: tuple[str, ...] = ("d0", "d1", "d2", "d3", "d4"),
+    sides: tuple[int, ...] = (256, 384, 512, 768, 1024),
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    training_batches: tuple[int, ...] = (1, 2, 4, 8, 16),
 ) -> None:
     """Measures, prints and draws.
 
     Args:
-        records: converted dataset for the input pipeline; generated pictures if not given.
+        records: converted dataset, for the input pipeline.
         output: JSON file to write.
         picture: PNG to draw.
         models: whose network is timed, one picture at a time, each at its own size.
@@ -50,24 +53,22 @@ def main(
         batches: pictures a call of the first model, at its own size.
         training_batches: pictures an update of the first model, at 256 px.
     """
-    inference = ["inference", *_SHORT, "--runtimes", "openvino", "--precisions", "float32", "--turn-seconds", "0.5"]
-    commands: list[tuple[str, str, list[str]]] = [
-        *(("model", name, [*inference[:1], name, *inference[1:]]) for name in models),
-        *(("side", side, ["inference", models[0], *inference[1:], "--image-size", side, side]) for side in sides),
-        *(("batch", size, ["inference", models[0], *inference[1:], "--batch-sizes", size]) for size in batches),
-        *(
-            ("training batch", size, ["train", "--preset", models[0], *_SHORT, "--warmup", "1", "--batch-sizes", size])
-            for size in training_batches
-        ),
-        ("input", "", ["input", *([records] if records else []), *_SHORT, "--growth"]),
-    ]
+    backend.choose("tensorflow")
     rows: list[dict[str, Any]] = []
-    with progress.track("Measuring", len(commands)) as bar:
-        for what, value, words in commands:
-            if what == "training batch":
-                words += ["--image-size", _TRAINING_SIDE, _TRAINING_SIDE]
-            rows += _rows(what, value, _run(words))
-            bar.advance(note=f"{what} {value}")
+    with progress.track("Measuring", 4 + len(training_batches)) as bar:
+        for what, measured in (
+            ("batch", _networks(models[:1], None, batches)),
+            ("side", _networks(models[:1], sides, (1,))),
+            ("model", _networks(models, None, (1,))),
+        ):
+            rows += [{"what": what, **row} for row in measured]
+            bar.advance(note=what)
+        for size in training_batches:
+            rows.append(_training(models[0], size))
+            bar.advance(note=f"training, batch {size}")
+        for row in input_growth.measure(record_files.open_records(records, "train"), batch_size=16, rounds=_ROUNDS):
+            rows.append({"what": row.pop("what"), "value": row.pop("value"), "speed": row})
+        bar.advance(note="input")
     for row in rows:
         print(json.dumps(row))
     if output is not None:
@@ -76,29 +77,51 @@ def main(
         _draw(rows, picture)
 
 
-def _run(words: list[str]) -> dict[str, Any]:
-    """Runs a benchmark in a process of its own."""
+def _networks(models: tuple[str, ...], sides: tuple[int, ...] | None, batches: tuple[int, ...]) -> Iterator[dict]:
+    """Times networks alone, one after the other; `value` is what has several values."""
+    for model in models:
+        with drawn_weights.weights_of(model) as location:
+            for side in sides or (None,):
+                runtime = OpenVinoRuntime(location, image_size=side and (side, side))
+                memory.trim()
+                before = memory.resident() or 0.0
+                for batch in batches:
+                    shape = (batch, *runtime.image_size, 3)
+                    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+                    valid_size = np.array([runtime.image_size] * batch, np.int32)
+                    rates = timing.in_turns({"": lambda: _turn(runtime, images, valid_size)}, _ROUNDS)[""]  # noqa: B023
+                    value = model if len(models) > 1 else side or batch
+                    grown = round((memory.resident() or 0.0) - before, 1)
+                    yield {"value": value, "speed": timing.spread(rates), "memory_mb": grown}
+
+
+def _turn(runtime: OpenVinoRuntime, images: np.ndarray, valid_size: np.ndarray) -> float:
+    """Works for a while: images/s."""
+    began, calls = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < _TURN:
+        runtime.predict(images, valid_size)
+        calls += 1
+    return len(images) * calls / spent
+
+
+def _training(model: str, batch: int) -> dict[str, Any]:
+    """Times updates in a process of their own."""
+    assert model in presets.MODELS
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "efficientdet", "benchmark", *words, "--output", str(path)]
+        words = f"train --preset {model} --image-size {_TRAINING_SIDE} {_TRAINING_SIDE} --batch-sizes {batch}".split()
+        rounds = ["--rounds", str(_ROUNDS), "--warmup", "1"]
+        command = [sys.executable, "-m", "efficientdet", "benchmark", *words, *rounds, "--output", str(path)]
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
             raise errors.UserError(f"`{' '.join(command)}` failed: {ended.stderr.strip()[-400:]}")
-        return json.loads(path.read_text())
-
-
-def _rows(what: str, value: str, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes out of a result what grows."""
-    if what == "input":
-        return [{"what": row.pop("what"), "value": row.pop("value"), "speed": row} for row in result["growth"]]
-    if what == "training batch":
-        row = result["rows"][0]
-        memory = row["peak_memory_mb"]
-    else:
-        row = next(row for row in result["rows"] if row["part"] == "network")
-        memory = result["resident_mb"].get("openvino float32")
-    key: Any = int(value) if value.isdigit() else value
-    return [{"what": what, "value": key, "speed": row["images_per_second"], "memory_mb": memory}]
+        row = json.loads(path.read_text())["rows"][0]
+    return {
+        "what": "training batch",
+        "value": batch,
+        "speed": row["images_per_second"],
+        "memory_mb": row["peak_memory_mb"],
+    }
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:
