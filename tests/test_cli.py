@@ -43,7 +43,7 @@ def test_benchmark_says_what_it_takes(words, capsys):
 
 def test_an_unknown_benchmark_is_wrong_usage(capsys):
     assert cli.main(["benchmark", "everything"]) == 2
-    assert "`benchmark` takes input, train, inference, not `everything`" in capsys.readouterr().err
+    assert "`benchmark` takes input, train, inference, exports, not `everything`" in capsys.readouterr().err
 
 
 def test_an_unknown_verb_is_wrong_usage(capsys):

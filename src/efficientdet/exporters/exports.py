@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from efficientdet import evaluation, files, limits, progress, runtimes
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
+from efficientdet.data import records
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, verification
 from efficientdet.model import pretrained
@@ -302,7 +303,7 @@ def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float:
     Raises:
         UserError: the records have nothing to find.
     """
-    ap = evaluation.evaluate_runtime(runtime, data=data, split=split).result().metrics["AP"]
+    ap = evaluation.evaluate_runtime(runtime, records.open_records(data, split)).result().metrics["AP"]
     if ap is None:
         raise UserError(f"`{data}` has no boxes in `{split}`; AP cannot be measured.")
     return ap
