@@ -36,8 +36,8 @@ VERBS = {
 BENCHMARKS = {
     "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input", "records to batches, and what limits it"),
     "train": ("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
-    "exports": ("efficientdet.benchmarks.formats", "benchmark_exports", "each format and precision: size, AP, speed"),
     "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "pictures to detections, and each part"),
+    "exports": ("efficientdet.benchmarks.formats", "benchmark_exports", "each format and precision: size, AP, speed"),
 }
 
 _EXAMPLES = """\
