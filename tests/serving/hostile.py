@@ -35,7 +35,8 @@ def _plain_tiff(width, height, **more):
     return tags
 
 
-def _tile_bomb(side):
+def tile_bomb(side: int) -> bytes:
+    """Makes a TIFF of 10 x 10 px whose one tile has side * side."""
     data = zlib.compress(bytes(side) * side, 9)
     return _tiff(_plain_tiff(10, 10, t322=side, t323=side, t324=None, t325=len(data)), data)
 
@@ -126,7 +127,7 @@ def pictures() -> dict[str, tuple[bytes, set[int]]]:
         "BMP of 3.6 billion pixels, announced": (_bmp(_MANY, _MANY), {413}),
         "BMP of a negative width": (_bmp(-10, 10), {413, 415, 422}),
         "TIFF of 3.6 billion pixels, announced": (_tiff(_plain_tiff(_MANY, _MANY, t273=8, t279=8)), {413}),
-        "TIFF of 10 x 10 px in one tile of 400 MB": (_tile_bomb(20_000), {413}),
+        "TIFF of 10 x 10 px in one tile of 400 MB": (tile_bomb(20_000), {413}),
         "TIFF of tiles whose size is a text": (_tiff(_plain_tiff(10, 10, t322=2**32 - 1, t323=2**32 - 1)), {413, 422}),
         "TIFF whose directory is itself": (b"II*\0" + struct.pack("<I", 4), {415, 422}),
         "SVG with a script": (_SVG, {415}),
