@@ -1,5 +1,6 @@
 """A tiny model that finds something, and a service that runs it in a process of its own."""
 
+import keras
 import little_service
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from efficientdet.structures import Category
 @pytest.fixture(scope="session")
 def weights_file(tiny, tmp_path_factory):
     """Random weights, large enough that every picture has detections of its own."""
+    keras.utils.set_random_seed(0)
     model = EfficientDet(tiny)
     rng = np.random.default_rng(0)
     arrays = {weights.variable_name(variable): variable.numpy() for variable in model.weights}

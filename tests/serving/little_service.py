@@ -147,12 +147,22 @@ def form(parts: list[tuple[str, bytes]], boundary="limit") -> tuple[bytes, dict[
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
-def assert_same(found: dict, expected: dict) -> None:
-    """Holds one picture's answer to a detector's own, up to the rounding of a batch."""
+def assert_same(found: dict, expected: dict, threshold: float = 0.2) -> None:
+    """Holds one picture's answer to a detector's own, up to the rounding of a batch.
+
+    Rounding may swap neighbours in the order and move a score over the threshold; so each detection that is clearly
+    above it must have its like in the other answer, wherever that stands.
+    """
     assert (found["height"], found["width"]) == (expected["height"], expected["width"])
-    rows = [
-        np.array([[d["category_id"], *d["box"].values(), 1e2 * d["score"]] for d in each["detections"]])
-        for each in (found, expected)
-    ]
-    assert rows[0].shape == rows[1].shape
-    np.testing.assert_allclose(rows[0], rows[1], atol=0.05)
+    sides = [_rows(found), _rows(expected)]
+    for ours, theirs in (sides, sides[::-1]):
+        clear = ours[ours[:, -1] >= threshold + 0.005]
+        distance = np.abs(clear[:, None] - theirs[None]) / [0.5, 0.5, 0.5, 0.5, 0.5, 0.005]
+        alike = distance.max(axis=-1, initial=0) < 1
+        assert alike.any(axis=1).all(), clear[~alike.any(axis=1)]
+
+
+def _rows(answer: dict) -> np.ndarray:
+    """Lists the detections of an answer: class, x1, y1, x2, y2, score."""
+    rows = [[each["category_id"], *each["box"].values(), each["score"]] for each in answer["detections"]]
+    return np.array(rows, float).reshape(-1, 6)

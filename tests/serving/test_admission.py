@@ -29,6 +29,7 @@ def test_limits_that_cannot_work_are_named(wrong, message):
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys):
     with services._bind("127.0.0.1", 0) as taken:
+        taken.listen()
         port = taken.getsockname()[1]
         assert cli.main(["serve", "no-such-weights", "--port", str(port)]) == 1
     assert f"`port` is {port}, and 127.0.0.1:{port} cannot be listened at" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def serve(
         log = _log if access_log else None
         app = application.make_application(detector, facts, limits, metrics, log)
         busy = application.make_busy(metrics, log)
-        listener.listen(2 * limits.max_connections)
+        _listen(listener, limits)
         address = _address(listener)
         _print(f"Serving {name} on {address} (documentation at {address}docs); Ctrl-C stops it.")
         began = time.monotonic()
@@ -141,6 +141,18 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"`port` is {port}, and {host}:{port} cannot be listened at: {reason}.") from error
     return listener
+
+
+def _listen(listener: socket.socket, limits: Limits) -> None:
+    """Lets clients come.
+
+    Raises:
+        UserError: another program, which took the address at the same time, was faster.
+    """
+    try:
+        listener.listen(2 * limits.max_connections)
+    except OSError as error:
+        raise UserError(f"{_address(listener)} cannot be listened at: {error.strerror}.") from error
 
 
 def _address(listener: socket.socket) -> str:
