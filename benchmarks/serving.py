@@ -22,7 +22,7 @@ from pathlib import Path
 import tyro
 
 from efficientdet import backend, files
-from efficientdet.benchmarks import inference, report, timing
+from efficientdet.benchmarks import drawn_weights, inference, report, timing
 from efficientdet.data import images
 from efficientdet.serving.admission import Limits
 
@@ -55,7 +55,7 @@ def main(
     encoded = inference._read_pictures(pictures)
     batch = Limits().max_batch
     with contextlib.ExitStack() as stack:
-        location = stack.enter_context(inference._weights_of(model))
+        location = stack.enter_context(drawn_weights.weights_of(model))
         ours = Detector(location)
         port = stack.enter_context(_service(str(location)))
 
