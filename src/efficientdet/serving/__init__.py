@@ -1,1 +1,0 @@
-"""Detection over HTTP, and a page for people."""
