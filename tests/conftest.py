@@ -43,6 +43,27 @@ def tiny():
     )
 
 
+@pytest.fixture(scope="session")
+def finding_weights(tiny, tmp_path_factory):
+    """A file of weights that find something: random, with a class bias that lets many anchors through."""
+    from efficientdet.model import weights
+    from efficientdet.model.efficientdet import EfficientDet
+    from efficientdet.structures import Category
+
+    model = EfficientDet(tiny)
+    rng = np.random.default_rng(0)
+    arrays = {weights.variable_name(variable): variable.numpy() for variable in model.weights}
+    for name, values in arrays.items():
+        if "predict" in name and name.endswith("kernel"):
+            arrays[name] = rng.normal(0, 0.5, values.shape).astype(np.float32)
+    arrays["class_head/predict/pointwise/bias"] = np.full(27, -1.0, np.float32)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    weights.save(
+        path, arrays, tiny, (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="cow"))
+    )
+    return path
+
+
 @pytest.fixture
 def rng():
     """A NumPy generator that starts the same in every test."""

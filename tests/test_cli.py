@@ -1,6 +1,8 @@
 """The command line: fast help, exit statuses, JSON on standard output, one line for a mistake."""
 
 import json
+import subprocess
+import sys
 
 import little_datasets
 import pytest
@@ -41,7 +43,7 @@ def test_benchmark_says_what_it_takes(words, capsys):
 
 def test_an_unknown_benchmark_is_wrong_usage(capsys):
     assert cli.main(["benchmark", "everything"]) == 2
-    assert "`benchmark` takes input, train, inference, not `everything`" in capsys.readouterr().err
+    assert "`benchmark` takes input, train, inference, exports, not `everything`" in capsys.readouterr().err
 
 
 def test_an_unknown_verb_is_wrong_usage(capsys):
@@ -106,3 +108,13 @@ def test_a_preset_and_a_config_file_are_one_too_many(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["train", "d0", "--config", str(tmp_path / "config.json")]) == 1
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_bug():
+    words = [sys.executable, "-m", "efficientdet", "train", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert b"Broken" not in said
+    assert b"Traceback" not in said
+    assert process.returncode == 1

@@ -1,40 +1,30 @@
 """Prediction: raw pictures in, boxes in their own pixels out."""
 
+import concurrent.futures
 import dataclasses
-import json
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from efficientdet import detector as detectors
-from efficientdet.data import images, preprocess
+from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 from efficientdet.model import weights
-from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
 
+_ROOT = Path(__file__).resolve().parents[1]
 _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="cow"))
 
 
 @pytest.fixture(scope="module")
-def weights_file(tiny, tmp_path_factory):
-    """Weights that find something: random, with a class bias that lets many anchors through."""
-    model = EfficientDet(tiny)
-    rng = np.random.default_rng(0)
-    arrays = {weights.variable_name(variable): variable.numpy() for variable in model.weights}
-    for name, values in arrays.items():
-        if "predict" in name and name.endswith("kernel"):
-            arrays[name] = rng.normal(0, 0.5, values.shape).astype(np.float32)
-    arrays["class_head/predict/pointwise/bias"] = np.full(27, -1.0, np.float32)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    weights.save(path, arrays, tiny, _CATEGORIES)
-    return path
-
-
-@pytest.fixture(scope="module")
-def detector(weights_file):
-    return detectors.Detector(weights_file, score_threshold=0.2)
+def detector(finding_weights):
+    return detectors.Detector(finding_weights, score_threshold=0.2)
 
 
 @pytest.fixture
@@ -69,14 +59,14 @@ def test_a_batch_finds_what_single_pictures_find(detector, rng):
 
 
 @pytest.mark.parametrize("method", ["legacy", "antialiased"])
-def test_a_picture_is_resampled_as_the_weights_remember(weights_file, tiny, rng, tmp_path, method):
+def test_a_picture_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
     """A picture that fits is not resampled: done beforehand, it gives the same boxes."""
-    loaded = weights.load(weights_file)
+    loaded = weights.load(finding_weights)
     path = tmp_path / f"{method}.safetensors"
     weights.save(path, loaded.arrays, dataclasses.replace(tiny, resize=method), _CATEGORIES)
     large = rng.integers(0, 256, (128, 192, 3), dtype=np.uint8)
     (found,) = detectors.Detector(path, score_threshold=0.2).detect([large])
-    by_default = detectors.Detector(weights_file, score_threshold=0.2)
+    by_default = detectors.Detector(finding_weights, score_threshold=0.2)
     (expected,) = by_default.detect([preprocess.resize(large, tiny.image_size, method)])
     np.testing.assert_allclose(found.boxes, 2 * expected.boxes, atol=1e-3)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
@@ -84,55 +74,184 @@ def test_a_picture_is_resampled_as_the_weights_remember(weights_file, tiny, rng,
     assert abs(other.scores[0] - found.scores[0]) > 1e-4
 
 
-def test_predict_writes_pictures_and_json(weights_file, picture, tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    Image.fromarray(picture).save(folder / "one.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side: upright it is 70 high and 90 wide
-    Image.fromarray(picture).save(folder / "two.jpg", exif=exif)
-    result = detectors.predict(weights_file, (folder,), output=tmp_path / "out", score_threshold=0.2)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.jpg", "predictions.json", "two.jpg"]
-    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert written == result.pictures
-    first, second = written[str(folder / "one.png")], written[str(folder / "two.jpg")]
-    assert (first["height"], first["width"]) == (90, 70)
-    assert (second["height"], second["width"]) == (70, 90)
-    assert images.read_image(tmp_path / "out" / "two.jpg", "two").shape == (70, 90, 3)
-    best = first["detections"][0]
-    assert best["class"] in {"cat", "dog", "cow"}
-    assert best["category_id"] in {5, 9, 11}
-    assert 0 <= best["box"]["x1"] <= best["box"]["x2"] <= 70
-    assert 0 <= best["box"]["y1"] <= best["box"]["y2"] <= 90
-
-
-def test_pictures_of_the_same_name_do_not_replace_each_other(weights_file, picture, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(picture).save(tmp_path / folder / "x.png")
-    detectors.predict(weights_file, (tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"), output=tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["predictions.json", "x-2.jpg", "x.jpg"]
-
-
-def test_one_broken_picture_stops_before_anything_is_written(weights_file, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "good.png")
-    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    with pytest.raises(UserError, match=r"bad\.jpg"):
-        detectors.predict(weights_file, (tmp_path / "good.png", tmp_path / "bad.jpg"), output=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_thresholds_and_sizes_are_checked(weights_file):
+def test_thresholds_and_sizes_are_checked(finding_weights):
     with pytest.raises(UserError, match="`score_threshold` is 2"):
-        detectors.Detector(weights_file, score_threshold=2)
+        detectors.Detector(finding_weights, score_threshold=2)
     with pytest.raises(UserError, match="`image_size` is 16 x 64"):
-        detectors.Detector(weights_file, image_size=(16, 64))
+        detectors.Detector(finding_weights, image_size=(16, 64))
+    with pytest.raises(UserError, match="`batch_size` is 0"):
+        detectors.Detector(finding_weights, batch_size=0)
 
 
-def test_an_original_is_never_replaced(weights_file, picture, tmp_path):
+def _same(found, expected):
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert found.size == expected.size
+    return len(expected) > 0
+
+
+def test_one_picture_has_one_answer_however_it_is_given(detector, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (expected,) = detector.detect([picture])
+    for given in (picture, tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture)):
+        assert _same(detector(given), expected)
+        assert _same(detector.detect([given, given])[1], expected)
+    assert detector([]) == []
+
+
+def test_files_and_pictures_of_pillow_are_turned_upright(detector, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise makes it upright
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    expected = detector(np.ascontiguousarray(np.rot90(picture, -1)))
+    assert expected.size == (70, 90)
+    assert _same(detector(tmp_path / "a.png"), expected)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert _same(detector(opened), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"`image` is float32\[8, 8, 3\]; expected uint8\[height, width, 3\]"),
+        (np.zeros((8, 8), np.uint8), r"`image` is uint8\[8, 8\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "give a list of pictures for several"),
+        (np.zeros((0, 8, 3), np.uint8), r"uint8\[0, 8, 3\]"),
+        ([3], "`image` is of type int"),
+        ("no.jpg", r"`no\.jpg` is missing"),
+    ],
+)
+def test_what_is_no_picture_is_refused(detector, given, said):
+    with pytest.raises(UserError, match=said):
+        detector(given)
+
+
+def test_a_damaged_picture_of_pillow_is_one_line(detector, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.jpg")
-    before = (tmp_path / "a.jpg").read_bytes()
-    with pytest.raises(UserError, match=r"where `a\.jpg` would be replaced"):
-        detectors.predict(weights_file, (tmp_path / "a.jpg",), output=tmp_path)
-    assert (tmp_path / "a.jpg").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    with Image.open(tmp_path / "a.jpg") as opened, pytest.raises(UserError, match=r"a\.jpg` cannot be decoded"):
+        detector(opened)
+
+
+def test_long_lists_go_through_in_batches(finding_weights, rng):
+    pictures = [rng.integers(0, 256, (40 + size, 60, 3), dtype=np.uint8) for size in range(5)]
+    small = detectors.Detector(finding_weights, score_threshold=0.2, batch_size=2)
+    sizes = []
+    detect = small.runtime.detect
+    small.runtime.detect = lambda images, valid_size: (sizes.append(len(images)), detect(images, valid_size))[1]
+    asked = iter(pictures)
+    answers = small.detect_each(asked)
+    first = next(answers)
+    assert len(list(asked)) == 3, "only the first batch has been read"
+    assert _same(first, small(pictures[0]))
+    sizes.clear()
+    assert all(_same(found, small(picture)) for found, picture in zip(small(pictures), pictures, strict=True))
+    assert sizes[:3] == [2, 2, 1]
+
+
+def test_classes_are_chosen_by_name_or_id(finding_weights, detector, picture):
+    everything = detector(picture)
+    dogs = detector(picture, classes=["dog"])
+    assert set(everything.names) == {"cat", "dog", "cow"}
+    assert set(dogs.names) == {"dog"}
+    np.testing.assert_array_equal(dogs.scores, everything.scores[everything.labels == 1])
+    for classes in ([9], ["9"]):
+        assert _same(detector(picture, classes=classes), dogs)
+    chosen = detectors.Detector(finding_weights, score_threshold=0.2, classes=("cow", 5))
+    assert set(chosen(picture).names) == {"cow", "cat"}
+    assert set(chosen(picture, classes=["dog"]).names) == {"dog"}
+    with pytest.raises(UserError, match=r"`classes` has 'god'; these weights know cat \(5\), dog \(9\), cow \(11\)"):
+        detector(picture, classes=["god"])
+    for classes in ([], "dog"):
+        with pytest.raises(UserError, match="expected a list"):
+            detector(picture, classes=classes)
+
+
+def test_a_call_may_have_a_threshold_of_its_own(detector, picture):
+    everything = detector(picture)
+    threshold = float(np.median(everything.scores))
+    best = detector(picture, score_threshold=threshold)
+    np.testing.assert_array_equal(best.scores, everything.scores[everything.scores >= threshold])
+    assert len(detector(picture, score_threshold=0.0)) > len(everything) > len(best) > 0
+    with pytest.raises(UserError, match="`score_threshold` is -1"):
+        detector(picture, score_threshold=-1)
+
+
+def test_a_picture_of_one_tile_has_the_answer_it_has_without(detector, picture):
+    for tiles in ((90, 70), (200, 300)):
+        found, expected = detector(picture, tiles=tiles), detector(picture)
+        assert _same(found, expected)
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        assert found.boxes.dtype == np.float32
+
+
+def test_tiles_are_looked_at_in_their_own_pixels(detector, rng):
+    """Two unlike halves, each as large as the network input: what a half alone has is found where that half lies."""
+    image = rng.integers(0, 256, (64, 192, 3), dtype=np.uint8)
+    found = detector(image, tiles="input", tile_overlap=0)
+    for left in (0, 96):
+        alone = detector(np.ascontiguousarray(image[:, left : left + 96]))
+        moved = alone.boxes + np.array([0, left, 0, left], np.float32)
+        inside = moved[(moved[:, 1] > 3) & (moved[:, 3] < 189) & (abs(moved[:, [1, 3]] - 96).min(axis=1) > 3)]
+        distances = abs(found.boxes[:, None] - inside[None]).max(axis=-1).min(axis=0)
+        assert (distances < 1e-2).mean() > 0.4, "most that was not cut is there; the rest lost to another tile"
+    assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tiles": (16, 64)}, "`tiles` is 16 x 64; both numbers must be at least 32 px"),
+        ({"tiles": (64, 64), "tile_overlap": 1.0}, "`tile_overlap` is 1; it must be between 0 and 0.9"),
+    ],
+)
+def test_tiles_that_cannot_work_are_refused(detector, picture, options, said):
+    with pytest.raises(UserError, match=said):
+        detector(picture, **options)
+
+
+def _answer_in_threads(weights_file, runtime, most):
+    """Asks one detector from eight threads at once, from its first call on, and counts the answers that are right."""
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (40 + 9 * number, 60, 3), dtype=np.uint8) for number in range(6)]
+    shared = detectors.Detector(weights_file, score_threshold=0.2, runtime=runtime)
+
+    def ask(number):
+        return shared.detect([pictures[(number + place) % 6] for place in range(1 + number % most)])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(48)))
+    expected = [shared.detect([picture])[0] for picture in pictures]
+    return sum(
+        all(_same(one, expected[(number + place) % 6]) for place, one in enumerate(found))
+        for number, found in enumerate(answers)
+    )
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        "keras",
+        pytest.param(
+            "openvino", marks=pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="not installed")
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*retracing")
+def test_threads_share_a_detector(finding_weights, runtime):
+    assert _answer_in_threads(finding_weights, runtime, most=2) == 48
+
+
+@pytest.mark.slow
+def test_threads_share_a_detector_on_jax(finding_weights):
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(_ROOT / "src")}
+    words = [sys.executable, str(Path(__file__)), str(finding_weights)]
+    asked = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=True)
+    assert asked.stdout.split() == ["jax", "48"]
+
+
+if __name__ == "__main__":
+    from efficientdet import backend
+
+    print(backend.choose(), _answer_in_threads(sys.argv[1], "keras", most=1))

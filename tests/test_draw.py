@@ -164,3 +164,14 @@ def test_a_contact_sheet_shows_every_picture():
     for number, picture in enumerate(pictures):
         assert np.count_nonzero((sheet == 40 * number).all(axis=-1)) == picture[..., 0].size
     assert draw.contact_sheet(pictures[:1], 4).shape[1] < 40
+
+
+def test_beyond_300_boxes_the_worst_have_no_tag():
+    image = np.full((200, 400, 3), 128, np.uint8)
+    many = np.tile(np.array([[10, 10, 40, 40]], np.float32), (300, 1))
+    boxes = np.concatenate([many, [[100, 300, 140, 340]]]).astype(np.float32)
+    scores = np.linspace(0.9, 0.5, 301).astype(np.float32)
+    drawn = draw.draw_detections(image, boxes, np.zeros(301, np.int32), scores, ["cat"])
+    changed = np.argwhere((drawn[:, 200:] != 128).any(axis=-1))
+    assert changed.min(axis=0).tolist() == [100, 100]
+    assert changed.max(axis=0).tolist() == [139, 139], "its frame alone"

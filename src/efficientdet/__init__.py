@@ -25,6 +25,7 @@ __all__ = [
     "export",
     "predict",
     "preview",
+    "serve",
     "train",
     "train_seeds",
 ]
@@ -42,9 +43,10 @@ _HOMES = {
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
-    "export": "efficientdet.exporters.openvino",
-    "predict": "efficientdet.detector",
+    "export": "efficientdet.exporters.exports",
+    "predict": "efficientdet.prediction",
     "preview": "efficientdet.training.previews",
+    "serve": "efficientdet.serving.service",
     "train": "efficientdet.training.run",
     "train_seeds": "efficientdet.training.seeds",
 }
@@ -58,6 +60,7 @@ _NEED_KERAS = {
     "export",
     "predict",
     "preview",
+    "serve",
     "train",
     "train_seeds",
 }
@@ -66,13 +69,15 @@ if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.coco_download import download
     from efficientdet.data.conversion import convert
-    from efficientdet.detector import Detector, predict
+    from efficientdet.detector import Detector
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
-    from efficientdet.exporters.openvino import export
+    from efficientdet.exporters.exports import export
     from efficientdet.model.complexity import describe
+    from efficientdet.prediction import predict
     from efficientdet.presets import PRESETS
+    from efficientdet.serving.service import serve
     from efficientdet.structures import Category
     from efficientdet.training.previews import preview
     from efficientdet.training.run import train

@@ -5,12 +5,13 @@
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import efficientdet
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, one_line
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
@@ -18,8 +19,9 @@ VERBS = {
     "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
-    "predict": ("efficientdet.detector", "predict", "detect in pictures: annotated pictures and JSON"),
-    "export": ("efficientdet.exporters.openvino", "export", "a model as a graph of OpenVINO, compared with Keras"),
+    "predict": ("efficientdet.prediction", "predict", "detect in pictures, videos, cameras: with boxes, and as JSON"),
+    "export": ("efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"),
+    "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
         "efficientdet.model.checkpoints.importing",
         "import_weights",
@@ -35,6 +37,7 @@ BENCHMARKS = {
     "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input", "records to batches, and what limits it"),
     "train": ("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
     "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "pictures to detections, and each part"),
+    "exports": ("efficientdet.benchmarks.formats", "benchmark_exports", "each format and precision: size, AP, speed"),
 }
 
 _EXAMPLES = """\
@@ -67,9 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"efficientdet: `{verb}` is no verb; there are {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     try:
-        return _run(verb, rest)
+        try:
+            return _run(verb, rest)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"efficientdet: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("efficientdet: interrupted.", file=sys.stderr)
@@ -123,6 +132,8 @@ def _run(verb: str, words: list[str]) -> int:
         (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
     if verb == "evaluate" and _has_json_file(words):
         name = "evaluate_detections"
+    if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
+        name = "verify_export"
     function = getattr(importlib.import_module(module), name)
     if verb == "train":
         result = _train(function, words)
@@ -130,7 +141,9 @@ def _run(verb: str, words: list[str]) -> int:
         result = _preview(function, words)
     else:
         result = _call(program, function, words)
-    if as_json:
+    if verb == "predict" and result.output == "-":
+        pass  # its lines are the result
+    elif as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
         _show(verb, result)
@@ -158,12 +171,46 @@ def _call(program: str, function: Callable[..., Any], words: list[str]) -> Any:
 def _train(function: Callable[..., Any], words: list[str]) -> Any:
     """Trains once, or once a seed of `--seeds`."""
     words, text = _take_option(words, "--seeds")
+    words, export_format = _take_option(words, "--export")
+    if export_format is not None:
+        _check_export(export_format, text)
     config = _training_config(words)
     if text is None:
-        return function(config)
+        summary = function(config)
+        if export_format is not None:
+            _export_run(summary.run_dir, export_format)
+        return summary
     from efficientdet.training import seeds
 
     return seeds.train_seeds(config, seeds.parse(text))
+
+
+def _check_export(name: str, seeds: str | None) -> None:
+    """Raises a UserError for an `--export` of `train` that would fail after hours of training."""
+    from efficientdet import backend
+    from efficientdet.exporters import exports
+
+    if backend.running() != "tensorflow":
+        raise UserError("`--export` converts on TensorFlow; train without it, then `efficientdet export` the run.")
+    if name not in exports.PRECISIONS:
+        raise UserError(f"`--export` is {name}; there are {', '.join(exports.PRECISIONS)}.")
+    if seeds is not None:
+        raise UserError("`--export` and `--seeds` do not go together; export the best run afterwards.")
+    exports.require(name)
+
+
+def _export_run(run_dir: str, name: str) -> None:
+    """Ends a run with an export of its best weights, in its folder; of several processes the first does."""
+    import pathlib
+
+    from efficientdet import progress
+    from efficientdet.exporters import exports
+    from efficientdet.training import processes
+
+    if processes.is_first():
+        run = pathlib.Path(run_dir)
+        made = exports.export(run, format=name, output=run / "exports" / name)  # type: ignore[arg-type]
+        progress.console.print(made.text(), soft_wrap=True, markup=False)
 
 
 def _training_config(words: list[str]) -> Any:
@@ -181,7 +228,8 @@ def _training_config(words: list[str]) -> Any:
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "
         f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead. "
-        "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation."
+        "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation. "
+        "`--export saved_model` (onnx, litert, openvino) ends the run with an export in RUN_DIR/exports."
     )
     return tyro.cli(
         ExperimentConfig, args=rest, default=start, prog="efficientdet train PRESET", description=description
@@ -251,13 +299,8 @@ def _show(verb: str, result: Any) -> None:
     elif verb == "demo":
         console.print(result.evaluation.table())
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "export", "import-weights", "preview"):
+    elif verb in ("download", "export", "import-weights", "predict", "preview", "serve"):
         console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb == "predict":
-        for picture, found in result.pictures.items():
-            console.print(
-                f"{picture}: {len(found['detections'])} found, {found['picture']}", soft_wrap=True, markup=False
-            )
     elif verb == "train" and not hasattr(result, "best_ap"):  # several seeds
         console.print(result.table())
     elif verb == "train" and result.best_ap is not None:

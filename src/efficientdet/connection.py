@@ -11,6 +11,7 @@ import urllib3
 from efficientdet.errors import UserError
 
 _CHUNK = 2**18  # bytes
+_MOST_REDIRECTS = 10
 _PASSING = {429, 500, 502, 503, 504}
 _REASONS = {401: "wants a password", 403: "is not open to us", 404: "does not exist", 410: "does not exist any more"}
 
@@ -52,7 +53,7 @@ def ask(
     """Asks a server and gives its answer, whose body has not been read yet.
 
     Args:
-        url: http or https; redirects are followed.
+        url: http or https; ten redirects are followed, to http and https only.
         timeout: seconds of silence after which the server is taken for dead.
         headers: of the question. Compression on the way is never asked for: sizes and ranges would be those of
             something else than the file.
@@ -63,6 +64,7 @@ def ask(
     """
     own = {"User-Agent": "efficientdet-keras", "Accept-Encoding": "identity"}
     with requests.Session() as session:
+        session.max_redirects = _MOST_REDIRECTS
         try:
             response = session.request(
                 method, url, headers=own | dict(headers or {}), timeout=timeout, stream=True, allow_redirects=True

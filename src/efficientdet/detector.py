@@ -1,58 +1,51 @@
-"""Raw pictures -> detections in their own pixels: letterbox, runtime, undo the letterbox."""
+"""Raw pictures -> detections in their own pixels: letterbox, runtime, undo the letterbox.
 
-import dataclasses
-from collections.abc import Sequence
+    import efficientdet
+
+    detector = efficientdet.Detector("runs/d0")
+    detector("photograph.jpg").draw().save("found.jpg")
+
+One detector serves any number of threads. Keras takes their batches side by side, on both backends; of other runtimes
+not each bears two calls at once, so there one batch waits for the other; pictures are read and scaled side by side.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 import numpy as np
+from PIL import Image
 
-from efficientdet import draw, files, progress, runtimes
+from efficientdet import runtimes
+from efficientdet import tiles as tile_grids
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch
 from efficientdet.data import images as image_files
 from efficientdet.data import preprocess
+from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
+from efficientdet.runtimes import keras as keras_runtime
 from efficientdet.structures import Category
 
+Tiles = tuple[int, int] | Literal["input"]
+"""Height and width of a tile, px of the picture; "input": as large as the network input."""
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PictureDetections:
-    """What was found in one picture, best first."""
-
-    size: tuple[int, int]
-    """Height and width of the picture, px."""
-    boxes: np.ndarray
-    """float32[K, 4], yxyx px of the picture, inside of it."""
-    labels: np.ndarray
-    """int32[K], positions in `categories`."""
-    scores: np.ndarray
-    """float32[K] in [0, 1]."""
-    categories: tuple[Category, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the detections into plain JSON values; corners in px, x before y."""
-        height, width = self.size
-        rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
-        found = [
-            {
-                "class": self.categories[label].name,
-                "category_id": self.categories[label].id,
-                "score": round(score, 4),
-                "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)},
-            }
-            for (y1, x1, y2, x2), label, score in rows
-        ]
-        return {"height": height, "width": width, "detections": found}
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of one picture: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
 
 
 class Detector:
-    """Weights, ready to look at pictures."""
+    """Weights, ready to look at pictures; may be called from several threads at once."""
 
     def __init__(
         self,
         weights: str | Path,
         *,
         score_threshold: float = 0.3,
+        classes: Sequence[str | int] | None = None,
+        batch_size: int = 8,
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
         runtime: RuntimeName = "auto",
@@ -63,8 +56,10 @@ class Detector:
         """Loads weights.
 
         Args:
-            weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
+            weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
             score_threshold: detections below this are left out.
+            classes: names or the dataset's ids of the classes that are wanted; none: all.
+            batch_size: most pictures, or tiles, in the network at once; longer lists go through in parts.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
             runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
@@ -73,10 +68,11 @@ class Detector:
             depthwise: how Keras's runtime computes depthwise convolutions; pallas needs JAX and a GPU.
 
         Raises:
-            UserError: the weights cannot be used.
+            UserError: the weights cannot be used, or have no such class.
         """
-        if not 0 <= score_threshold <= 1:
-            raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
+        _check_threshold(score_threshold)
+        if batch_size < 1:
+            raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
         self.runtime = runtimes.load_runtime(
             weights,
             runtime=runtime,
@@ -87,142 +83,188 @@ class Detector:
             depthwise=depthwise,
         )
         self.score_threshold = score_threshold
+        self.batch_size = batch_size
         self.categories = self.runtime.categories
+        self.classes = _find_classes(classes, self.categories)
+        is_reentrant = isinstance(self.runtime, keras_runtime.KerasRuntime)
+        self._turn = contextlib.nullcontext() if is_reentrant else threading.Lock()
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
-        """Detects in a batch of pictures.
+    @overload
+    def detect(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+        self,
+        images: image_files.Picture,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> PictureDetections: ...
+
+    @overload
+    def detect(
+        self,
+        images: Iterable[image_files.Picture],
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> list[PictureDetections]: ...
+
+    def detect(
+        self,
+        images: image_files.Picture | Iterable[image_files.Picture],
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> PictureDetections | list[PictureDetections]:
+        """Detects in a picture, or in several. `detector(...)` is the same.
 
         Args:
-            images: uint8[h, w, 3], RGB, upright; each may have a size of its own.
+            images: uint8[h, w, 3], RGB, upright; a picture of Pillow's; a path; or several of these, in any sizes.
+            score_threshold: detections below it are left out; none: the detector's.
+            classes: names or ids of the classes that are wanted; none: the detector's.
+            tiles: look at pieces of this size too, for small objects in large pictures; none: at the whole only.
+            tile_overlap: least share of a tile's side that the next one sees too, 0..0.9.
+
+        Returns:
+            What was found: of one picture, or a list in the order of the pictures.
+
+        Raises:
+            UserError: a picture cannot be used, or the weights have no such class.
         """
-        size = self.runtime.image_size
-        boxed = [preprocess.letterbox(image, size, self.runtime.resize) for image in images]
-        found = self.runtime.detect(
-            np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
+        found = self.detect_each(
+            [images] if _is_one(images) else images,  # type: ignore[list-item, arg-type]
+            score_threshold=score_threshold,
+            classes=classes,
+            tiles=tiles,
+            tile_overlap=tile_overlap,
         )
-        sizes = np.array([image.shape[:2] for image in images], np.int32)
-        boxes = preprocess.undo_letterbox(found["boxes"], np.array([scale for _, _, scale in boxed]), sizes)
-        return [self._pick(found, boxes, row, sizes[row]) for row in range(len(images))]
+        return next(found) if _is_one(images) else list(found)
 
-    def _pick(self, found: Any, boxes: np.ndarray, row: int, size: np.ndarray) -> PictureDetections:
-        """Takes one picture's detections above the threshold out of a batch."""
-        is_shown = (found["labels"][row] >= 0) & (found["scores"][row] >= self.score_threshold)
-        return PictureDetections(
-            size=(int(size[0]), int(size[1])),
-            boxes=boxes[row][is_shown],
-            labels=found["labels"][row][is_shown],
-            scores=found["scores"][row][is_shown],
-            categories=self.categories,
-        )
+    __call__ = detect
+
+    def detect_each(
+        self,
+        images: Iterable[image_files.Picture],
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> Iterator[PictureDetections]:
+        """Detects in pictures one after the other, for more than fit into memory; arguments as of `detect`.
+
+        A batch is read when its first answer is asked for.
+        """
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        _check_threshold(threshold)
+        wanted = self.classes if classes is None else _find_classes(classes, self.categories)
+
+        def answer(picture: image_files.Picture, size: tuple[int, int], found: _Found) -> PictureDetections:
+            boxes, labels, scores = found
+            is_shown = (scores >= threshold) & np.isin(labels, wanted)
+            return PictureDetections(
+                size=size,
+                boxes=boxes[is_shown],
+                labels=labels[is_shown],
+                scores=scores[is_shown],
+                categories=self.categories,
+                picture=picture,
+            )
+
+        if tiles is None:
+            return self._in_batches(images, answer)
+        tile_size = self.runtime.image_size if tiles == "input" else tiles
+        return self._in_tiles(images, tile_size, tile_overlap, answer)
+
+    def _in_batches(
+        self, images: Iterable[image_files.Picture], answer: Callable[..., PictureDetections]
+    ) -> Iterator[PictureDetections]:
+        """Looks at whole pictures."""
+        pictures = iter(images)
+        while batch := list(itertools.islice(pictures, self.batch_size)):
+            # Of what is read only the small network input stays in memory.
+            boxed = [self._letterbox(image_files.to_array(picture)) for picture in batch]
+            for picture, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
+                yield answer(picture, size, found)
+
+    def _in_tiles(
+        self,
+        images: Iterable[image_files.Picture],
+        tile_size: tuple[int, int],
+        overlap: float,
+        answer: Callable[..., PictureDetections],
+    ) -> Iterator[PictureDetections]:
+        """Looks at each picture as a whole, and at its tiles if it has more than one."""
+        for picture in images:
+            pixels = image_files.to_array(picture)
+            height, width = pixels.shape[:2]
+            grid = tile_grids.split((height, width), tile_size, overlap)
+            origins = np.array([[0, 0, height, width], *(grid if len(grid) > 1 else [])])
+            parts: list[_Found] = []
+            for start in range(0, len(origins), self.batch_size):
+                batch = origins[start : start + self.batch_size]
+                parts += self._run([self._letterbox(pixels[y1:y2, x1:x2]) for y1, x1, y2, x2 in batch])
+            boxes = np.concatenate(
+                [found[0] + origin[[0, 1, 0, 1]] for found, origin in zip(parts, origins, strict=True)]
+            )
+            labels, scores = (np.concatenate([found[part] for found in parts]) for part in (1, 2))
+            seen_in = origins.repeat([len(found[2]) for found in parts], axis=0)
+            kept = tile_grids.merge(boxes, labels, scores, seen_in, grid, (height, width))
+            yield answer(picture, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
+
+    def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
+        """Makes a network input of a picture: uint8[H, W, 3], the size inside, the scale, the picture's own size."""
+        boxed = preprocess.letterbox(pixels, self.runtime.image_size, self.runtime.resize)
+        return *boxed, (pixels.shape[0], pixels.shape[1])
+
+    def _run(self, boxed: list[tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]]) -> list[_Found]:
+        """Runs the network on a batch of `_letterbox`."""
+        pixels, valid_sizes, scales, sizes = zip(*boxed, strict=True)
+        batch, valid_size = np.stack(pixels), np.array(valid_sizes, np.int32)
+        with self._turn:
+            found = self.runtime.detect(batch, valid_size)
+        boxes = preprocess.undo_letterbox(found["boxes"], np.array(scales), np.array(sizes, np.int32))
+        is_found = found["labels"] >= 0
+        return [
+            (boxes[row][is_found[row]], found["labels"][row][is_found[row]], found["scores"][row][is_found[row]])
+            for row in range(len(boxed))
+        ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What `predict` wrote."""
-
-    output: str
-    pictures: dict[str, dict[str, Any]]
-    """Picture as it was given -> its size, its detections, and the annotated picture."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the prediction into plain JSON values."""
-        return dataclasses.asdict(self)
+def _is_one(images: object) -> bool:
+    """Tells a picture from several."""
+    return isinstance(images, np.ndarray | Image.Image | Path | str)
 
 
-def predict(
-    weights: Path,
-    images: tuple[Path, ...],
-    /,
-    *,
-    output: Path = Path("predictions"),
-    score_threshold: float = 0.3,
-    image_size: tuple[int, int] | None = None,
-    precision: Precision = "float32",
-    runtime: RuntimeName = "auto",
-    xla: Switch = "auto",
-) -> Prediction:
-    """Detects in pictures, draws what was found, and writes it down as JSON.
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise UserError(f"`score_threshold` is {threshold}; it must be in [0, 1].")
 
-    Args:
-        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
-        images: pictures, or folders of pictures.
-        output: folder for the annotated pictures and predictions.json.
-        score_threshold: detections below this are left out.
-        image_size: height and width of the network input, px; what the weights were trained with if not given.
-        precision: of the arithmetic inside the network.
-        runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
-        xla: compile Keras's graph with XLA; auto: on a GPU.
+
+def _find_classes(classes: Sequence[str | int] | None, categories: tuple[Category, ...]) -> np.ndarray:
+    """Finds the labels of classes by their names or ids.
 
     Returns:
-        What was found; boxes in px of each picture, upright as its EXIF orientation says.
+        int[N], positions in `categories`.
 
     Raises:
-        UserError: weights or a picture cannot be used; nothing is written then.
+        UserError: there is no such class.
     """
-    paths = _find_pictures(images)
-    targets = _targets(paths, output)
-    report = output / "predictions.json"
-    files.check_writable(report)
-    for path in paths:
-        image_files.read_image(path, str(path))  # a broken one stops before anything is written
-    detector = Detector(
-        weights,
-        score_threshold=score_threshold,
-        image_size=image_size,
-        precision=precision,
-        runtime=runtime,
-        xla=xla,
-    )
-    names = [category.name for category in detector.categories]
-    pictures: dict[str, dict[str, Any]] = {}
-    with progress.track("predict", len(paths)) as bar:
-        for path, target in zip(paths, targets, strict=True):
-            image = image_files.read_image(path, str(path))
-            found = detector.detect([image])[0]
-            _write_picture(target, draw.draw_detections(image, found.boxes, found.labels, found.scores, names))
-            pictures[str(path)] = {**found.to_dict(), "picture": str(target)}
-            bar.advance(note=path.name)
-    files.write_json(report, pictures)
-    return Prediction(output=str(output), pictures=pictures)
-
-
-def _find_pictures(images: Sequence[Path]) -> list[Path]:
-    """Lists the pictures, those of folders in the order of their names."""
-    paths: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            inside = sorted(child for child in path.iterdir() if child.suffix.lower() in image_files.SUFFIXES)
-            if not inside:
-                raise UserError(f"`{path}` has no pictures ({', '.join(sorted(image_files.SUFFIXES))}).")
-            paths += inside
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise UserError(f"`{path}` does not exist; give a picture or a folder of pictures.")
-    if not paths:
-        raise UserError("`images` is empty; give at least one picture or folder.")
-    return paths
-
-
-def _targets(paths: list[Path], output: Path) -> list[Path]:
-    """Names the annotated pictures as the originals; equal names are numbered, and no original is replaced."""
-    taken: set[str] = set()
-    targets = []
-    for path in paths:
-        stem, number = path.stem, 2
-        while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        taken.add(stem)
-        targets.append(output / f"{stem}.jpg")
-    originals = {path.resolve() for path in paths}
-    for target in targets:
-        if target.resolve() in originals:
-            raise UserError(f"`output` is `{output}`, where `{target.name}` would be replaced; give another folder.")
-    return targets
-
-
-def _write_picture(path: Path, image: np.ndarray) -> None:
-    """Writes a JPEG, aside and then renamed."""
-    from PIL import Image
-
-    files.write_aside(path, lambda temporary: Image.fromarray(image).save(temporary, quality=92))
+    if classes is None:
+        return np.arange(len(categories))
+    if isinstance(classes, str) or not len(classes):
+        raise UserError(f"`classes` is {classes!r}; expected a list of one or more names or ids.")
+    labels: dict[str, list[int]] = {}
+    for label, category in enumerate(categories):
+        labels.setdefault(category.name, []).append(label)
+    for label, category in enumerate(categories):  # a number is an id unless a class is called so
+        labels.setdefault(str(category.id), [label])
+    unknown = [each for each in classes if str(each) not in labels]
+    if unknown:
+        known = ", ".join(f"{category.name} ({category.id})" for category in categories)
+        raise UserError(f"`classes` has {unknown[0]!r}; these weights know {known}.")
+    return np.array([label for each in classes for label in labels[str(each)]])

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _GOLDEN_ANGLE = 0.3819660112501051  # of a full turn
 _SMALLEST_FONT = 8  # px
+_MOST_TAGS = 300  # beyond them a picture is no more readable, and their places take minutes to find
 _PAPER, _INK = (250, 250, 250), (30, 30, 30)
 
 _Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, px; the last row and column are outside
@@ -38,7 +39,8 @@ def draw_detections(
         score_threshold: boxes below it are left out.
 
     Returns:
-        uint8[H, W, 3]. A tag that has no room in the picture loses its percentage, then its name.
+        uint8[H, W, 3]. A tag that has no room in the picture loses its percentage, then its name; beyond 300 boxes the
+        worst have no tag.
     """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
@@ -49,7 +51,7 @@ def draw_detections(
     for row in reversed(order):
         _draw_frame(draw, frames[row], line, colour(int(labels[row])))
 
-    texts = {row: [names[int(labels[row])]] for row in order}
+    texts = {row: [names[int(labels[row])]] for row in order[:_MOST_TAGS]}
     if scores is not None:
         texts = {row: [f"{name} {100 * float(scores[row]):.0f}%", name] for row, (name,) in texts.items()}
     font = _font(max(_SMALLEST_FONT + 1, round((height + width) * 0.0125)))
@@ -199,7 +201,7 @@ def _place_tags(
 
     Args:
         frames: of the boxes, best first.
-        texts: of each box, the wished one first.
+        texts: of each box that gets a tag, the wished one first.
         font: of all tags.
         line: width of a box's line, px.
         size: height and width of the picture, px.
@@ -208,11 +210,11 @@ def _place_tags(
         Place and text; nothing for a box none of whose texts fits.
     """
     tags: dict[int, tuple[_Rectangle, str]] = {}
-    for row, frame in frames.items():
+    for row in texts:
         sizes = {text: _tag_size(text, font) for text in texts[row]}
         fitting = [text for text, (width, height) in sizes.items() if width <= size[1] and height <= size[0]]
         if fitting:
-            places = [_shift(place, size) for place in _places(frame, *sizes[fitting[0]], line)]
+            places = [_shift(place, size) for place in _places(frames[row], *sizes[fitting[0]], line)]
             hidden = [sum(_overlap(place, other) for other, _ in tags.values()) for place in places]
             tags[row] = places[hidden.index(min(hidden))], fitting[0]
     return tags

@@ -1,4 +1,4 @@
-"""The one exception that a person can mend."""
+"""The one exception that a person can mend, and how it is shown."""
 
 
 class UserError(ValueError):
@@ -8,3 +8,8 @@ class UserError(ValueError):
     and what to do. The command line prints it as one line and exits with status 1; any other exception is a
     bug of ours and shows its traceback.
     """
+
+
+def one_line(text: str) -> str:
+    """Writes a text in one line; what could steer a terminal, as names of files may hold, becomes `?`."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

@@ -17,10 +17,11 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import backend, files, progress, structures
+from efficientdet import backend, files, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, Switch
 from efficientdet.data import preprocess
+from efficientdet.data.records import Records
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
@@ -248,7 +249,7 @@ def evaluate(
     command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
 
     Args:
-        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
+        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
@@ -265,7 +266,7 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.data import coco_results, pipeline, records
+    from efficientdet.data import coco_results, records
     from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
@@ -277,7 +278,38 @@ def evaluate(
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split, may_lack_boxes=output is not None)
-    runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
+    runtime: Any
+    if runtimes.manifest.is_export(weights):
+        runtime = runtimes.load_runtime(weights, image_size=image_size, precision=precision)
+    else:
+        runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
+    evaluator = evaluate_runtime(runtime, opened, batch_size=batch_size, max_images=max_images)
+    result = evaluator.result()
+    if output is not None:
+        files.write_json(output / _METRICS_FILE, result.to_dict())
+        coco_results.write(output / results_name, evaluator.coco_results())
+    return result
+
+
+def evaluate_runtime(
+    runtime: runtimes.Runtime, opened: Records, *, batch_size: int = 8, max_images: int = 0
+) -> CocoEvaluator:
+    """Lets a runtime look at every picture of a split.
+
+    Args:
+        runtime: weights or an export, loaded.
+        opened: the split.
+        batch_size: pictures a batch.
+        max_images: only the first so many; 0: all.
+
+    Returns:
+        The evaluator, ready to count.
+
+    Raises:
+        UserError: a record is damaged, or its classes are not the runtime's.
+    """
+    from efficientdet.data import pipeline
+
     # Records of others without a box do not say which classes the dataset has.
     evaluator = CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
     batches = pipeline.evaluation_batches(
@@ -293,11 +325,7 @@ def evaluate(
             found = runtime.detect(batch["images"], batch["valid_size"])
             evaluator.add(originals, to_originals(found, originals))
             bar.advance(int((originals["ids"] >= 0).sum()))
-    result = evaluator.result()
-    if output is not None:
-        files.write_json(output / _METRICS_FILE, result.to_dict())
-        coco_results.write(output / results_name, evaluator.coco_results())
-    return result
+    return evaluator
 
 
 def _check_results_name(name: str, output: Path | None) -> None:

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from efficientdet.errors import one_line
+
 # People read results on standard output; progress goes to standard error, so that `--json` stays clean.
 console = Console(stderr=True, highlight=False)
 
@@ -27,16 +29,16 @@ class Tracker:
 
     def __init__(self, label: str, total: int | None, unit: str, start: int, bar: Progress | None):
         """Starts to count at `start` of `total` units."""
-        self._label, self._total, self._unit, self._start = label, total, unit, start
+        self._label, self._total, self._unit, self._start = one_line(label), total, unit, start
         self._done, self._bar, self._note = start, bar, ""
         self._began: float | None = None  # of the rate: the end of the first advance, which may have compiled
         self._shown = time.monotonic()
-        self._task = None if bar is None else bar.add_task(label, total=total, completed=start, note="", rate="")
+        self._task = None if bar is None else bar.add_task(self._label, total=total, completed=start, note="", rate="")
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """Adds `amount` units; `note` is shown behind the bar until the next one."""
         self._done += amount
-        self._note = self._note if note is None else note
+        self._note = self._note if note is None else one_line(note)
         if self._began is None:
             self._began, self._start = time.monotonic(), self._done
         seconds = time.monotonic() - self._began
@@ -76,14 +78,14 @@ def track(label: str, total: int | None, *, unit: str = "images", start: int = 0
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("<"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=False) as bar:
         yield Tracker(label, total, unit, start, bar)

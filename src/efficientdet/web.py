@@ -10,7 +10,9 @@ it: then a part that only lacks its new name needs no case of its own.
 import dataclasses
 import hashlib
 import json
+import queue
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,73 @@ def remote_size(url: str, *, timeout: float = 30.0) -> int | None:
             return _length(response) if response.status_code == 200 else None
     except BrokenError as error:
         raise UserError(f"`{connection.without_secrets(url)}` cannot be fetched: {error}; try again later.") from error
+
+
+def fetch_within(url: str, path: Path, *, max_bytes: int, max_seconds: float, timeout: float = 10.0) -> None:
+    """Fetches a file once, in bounded time and size; of one that does not come whole nothing is kept.
+
+    Args:
+        url: http or https.
+        path: where the file will be; its folder exists.
+        max_bytes: a larger file is refused.
+        max_seconds: for everything together, from the look-up of the server's name to the last byte.
+        timeout: seconds of silence after which the server is taken for dead.
+
+    Raises:
+        UserError: the server or the way there fails, or the file is too large or too slow.
+    """
+    connection.check_url(url)
+    shown = connection.without_secrets(url)
+    ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    is_late = threading.Event()
+
+    def work() -> None:
+        try:
+            _receive_once(url, path, max_bytes, timeout, is_late)
+        except Exception as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    # A server can keep each single wait short and never come to an end, so the time is measured from outside.
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        error = ends.get(timeout=max_seconds)
+    except queue.Empty:
+        is_late.set()
+        raise UserError(f"`{shown}` did not come within {max_seconds:g} s; fetch it beforehand.") from None
+    if isinstance(error, BrokenError):
+        raise UserError(f"`{shown}` cannot be fetched: {error}; try again later.") from error
+    if isinstance(error, OSError):
+        raise UserError(f"`{path}` cannot be written: {error.strerror or error}.") from error
+    if error is not None:
+        raise error
+
+
+def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late: threading.Event) -> None:
+    """Writes an answer into a file, and removes the file where that fails."""
+    shown = connection.without_secrets(url)
+    too_large = UserError(f"`{shown}` has more than {files.size_text(max_bytes)}; fetch it beforehand.")
+    arrived = 0
+    try:
+        with connection.ask(url, timeout=timeout) as response, path.open("wb") as file:
+            if response.status_code != 200:
+                raise connection.refusal(url, response)
+            total = _length(response)
+            if (total or 0) > max_bytes:
+                raise too_large
+            for chunk in connection.chunks(response, url, timeout):
+                arrived += len(chunk)
+                if arrived > max_bytes:
+                    raise too_large
+                if is_late.is_set():
+                    raise BrokenError("nobody waits any more", is_passing=False)
+                file.write(chunk)
+            if total is not None and arrived != total:
+                raise BrokenError(f"the connection ended after {arrived:,} of {total:,} bytes", is_passing=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def arrived(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import io
 
+import hostile
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     assert len(bomb) < 100_000
     with pytest.raises(UserError, match="`bomb` has more than 178,956,970 pixels"):
         images.read_image(bomb, "bomb")
+
+
+def test_a_tiff_is_judged_by_its_tiles_too():
+    small = hostile.tile_bomb(500)
+    assert images.inspect(small, "small").decoded_pixels == 250_000
+    assert images.read_image(small, "small").shape == (10, 10, 3)
+    with pytest.raises(images.TooManyPixelsError, match="`bomb` has more than 178,956,970 pixels"):
+        images.read_image(hostile.tile_bomb(14_000), "bomb")
 
 
 def test_floating_point_pixels_are_refused():

@@ -1,6 +1,7 @@
 """The programs in examples/, and the Python in the README, run as they are written."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import runpy
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from efficientdet import presets
+from efficientdet.model import weights
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -36,7 +38,8 @@ def _read(path):
 
 
 def test_every_example_is_run_by_a_test():
-    assert [path.name for path in (_ROOT / "examples").glob("*.py")] == ["train_and_detect.py"]
+    names = sorted(path.name for path in (_ROOT / "examples").glob("*.py"))
+    assert names == ["detect.py", "train_and_detect.py"]
 
 
 @pytest.mark.slow
@@ -44,6 +47,46 @@ def test_the_example_trains_and_writes_a_picture_with_what_it_found(output):
     assert (output / "run" / "weights" / "best.safetensors").is_file()
     first = _read(output / "pictures" / "val" / "000001.jpg")
     assert _read(output / "detections.jpg").shape == first.shape
+
+
+@pytest.fixture(scope="module")
+def sure_weights(finding_weights, tmp_path_factory):
+    """Weights whose scores are above the detector's own threshold."""
+    loaded = weights.load(finding_weights)
+    arrays = dict(loaded.arrays) | {"class_head/predict/pointwise/bias": np.full(27, 0.5, np.float32)}
+    path = tmp_path_factory.mktemp("weights") / "sure.safetensors"
+    weights.save(path, arrays, loaded.model, loaded.categories)
+    return path
+
+
+def test_the_example_detects_in_every_way(sure_weights, tmp_path, monkeypatch, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    words = ["detect.py", str(sure_weights), str(tmp_path / "a.png"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(_ROOT / "examples" / "detect.py"), run_name="__main__")
+    assert _read(tmp_path / "out" / "found.jpg").shape == image.shape
+    found = json.loads((tmp_path / "out" / "found.json").read_text())
+    assert {"cat", "dog", "cow"} & {detection["class"] for detection in found["detections"]}
+    assert f"{len(found['detections'])} rows" in capsys.readouterr().out
+
+
+def test_the_python_of_the_guide_runs_as_it_is_written(sure_weights, tmp_path, monkeypatch):
+    snippets = re.findall(
+        r"```python\n(.*?)```", (_ROOT / "docs" / "predict.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert snippets
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "d0").symlink_to(sure_weights)
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    (tmp_path / "photographs").mkdir()
+    for path in ("photograph.jpg", "photographs/a.jpg", "photographs/b.jpg"):
+        Image.fromarray(image).save(path)
+    names = {"image": image}
+    for snippet in snippets:
+        exec(compile(snippet, "predict.md", "exec"), names)
+    assert _read(tmp_path / "found.jpg").shape == image.shape
 
 
 @pytest.mark.slow
@@ -54,6 +97,7 @@ def test_the_python_of_the_readme_runs_as_it_is_written(output, tmp_path, monkey
     (tmp_path / "runs" / "d0").symlink_to(output / "run")
     monkeypatch.chdir(tmp_path)
     image = _read(output / "pictures" / "val" / "000002.jpg")
+    Image.fromarray(image).save("photograph.jpg")
     names = {"image": image}
     exec(compile(snippets[0], "README.md", "exec"), names)
     found = names["found"]

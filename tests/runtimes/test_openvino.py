@@ -11,7 +11,7 @@ import pytest
 from efficientdet import detector, runtimes, web
 from efficientdet.config import PostprocessConfig
 from efficientdet.errors import UserError
-from efficientdet.exporters import openvino as exporter
+from efficientdet.exporters import exports
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.runtimes import openvino as openvino_runtime
@@ -80,8 +80,8 @@ def test_batch_sizes_may_change(weights_file, rng):
 
 
 def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(weights_file, rng, tmp_path):
-    result = exporter.export(weights_file, output=tmp_path / "export", image_size=(96, 64))
-    assert result.score_difference < 1e-4
+    result = exports.export(weights_file, format="openvino", output=tmp_path / "export", image_size=(96, 64))
+    assert result.agreement["score_difference"] < 1e-4
     exported = runtimes.load_runtime(tmp_path / "export" / "model.xml")
     assert isinstance(exported, openvino_runtime.OpenVinoRuntime)
     assert (exported.categories, exported.image_size) == (_CATEGORIES, (96, 64))
@@ -140,9 +140,6 @@ def test_without_openvino_keras_runs_and_a_wish_for_openvino_is_one_line(weights
 def test_what_is_no_export_is_refused(weights_file, tmp_path):
     with pytest.raises(UserError, match=r"missing\.xml` does not exist"):
         openvino_runtime.OpenVinoRuntime(tmp_path / "missing.xml")
-    (tmp_path / "bad.xml").write_text("<net>")
-    with pytest.raises(UserError, match=r"bad\.xml` is no graph"):
-        openvino_runtime.OpenVinoRuntime(tmp_path / "bad.xml")
     with pytest.raises(UserError, match=r"`image_size` is \(64, 64\), but"):
         openvino_runtime.OpenVinoRuntime(openvino_runtime.find_converted(weights_file), image_size=(64, 64))
     with pytest.raises(UserError, match="`image_size` is 16 x 64"):

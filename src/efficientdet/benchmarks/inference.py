@@ -19,6 +19,7 @@ from efficientdet.config import Depthwise, PostprocessConfig, Precision, Runtime
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
 from efficientdet.model import host_postprocess
+from efficientdet.runtimes import manifest
 from efficientdet.training import memory
 
 _THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
@@ -147,7 +148,8 @@ def benchmark_inference(
       efficientdet benchmark inference --rival ".venv-parity/bin/python benchmarks/effdet_rival.py inference"
 
     Args:
-        model: weights file, run, published name, or a preset, whose weights are then random (as fast as trained ones).
+        model: weights file, run, published name, an export with raw answers (in its own program and precision), or a
+            preset, whose weights are then random (as fast as trained ones).
         pictures: folder of photographs; generated pictures if not given.
         image_size: height and width of the network input, px; what the model was made for if not given.
         batch_sizes: pictures a call.
@@ -170,6 +172,8 @@ def benchmark_inference(
     accelerator.check_depthwise(depthwise)
     if output is not None:
         files.check_writable(output)
+    if manifest.is_export(model):  # it has one program and one precision
+        runtimes, precisions = (manifest.read(model)[1].target,), ("float32",)  # type: ignore[assignment]
     if "openvino" in runtimes:
         precisions = _with_arithmetic(precisions)
     encoded = _read_pictures(pictures)
@@ -302,7 +306,7 @@ def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable
 
 def _predicted(location: str | Path, encoded: list[bytes]) -> suppression.Candidates:
     """Lets weights answer to the first picture."""
-    ours = detector.Detector(location, runtime="keras")
+    ours = detector.Detector(location, runtime="auto" if manifest.is_export(location) else "keras")
     raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
     return suppression.predicted_candidates(raw, ours.runtime.anchors)
 

@@ -1,1 +1,1 @@
-"""Models in formats that other programs run; each is written and then compared with Keras."""
+"""Models in formats that other programs run; each is written, run by its real program and compared with Keras."""

@@ -11,6 +11,8 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, RuntimeName, Switch
+from efficientdet.errors import UserError
+from efficientdet.runtimes import manifest
 from efficientdet.structures import Category, Detections, RawPredictions
 
 
@@ -47,11 +49,13 @@ def load_runtime(
     """Loads weights into the runtime asked for.
 
     Args:
-        location: weights file, folder of a run, or a published name such as `coco-d0`; for OpenVINO also an export.
-        runtime: auto: the fastest that is installed for this device: OpenVINO on a CPU, else Keras.
+        location: weights file, folder of a run, a published name such as `coco-d0`, or an export (its folder, or the
+            graph in it).
+        runtime: of weights. auto: the fastest that is installed for this device: OpenVINO on a CPU, else Keras. An
+            export runs in the program that it was written for.
         postprocess: limits and thresholds; None: those of the run that the weights come from.
         image_size: height and width of the network input, px; None: what the weights were trained with.
-        precision: of the arithmetic inside the network.
+        precision: of the arithmetic inside the network; an export has its own, but for OpenVINO's.
         xla: of Keras's runtime.
         depthwise: of Keras's runtime, how depthwise convolutions are computed.
 
@@ -59,7 +63,11 @@ def load_runtime(
         UserError: the weights cannot be used, or the runtime is not installed.
     """
     knobs: dict[str, Any] = {"postprocess": postprocess, "image_size": image_size, "precision": precision}
-    name = _best(xla) if runtime == "auto" and Path(location).suffix != ".xml" else runtime
+    if manifest.is_export(location):
+        if xla == "on":
+            raise UserError(f"`xla` is on, but `{location}` is an export, which has its own program; leave it out.")
+        return _load_export(location, runtime, knobs)
+    name = _best(xla) if runtime == "auto" else runtime
     if name == "keras":
         from efficientdet.runtimes.keras import KerasRuntime
 
@@ -67,6 +75,22 @@ def load_runtime(
     from efficientdet.runtimes.openvino import OpenVinoRuntime
 
     return OpenVinoRuntime(location, **knobs)
+
+
+def _load_export(location: str | Path, runtime: RuntimeName, knobs: dict[str, Any]) -> Runtime:
+    """Loads an export into the program that it was written for."""
+    _, found = manifest.read(location)
+    if runtime not in ("auto", found.target):
+        raise UserError(f"`runtime` is {runtime}, but `{location}` is an export for {found.target}; leave it out.")
+    if found.target == "openvino":
+        from efficientdet.runtimes.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(location, **knobs)
+    from efficientdet.runtimes.exported import ExportRuntime
+
+    if (precision := knobs.pop("precision")) not in ("float32", "tf32"):
+        raise UserError(f"`precision` is {precision}, but `{location}` has its own, {found.precision}; leave it out.")
+    return ExportRuntime(location, **knobs)
 
 
 def _best(xla: Switch) -> RuntimeName:

@@ -42,6 +42,7 @@ class KerasRuntime:
         if image_size is not None:
             limits.check_image_size(dataclasses.replace(loaded.model, image_size=image_size), "image_size")
         self.path = loaded.path
+        self.model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
         self.categories: tuple[Category, ...] = loaded.categories
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size
         self.resize: Resize = loaded.model.resize

@@ -1,0 +1,204 @@
+"""Every format in every precision: how large it is, what AP it has, how fast it is here, in turns with Keras."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from efficientdet import evaluation, files, progress, runtimes
+from efficientdet.benchmarks import drawn_weights, report, timing
+from efficientdet.config import ExportFormat, ExportPrecision
+from efficientdet.data import records
+from efficientdet.errors import UserError
+from efficientdet.exporters import calibration, exports
+from efficientdet.exporters.calibration import Sample
+from efficientdet.runtimes.keras import KerasRuntime
+
+_PICTURES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportsBenchmark:
+    """What was measured."""
+
+    what: str
+    rows: list[dict[str, Any]]
+    """Of each export: format, precision, answer, megabytes, AP, latency in ms, images/s, and how far from Keras; or why
+    it was refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def table(self) -> Table:
+        """Arranges the rows for a terminal."""
+        table = Table(title=self.what, title_justify="left")
+        for heading in ("format", "precision", "answer"):
+            table.add_column(heading)
+        for heading in ("MB", "AP %", "images/s", "p50 ms", "p99", "score diff.", "box diff. px"):
+            table.add_column(heading, justify="right")
+        for row in self.rows:
+            if "refused" in row:
+                table.add_row(row["format"], row["precision"], "refused")
+                continue
+            found = row["agreement"]
+            table.add_row(
+                row["format"],
+                row["precision"],
+                row["answer"],
+                f"{row['megabytes']:.1f}",
+                "-" if row["ap"] is None else f"{100 * row['ap']:.1f}",
+                f"{row['images_per_second']['median']:.4g}",
+                *(f"{row['latency_ms'][name]:.4g}" for name in ("p50", "p99")),
+                f"{found['score_difference']:.1e}" if found else "",
+                f"{found['box_difference']:.2g}" if found else "",
+            )
+        return table
+
+
+@dataclasses.dataclass(eq=False)
+class _Loaded:
+    """A runtime that is timed in turns with others."""
+
+    runtime: runtimes.Runtime
+    samples: list[Sample]
+    row: dict[str, Any]
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def turn(self, turn_seconds: float) -> float:
+        """Detects for a while, one picture a call: images/s."""
+        spent: list[float] = []
+        while sum(spent) < turn_seconds:
+            sample = self.samples[len(spent) % len(self.samples)]
+            began = time.perf_counter()
+            self.runtime.detect(sample.images, sample.valid_size)
+            spent.append(time.perf_counter() - began)
+        self.seconds += spent
+        return len(spent) / sum(spent)
+
+
+def benchmark_exports(
+    model: str = "d0",
+    /,
+    *,
+    data: str = "",
+    split: str = "val",
+    pictures: Path | None = None,
+    calibration_images: int = 200,
+    formats: tuple[ExportFormat, ...] = ("saved_model", "onnx", "litert", "openvino"),
+    precisions: tuple[ExportPrecision, ...] = ("float32", "float16", "int8"),
+    max_ap_loss: float = 0.01,
+    rounds: int = 5,
+    turn_seconds: float = 1.0,
+    output: Path | None = None,
+) -> ExportsBenchmark:
+    """Exports a model in every format and precision, each verified, and measures size, AP and speed.
+
+    A call is network and suppression for one picture, letterboxed beforehand. All take turns.
+
+    Args:
+        model: weights file, run, published name, or a preset, whose weights are then random.
+        data: records on which AP is measured; without them int8 is left out, since it cannot be verified.
+        split: split of these records.
+        pictures: folder of photographs to compare on and to measure with; generated ones if not given.
+        calibration_images: of int8, from the split train of `data`.
+        formats: saved_model, onnx, litert, openvino.
+        precisions: float32, float16, bfloat16, int8; what a format lacks is left out.
+        max_ap_loss: of int8; a larger loss is a row that says so.
+        rounds: how often everything has its turn; one more before warms up.
+        turn_seconds: how long a turn lasts, one call at least.
+        output: JSON file for the result.
+
+    Raises:
+        UserError: the model, data or a program cannot be used.
+    """
+    if rounds < 1:
+        raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
+    if output is not None:
+        files.check_writable(output)
+    wanted = [
+        (name, precision) for name in formats for precision in precisions if precision in exports.PRECISIONS[name]
+    ]
+    wanted = [pair for pair in wanted if data or pair[1] != "int8"]
+    for pair in wanted:
+        exports.require(*pair)
+    with drawn_weights.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
+        keras = KerasRuntime(location)
+        samples = _samples(keras, pictures)
+        row: dict[str, Any] = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}
+        row |= {"megabytes": round(keras.path.stat().st_size / 1e6, 2), "ap": _ap(keras, data, split)}
+        loaded, refused = [_Loaded(keras, samples, row)], []
+        for name, precision in wanted:
+            target = Path(folder) / f"{name}-{precision}"
+            try:
+                made = exports.export(
+                    Path(location),
+                    format=name,
+                    precision=precision,
+                    output=target,
+                    pictures=pictures,
+                    data=data if precision == "int8" else "",
+                    split=split,
+                    calibration_images=calibration_images,
+                    max_ap_loss=max_ap_loss,
+                )
+            except UserError as error:
+                refused.append({"format": name, "precision": precision, "refused": str(error)})
+                progress.console.print(f"refused: {error}", markup=False)
+                continue
+            runtime = runtimes.load_runtime(target)
+            row = {"format": name, "precision": precision, "answer": made.answer, "agreement": made.agreement}
+            ap = made.agreement["ap"] if precision == "int8" else _ap(runtime, data, split)
+            row |= {"megabytes": round(made.num_bytes / 1e6, 2), "ap": ap}
+            loaded.append(_Loaded(runtime, samples, row))
+        rows = _measure(loaded, rounds, turn_seconds)
+        size = keras.image_size
+    what = f"{model} at {size[0]} x {size[1]} px, one picture a call, {'photographs' if pictures else 'generated'}"
+    result = ExportsBenchmark(what=what, rows=rows + refused)
+    if output is not None:
+        files.write_json(output, {**result.to_dict(), **report.circumstances()})
+    return result
+
+
+def _samples(keras: KerasRuntime, pictures: Path | None) -> list[Sample]:
+    """Finds the pictures that are timed."""
+    if pictures is not None:
+        return calibration.from_folder(pictures, keras.model, _PICTURES, "pictures")
+    return list(calibration.generated(keras.model, _PICTURES))
+
+
+def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float | None:
+    """Measures AP, where there are records."""
+    if not data:
+        return None
+    return evaluation.evaluate_runtime(runtime, records.open_records(data, split)).result().metrics["AP"]
+
+
+def _measure(loaded: list[_Loaded], rounds: int, turn_seconds: float) -> list[dict[str, Any]]:
+    """Times everything in turns; the round that warms up leaves no single times."""
+    calls: dict[str, Callable[[], float]] = {
+        str(number): lambda one=one: one.turn(turn_seconds)  # type: ignore[misc]
+        for number, one in enumerate(loaded)
+    }
+    with progress.track("benchmark exports", rounds + 1, unit="rounds") as bar:
+        timing.in_turns(calls, 1, warmup=0)
+        bar.advance()
+        for one in loaded:
+            one.seconds.clear()
+        rates: timing.Rates = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, found in timing.in_turns(calls, 1, warmup=0).items():
+                rates[name] += found
+            bar.advance()
+    return [
+        {
+            **one.row,
+            "images_per_second": timing.spread(rates[str(number)]),
+            "latency_ms": timing.percentiles(one.seconds),
+        }
+        for number, one in enumerate(loaded)
+    ]

@@ -1,0 +1,158 @@
+"""What people point at: pictures, videos, folders, patterns, addresses on the web, the number of a camera.
+
+A word is taken for what exists: a file called `*.jpg` or `0` is that file, before a pattern or a camera. Of folders and
+patterns, files that are neither pictures nor videos by their names are left out; a file that was named itself is judged
+by its content. From the web nothing is kept: a file of bounded size, in bounded time, into a folder of the caller's.
+"""
+
+import dataclasses
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from efficientdet import connection, web
+from efficientdet.data import images
+from efficientdet.errors import UserError
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".mov",
+    ".m4v",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".mts",
+    ".3gp",
+)
+"""How names of video files end, lower case."""
+
+MAX_BYTES = {"picture": 100 * 10**6, "video": 4 * 10**9}
+"""Of a file from the web."""
+MAX_SECONDS = {"picture": 60.0, "video": 3600.0}
+"""For a file from the web, all in all."""
+
+_LONGEST_STEM = 100  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Medium:
+    """A picture, a video or a camera.
+
+    Attributes:
+        name: what people call it: the path, the address without passwords, `camera 0`.
+        kind: what it is.
+        stem: of files that are written about it; no path, of a bounded length.
+        path: the file; none of a camera, and before `fetch`.
+        url: its address on the web.
+        camera: its number.
+    """
+
+    name: str
+    kind: Literal["picture", "video", "camera"]
+    stem: str
+    path: Path | None = None
+    url: str | None = None
+    camera: int | None = None
+
+
+def find(words: Sequence[str | Path]) -> list[Medium]:
+    """Finds what words stand for, in their order; files of folders and patterns in the order of their names.
+
+    Args:
+        words: files, folders, patterns such as `photos/**/*.jpg`, http(s) addresses, numbers of cameras.
+
+    Returns:
+        One at least; nothing has been opened or fetched.
+
+    Raises:
+        UserError: a word stands for nothing.
+    """
+    if not words:
+        raise UserError("`sources` is empty; give at least one picture, folder, video, address or camera.")
+    return [medium for word in words for medium in _find(word)]
+
+
+def fetch(medium: Medium, folder: Path, *, max_bytes: int | None = None, max_seconds: float | None = None) -> Medium:
+    """Fetches a medium that is on the web; others are given back as they are.
+
+    Args:
+        medium: one of `find`.
+        folder: exists; the file is written into it.
+        max_bytes: none: `MAX_BYTES`.
+        max_seconds: none: `MAX_SECONDS`.
+
+    Raises:
+        UserError: the server or the way there fails, or the file is too large or too slow.
+    """
+    if medium.url is None:
+        return medium
+    path = folder / f"{len(list(folder.iterdir()))}{Path(urlsplit(medium.url).path).suffix[:10]}"
+    web.fetch_within(
+        medium.url,
+        path,
+        max_bytes=max_bytes or MAX_BYTES[medium.kind],
+        max_seconds=max_seconds or MAX_SECONDS[medium.kind],
+    )
+    return dataclasses.replace(medium, path=path)
+
+
+def _find(word: str | Path) -> list[Medium]:
+    """Finds what one word stands for."""
+    if isinstance(word, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", word):
+        return [_from_web(word)]
+    path = Path(word)
+    try:
+        if path.is_dir():
+            return _only_media([child for child in path.iterdir() if child.is_file()], f"`{path}` has")
+        if path.exists():
+            return [_from_file(path)]
+        if re.fullmatch(r"[0-9]{1,3}", str(word)):
+            number = int(str(word))
+            return [Medium(name=f"camera {number}", kind="camera", stem=f"camera-{number}", camera=number)]
+        if glob.has_magic(str(word)):
+            # Path.glob takes no pattern that begins at the root.
+            matches = [Path(match) for match in glob.glob(str(word), recursive=True)]  # noqa: PTH207
+            return _only_media([match for match in matches if match.is_file()], f"`{word}` matches")
+    except OSError as error:
+        raise UserError(f"`{word}` cannot be read: {error.strerror or error}.") from error
+    raise UserError(
+        f"`{path}` does not exist; give a picture, a video, a folder, a pattern, an http(s) address or a camera's "
+        "number."
+    )
+
+
+def _only_media(paths: list[Path], what: str) -> list[Medium]:
+    """Takes pictures and videos out of files, by their names."""
+    known = [path for path in sorted(paths) if path.suffix.lower() in (*images.SUFFIXES, *VIDEO_SUFFIXES)]
+    if not known:
+        raise UserError(f"{what} no pictures and no videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
+    return [_from_file(path) for path in known]
+
+
+def _from_file(path: Path) -> Medium:
+    return Medium(name=str(path), kind=_kind(path.suffix), stem=_short(path.stem), path=path)
+
+
+def _from_web(url: str) -> Medium:
+    """Takes an address; its name may hold anything, so that only letters, digits, `.`, `-` and `_` of it are used."""
+    connection.check_url(url)
+    last = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
+    stem = re.sub(r"[^\w.-]+", "_", Path(last).stem).strip("._") or "picture"
+    return Medium(name=connection.without_secrets(url), kind=_kind(Path(last).suffix), stem=_short(stem), url=url)
+
+
+def _kind(suffix: str) -> Literal["picture", "video"]:
+    return "video" if suffix.lower() in VIDEO_SUFFIXES else "picture"
+
+
+def _short(stem: str) -> str:
+    """Cuts a name that would leave no room for a number and a suffix; names of files have 255 bytes at most."""
+    return stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore") or "picture"

@@ -1,0 +1,255 @@
+"""Videos and cameras, frame by frame, with PyAV (the libraries of FFmpeg): upright RGB in, H.264 in MP4 out.
+
+A frame keeps its time, so that a video of variable rate comes out at that rate. A few frames are in memory at a time,
+whatever the length. Videos come from strangers: only containers that hold their frames themselves are opened, no
+playlists, which name other files and addresses; and a video that cannot be decoded to its end is refused in one line.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet.errors import UserError
+
+MAX_PIXELS = 8192 * 8192
+"""Pixels of the largest frame that is decoded."""
+
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg"
+_FINEST = 1_000_000  # ticks a second of what is written
+_MISSING_SECONDS = 1.0  # a file that ends so much earlier than it says is cut short
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A picture of a video.
+
+    Attributes:
+        image: uint8[H, W, 3], RGB, upright.
+        ticks: its time since the first frame, in units of `Video.time_base`.
+        seconds: the same in s.
+    """
+
+    image: np.ndarray
+    ticks: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Video:
+    """A video or a camera that is open.
+
+    Attributes:
+        size: height and width of the frames, upright, px.
+        rate: frames/s on average.
+        time_base: s a tick.
+        num_frames: how many there will be, as far as the file says; none if nobody knows.
+        frames: each frame; raises a UserError where the video is damaged.
+    """
+
+    size: tuple[int, int]
+    rate: Fraction
+    time_base: Fraction
+    num_frames: int | None
+    frames: Iterator[Frame]
+
+
+@contextlib.contextmanager
+def open_video(path: Path, name: str) -> Iterator[Video]:
+    """Opens a video; its first frame has been decoded.
+
+    Args:
+        path: the file.
+        name: what an error calls it.
+
+    Raises:
+        UserError: PyAV is not installed, or the file is missing, no video, or damaged.
+    """
+    av = _import_av()
+    if not path.is_file():
+        raise UserError(f"`{name}` is missing: there is no file {path}.")
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    with _opened(av, str(path.absolute()), name, "no video that can be read, or damaged", options=options) as video:
+        yield video
+
+
+@contextlib.contextmanager
+def open_camera(number: int) -> Iterator[Video]:
+    """Opens a camera of this computer.
+
+    Args:
+        number: 0 is the first one.
+
+    Raises:
+        UserError: PyAV is not installed, or there is no such camera.
+    """
+    av = _import_av()
+    address, format_name = camera_address(number)
+    with _opened(av, address, f"camera {number}", "no camera that can be opened", format=format_name) as video:
+        yield video
+
+
+def camera_address(number: int) -> tuple[str, str]:
+    """Says what FFmpeg calls a camera: its address and the format."""
+    if sys.platform == "linux":
+        return f"/dev/video{number}", "v4l2"
+    if sys.platform == "darwin":
+        return f"{number}:none", "avfoundation"
+    raise UserError(f"`camera {number}` cannot be opened by its number on {sys.platform}, only on Linux and macOS.")
+
+
+class VideoWriter:
+    """A video that is being written: H.264 in MP4, without sound. Made by `write_video`."""
+
+    def __init__(self, container: Any, video: Video):
+        """Writes frames of the size and the times of `video`; a side that is odd gains a row or column."""
+        import av
+
+        self._av, self._container = av, container
+        height, width = video.size
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))  # H.264 shares colour among four pixels
+        self._stream = container.add_stream("libx264", rate=video.rate, options={"preset": "veryfast", "crf": "20"})
+        self._stream.height, self._stream.width = height + height % 2, width + width % 2
+        self._stream.pix_fmt = "yuv420p"
+        # Ticks of a nanosecond would overflow the times of an hour.
+        self._coarser = max(1, round(1 / (video.time_base * _FINEST)))
+        self._stream.codec_context.time_base = video.time_base * self._coarser
+        self._last = -1
+
+    def write(self, image: np.ndarray, ticks: int) -> None:
+        """Appends a frame.
+
+        Args:
+            image: uint8[H, W, 3], RGB.
+            ticks: its time, in units of the `time_base` of the video that this one follows.
+        """
+        padded = np.pad(image, self._padding, mode="edge") if any(map(any, self._padding)) else image
+        frame = self._av.VideoFrame.from_ndarray(padded, format="rgb24")
+        self._last = max(ticks // self._coarser, self._last + 1)
+        frame.pts, frame.time_base = self._last, self._stream.codec_context.time_base
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        """Writes what the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
+
+
+@contextlib.contextmanager
+def write_video(path: Path, video: Video) -> Iterator[VideoWriter]:
+    """Writes a video at the size and rate of another while the block runs.
+
+    Args:
+        path: an .mp4; `files.write_aside` gives one.
+        video: whose frames are drawn on.
+
+    Raises:
+        UserError: such a video cannot be encoded.
+    """
+    av = _import_av()
+    try:
+        with av.open(str(path), "w", format="mp4") as container:
+            writer = VideoWriter(container, video)
+            yield writer
+            writer.finish()
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UserError | OSError):  # PyAV's errors of the disk are OSErrors too
+            raise
+        height, width = video.size
+        raise UserError(f"`{path.suffix}` of {height} x {width} px cannot be written: {_reason(error)}.") from error
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "Videos and cameras need PyAV, which is not installed; `pip install 'efficientdet-keras[video]'`."
+        ) from error
+    return av
+
+
+@contextlib.contextmanager
+def _opened(av: Any, address: str, name: str, otherwise: str, **arguments: Any) -> Iterator[Video]:
+    """Opens an address of FFmpeg's and decodes the first frame."""
+    try:
+        container = av.open(address, **arguments)
+    except (OSError, ValueError) as error:  # FFmpegError is one of these or of both
+        raise UserError(f"`{name}` is {otherwise}: {_reason(error)}.") from error
+    with container:
+        if not container.streams.video:
+            raise UserError(f"`{name}` is {otherwise}: it has no pictures, at most sound.")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        frames = _decode(av, container, stream, name)
+        first = next(frames, None)
+        if first is None:
+            raise UserError(f"`{name}` has no frame that can be decoded.")
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        yield Video(
+            size=(first.image.shape[0], first.image.shape[1]),
+            rate=rate,
+            time_base=stream.time_base,
+            num_frames=_count(container, stream, rate),
+            frames=itertools.chain([first], frames),
+        )
+
+
+def _decode(av: Any, container: Any, stream: Any, name: str) -> Iterator[Frame]:
+    """Decodes frame after frame, in the size of the first."""
+    start: int | None = None
+    size: tuple[int, int] | None = None
+    seconds, ticks, number = 0.0, -1, 0
+    step = 1 / (stream.average_rate or Fraction(25)) / stream.time_base
+    try:
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise UserError(f"`{name}` is damaged at {seconds:.1f} s: a frame cannot be decoded as it was.")
+            start = (frame.pts or 0) if start is None else start
+            ticks = max(ticks + 1, round(number * step) if frame.pts is None else frame.pts - start)
+            seconds, number = float(ticks * stream.time_base), number + 1
+            size = size or (frame.height, frame.width)
+            pixels = frame.to_ndarray(format="rgb24", height=size[0], width=size[1])
+            yield Frame(image=_upright(pixels, frame.rotation), ticks=ticks, seconds=seconds)
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"`{name}` cannot be decoded beyond {seconds:.1f} s, it is damaged or cut short: {_reason(error)}."
+        ) from error
+    length = _length(container, stream)
+    if length is not None and length - seconds > float(step * stream.time_base) + _MISSING_SECONDS:
+        raise UserError(f"`{name}` is cut short: it ends after {seconds:.1f} of {length:.1f} s.")
+
+
+def _length(container: Any, stream: Any) -> float | None:
+    """Reads how long the pictures last, s; a file's length as a whole may be that of its sound."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def _upright(pixels: np.ndarray, rotation: int) -> np.ndarray:
+    """Turns a frame as the file says that it was held: `rotation` degrees counterclockwise."""
+    turns = round(rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _count(container: Any, stream: Any, rate: Fraction) -> int | None:
+    """Says how many frames a file has, exactly or by its length in time; none of a camera."""
+    if stream.frames:
+        return int(stream.frames)
+    if container.duration:
+        return max(round(container.duration / 1e6 * float(rate)), 1)  # microseconds
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Takes FFmpeg's words."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,128 @@
+"""What was found in one picture, and the forms in which people, COCO and other programs want it."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from efficientdet import draw
+from efficientdet.data import images
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PictureDetections:
+    """What was found in one picture, best first."""
+
+    size: tuple[int, int]
+    """Height and width of the picture, px."""
+    boxes: np.ndarray
+    """float32[K, 4], yxyx px of the picture, inside of it."""
+    labels: np.ndarray
+    """int32[K], positions in `categories`."""
+    scores: np.ndarray
+    """float32[K] in [0, 1]."""
+    categories: tuple[Category, ...]
+    picture: images.Picture | None = dataclasses.field(default=None, repr=False)
+    """Where it was found: what the detector was given. A path stays a path, so that many results need little memory."""
+
+    def __len__(self) -> int:
+        """Counts the detections."""
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each detection's class."""
+        return [self.categories[label].name for label in self.labels.tolist()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the detections into plain JSON values; corners in px, x before y."""
+        height, width = self.size
+        rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
+        found = [
+            {
+                "class": self.categories[label].name,
+                "category_id": self.categories[label].id,
+                "score": round(score, 4),
+                "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)},
+            }
+            for (y1, x1, y2, x2), label, score in rows
+        ]
+        return {"height": height, "width": width, "detections": found}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Writes `to_dict` as JSON; one line unless `indent` says how far to indent."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Turns the detections into rows of COCO's results format.
+
+        Args:
+            image_id: the dataset's number of the picture.
+
+        Returns:
+            image_id, category_id (the dataset's), bbox (x, y, width, height, px) and score of each.
+        """
+        rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.categories[label].id,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            for (y1, x1, y2, x2), label, score in rows
+        ]
+
+    def to_supervision(self) -> Any:
+        """Turns the detections into `supervision.Detections`; `class_id` is the label, names and ids are in `data`.
+
+        Raises:
+            UserError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "`to_supervision` needs supervision, which is not installed; "
+                "`pip install 'efficientdet-keras[supervision]'`."
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes[:, [1, 0, 3, 2]].astype(np.float32),
+            confidence=self.scores.copy(),
+            class_id=self.labels.astype(int),
+            data={
+                "class_name": np.array(self.names, dtype=np.str_),
+                "category_id": np.array([self.categories[label].id for label in self.labels], dtype=np.int64),
+            },
+        )
+
+    def draw(self, picture: images.Picture | None = None, *, score_threshold: float = 0.0) -> Image.Image:
+        """Draws the detections on a copy of the picture.
+
+        Args:
+            picture: to draw on, of the same size; none: the one that the detector was given. A path is read again.
+            score_threshold: detections below it are left out.
+
+        Returns:
+            A picture of Pillow's, upright: `.save("found.jpg")`, `.show()`.
+
+        Raises:
+            UserError: the picture cannot be read, or has another size.
+        """
+        ground = self.picture if picture is None else picture
+        if ground is None:
+            raise UserError("`picture` is missing: these detections do not know the picture they were found in.")
+        pixels = images.to_array(ground)
+        if pixels.shape[:2] != self.size:
+            raise UserError(
+                f"`picture` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
+                f"{self.size[0]} x {self.size[1]}."
+            )
+        names = [category.name for category in self.categories]
+        return Image.fromarray(
+            draw.draw_detections(pixels, self.boxes, self.labels, self.scores, names, score_threshold=score_threshold)
+        )

@@ -1,0 +1,342 @@
+"""Weights -> an export that was seen to answer as they do: written aside, run, compared, put in its place."""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from efficientdet import evaluation, files, limits, progress, runtimes
+from efficientdet.config import Answer, ExportFormat, ExportPrecision
+from efficientdet.data import records
+from efficientdet.errors import UserError
+from efficientdet.exporters import calibration, verification
+from efficientdet.model import pretrained
+from efficientdet.model import weights as weight_files
+from efficientdet.runtimes import manifest as manifests
+from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.runtimes.manifest import Manifest
+
+PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
+    "saved_model": ("float32", "float16", "bfloat16"),
+    "onnx": ("float32", "float16", "int8"),
+    "litert": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "int8"),
+}
+"""What each format has."""
+
+_RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
+    "saved_model": (),
+    "onnx": ("float16", "int8"),
+    "litert": ("int8",),
+    "openvino": ("int8",),
+}
+_GENERATED = 8  # pictures
+_MOST_PICTURES = 64  # of a folder
+_MOST_SAMPLES = 16  # of calibration, for the comparison
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """An export, and how far from Keras it answers."""
+
+    path: str
+    format: ExportFormat
+    precision: ExportPrecision
+    answer: Answer
+    num_bytes: int
+    """Of all files."""
+    agreement: dict[str, Any]
+    """Figures of the comparison (`verification.Agreement`); of int8 also AP of both and the loss."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the result into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Says where the export is and what was compared."""
+        found = self.agreement
+        what = f"{self.path}: {self.format}, {self.precision}, {files.size_text(self.num_bytes)}; "
+        if "ap" in found:
+            return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
+        return what + (
+            f"{found['detections']} detections on {found['pictures']} pictures differ from Keras's by at most "
+            f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more"
+        )
+
+
+def export(
+    weights: Path,
+    /,
+    *,
+    format: ExportFormat,
+    output: Path | None = None,
+    precision: ExportPrecision = "float32",
+    answer: Literal["auto", "raw", "detections"] = "auto",
+    letterbox: Literal["excluded", "included"] = "excluded",
+    batch_size: int = 0,
+    image_size: tuple[int, int] | None = None,
+    pictures: Path | None = None,
+    calibration: str = "",
+    calibration_images: int = 200,
+    data: str = "",
+    split: str = "val",
+    max_ap_loss: float = 0.01,
+) -> Export:
+    """Writes a model for another program, runs it there, and compares its answers with Keras's.
+
+    Only an export that answers as Keras does comes to its place. `Detector`, `predict` and `evaluate` take its folder
+    in place of weights. `export WEIGHTS --verify EXPORT` compares again later.
+
+    Args:
+        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
+        format: saved_model (TensorFlow, TensorFlow Serving), onnx, litert (TensorFlow Lite) or openvino.
+        output: folder of the export; `exports/FORMAT-PRECISION` if not given. An earlier export there is replaced.
+        precision: float32; float16; bfloat16 (saved_model); int8 (onnx, litert, openvino).
+        answer: what the graph ends with: detections, or raw predictions, for suppression on the host. auto: detections
+            of a saved_model, else raw.
+        letterbox: included: a saved_model also takes files of pictures, and pictures of any size.
+        batch_size: pictures a call; 0: any number.
+        image_size: height and width of the network input, px; what the weights were trained with if not given.
+        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
+        calibration: of int8: folder of pictures, or records (their split train); those of `data` if not given.
+        calibration_images: how many of them.
+        data: of int8: records on which AP is measured, of Keras and of the export.
+        split: split of these records.
+        max_ap_loss: of int8: with a larger loss of AP (a fraction; 0.01 is a point) nothing is written.
+
+    Raises:
+        UserError: a program is not installed, weights or pictures cannot be used, the format has no such precision or
+            answer, or the export answers otherwise than Keras.
+    """
+    target = output if output is not None else Path("exports") / f"{format}-{precision}"
+    chosen: Answer = answer if answer != "auto" else "detections" if format == "saved_model" else "raw"
+    _check(format, precision, chosen, letterbox, batch_size, data)
+    _check_place(target)
+    require(format, precision)
+    loaded = weight_files.load(pretrained.find_weights(weights))
+    model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
+    limits.check_image_size(model, "image_size")
+    manifest = Manifest(
+        target=format,
+        precision=precision,
+        answer=chosen,
+        batch_size=batch_size,
+        has_letterbox=letterbox == "included",
+        model=model,
+        categories=loaded.categories,
+        postprocess=loaded.postprocess,
+    )
+    shown = _shown(manifest, pictures)
+    samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
+    with files.explained(target), _aside(target) as folder:
+        progress.console.print(f"export: writing {format}, {precision}", markup=False)
+        _write(folder, loaded, manifest, samples)
+        manifest = manifests.write(folder, manifest)
+        found = _verify(loaded, folder, [*shown, *samples[:_MOST_SAMPLES]], data, split, max_ap_loss)
+        manifests.write(folder, dataclasses.replace(manifest, agreement=found))
+        _replace(folder, target)
+    return _result(target, manifest, found)
+
+
+def verify_export(
+    weights: Path,
+    /,
+    *,
+    verify: Path,
+    pictures: Path | None = None,
+    data: str = "",
+    split: str = "val",
+    max_ap_loss: float = 0.01,
+) -> Export:
+    """Compares an export with the weights it was made of, as `export` did; nothing is written.
+
+    Args:
+        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
+        verify: the export.
+        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
+        data: of int8: records on which AP is measured.
+        split: split of these records.
+        max_ap_loss: of int8: the largest loss of AP, a fraction.
+
+    Raises:
+        UserError: the export is damaged, or answers otherwise than the weights.
+    """
+    folder, manifest = manifests.read(verify)
+    loaded = weight_files.load(pretrained.find_weights(weights))
+    if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
+        raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
+    found = _verify(loaded, folder, _shown(manifest, pictures), data, split, max_ap_loss)
+    return _result(folder, manifest, found)
+
+
+def require(format: ExportFormat, precision: ExportPrecision = "float32") -> None:
+    """Raises a UserError if what writes and runs a format is not installed."""
+    if format == "onnx":
+        from efficientdet.runtimes import onnx
+
+        onnx.require()
+    elif format == "litert":
+        from efficientdet.runtimes import litert
+
+        litert.require()
+    elif format == "openvino":
+        from efficientdet.exporters import openvino as exporter
+        from efficientdet.runtimes import openvino
+
+        openvino.import_openvino()
+        if precision == "int8":
+            exporter.require_nncf()
+
+
+def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str, batch_size: int, data: str) -> None:
+    """Raises a UserError for a wish that cannot be met."""
+    if precision not in PRECISIONS[format]:
+        raise UserError(f"`precision` is {precision}; {format} has {', '.join(PRECISIONS[format])}.")
+    if answer == "detections" and precision in _RAW_ONLY[format]:
+        raise UserError(f"`answer` is detections, but {precision} of {format} has raw answers only.")
+    if letterbox == "included" and (format, answer) != ("saved_model", "detections"):
+        raise UserError("`letterbox` is included, which a saved_model with detections has only.")
+    if not 0 <= batch_size <= manifests.LARGEST_BATCH:
+        raise UserError(f"`batch_size` is {batch_size}; it must be 0 (any number) to {manifests.LARGEST_BATCH}.")
+    if precision == "int8" and not data:
+        raise UserError(
+            "`precision` is int8, whose AP is measured; give labelled records: `--data RECORDS --split val`."
+        )
+
+
+def _check_place(target: Path) -> None:
+    """Raises a UserError if a folder cannot be written, or has something else in it than an export."""
+    if target.is_dir() and any(target.iterdir()) and not (target / manifests.FILE).is_file():
+        raise UserError(f"`output` is `{target}`, which has files that are no export; give another folder.")
+    files.check_writable(target / manifests.FILE)
+
+
+def _shown(manifest: Manifest, pictures: Path | None) -> list[calibration.Sample]:
+    """Finds the pictures to compare on."""
+    if pictures is None:
+        return list(calibration.generated(manifest.model, _GENERATED))
+    return calibration.from_folder(pictures, manifest.model, _MOST_PICTURES, "pictures")
+
+
+def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.Sample]:
+    """Finds the pictures of calibration; none if nobody named any."""
+    if not location:
+        return []
+    if count < 1:
+        raise UserError(f"`calibration_images` is {count}; it must be at least 1.")
+    return calibration.find(location, manifest.model, manifest.categories, count)
+
+
+def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, samples: list[calibration.Sample]) -> None:
+    """Writes the files of a format."""
+    if manifest.target == "saved_model":
+        from efficientdet.exporters import saved_model
+
+        saved_model.write(folder, loaded, manifest)
+    elif manifest.target == "onnx":
+        from efficientdet.exporters import onnx
+
+        onnx.write(folder, loaded, manifest, samples)
+    elif manifest.target == "litert":
+        from efficientdet.exporters import litert
+
+        litert.write(folder, loaded, manifest, samples)
+    else:
+        from efficientdet.exporters import openvino
+
+        openvino.write(folder, loaded, manifest, samples)
+
+
+def _verify(
+    loaded: weight_files.Weights,
+    folder: Path,
+    samples: list[calibration.Sample],
+    data: str,
+    split: str,
+    max_ap_loss: float,
+) -> dict[str, Any]:
+    """Runs an export and compares it.
+
+    Raises:
+        UserError: it answers otherwise than Keras.
+    """
+    _, manifest = manifests.read(folder)
+    model, precision = manifest.model, manifest.precision
+    ours = runtimes.load_runtime(folder)
+    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
+    bounds = verification.LIMITS[precision if precision != "int8" else "bfloat16"]
+    compared = verification.compare(ours, keras, samples, bounds, has_raw=manifest.answer == "raw")
+    found = compared.to_dict()
+    if manifest.has_letterbox:
+        _verify_letterbox(folder, manifest)
+    if precision != "int8":
+        if problem := compared.problem(bounds):
+            raise UserError(f"The {manifest.target} of `{loaded.path}` does not answer as Keras does: {problem}.")
+        return found
+    if not data:
+        raise UserError("An export of int8 is verified by its AP; give labelled records: `--data RECORDS --split val`.")
+    ap, keras_ap = (_ap(runtime, data, split) for runtime in (ours, keras))
+    if not keras_ap - ap <= max_ap_loss:
+        raise UserError(
+            f"int8 of {manifest.target} loses too much: AP {ap:.4f} on `{data}` ({split}), Keras's is {keras_ap:.4f}; "
+            f"`max_ap_loss` is {max_ap_loss:g}. Calibrate with more pictures, or take float16."
+        )
+    return {**found, "ap": ap, "keras_ap": keras_ap}
+
+
+def _verify_letterbox(folder: Path, manifest: Manifest) -> None:
+    """Raises a UserError if the letterbox inside of a SavedModel is another than ours."""
+    from efficientdet.exporters import saved_model
+
+    score, box = saved_model.letterbox_difference(folder, manifest)
+    bounds = verification.LIMITS["float32"]
+    if not (score <= bounds.score and box <= bounds.box):
+        raise UserError(f"The letterbox of `{folder}` moves scores by {score:.1e} and boxes by {box:.2g} px.")
+
+
+def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float:
+    """Measures AP.
+
+    Raises:
+        UserError: the records have nothing to find.
+    """
+    ap = evaluation.evaluate_runtime(runtime, records.open_records(data, split)).result().metrics["AP"]
+    if ap is None:
+        raise UserError(f"`{data}` has no boxes in `{split}`; AP cannot be measured.")
+    return ap
+
+
+@contextlib.contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Makes a folder beside the target while the block runs."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".partial-{target.name}-", dir=target.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Puts a folder in its place; an earlier export there goes away only then."""
+    old = folder.with_name(f"{folder.name}-old")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _result(folder: Path, manifest: Manifest, found: dict[str, Any]) -> Export:
+    num_bytes = sum((folder / name).stat().st_size for name in manifest.files)
+    return Export(
+        path=str(folder),
+        format=manifest.target,
+        precision=manifest.precision,
+        answer=manifest.answer,
+        num_bytes=num_bytes,
+        agreement=found,
+    )

@@ -1,0 +1,65 @@
+"""The network as a function of TensorFlow's, its weights inside: what the converters of other formats begin with."""
+
+import dataclasses
+from typing import Any
+
+from efficientdet import backend, limits
+from efficientdet.config import Answer
+from efficientdet.errors import UserError
+from efficientdet.model import anchors, postprocess, weights
+from efficientdet.model.efficientdet import EfficientDet
+
+
+def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, precision: str = "float32") -> Any:
+    """Makes the network of weights, for another size if one is given.
+
+    Args:
+        loaded: the weights.
+        image_size: height and width of the network input, px; None: what the weights were trained with.
+        precision: Keras dtype policy of the arithmetic inside.
+
+    Returns:
+        EfficientDet; its config has the size.
+
+    Raises:
+        UserError: Keras does not run on TensorFlow, or the size is impossible.
+    """
+    if backend.running() != "tensorflow":
+        raise UserError("Weights are converted on TensorFlow; `--backend tensorflow`.")
+    config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
+    limits.check_image_size(config, "image_size")
+    network = EfficientDet(config, precision=precision)
+    weights.assign(network, loaded)
+    return network
+
+
+def trace(network: Any, loaded: weights.Weights, *, answer: Answer, batch_size: int = 0) -> Any:
+    """Makes the function letterboxed pictures -> answer.
+
+    Args:
+        network: of `build`.
+        loaded: the weights it was built of.
+        answer: raw: the predictions of each anchor, and its best logit; detections: after the suppression.
+        batch_size: pictures a call; 0: any number.
+
+    Returns:
+        tf.function with one signature: images uint8[B, H, W, 3], valid_size int32[B, 2] -> dict, either
+        class_logits float32[B, A, C], box_deltas float32[B, A, 4] and best_logits float32[B, A], or `Detections`.
+    """
+    import tensorflow as tf
+    from keras import ops
+
+    boxes = anchors.anchor_boxes(network.config)
+    signature = [
+        tf.TensorSpec([batch_size or None, *network.config.image_size, 3], tf.uint8, name="images"),
+        tf.TensorSpec([batch_size or None, 2], tf.int32, name="valid_size"),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(images: Any, valid_size: Any) -> dict[str, Any]:
+        raw = network({"images": images, "valid_size": valid_size}, training=False)
+        if answer == "detections":
+            return dict(postprocess.detect(raw, boxes, loaded.postprocess))
+        return {**raw, "best_logits": ops.max(raw["class_logits"], axis=-1)}
+
+    return run

@@ -1,0 +1,137 @@
+"""An export as a runtime: its graph in the program it was written for, suppression in it or on the host.
+
+Graphs end with detections or with raw predictions and each anchor's best logit; `model/host_postprocess.py` makes
+detections of the latter. OpenVINO's have a runtime of their own, which keeps several pictures in work.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet.config import PostprocessConfig, Resize
+from efficientdet.errors import UserError
+from efficientdet.runtimes import manifest as manifests
+from efficientdet.runtimes.manifest import Manifest
+from efficientdet.structures import Category, Detections, RawPredictions
+
+Program = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""uint8[B, H, W, 3], int32[B, 2] -> the outputs by name; B is the export's where it has one."""
+
+
+class ExportRuntime:
+    """A verified graph of SavedModel, ONNX or LiteRT: images in, detections out; one call at a time."""
+
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        postprocess: PostprocessConfig | None = None,
+        image_size: tuple[int, int] | None = None,
+        num_threads: int = 0,
+    ):
+        """Loads an export.
+
+        Args:
+            location: its folder, or the graph in it.
+            postprocess: limits and thresholds; None: the export's. One with detections has no others.
+            image_size: None, or what the export was made for.
+            num_threads: processor threads to use; 0: all. TensorFlow has a setting of its own.
+
+        Raises:
+            UserError: the export is damaged or hostile, cannot be run here, or was made for something else.
+        """
+        from efficientdet.model import anchors
+
+        self.path, self.manifest = manifests.read(location)
+        check_wishes(self.path, self.manifest, postprocess, image_size)
+        self.categories: tuple[Category, ...] = self.manifest.categories
+        self.image_size: tuple[int, int] = self.manifest.model.image_size
+        self.resize: Resize = self.manifest.model.resize
+        self.anchors = anchors.anchor_boxes(self.manifest.model)
+        self._postprocess = postprocess or self.manifest.postprocess
+        self._program = _open(self.path, self.manifest, num_threads)
+
+    def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
+        """Detects.
+
+        Args:
+            images: uint8[B, H, W, 3], letterboxed.
+            valid_size: int32[B, 2], height and width of the picture inside, px.
+
+        Returns:
+            Detections of NumPy arrays, px of the network input.
+        """
+        from efficientdet.model import host_postprocess
+
+        found = self._run(images, valid_size)
+        if self.manifest.answer == "detections":
+            return {name: found[name] for name in manifests.OUTPUTS["detections"]}  # type: ignore[return-value]
+        logits, deltas, best = (found[name] for name in manifests.OUTPUTS["raw"])
+        return host_postprocess.detect(logits, deltas, best, self.anchors, self._postprocess)
+
+    def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
+        """Runs the network alone; otherwise as `detect`.
+
+        Raises:
+            UserError: the suppression is in the graph.
+        """
+        require_raw(self.path, self.manifest)
+        found = self._run(images, valid_size)
+        return {"class_logits": found["class_logits"], "box_deltas": found["box_deltas"]}
+
+    def _run(self, images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the graph, in pieces where it takes a certain number of pictures; the last one is filled up."""
+        size = self.manifest.batch_size
+        if size in (0, len(images)):
+            return self._program(images, valid_size)
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size], valid_size[start : start + size]
+            missing = size - len(part[0])
+            filled = (np.concatenate([array, array[-1:].repeat(missing, axis=0)]) for array in part)
+            found = self._program(*filled)
+            parts.append({name: array[: size - missing] for name, array in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def check_wishes(
+    path: Path, manifest: Manifest, postprocess: PostprocessConfig | None, image_size: tuple[int, int] | None
+) -> None:
+    """Raises a UserError if an export was made for another size or other thresholds than those asked for."""
+    if image_size not in (None, manifest.model.image_size):
+        height, width = manifest.model.image_size
+        raise UserError(f"`image_size` is {image_size}, but `{path}` was exported for ({height}, {width}).")
+    if manifest.answer == "detections" and postprocess not in (None, manifest.postprocess):
+        raise UserError(f"`postprocess` differs from that in the graph of `{path}`; export with `--answer raw`.")
+
+
+def require_raw(path: Path, manifest: Manifest) -> None:
+    """Raises a UserError if an export answers detections."""
+    if manifest.answer != "raw":
+        raise UserError(f"`{path}` answers detections, no raw predictions; export with `--answer raw`.")
+
+
+def check_outputs(path: Path, manifest: Manifest, names: Any) -> None:
+    """Raises a UserError unless a graph has the inputs and outputs of its manifest."""
+    expected = {"images", "valid_size", *manifests.OUTPUTS[manifest.answer]}
+    if set(names) != expected:
+        found = ", ".join(sorted(map(str, names)))
+        raise UserError(f"`{path}` has the inputs and outputs {found}; expected {', '.join(sorted(expected))}.")
+
+
+def _open(folder: Path, manifest: Manifest, num_threads: int) -> Program:
+    """Opens a graph in the program of its format."""
+    path = folder / manifests.GRAPHS[manifest.target]
+    if manifest.target == "saved_model":
+        from efficientdet.runtimes import saved_model
+
+        return saved_model.open_program(folder, manifest)
+    if manifest.target == "onnx":
+        from efficientdet.runtimes import onnx
+
+        return onnx.open_program(path, manifest, num_threads)
+    from efficientdet.runtimes import litert
+
+    return litert.open_program(path, manifest, num_threads)

@@ -1,0 +1,1 @@
+"""Detection over HTTP, and a page for people."""

@@ -1,0 +1,299 @@
+"""The routes of the service: detection, state, metrics, documentation and the page.
+
+Everything that is answered comes from the model the service was started with, from the request, or from the files in
+`page/`; no request names a file, a model or an address.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from efficientdet.detections import PictureDetections
+from efficientdet.detector import Detector
+from efficientdet.serving import documentation, uploads
+from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
+from efficientdet.serving.batching import Batcher, Model
+from efficientdet.serving.decoding import Decoder
+from efficientdet.serving.gateway import Gateway
+from efficientdet.serving.metrics import CONTENT_TYPE, Metrics
+from efficientdet.structures import Category
+
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_LONGEST_RETRY = 60  # s
+_MOST_NAMES = 20  # classes that an error lists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a service tells about its model."""
+
+    name: str
+    version: str
+    categories: tuple[Category, ...]
+    image_size: tuple[int, int]
+    score_threshold: float
+    """Where a request names none."""
+
+
+class Service:
+    """A model, what works for it, and what is under way. Made in the event loop that it works in."""
+
+    def __init__(self, model: Model, facts: Facts, limits: Limits, metrics: Metrics):
+        """Starts the model's thread."""
+        self.facts, self.limits, self.metrics = facts, limits, metrics
+        self.decoder = Decoder(limits)
+        self.batcher = Batcher(model, limits, lambda: self.decoder.num_pending > 0, metrics.batch)
+        self.places = Budget(limits.max_waiting)
+        self.upload_memory = Budget(limits.upload_memory_mb * 1e6)
+        metrics.waiting.set_function(lambda: self.places.taken)
+        metrics.upload_memory.set_function(lambda: self.upload_memory.taken)
+        metrics.picture_memory.set_function(lambda: self.decoder.memory.taken)
+
+    def close(self) -> None:
+        """Ends the threads; no request is under way."""
+        self.decoder.close()
+        self.batcher.close()
+
+    async def detect(self, request: Request) -> Response:
+        """Answers /v1/detect."""
+        threshold, classes = _query(request, self.facts)
+        with self._place() as take_more:
+            async with uploads.received(request, self.limits, self.upload_memory) as pictures:
+                take_more(len(pictures) - 1)
+                request.state.pictures = len(pictures)
+                found = await self._while_connected(request, self._detect_all(pictures))
+        shown = [
+            {"name": upload.name, **_pick(one, threshold, classes).to_dict()}
+            for upload, one in zip(pictures, found, strict=True)
+        ]
+        return JSONResponse({"model": self.facts.name, "score_threshold": threshold, "images": shown})
+
+    @contextlib.contextmanager
+    def _place(self) -> Any:
+        """Holds a place for a picture while the block runs, and for more that the block asks for."""
+        held = 0
+
+        def take(amount: int) -> None:
+            nonlocal held
+            if not self.places.try_take(amount):
+                raise Refusal(503, "Too many pictures are waiting.", retry_after=self._retry_after())
+            held += amount
+
+        take(1)
+        try:
+            yield take
+        finally:
+            self.places.give(held)
+
+    def _retry_after(self) -> int:
+        """Estimates the seconds until what waits now is done."""
+        return min(_LONGEST_RETRY, math.ceil(self.places.taken * self.batcher.seconds_per_picture) or 1)
+
+    async def _while_connected(self, request: Request, work: Any) -> list[PictureDetections]:
+        """Waits for the work; drops it when the client goes away or the time is over."""
+        working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait(
+                {working, leaving}, timeout=self.limits.answer_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if working.done():
+                return working.result()
+            if leaving.done():
+                raise ClientDisconnect
+            raise Refusal(503, f"No answer within {self.limits.answer_seconds:g} s.", retry_after=self._retry_after())
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+    async def _detect_all(self, pictures: Iterable[uploads.Upload]) -> list[PictureDetections]:
+        """Detects in the pictures of a request; the first that cannot be used stops the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._detect_one(picture)) for picture in pictures]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _detect_one(self, upload: uploads.Upload) -> PictureDetections:
+        picture = await self.decoder.decode(upload)
+        return await self.batcher.detect(picture.image, picture.close)
+
+    async def health(self, _: Request) -> Response:
+        """Answers /healthz."""
+        if not self.batcher.is_alive:
+            raise Refusal(503, "The model has stopped.")
+        return JSONResponse({"status": "ok"})
+
+    async def model(self, _: Request) -> Response:
+        """Answers /v1/model."""
+        return JSONResponse(documentation.model_facts(self.facts, self.limits))
+
+    async def measured(self, _: Request) -> Response:
+        """Answers /metrics."""
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+def make_application(
+    model: Model, facts: Facts, limits: Limits, metrics: Metrics, log: Callable[[str], None] | None
+) -> ASGIApp:
+    """Makes the application that a web server runs.
+
+    Args:
+        model: a `Detector` whose score threshold is 0.
+        facts: about it.
+        limits: of the service.
+        metrics: to count in.
+        log: takes a line a request; none: no log.
+    """
+    services: list[Service] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        services.append(Service(model, facts, limits, metrics))
+        yield
+        services.pop().close()
+
+    def route(path: str, answer: Callable[..., Any], method: str = "GET") -> Route:
+        async def endpoint(request: Request) -> Response:
+            request.state.route = path
+            if sum(len(name) + len(value) for name, value in request.scope["headers"]) > MOST_HEADERS:
+                raise Refusal(431, f"The headers are larger than {MOST_HEADERS:,} bytes.")
+            result: Response = await answer(request)
+            return result
+
+        return Route(path, endpoint, methods=[method])
+
+    described = documentation.describe(facts, limits)
+    routes = [
+        route("/v1/detect", lambda request: services[0].detect(request), "POST"),
+        route("/v1/model", lambda request: services[0].model(request)),
+        route("/healthz", lambda request: services[0].health(request)),
+        route("/metrics", lambda request: services[0].measured(request)),
+        route("/openapi.json", _constant(JSONResponse(described))),
+        route("/docs", _constant(HTMLResponse(documentation.page(described)))),
+    ]
+    for path, (name, kind) in _PAGE.items():
+        content = (resources.files("efficientdet.serving") / "page" / name).read_bytes()
+        routes.append(route(path, _constant(Response(content, media_type=kind))))
+    handlers: Any = {
+        Refusal: _refuse,
+        HTTPException: _refuse_route,
+        ClientDisconnect: _leave,
+        Exception: _apologise,
+    }
+    return Gateway(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), metrics.request, log)
+
+
+def make_busy(metrics: Metrics, log: Callable[[str], None] | None) -> ASGIApp:
+    """Makes the application for connections that are too many: each request is told to come later."""
+    response = _problem(503, "Too many connections.", {"retry-after": "1"})
+    return Gateway(response, metrics.request, log)
+
+
+def _constant(response: Response) -> Callable[[Request], Any]:
+    """Answers each request alike."""
+
+    async def answer(_: Request) -> Response:
+        return response
+
+    return answer
+
+
+def _query(request: Request, facts: Facts) -> tuple[float, frozenset[str] | None]:
+    """Reads score threshold and classes (none: all).
+
+    Raises:
+        Refusal: 422.
+    """
+    query = request.query_params
+    unknown = sorted(set(query) - {"score_threshold", "classes"})
+    if unknown:
+        raise Refusal(422, f"The query has {unknown[0][:80]!r}; it takes score_threshold and classes.")
+    text = query.get("score_threshold", str(facts.score_threshold))
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= 1 or len(query.getlist("score_threshold")) > 1:
+        raise Refusal(422, f"score_threshold is {text[:80]!r}; it is one number in 0..1.")
+    if "classes" not in query:
+        return threshold, None
+    known = [category.name for category in facts.categories]
+    wanted = {part for text in query.getlist("classes") for part in ([text] if text in known else text.split(","))}
+    for name in sorted(wanted):
+        if name not in known:
+            shown = ", ".join(known[:_MOST_NAMES]) + (", ..." if len(known) > _MOST_NAMES else "")
+            raise Refusal(422, f"classes has {name[:80]!r}; the model knows {shown}.")
+    return threshold, frozenset(wanted)
+
+
+def _pick(found: PictureDetections, threshold: float, classes: frozenset[str] | None) -> PictureDetections:
+    """Takes the detections that were asked for."""
+    is_shown = found.scores >= threshold
+    if classes is not None:
+        is_shown &= [found.categories[label].name in classes for label in found.labels]
+    return dataclasses.replace(
+        found, boxes=found.boxes[is_shown], labels=found.labels[is_shown], scores=found.scores[is_shown]
+    )
+
+
+async def _disconnected(request: Request) -> None:
+    """Ends when the client goes away; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Answers with an error, in the form of RFC 9457."""
+    body = {"status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+async def _refuse(_: Request, refusal: Refusal) -> Response:
+    headers = None if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+    return _problem(refusal.status, refusal.detail, headers)
+
+
+async def _refuse_route(_: Request, error: HTTPException) -> Response:
+    return _problem(error.status_code, error.detail, dict(error.headers or {}))
+
+
+async def _apologise(_: Request, __: Exception) -> Response:
+    return _problem(500, "The service failed; its log says why.")
+
+
+class _Nothing(Response):
+    async def __call__(self, *_: Any) -> None:
+        """Sends nothing: nobody listens."""
+
+
+async def _leave(_: Request, __: Exception) -> Response:
+    return _Nothing()
+
+
+def facts_of(detector: Detector, name: str, version: str, score_threshold: float) -> Facts:
+    """Gathers what a service tells about its model."""
+    return Facts(
+        name=name,
+        version=version,
+        categories=detector.categories,
+        image_size=detector.runtime.image_size,
+        score_threshold=score_threshold,
+    )

@@ -1,0 +1,120 @@
+"""Uploads -> pixels, a few at a time, in threads and within a budget of memory."""
+
+import asyncio
+import concurrent.futures
+from typing import Any
+
+import numpy as np
+
+from efficientdet.data import images
+from efficientdet.errors import UserError
+from efficientdet.serving.admission import DECODING_BYTES, PIXEL_BYTES, Budget, Limits, Refusal
+from efficientdet.serving.uploads import Upload
+
+# A progressive JPEG is decoded once for each scan: usual are 10, while a small file may have thousands.
+_MOST_SCANS = 100
+_SCAN = b"\xff\xda"  # inside the data of a scan, 0xFF is followed by 0 or a restart marker
+
+
+class Picture:
+    """Pixels, and the memory counted for them."""
+
+    def __init__(self, image: np.ndarray, memory: Budget):
+        """Takes over pixels that are counted.
+
+        Args:
+            image: uint8[H, W, 3].
+            memory: where image.nbytes are taken.
+        """
+        self.image, self._memory, self._taken = image, memory, image.nbytes
+
+    def close(self) -> None:
+        """Gives the memory back; the pixels are gone."""
+        self._memory.give(self._taken)
+        self._taken = 0
+        del self.image
+
+
+class Decoder:
+    """Decodes pictures of strangers."""
+
+    def __init__(self, limits: Limits):
+        """Starts no thread before the first picture."""
+        self._limits = limits
+        self._pool = concurrent.futures.ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
+        self.memory = Budget(limits.picture_memory_mb * 1e6)
+        self.num_pending = 0
+        """Pictures that are being decoded, or wait for it."""
+
+    async def decode(self, upload: Upload) -> Picture:
+        """Decodes a picture, upright; waits for a thread and for memory.
+
+        Raises:
+            Refusal: 413, 415 or 422.
+        """
+        self.num_pending += 1
+        try:
+            pixels = await self._run(_inspect, upload, self._limits.max_megapixels * 1e6)
+            await self.memory.take(pixels * DECODING_BYTES)
+            return await self._read(upload, pixels * DECODING_BYTES)
+        finally:
+            self.num_pending -= 1
+
+    async def _read(self, upload: Upload, taken: int) -> Picture:
+        """Decodes, with the memory for it taken; gives back what is not needed any more."""
+        loop = asyncio.get_running_loop()
+        running = self._pool.submit(_read, upload)
+        try:
+            image = await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: it has the memory until it ends.
+            running.add_done_callback(lambda _: _call_soon(loop, self.memory.give, taken))
+            raise
+        except BaseException:
+            self.memory.give(taken)
+            raise
+        self.memory.give(taken - image.size // 3 * PIXEL_BYTES)
+        return Picture(image, self.memory)
+
+    async def _run(self, function: Any, *values: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
+
+    def close(self) -> None:
+        """Ends the threads, after what they are at."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Any, *values: Any) -> None:
+    """Calls in the loop's thread, if the loop still runs."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *values)
+
+
+def _inspect(upload: Upload, most: float) -> int:
+    """Judges a picture by its header; returns the pixels that decoding makes.
+
+    Raises:
+        Refusal: it is not decoded.
+    """
+    try:
+        facts = images.inspect(upload.content, upload.name)
+    except images.UnknownFormatError as error:
+        raise Refusal(415, str(error)) from None
+    except images.TooManyPixelsError as error:
+        raise Refusal(413, str(error)) from None
+    except UserError as error:
+        raise Refusal(422, str(error)) from None
+    if facts.decoded_pixels > most:
+        raise Refusal(
+            413, f"`{upload.name}` is {facts.height} x {facts.width} px; {most:,.0f} px are the most. Make it smaller."
+        )
+    if facts.format == "JPEG" and upload.content.count(_SCAN) > _MOST_SCANS:
+        raise Refusal(422, f"`{upload.name}` has more than {_MOST_SCANS} scans; save it anew.")
+    return facts.decoded_pixels
+
+
+def _read(upload: Upload) -> np.ndarray:
+    try:
+        return images.read_image(upload.content, upload.name)
+    except UserError as error:
+        raise Refusal(422, str(error)) from None

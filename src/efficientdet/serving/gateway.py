@@ -1,0 +1,117 @@
+"""What every request passes through: headers for browsers, one line in the log, counting, an end to refused uploads.
+
+A client that still sends while it is refused often sees its connection break instead of the answer. So the answer goes
+out at once, whole, and what still comes is read and thrown away for a moment before the connection is closed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_LINGER_SECONDS = 2.0
+_LONGEST_PATH = 60  # characters in the log
+
+# The page's script, style and pictures are files of the service; pictures that a person chooses are `blob:`.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Gateway:
+    """Wraps an application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        observe: Callable[[str, int, float], None],
+        log: Callable[[str], None] | None,
+    ):
+        """Wraps.
+
+        Args:
+            app: answers requests, and names its route in scope["state"]["route"].
+            observe: is told route, status and seconds of each answer.
+            log: takes a line a request; none: no log.
+        """
+        self._app, self._observe, self._log = app, observe, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection's request, as ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(receive, send, has_body=_has_body(scope))
+        began = time.monotonic()
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        finally:
+            state, seconds = scope.get("state", {}), time.monotonic() - began
+            # 499: the client went away before its answer, as nginx writes it.
+            status = exchange.status or 499
+            self._observe(state.get("route", "other"), status, seconds)
+            if self._log is not None:
+                self._log(_line(scope, status, seconds, state.get("pictures", 0)))
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, receive: Receive, send: Send, has_body: bool):
+        self._receive, self._send = receive, send
+        self._is_received = not has_body
+        self.status = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_received = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            headers.setdefault("cache-control", "no-store")
+            if not self._is_received:
+                headers["connection"] = "close"
+        elif not self._is_received and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        """Throws away what still comes."""
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while not self._is_received:
+                    await self.receive()
+        except TimeoutError:
+            pass
+
+
+def _has_body(scope: Scope) -> bool:
+    names = dict(scope["headers"])
+    return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0"
+
+
+def _line(scope: Scope, status: int, seconds: float, pictures: int) -> str:
+    """Writes an answered request down; what a client chose cannot begin a line of its own."""
+    host = scope["client"][0] if scope.get("client") else "-"
+    path = ascii(scope["path"][:_LONGEST_PATH])[1:-1]
+    counted = f" {pictures} picture{'s' * (pictures != 1)}" if pictures else ""
+    return f"{host} {scope['method'][:10]} {path} {status} {1e3 * seconds:.0f} ms{counted}"

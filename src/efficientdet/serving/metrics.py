@@ -1,0 +1,62 @@
+"""What a service counts, in Prometheus's text format."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters of one service."""
+
+    def __init__(self) -> None:
+        """Starts at zero, in a registry of its own."""
+        self.num_requests, self.num_pictures = 0, 0
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "efficientdet_requests", "Answered requests.", ["route", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "efficientdet_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._pictures = Counter("efficientdet_pictures", "Pictures that were detected in.", registry=self._registry)
+        self._batches = Histogram(
+            "efficientdet_batch_pictures", "Pictures in a batch.", buckets=_SIZES, registry=self._registry
+        )
+        self._model = Histogram(
+            "efficientdet_model_seconds", "A batch in the model.", buckets=_SECONDS, registry=self._registry
+        )
+        self.waiting = Gauge(
+            "efficientdet_waiting_pictures", "Pictures accepted and not answered yet.", registry=self._registry
+        )
+        self.upload_memory = Gauge(
+            "efficientdet_upload_bytes", "Bodies of requests under way.", registry=self._registry
+        )
+        self.picture_memory = Gauge(
+            "efficientdet_picture_bytes", "Memory counted for decoded pictures.", registry=self._registry
+        )
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Counts an answered request."""
+        self.num_requests += 1
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Counts a batch."""
+        self.num_pictures += size
+        self._pictures.inc(size)
+        self._batches.observe(size)
+        self._model.observe(seconds)
+
+    def text(self) -> bytes:
+        """Writes all of it."""
+        return generate_latest(self._registry)

@@ -1,0 +1,277 @@
+"""Every format answers what Keras answers, or is not written."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientdet import cli, detector, evaluation, runtimes
+from efficientdet.benchmarks import drawn_weights, inference
+from efficientdet.config import PostprocessConfig
+from efficientdet.data import conversion, synthetic
+from efficientdet.errors import UserError
+from efficientdet.exporters import exports
+from efficientdet.model import weights
+from efficientdet.runtimes import manifest as manifests
+from efficientdet.runtimes.keras import KerasRuntime
+
+_PROGRAMS = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
+_OPTIONS = {
+    "saved_model": {"letterbox": "included"},
+    "onnx": {"answer": "detections"},
+    "litert": {"precision": "float16"},
+    "openvino": {"batch_size": 2},
+}
+
+each_format = pytest.mark.parametrize(
+    "format",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(program), reason="not installed"))
+        for name, program in _PROGRAMS.items()
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tiny, tmp_path_factory):
+    """Weights whose activations do not fade, so that every tensor counts, and that are sure of a few boxes."""
+    config = dataclasses.replace(tiny, num_classes=6)
+    arrays = drawn_weights.random_weights(config)
+    bias = "class_head/predict/pointwise/bias"
+    arrays[bias] = np.full_like(arrays[bias], -3.0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    weights.save(path, arrays, config, synthetic.CATEGORIES, PostprocessConfig(max_detections=20))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(weights_file):
+    """Makes each export once: format -> what `export` returned."""
+    found = {}
+
+    def make(format):
+        if format not in found:
+            output = weights_file.parent / "exports" / format
+            found[format] = exports.export(weights_file, format=format, output=output, **_OPTIONS[format])
+        return found[format]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    synthetic.write_coco_folder(folder / "pictures", {"train": 3, "val": 4}, (64, 96), seed=0)
+    conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1)
+    return str(folder / "records")
+
+
+def _batch(rng, image_size, count):
+    """Draws pictures of which some do not fill the input."""
+    images = rng.integers(0, 256, (count, *image_size, 3), dtype=np.uint8)
+    valid_size = np.array([(image_size[0] - 7 * i, image_size[1] - 5 * i) for i in range(count)], np.int32)
+    for image, (height, width) in zip(images, valid_size, strict=True):
+        image[height:] = image[:, width:] = 0
+    return images, valid_size
+
+
+@each_format
+def test_an_export_finds_what_keras_finds(made, weights_file, rng, format):
+    export = made(format)
+    assert export.agreement["detections"] > 20
+    assert export.precision == "float16" or export.agreement["apart"] == 0
+    tolerance = 0.02 if export.precision == "float16" else 1e-3
+    ours = runtimes.load_runtime(export.path)
+    keras = KerasRuntime(weights_file)
+    assert (ours.categories, ours.image_size, ours.resize) == (keras.categories, keras.image_size, keras.resize)
+    batch = _batch(rng, ours.image_size, 3)  # of more pictures than a static batch has
+    found, expected = ours.detect(*batch), keras.detect(*batch)
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=tolerance)
+    if export.precision == "float32":
+        np.testing.assert_array_equal(found["num_detections"], expected["num_detections"])
+        np.testing.assert_array_equal(found["labels"], expected["labels"])
+        np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.5)
+    if export.answer == "raw":
+        raw, expected_raw = ours.predict(*batch), keras.predict(*batch)
+        np.testing.assert_allclose(raw["class_logits"], expected_raw["class_logits"], atol=tolerance)
+    else:
+        with pytest.raises(UserError, match="answers detections, no raw predictions"):
+            ours.predict(*batch)
+
+
+@each_format
+def test_detector_takes_the_folder_or_the_graph_in_it(made, weights_file, rng, format):
+    export = made(format)
+    picture = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    (expected,) = detector.Detector(weights_file, score_threshold=0.2, runtime="keras").detect([picture])
+    graph = f"{export.path}/{manifests.GRAPHS[format]}"
+    (found,) = detector.Detector(graph, score_threshold=0.2).detect([picture])
+    assert len(found.scores) == len(expected.scores) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, atol=0.02 if export.precision == "float16" else 1e-3)
+
+
+def test_evaluate_takes_an_export(made, weights_file, records):
+    found = evaluation.evaluate(made("openvino").path, data=records)
+    expected = evaluation.evaluate(weights_file, data=records)
+    assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
+
+
+def test_the_benchmark_of_inference_takes_an_export(made):
+    result = inference.benchmark_inference(made("openvino").path, rounds=1, turn_seconds=0.01)
+    assert {row["by"] for row in result.rows if row["part"] == "network"} == {"openvino"}
+
+
+def _zero_onnx(folder):
+    import onnx
+
+    path = folder / "model.onnx"
+    model = onnx.load_model(path)
+    kernels = [value for value in model.graph.initializer if len(value.dims) == 4]
+    kernels[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros(kernels[0].dims, np.float32), kernels[0].name))
+    onnx.save_model(model, path)
+
+
+def _zero_openvino(folder):
+    import openvino
+
+    constants = [
+        node
+        for node in openvino.Core().read_model(folder / "model.xml").get_ops()
+        if node.get_type_name() == "Constant" and len(node.output(0).shape) == 4
+    ]
+    values = max((np.array(node.data) for node in constants), key=np.size).tobytes()
+    content = (folder / "model.bin").read_bytes()
+    place = content.index(values)
+    (folder / "model.bin").write_bytes(content[:place] + bytes(len(values)) + content[place + len(values) :])
+
+
+@pytest.mark.parametrize(("format", "zero"), [("onnx", _zero_onnx), ("openvino", _zero_openvino)])
+def test_an_export_with_one_tensor_zeroed_is_refused(made, weights_file, tmp_path, capsys, format, zero):
+    folder = tmp_path / "export"
+    shutil.copytree(made(format).path, folder)
+    _, manifest = manifests.read(folder)
+    assert cli.main(["export", str(weights_file), "--verify", str(folder)]) == 0
+    zero(folder)
+    assert cli.main(["export", str(weights_file), "--verify", str(folder)]) == 1
+    assert "is damaged or was changed" in capsys.readouterr().err
+    manifests.write(folder, manifest)  # and whoever changes a file may change its sum
+    assert cli.main(["export", str(weights_file), "--verify", str(folder)]) == 1
+    assert f"The {format} of `{weights_file}` does not answer as Keras does" in capsys.readouterr().err
+
+
+def test_an_export_that_answers_otherwise_is_not_written(made, weights_file, tmp_path, monkeypatch):
+    """A converter with a fault, played by one that gives what another export has, without a tensor."""
+    source = Path(made("onnx").path)
+
+    def write(folder, *_):
+        shutil.copy(source / "model.onnx", folder)
+        _zero_onnx(folder)
+
+    monkeypatch.setattr(exports, "_write", write)
+    with pytest.raises(UserError, match="does not answer as Keras does"):
+        exports.export(weights_file, format="onnx", answer="detections", output=tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weights_file, rng, tmp_path):
+    """As TensorFlow Serving does: `serving_default`, nothing of ours."""
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(made("saved_model").path).signatures
+    pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((90, 70, 3), (40, 200, 3))]
+    files = []
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        files.append((tmp_path / f"{number}.png").read_bytes())
+    found = signatures["serving_default"](encoded=tf.constant(files))
+    assert {name: value.dtype.name for name, value in found.items()} == {
+        "boxes": "float32",
+        "labels": "int32",
+        "scores": "float32",
+        "num_detections": "int32",
+    }
+    expected = detector.Detector(weights_file, score_threshold=0.0, runtime="keras").detect(pictures)
+    for row, one in enumerate(expected):
+        count = int(found["num_detections"][row])
+        np.testing.assert_allclose(found["scores"][row, :count], one.scores, atol=1e-4)
+        np.testing.assert_allclose(found["boxes"][row, :count], one.boxes, atol=0.02)
+        alone = signatures["pictures"](pictures=tf.constant(pictures[row][None]))
+        np.testing.assert_allclose(alone["scores"][0], found["scores"][row], atol=1e-5)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
+def test_int8_stays_within_its_loss_of_ap_or_is_refused(weights_file, records, tmp_path):
+    made = exports.export(
+        weights_file, format="openvino", precision="int8", output=tmp_path / "int8", data=records, max_ap_loss=0.05
+    )
+    assert made.agreement["keras_ap"] - made.agreement["ap"] <= 0.05
+    with pytest.raises(UserError, match=r"int8 of openvino loses too much: AP .* `max_ap_loss` is -1"):
+        exports.verify_export(weights_file, verify=tmp_path / "int8", data=records, max_ap_loss=-1.0)
+    assert "FakeQuantize" in (tmp_path / "int8" / "model.xml").read_text()
+    assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"format": "saved_model", "precision": "int8"}, "`precision` is int8; saved_model has float32, float16"),
+        ({"format": "onnx", "precision": "bfloat16"}, "`precision` is bfloat16; onnx has"),
+        ({"format": "onnx", "precision": "float16", "answer": "detections"}, "float16 of onnx has raw answers only"),
+        ({"format": "litert", "letterbox": "included"}, "`letterbox` is included, which a saved_model"),
+        ({"format": "litert", "precision": "int8"}, "give labelled records"),
+        ({"format": "litert", "batch_size": -1}, "`batch_size` is -1"),
+        ({"format": "saved_model", "image_size": (16, 64)}, "`image_size` is 16 x 64"),
+        ({"format": "saved_model", "pictures": "missing"}, "`pictures` is `missing`, which is no folder"),
+    ],
+)
+def test_impossible_wishes_are_one_line(weights_file, tmp_path, monkeypatch, knobs, words):
+    monkeypatch.setattr(exports, "_write", lambda folder, *_: (folder / "saved_model.pb").write_bytes(b""))
+    if "pictures" in knobs:
+        knobs = {**knobs, "pictures": Path(knobs["pictures"])}
+    with pytest.raises(UserError, match=words):
+        exports.export(weights_file, output=tmp_path / "export", **knobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(weights_file, tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear")
+    with pytest.raises(UserError, match="which has files that are no export"):
+        exports.export(weights_file, format="saved_model", output=tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "Dear"
+
+
+@pytest.mark.parametrize(
+    ("format", "package", "extra"),
+    [
+        ("onnx", "onnxruntime", "onnx"),
+        ("litert", "ai_edge_litert", "litert"),
+        ("openvino", "openvino", "openvino"),
+    ],
+)
+def test_without_the_program_there_is_one_line(weights_file, tmp_path, monkeypatch, format, package, extra):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(UserError, match=rf"not installed; `pip install 'efficientdet-keras\[{extra}\]'`"):
+        exports.export(weights_file, format=format, output=tmp_path / "export")
+
+
+@each_format
+def test_an_export_keeps_what_it_was_made_for(made, format):
+    export = made(format)
+    with pytest.raises(UserError, match=r"`image_size` is \(64, 64\), but"):
+        runtimes.load_runtime(export.path, image_size=(64, 64))
+    with pytest.raises(UserError, match=f"`runtime` is keras, but .* is an export for {format}"):
+        runtimes.load_runtime(export.path, runtime="keras")
+    with pytest.raises(UserError, match="`xla` is on, but"):
+        runtimes.load_runtime(export.path, xla="on")
+    if export.answer == "detections":
+        with pytest.raises(UserError, match="`postprocess` differs from that in the graph"):
+            runtimes.load_runtime(export.path, postprocess=PostprocessConfig(max_detections=3))
+    if format != "openvino":
+        with pytest.raises(UserError, match="`precision` is mixed_float16, but"):
+            runtimes.load_runtime(export.path, precision="mixed_float16")

@@ -1,0 +1,245 @@
+"""`predict`: pictures, videos, cameras and addresses in; drawn copies, a report or lines of JSON out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import little_server
+import little_videos
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientdet import cli, prediction
+from efficientdet.data import images, video
+from efficientdet.errors import UserError
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def picture(rng):
+    return rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+
+
+def _predict(weights, *sources, output, **options):
+    return prediction.predict(weights, sources, output=output, **{"score_threshold": 0.2} | options)
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_pictures_are_drawn_and_written_down(finding_weights, picture, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "one.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: upright it is 70 high and 90 wide
+    Image.fromarray(picture).save(folder / "two.jpg", exif=exif)
+    result = _predict(finding_weights, folder, output=tmp_path / "out")
+    assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "two.jpg"]
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert written == result.pictures
+    first, second = written[str(folder / "one.png")], written[str(folder / "two.jpg")]
+    assert (first["height"], first["width"]) == (90, 70)
+    assert (second["height"], second["width"]) == (70, 90)
+    assert images.read_image(tmp_path / "out" / "two.jpg", "two").shape == (70, 90, 3)
+    best = first["detections"][0]
+    assert best["class"] in {"cat", "dog", "cow"}
+    assert best["category_id"] in {5, 9, 11}
+    assert 0 <= best["box"]["x1"] <= best["box"]["x2"] <= 70
+    assert 0 <= best["box"]["y1"] <= best["box"]["y2"] <= 90
+
+
+def test_classes_tiles_and_batches_reach_the_detector(finding_weights, picture, tmp_path):
+    for number in range(3):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    options = {"classes": ("dog",), "tiles": (64, 64), "batch_size": 2}
+    found = _predict(finding_weights, f"{tmp_path}/*.png", output=tmp_path / "out", **options).pictures
+    assert len(found) == 3
+    answers = [each["detections"] for each in found.values()]
+    assert {detection["class"] for detection in answers[0]} == {"dog"}
+    assert answers[0] == answers[1] == answers[2]
+    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "out", classes=("dog",)).pictures
+    assert next(iter(whole.values()))["detections"] != answers[0]
+
+
+def test_pictures_of_the_same_name_do_not_replace_each_other(finding_weights, picture, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "x.png")
+    _predict(finding_weights, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", output=tmp_path / "out")
+    assert _names(tmp_path / "out") == ["predictions.json", "x-2.jpg", "x.jpg"]
+
+
+def test_one_broken_source_stops_before_anything_is_written(finding_weights, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    for bad in ("bad.jpg", "bad.mp4"):
+        with pytest.raises(UserError, match=bad):
+            _predict(finding_weights, tmp_path / "good.png", tmp_path / bad, output=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.jpg")
+    little_videos.write(tmp_path / "b.mp4", 2)
+    for name in ("a.jpg", "b.mp4"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UserError, match=rf"where `{name}` would be replaced"):
+            _predict(finding_weights, tmp_path / name, output=tmp_path)
+        assert (tmp_path / name).read_bytes() == before
+    assert _names(tmp_path) == ["a.jpg", "b.mp4"]
+
+
+def test_a_video_is_written_with_boxes_and_a_line_a_frame(finding_weights, tmp_path):
+    drawn = little_videos.write(tmp_path / "a.mkv", 20, size=(64, 96))
+    result = _predict(finding_weights, tmp_path / "a.mkv", output=tmp_path / "out")
+    assert _names(tmp_path / "out") == ["a.jsonl", "a.mp4", "predictions.json"]
+    facts = result.videos[str(tmp_path / "a.mkv")]
+    assert (facts["frames"], facts["height"], facts["width"], facts["seconds"]) == (20, 64, 96, 1.9)
+    lines = _lines((tmp_path / "out" / "a.jsonl").read_text())
+    assert [line["frame"] for line in lines] == list(range(20))
+    assert [line["seconds"] for line in lines] == pytest.approx(np.arange(20) / 10)
+    assert all(line["detections"] for line in lines)
+    with video.open_video(tmp_path / "out" / "a.mp4", "a") as film:
+        frames = list(film.frames)
+    assert (film.size, film.rate, len(frames)) == ((64, 96), 10, 20)
+    changed = [np.abs(frame.image.astype(int) - before).mean() for frame, before in zip(frames, drawn, strict=True)]
+    assert min(changed) > 8, "boxes are drawn"
+    assert "20 frames" in result.text()
+
+
+def test_a_video_that_breaks_in_its_middle_leaves_nothing_half(finding_weights, tmp_path):
+    little_videos.write(tmp_path / "a.mp4", 40)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = bytes(300)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4` .*damaged"):
+        _predict(finding_weights, tmp_path / "a.mp4", output=tmp_path / "out")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a.mp4"]
+
+
+def test_frames_can_be_limited(finding_weights, tmp_path):
+    little_videos.write(tmp_path / "a.mp4", 12)
+    result = _predict(finding_weights, tmp_path / "a.mp4", output=tmp_path / "out", max_frames=5)
+    assert result.videos[str(tmp_path / "a.mp4")]["frames"] == 5
+    with pytest.raises(UserError, match="`max_frames` is 0"):
+        _predict(finding_weights, tmp_path / "a.mp4", output=tmp_path / "out", max_frames=0)
+
+
+@pytest.fixture
+def camera(monkeypatch):
+    """A camera that FFmpeg draws: it never ends."""
+    monkeypatch.setattr(video, "camera_address", lambda number: ("testsrc=size=96x64:rate=10", "lavfi"))
+
+
+def test_a_camera_is_written_as_far_as_asked(finding_weights, camera, tmp_path):
+    result = _predict(finding_weights, "0", output=tmp_path / "out", max_frames=4)
+    assert _names(tmp_path / "out") == ["camera-0.jsonl", "camera-0.mp4", "predictions.json"]
+    assert result.videos["camera 0"]["frames"] == 4
+
+
+def test_ctrl_c_ends_a_camera_and_what_is_written_is_whole(finding_weights, camera, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    threads = threading.active_count()
+
+    def press():
+        while not list((tmp_path / "out").glob(".partial-*.jsonl")):
+            if is_over.wait(0.02):
+                return
+        while not is_over.wait(0.2):
+            os.kill(os.getpid(), signal.SIGINT)
+            return
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=press)
+    thread.start()
+    result = _predict(finding_weights, "0", output=tmp_path / "out", max_frames=100_000)
+    is_over.set()
+    thread.join()
+    number = result.videos["camera 0"]["frames"]
+    assert 0 < number < 100_000
+    with video.open_video(tmp_path / "out" / "camera-0.mp4", "camera") as film:
+        assert len(list(film.frames)) == number
+    assert signal.getsignal(signal.SIGINT) is before
+    assert threading.active_count() <= threads + 1
+
+
+def test_a_picture_from_the_web_is_judged_as_a_file(finding_weights, picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with little_server.serve() as server:
+        server.files["/a.png"] = little_server.File(content=(tmp_path / "a.png").read_bytes())
+        server.files["/b.png"] = little_server.File(content=b"<html>not found</html>")
+        result = _predict(finding_weights, f"{server.address}/a.png?key=s3cret", output=tmp_path / "out")
+        assert list(result.pictures) == [f"{server.address}/a.png"]
+        assert _names(tmp_path / "out") == ["a.jpg", "predictions.json"]
+        local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "out")
+        assert next(iter(local.pictures.values())) == next(iter(result.pictures.values()))
+        with pytest.raises(UserError, match=r"/b\.png` is no picture that can be read"):
+            _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_lines_of_json_go_to_standard_output_alone(finding_weights, picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture).save("a.png")
+    little_videos.write(tmp_path / "b.mp4", 3)
+    for flags in ([], ["--json"]):
+        assert cli.main(["predict", str(finding_weights), "a.png", "b.mp4", "--output", "-", *flags]) == 0
+        lines = _lines(capsys.readouterr().out)
+        assert [(line["source"], line.get("frame")) for line in lines] == [
+            ("a.png", None),
+            *(("b.mp4", number) for number in range(3)),
+        ]
+        assert (lines[0]["height"], lines[1]["width"]) == (90, 64)
+    assert _names(tmp_path) == ["a.png", "b.mp4"]
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_ends_it_quietly(finding_weights, picture, tmp_path):
+    for number in range(40):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    words = [sys.executable, "-m", "efficientdet", "predict", str(finding_weights), str(tmp_path)]
+    options = ["--output", "-", "--score-threshold", "0", "--batch-size", "1", "--runtime", "keras"]
+    environment = os.environ | {"PYTHONPATH": str(_ROOT / "src")}
+    with subprocess.Popen(
+        [*words, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert json.loads(process.stdout.readline())["source"].endswith(".png")
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize(
+    "name", ["[red]a[bold].png", "a\x1b[2Jb.png", "a\nb.png", "-rf.png", "$(id).png", "é" * 120 + ".png"]
+)
+def test_hostile_names_are_only_names(finding_weights, picture, tmp_path, name, capsys):
+    Image.fromarray(picture).save(tmp_path / name)
+    assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "found" in shown.out
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert list(written) == [str(tmp_path / name)]
+    assert len(_names(tmp_path / "out")) == 2
+    (tmp_path / name).write_bytes(b"damaged")
+    assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert said.count("\n") == 1
