@@ -163,6 +163,17 @@ def use_determinism() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def gpus() -> int:
+    """Counts the GPUs that the running backend sees; JAX's of all processes. Starts it, if nothing has yet."""
+    if running() == "jax":
+        import jax
+
+        return len(jax.devices()) if jax.default_backend() == "gpu" else 0
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
 def wait_for(arrays: Any) -> None:
     """Waits until nested arrays of the running backend are computed; they stay where they are."""
     if running() == "jax":
@@ -190,5 +201,5 @@ def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate:
         return jax.jit(function, donate_argnums=(0,) if donate else ())
     import tensorflow as tf
 
-    jit = xla == "on" or (xla == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    jit = xla == "on" or (xla == "auto" and gpus() > 0)
     return tf.function(function, jit_compile=jit, autograph=False, reduce_retracing=False)

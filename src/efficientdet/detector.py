@@ -51,7 +51,7 @@ class Detector:
         runtime: RuntimeName = "auto",
         xla: Switch = "auto",
         postprocess: PostprocessConfig | None = None,
-        depthwise: Depthwise = "convolution",
+        depthwise: Depthwise = "auto",
     ):
         """Loads weights.
 
@@ -65,7 +65,8 @@ class Detector:
             runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
             xla: compile Keras's graph with XLA; auto: on a GPU.
             postprocess: limits and thresholds of the suppression.
-            depthwise: how Keras's runtime computes depthwise convolutions; pallas needs JAX and a GPU.
+            depthwise: how Keras's runtime computes depthwise convolutions; auto: pallas with JAX on a GPU,
+                which it needs, else convolution.
 
         Raises:
             UserError: the weights cannot be used, or have no such class.

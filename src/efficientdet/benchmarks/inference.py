@@ -184,7 +184,14 @@ def benchmark_inference(
         ways = [(name, way) for name in runtimes for way in (depthwise if name == "keras" else ("convolution",))]
         for (name, way), precision in itertools.product(ways, precisions):
             before = memory.resident()
-            ours = detector.Detector(location, precision=precision, runtime=name, image_size=image_size, depthwise=way)
+            ours = detector.Detector(
+                location,
+                batch_size=max(batch_sizes),
+                precision=precision,
+                runtime=name,
+                image_size=image_size,
+                depthwise=way,
+            )
             by = name if way == "convolution" else f"{name}, {way}"
             for batch_size in batch_sizes:
                 candidates += _candidates(ours, by, precision, batch_size, encoded)
@@ -199,7 +206,7 @@ def benchmark_inference(
             candidates.append(_Rival(other, precision, batch_size))
         rates = _measure(candidates, rounds, turn_seconds)
         ratios = _ratios(candidates, rates)
-        cases = [suppression.spread_candidates(), _predicted(trained or location, encoded)]
+        cases = [suppression.spread_candidates(), _predicted(detector.Detector(trained) if trained else ours, encoded)]
     rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
     compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
     resident["peak"] = memory.resident_peak() or 0.0
@@ -304,9 +311,8 @@ def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable
     return lambda call: host_postprocess.detect(logits, deltas, best, runtime.anchors, PostprocessConfig())
 
 
-def _predicted(location: str | Path, encoded: list[bytes]) -> suppression.Candidates:
+def _predicted(ours: detector.Detector, encoded: list[bytes]) -> suppression.Candidates:
     """Lets weights answer to the first picture."""
-    ours = detector.Detector(location, runtime="auto" if manifest.is_export(location) else "keras")
     raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
     return suppression.predicted_candidates(raw, ours.runtime.anchors)
 

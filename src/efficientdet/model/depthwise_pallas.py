@@ -7,13 +7,13 @@ rounded once. Each program computes a few rows of some columns and channels, so 
 outputs below which it lies. The gradient of the kernel is summed in two parts: each program sums its share of all
 pixels, XLA the shares; nothing is added atomically, so the same numbers come out each time.
 
-On a CPU the same kernels are interpreted, slowly: for tests. Importing this module imports JAX.
+Importing this module imports JAX.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,11 +21,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-_ROWS = 4  # of results a program computes
-_MOST_CHANNELS = 64  # of a program
+from efficientdet.model import pallas
+
+_ROWS = 8  # of results a program computes
+_MOST_CHANNELS = 32  # of a program
 _LEAST_CHANNELS = 16  # 32 bytes of 16-bit numbers, which a GPU reads at once
-_MOST_WARPS = 4
-_NUMBERS = {3: 8, 5: 4}  # extent of the kernel -> numbers of a row a thread has: more of them leave no registers
+_MOST_WARPS = 2
+_NUMBERS = {3: 4, 5: 2}  # extent of the kernel -> numbers of a row a thread has: more of them leave no registers
 _PROGRAMS = 2048  # that share the pixels of the kernel's gradient: some for each of a large GPU's processors
 
 
@@ -114,7 +116,7 @@ def _correlate(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Arra
 
     def depthwise_forward(x_ref: Any, kernel_ref: Any, y_ref: Any) -> None:
         picture, first = pl.program_id(0), pl.program_id(1) * _ROWS
-        column, channel = _places(pl.program_id(2), columns), _places(pl.program_id(3), channels)
+        column, channel = pallas.places(pl.program_id(2), columns), pallas.places(pl.program_id(3), channels)
         seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]
         weights = _load_weights(kernel_ref, channel)
         sums = [jnp.zeros((columns, channels), jnp.float32)] * _ROWS
@@ -128,7 +130,7 @@ def _correlate(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Arra
 
     grid = (geometry.batch, pl.cdiv(height, _ROWS), pl.cdiv(width, columns), pl.cdiv(geometry.depth, channels))
     shape = jax.ShapeDtypeStruct((geometry.batch, height, width, geometry.depth), x.dtype)
-    return _call(depthwise_forward, grid, shape, warps, x, kernel)
+    return pallas.call(depthwise_forward, grid, shape, warps, x, kernel)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -149,7 +151,7 @@ def _spread(upstream: jax.Array, kernel: jax.Array, geometry: _Geometry, dtype: 
 
     def depthwise_input_gradient(upstream_ref: Any, kernel_ref: Any, gradient_ref: Any) -> None:
         picture, first = pl.program_id(0), pl.program_id(1) * rows
-        column, channel = _places(pl.program_id(2), columns), _places(pl.program_id(3), channels)
+        column, channel = pallas.places(pl.program_id(2), columns), pallas.places(pl.program_id(3), channels)
         seen = [_Strip(upstream_ref, column - back, channel) for back in range(taps[1])]
         weights = _load_weights(kernel_ref, channel)
         zeros = jnp.zeros((columns, channels), jnp.float32)
@@ -168,7 +170,7 @@ def _spread(upstream: jax.Array, kernel: jax.Array, geometry: _Geometry, dtype: 
 
     grid = (geometry.batch, pl.cdiv(height, rows), pl.cdiv(width, columns), pl.cdiv(geometry.depth, channels))
     shape = jax.ShapeDtypeStruct((geometry.batch, *geometry.sizes, geometry.depth), dtype)
-    return _call(depthwise_input_gradient, grid, shape, warps, upstream, kernel)
+    return pallas.call(depthwise_input_gradient, grid, shape, warps, upstream, kernel)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -183,14 +185,14 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
     taps = list(itertools.product(range(extents[0]), range(extents[1])))
 
     def depthwise_kernel_gradient(x_ref: Any, upstream_ref: Any, shares_ref: Any) -> None:
-        share, channel = pl.program_id(0), _places(pl.program_id(1), channels)
+        share, channel = pl.program_id(0), pallas.places(pl.program_id(1), channels)
 
         def add(turn: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             picture, part = _divide(share + turn * shares, blocks[0] * blocks[1])
             block, part = _divide(part, blocks[1])
             # The last turn of some shares lies beyond the batch: all of its rows are beyond the picture then.
             first = jnp.where(picture < geometry.batch, block, blocks[0]) * _ROWS
-            column = _places(part, columns)
+            column = pallas.places(part, columns)
             seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]
             strip = _Strip(upstream_ref, column, channel)
             rows = [strip.load(picture, first + number) for number in range(_ROWS)]
@@ -208,7 +210,7 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
             triton.store(at, jnp.sum(total, axis=0), mask=channel < geometry.depth)
 
     shape = jax.ShapeDtypeStruct((shares, *extents, geometry.depth), jnp.float32)
-    return jnp.sum(_call(depthwise_kernel_gradient, (shares, blocks[2]), shape, warps, x, upstream), axis=0)
+    return jnp.sum(pallas.call(depthwise_kernel_gradient, (shares, blocks[2]), shape, warps, x, upstream), axis=0)
 
 
 def _window(geometry: _Geometry) -> Iterator[tuple[int, int]]:
@@ -221,11 +223,6 @@ def _outputs_of(row: int, geometry: _Geometry) -> list[tuple[int, int]]:
     """Lists the rows of results that a row of x counts for, each with the kernel's row between them."""
     pairs = [(number, row - number * geometry.strides[0]) for number in range(_ROWS)]
     return [(number, down) for number, down in pairs if 0 <= down < geometry.extents[0]]
-
-
-def _places(block: Any, size: int) -> Any:
-    """Numbers what a block has: int32[size]."""
-    return block * size + jnp.arange(size, dtype=jnp.int32)
 
 
 def _divide(number: Any, by: int) -> tuple[Any, Any]:
@@ -265,10 +262,3 @@ def _load_weights(ref: Any, channel: Any) -> dict[tuple[int, int], Any]:
     mask = channel < ref.shape[2]
     places = itertools.product(range(ref.shape[0]), range(ref.shape[1]))
     return {at: triton.load(ref.at[*at, channel], mask=mask, other=0.0).astype(jnp.float32)[None] for at in places}
-
-
-def _call(kernel: Callable[..., None], grid: tuple[int, ...], shape: Any, warps: int, *arrays: jax.Array) -> jax.Array:
-    """Runs a kernel: on a GPU, or interpreted on a CPU. Which it is comes out when the program is compiled."""
-    call = functools.partial(pl.pallas_call, kernel, out_shape=shape, grid=grid)
-    params = triton.CompilerParams(num_warps=warps)
-    return jax.lax.platform_dependent(*arrays, cpu=call(interpret=True), default=call(compiler_params=params))

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from efficientdet import backend
 from efficientdet.config import Depthwise, Upsampling
 from efficientdet.errors import UserError
 from efficientdet.model import convolutions, kernels
@@ -60,11 +61,15 @@ class BatchNorm(keras.layers.BatchNormalization):
         """Takes `activation`, of `activate`; None: the answer is the normalised input."""
         super().__init__(**kwargs)
         self.activation = activation
+        self.sums_in_kernel = False  # with JAX: see `choose_depthwise`
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
         if not (training and self.trainable):
             outputs = self._normalize_as_learnt(inputs)
+        elif keras.backend.backend() == "jax":
+            self._check_momentum()
+            return self._normalize_in_few_passes(inputs)
         elif self.synchronized or not kernels.pays(inputs):
             self._check_momentum()
             outputs = super().call(inputs, training=True, mask=mask)
@@ -91,10 +96,25 @@ class BatchNorm(keras.layers.BatchNormalization):
         outputs, mean, variance = kernels.compute(
             normalize_by_batch, inputs, gamma, beta, epsilon=self.epsilon, activation=self.activation
         )
+        self._move(mean, variance)
+        return outputs
+
+    def _normalize_in_few_passes(self, inputs: Any) -> Any:
+        """Does the same with JAX, which compiles whole steps, but would keep and read more than it must."""
+        from efficientdet.model import normalization_jax
+
+        gamma, beta, moving = (ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean))
+        outputs, mean, variance = normalization_jax.normalize(
+            inputs, gamma, beta, moving, self.epsilon, self.activation, self.sums_in_kernel
+        )
+        self._move(mean, variance)
+        return outputs
+
+    def _move(self, mean: Any, variance: Any) -> None:
+        """Moves the statistics towards those of a batch."""
         rest = 1.0 - self.momentum
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * rest)
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * rest)
-        return outputs
 
 
 def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:
@@ -130,9 +150,12 @@ class Conv(keras.layers.Conv2D):
     def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
         """Takes the output channels, the side of the kernel, and what Keras's layer takes beside them."""
         super().__init__(filters, kernel_size, padding="same", **kwargs)
+        self.by_blocks = False  # see `choose_depthwise`
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Convolves."""
+        if self.by_blocks:
+            return convolutions.by_blocks(inputs, ops.convert_to_tensor(self.kernel))
         is_pointwise = self.kernel_size == self.strides == (1, 1)
         if not (training and is_pointwise and kernels.pays(inputs)):
             return super().call(inputs)
@@ -160,25 +183,42 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
         if self.method == "shifts":
             return shift_and_add(inputs, self.kernel, self.strides)
         if self.method == "pallas":
-            from efficientdet.model import depthwise_pallas
+            from efficientdet.model import depthwise_pallas, pallas
 
+            if math.prod(inputs.shape) > pallas.MOST_NUMBERS:
+                return super().call(inputs)
             return depthwise_pallas.convolve(inputs, ops.convert_to_tensor(self.kernel), self.strides)
         if training and kernels.pays(inputs):
             return convolutions.depthwise(inputs, self.kernel, self.strides[0])
         return super().call(inputs)
 
 
-def choose_depthwise(model: Any, method: Depthwise) -> None:
+def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1) -> None:
     """Sets how all depthwise convolutions of a network are computed; functions compiled before stay as they are.
+
+    With pallas, batch normalisation sums in kernels of ours too, and the stem works on blocks of pixels.
+
+    Args:
+        model: EfficientDet, or a layer of it.
+        method: auto: with JAX on a GPU pallas, on several that share a batch shifts, since our kernels work on one;
+            otherwise convolution.
+        devices: that share a batch.
 
     Raises:
         UserError: the method is pallas, and the backend is not JAX.
     """
+    if method == "auto":
+        is_gpu = keras.backend.backend() == "jax" and backend.gpus() > 0
+        method = "convolution" if not is_gpu else "pallas" if devices == 1 else "shifts"
     if method == "pallas" and (running := keras.backend.backend()) != "jax":
         raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras runs on `{running}`; give `--backend jax`.")
     for layer in model._flatten_layers():
         if isinstance(layer, DepthwiseConv):
             layer.method = method
+        elif isinstance(layer, BatchNorm):
+            layer.sums_in_kernel = method == "pallas"
+        elif isinstance(layer, Conv) and layer.strides == (2, 2):
+            layer.by_blocks = method == "pallas"
 
 
 def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:

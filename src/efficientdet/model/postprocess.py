@@ -10,8 +10,10 @@ the best of all classes again and again gives the same list, already sorted.
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
+from efficientdet import backend
 from efficientdet import boxes as box_geometry
 from efficientdet.config import PostprocessConfig
 from efficientdet.structures import Detections, RawPredictions
@@ -19,20 +21,24 @@ from efficientdet.structures import Detections, RawPredictions
 # Larger sides than this times the anchor cannot be meant; without a limit an untrained network answers infinity.
 MAX_LOG_SIZE = math.log(1000 / 16)
 _DROPPED = -1.0
+_SORTS_INTEGERS = True
 
 
-def detect(raw: RawPredictions, anchors: Any, config: PostprocessConfig) -> Detections:
+def detect(
+    raw: RawPredictions, anchors: Any, config: PostprocessConfig, *, logits_dtype: str = "float32"
+) -> Detections:
     """Turns the network's answer into detections.
 
     Args:
         raw: of B pictures.
         anchors: float32[A, 4], yxyx px.
         config: limits and thresholds.
+        logits_dtype: what the logits were computed in; they are in no more numbers than that has.
 
     Returns:
         Detections with K = `config.max_detections`, in px of the network input, not clipped to it.
     """
-    boxes, labels, scores = top_candidates(raw, anchors, config.max_candidates)
+    boxes, labels, scores = top_candidates(raw, anchors, config.max_candidates, logits_dtype)
     return soft_nms(
         boxes,
         labels,
@@ -43,7 +49,9 @@ def detect(raw: RawPredictions, anchors: Any, config: PostprocessConfig) -> Dete
     )
 
 
-def top_candidates(raw: RawPredictions, anchors: Any, max_candidates: int) -> tuple[Any, Any, Any]:
+def top_candidates(
+    raw: RawPredictions, anchors: Any, max_candidates: int, logits_dtype: str = "float32"
+) -> tuple[Any, Any, Any]:
     """Picks the best logits over all anchors and classes and decodes their boxes.
 
     An anchor may be picked several times, with different classes.
@@ -52,15 +60,48 @@ def top_candidates(raw: RawPredictions, anchors: Any, max_candidates: int) -> tu
         boxes: float32[B, M, 4], yxyx px; labels: int32[B, M]; scores: float32[B, M], best first.
         M = min(max_candidates, A * C).
     """
-    _, num_anchors, num_classes = raw["class_logits"].shape
-    logits = ops.reshape(ops.cast(raw["class_logits"], "float32"), (-1, num_anchors * num_classes))
-    best_logits, positions = ops.top_k(logits, min(max_candidates, num_anchors * num_classes))
+    num_classes = raw["class_logits"].shape[2]
+    logits, kept = raw["class_logits"], None
+    if keras.backend.backend() == "jax" and logits.shape[1] > max_candidates:
+        logits, kept = _best_anchors(logits, max_candidates, logits_dtype)
+    logits = ops.reshape(ops.cast(logits, "float32"), (-1, logits.shape[1] * num_classes))
+    best_logits, positions = _top_k(logits, min(max_candidates, logits.shape[1]), logits_dtype)
     positions = ops.cast(positions, "int32")
     anchor_positions, labels = positions // num_classes, positions % num_classes
+    if kept is not None:
+        anchor_positions = ops.take_along_axis(kept, anchor_positions, axis=1)
     deltas = ops.take_along_axis(ops.cast(raw["box_deltas"], "float32"), anchor_positions[..., None], axis=1)
     deltas = ops.concatenate([deltas[..., :2], ops.minimum(deltas[..., 2:], MAX_LOG_SIZE)], axis=-1)
     chosen_anchors = ops.take(ops.convert_to_tensor(anchors, "float32"), anchor_positions, axis=0)
     return box_geometry.decode(deltas, chosen_anchors), labels, ops.sigmoid(best_logits)
+
+
+def _best_anchors(logits: Any, count: int, dtype: str) -> tuple[Any, Any]:
+    """Leaves out anchors that none of the best `count` logits can belong to, for JAX, which sorts all that it is given.
+
+    The best logit of one that is left out is below the best of `count` others. Those that stay keep their order, so
+    that equal logits are taken in the same order too.
+
+    Returns:
+        [B, count, C]; int32[B, count], places among the anchors.
+    """
+    _, best = _top_k(ops.max(logits, axis=-1), count, dtype)
+    kept = ops.sort(ops.cast(best, "int32"), axis=-1)
+    return ops.take_along_axis(logits, kept[..., None], axis=1), kept
+
+
+def _top_k(logits: Any, count: int, dtype: str) -> tuple[Any, Any]:
+    """Takes the best of [B, N], as `ops.top_k`, of equal ones the first."""
+    if not (_SORTS_INTEGERS and keras.backend.backend() == "jax" and dtype in ("bfloat16", "float16")):
+        return ops.top_k(logits, count)
+    import jax
+    import jax.numpy as jnp
+
+    # Integers in the order of the numbers: XLA sorts 16 bits of them in half the time of 32.
+    bits = jax.lax.bitcast_convert_type(logits.astype(dtype), jnp.uint16)
+    ordered = jnp.where(bits >> 15 == 1, ~bits, bits | 0x8000)
+    _, positions = jax.lax.top_k(ordered, count)
+    return jnp.take_along_axis(logits, positions, axis=1), positions
 
 
 def soft_nms(
@@ -80,6 +121,42 @@ def soft_nms(
 
     Returns:
         Detections.
+    """
+    limits = {"max_detections": max_detections, "sigma": sigma, "score_threshold": score_threshold}
+    picks, picked_scores = (_pick_in_kernel if _has_kernel(boxes.shape[1]) else _pick)(boxes, labels, scores, **limits)
+    is_found = picked_scores > 0
+    found_boxes = ops.take_along_axis(boxes, picks[..., None], axis=1)
+    return {
+        "boxes": ops.where(is_found[..., None], found_boxes, 0.0),
+        "labels": ops.where(is_found, ops.take_along_axis(labels, picks, axis=1), -1),
+        "scores": picked_scores,
+        "num_detections": ops.sum(ops.cast(is_found, "int32"), axis=-1),
+    }
+
+
+def _has_kernel(num_candidates: int) -> bool:
+    """Says whether a kernel of ours picks: with JAX on the only GPU, since it works on one."""
+    if keras.backend.backend() != "jax" or backend.gpus() != 1:
+        return False
+    from efficientdet.model import suppression_pallas
+
+    return num_candidates <= suppression_pallas.MOST_CANDIDATES
+
+
+def _pick_in_kernel(boxes: Any, labels: Any, scores: Any, **limits: Any) -> tuple[Any, Any]:
+    """Picks as `_pick` does."""
+    from efficientdet.model import suppression_pallas
+
+    return suppression_pallas.pick(boxes, labels, scores, **limits)
+
+
+def _pick(
+    boxes: Any, labels: Any, scores: Any, *, max_detections: int, sigma: float, score_threshold: float
+) -> tuple[Any, Any]:
+    """Picks, by the backend's operations.
+
+    Returns:
+        int32[B, K], places among the candidates; float32[B, K], 0 where nothing was left.
     """
     num_candidates = boxes.shape[1]
     pixels = (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
@@ -109,11 +186,4 @@ def soft_nms(
     nothing = ops.zeros_like(scores[:, :1]) * ops.ones((1, max_detections), dtype="float32")
     start = (ops.zeros((), dtype="int32"), scores, ops.cast(nothing, "int32"), nothing)
     _, _, picks, picked_scores = ops.while_loop(has_more, pick, start)
-    is_found = picked_scores > 0
-    found_boxes = ops.take_along_axis(boxes, picks[..., None], axis=1)
-    return {
-        "boxes": ops.where(is_found[..., None], found_boxes, 0.0),
-        "labels": ops.where(is_found, ops.take_along_axis(labels, picks, axis=1), -1),
-        "scores": picked_scores,
-        "num_detections": ops.sum(ops.cast(is_found, "int32"), axis=-1),
-    }
+    return picks, picked_scores

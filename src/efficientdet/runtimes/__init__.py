@@ -44,7 +44,7 @@ def load_runtime(
     image_size: tuple[int, int] | None = None,
     precision: Precision = "float32",
     xla: Switch = "auto",
-    depthwise: Depthwise = "convolution",
+    depthwise: Depthwise = "auto",
 ) -> Runtime:
     """Loads weights into the runtime asked for.
 

@@ -1,6 +1,8 @@
 """Keras as a runtime: network and post-processing in one compiled graph, on the running backend and its device."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 from efficientdet import backend, limits
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, Switch
 from efficientdet.structures import Category, Detections, RawPredictions
+
+_MOST_CONSTANTS = 16_000_000  # numbers; up to D3
 
 
 class KerasRuntime:
@@ -23,7 +27,7 @@ class KerasRuntime:
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
         xla: Switch = "auto",
-        depthwise: Depthwise = "convolution",
+        depthwise: Depthwise = "auto",
     ):
         """Loads weights.
 
@@ -51,13 +55,19 @@ class KerasRuntime:
         layers.choose_depthwise(self._model, depthwise)
         weights.assign(self._model, loaded)
         self.anchors = anchors.anchor_boxes(loaded.model, self.image_size)
-        function = detect_function(self._model, self.anchors, postprocess or loaded.postprocess)
-        self._detect = backend.compile_function(function, xla=xla)
-        self._predict = backend.compile_function(predict_function(self._model), xla=xla)
-        self._values = (
+        values = (
             [variable.value for variable in self._model.trainable_variables],
             [variable.value for variable in self._model.non_trainable_variables],
         )
+        # XLA computes what depends on constants alone once, such as weights in 16 bits: half of all kernels of a GPU.
+        self._values: tuple[Any, ...] = () if _are_constants(values) else values
+        detect = detect_function(self._model, self.anchors, postprocess or loaded.postprocess)
+        predict = predict_function(self._model)
+        if not self._values:
+            arrays = [[np.asarray(value) for value in part] for part in values]
+            detect, predict = functools.partial(detect, *arrays), functools.partial(predict, *arrays)
+        self._detect = backend.compile_function(detect, xla=xla)
+        self._predict = backend.compile_function(predict, xla=xla)
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
         """Detects.
@@ -106,6 +116,13 @@ class KerasRuntime:
         return function(*self._values, inputs)
 
 
+def _are_constants(values: Any) -> bool:
+    """Says whether weights are compiled into the program: with JAX on a GPU, unless compiling takes long then."""
+    if backend.running() != "jax" or not backend.gpus():
+        return False
+    return sum(math.prod(value.shape) for part in values for value in part) <= _MOST_CONSTANTS
+
+
 def predict_function(model: Any) -> Callable[..., RawPredictions]:
     """Makes the pure function (trainable, non_trainable, inputs) -> RawPredictions: the network alone."""
 
@@ -123,6 +140,7 @@ def detect_function(model: Any, anchors: np.ndarray, config: PostprocessConfig) 
     predict = predict_function(model)
 
     def detect(trainable: list[Any], non_trainable: list[Any], inputs: dict[str, Any]) -> Detections:
-        return postprocess.detect(predict(trainable, non_trainable, inputs), anchors, config)
+        raw = predict(trainable, non_trainable, inputs)
+        return postprocess.detect(raw, anchors, config, logits_dtype=model.dtype_policy.compute_dtype)
 
     return detect

@@ -22,7 +22,7 @@ from keras import tree
 
 from efficientdet import backend, files, limits, progress
 from efficientdet.config import ExperimentConfig
-from efficientdet.model import anchors, weights
+from efficientdet.model import anchors, layers, weights
 from efficientdet.training import (
     checkpoint,
     engine,
@@ -206,6 +206,7 @@ class _Run:
         self.checkpoints = CheckpointWriter(folder / "checkpoints", model, facts, config.training.keep_checkpoints)
         self._anchors = anchors.anchor_boxes(config.model)
         self._replicas = replicas.make_replicas(config.training, model)
+        layers.choose_depthwise(model, devices=self._replicas.count)
         self.state = self._replicas.place_state(state)
         self._step = self._replicas.compile(
             make_step(model, self._anchors, config, self.schedule.learning_rate, self._replicas),

@@ -1,0 +1,98 @@
+"""What kernels in Pallas share: numbers of a block, sums over rows, and how a kernel runs. Importing it imports JAX.
+
+On a CPU the same kernels are interpreted, slowly: for tests.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+MOST_NUMBERS = 2**31 - 1
+"""In an array that a kernel reads: places are 32-bit."""
+_COLUMNS = 64  # of a program: 128 bytes of 16-bit numbers
+_ROWS = 32  # a program reads at a time
+_WARPS = 4
+_PROGRAMS = 2048  # that share the rows: some for each of a large GPU's processors
+_LEAST_SIZE = 2**18  # below this XLA's own sum is as fast
+
+
+def places(block: Any, size: int) -> Any:
+    """Numbers what a block has: int32[size]."""
+    return block * size + jnp.arange(size, dtype=jnp.int32)
+
+
+def call(kernel: Callable[..., None], grid: tuple[int, ...], shape: Any, warps: int, *arrays: jax.Array) -> Any:
+    """Runs a kernel: on a GPU, or interpreted on a CPU. Which it is comes out when the program is compiled."""
+    ready = functools.partial(pl.pallas_call, kernel, out_shape=shape, grid=grid)
+    params = triton.CompilerParams(num_warps=warps)
+    return jax.lax.platform_dependent(*arrays, cpu=ready(interpret=True), default=ready(compiler_params=params))
+
+
+def sum_rows(
+    function: Callable[..., Sequence[Any]],
+    count: int,
+    arrays: Sequence[jax.Array],
+    columns: Sequence[jax.Array],
+    *,
+    in_kernel: bool,
+) -> jax.Array:
+    """Sums functions of numbers over rows, reading every array once.
+
+    Args:
+        function: (float32 of one row of each array, float32 of its columns) -> `count` terms, element by element.
+        count: how many sums.
+        arrays: [N, D] each.
+        columns: float32[D] each: what a function knows of a column.
+        in_kernel: by a kernel of ours, where the arrays are large; otherwise by XLA.
+
+    Returns:
+        float32[count, D].
+    """
+    rows, depth = arrays[0].shape
+    # So many rows beside each other make whole blocks of columns, which need no mask.
+    fold = _COLUMNS // math.gcd(_COLUMNS, depth)
+    if not in_kernel or rows % fold or not _LEAST_SIZE <= rows * depth <= MOST_NUMBERS:
+        terms = function([array.astype(jnp.float32) for array in arrays], list(columns))
+        return jnp.stack([jnp.sum(term, axis=0) for term in terms])
+    folded = [array.reshape(rows // fold, fold * depth) for array in arrays]
+    sums = _sum_folded(function, count, folded, [jnp.tile(column, fold) for column in columns])
+    return jnp.sum(sums.reshape(count, fold, depth), axis=1)
+
+
+def _sum_folded(
+    function: Callable[..., Sequence[Any]], count: int, arrays: Sequence[jax.Array], columns: Sequence[jax.Array]
+) -> jax.Array:
+    """Sums over rows in two parts: each program its share of the rows, XLA the shares: float32[count, W]."""
+    rows, width = arrays[0].shape
+    blocks = width // _COLUMNS
+    shares = max(1, min(pl.cdiv(rows, _ROWS), _PROGRAMS // blocks))
+    turns = pl.cdiv(rows, shares * _ROWS)
+
+    def sum_rows_of_columns(*refs: Any) -> None:
+        array_refs, column_refs, sums_ref = refs[: len(arrays)], refs[len(arrays) : -1], refs[-1]
+        share, column = pl.program_id(0), places(pl.program_id(1), _COLUMNS)
+        known = [triton.load(ref.at[column])[None] for ref in column_refs]
+
+        def add(turn: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+            row = places(share + turn * shares, _ROWS)
+            mask = jnp.broadcast_to((row < rows)[:, None], (_ROWS, _COLUMNS))
+            read = [
+                triton.load(ref.at[row[:, None], column[None, :]], mask=mask, other=0.0).astype(jnp.float32)
+                for ref in array_refs
+            ]
+            terms = function(read, known)
+            return tuple(total + jnp.where(mask, term, 0.0) for total, term in zip(sums, terms, strict=True))
+
+        zeros = jnp.zeros((_ROWS, _COLUMNS), jnp.float32)
+        totals = jax.lax.fori_loop(0, turns, add, (zeros,) * count)
+        for number, total in enumerate(totals):
+            triton.store(sums_ref.at[number, share, column], jnp.sum(total, axis=0))
+
+    shape = jax.ShapeDtypeStruct((count, shares, width), jnp.float32)
+    return jnp.sum(call(sum_rows_of_columns, (shares, blocks), shape, _WARPS, *arrays, *columns), axis=1)
