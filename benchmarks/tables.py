@@ -59,7 +59,10 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _range(value: dict[str, float]) -> str:
-    return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
+    median, least, most = (
+        f"{value[name]:{',.0f' if value[name] >= 1000 else '.3g'}}" for name in ("median", "min", "max")
+    )
+    return f"{median} ({least} to {most})"
 
 
 _GOALS = {
@@ -69,12 +72,14 @@ _GOALS = {
     "inference_cpu_fp32_vs_effdet": ("network, float32, batch 1", "effdet (PyTorch), eager", 2.5),
     "inference_cpu_bf16_vs_effdet": ("network, bfloat16, batch 1", "effdet (PyTorch), autocast", 2.4),
     "postprocess_vs_numpy": ("post-processing, 5,000 candidates", "the reference's, in NumPy", 20.0),
+    "train_gpu_vs_effdet": ("training step, bfloat16, on a GPU", "effdet (PyTorch), compiled", 1.5),
+    "inference_gpu_vs_effdet": ("network, bfloat16, on a GPU", "effdet (PyTorch), compiled", 1.5),
 }
-_FILES = ("input-cpu.json", "train-cpu.json", "inference-cpu.json")
+_FILES = ("train-gpu.json", "inference-gpu.json", "input-cpu.json", "train-cpu.json", "inference-cpu.json")
 
 
 def _ratios() -> str:
-    """Our rate over another's, of D0 on a CPU."""
+    """Our rate over another's, of D0; what both files of inference have is the CPU's."""
     found: dict[str, Any] = {}
     for name in _FILES:
         found |= (_read(name) or {}).get("ratios", {})
@@ -85,7 +90,10 @@ def _ratios() -> str:
     ]
     if not rows:
         return "Not measured yet."
-    return _table(["EfficientDet-D0 on a CPU", "in turns with", "ratio of rates: median (range)", "goal"], rows)
+    return _table(
+        ["EfficientDet-D0, on a CPU but for the last two", "in turns with", "ratio of rates: median (range)", "goal"],
+        rows,
+    )
 
 
 def _roofline() -> str:

@@ -23,11 +23,11 @@ from jax.experimental.pallas import triton
 
 from efficientdet.model import pallas
 
-_ROWS = 8  # of results a program computes
-_MOST_CHANNELS = 32  # of a program
+_ROWS = 4  # of results a program computes
+_MOST_CHANNELS = 64  # of a program
 _LEAST_CHANNELS = 16  # 32 bytes of 16-bit numbers, which a GPU reads at once
-_MOST_WARPS = 2
-_NUMBERS = {3: 4, 5: 2}  # extent of the kernel -> numbers of a row a thread has: more of them leave no registers
+_MOST_WARPS = 4
+_NUMBERS = {3: 8, 5: 4}  # extent of the kernel -> numbers of a row a thread has: more of them leave no registers
 _PROGRAMS = 2048  # that share the pixels of the kernel's gradient: some for each of a large GPU's processors
 
 

@@ -15,10 +15,10 @@ from jax.experimental.pallas import triton
 
 MOST_NUMBERS = 2**31 - 1
 """In an array that a kernel reads: places are 32-bit."""
-_COLUMNS = 64  # of a program: 128 bytes of 16-bit numbers
-_ROWS = 32  # a program reads at a time
+_COLUMNS = 128  # of a program: 256 bytes of 16-bit numbers
+_ROWS = 16  # a program reads at a time
 _WARPS = 4
-_PROGRAMS = 2048  # that share the rows: some for each of a large GPU's processors
+_PROGRAMS = 4096  # that share the rows: some for each of a large GPU's processors
 _LEAST_SIZE = 2**18  # below this XLA's own sum is as fast
 
 
