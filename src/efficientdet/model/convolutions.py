@@ -1,8 +1,9 @@
-"""Convolutions whose gradients are faster than TensorFlow's own: for training with TensorFlow on a CPU.
+"""Convolutions computed otherwise than the backend does, where it is slow.
 
-Forward they are TensorFlow's. Backward, the gradient of a 1 x 1 kernel is computed as the product of two matrices that
-it is; and that of a depthwise kernel is asked for with its padding spelt out, since oneDNN, which takes it with SAME
-padding, needs up to four times as long for it as TensorFlow's own loop.
+For training with TensorFlow on a CPU, `pointwise` and `depthwise`: forward they are TensorFlow's. Backward, the
+gradient of a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is asked
+for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for it as
+TensorFlow's own loop. For GPUs, `by_blocks` and `shift_and_add`.
 """
 
 import functools
@@ -122,3 +123,29 @@ def by_blocks(x: Any, kernel: Any) -> Any:
     kernel = ops.transpose(ops.reshape(kernel, (2, 2, 2, 2, channels, filters)), (0, 2, 1, 3, 4, 5))
     kernel = ops.pad(ops.reshape(kernel, (2, 2, 4 * channels, filters)), [(0, 0), (0, 0), (0, rest), (0, 0)])
     return ops.conv(x, kernel, padding="valid")
+
+
+def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
+    """Computes a depthwise convolution with SAME padding as a sum of products.
+
+    Args:
+        x: [B, h, w, D], of a known size.
+        kernel: [k, k, D, 1].
+        strides: downwards and to the right.
+
+    Returns:
+        [B, h / stride, w / stride, D], sizes rounded up.
+    """
+    height, width = (-(-side // stride) for side, stride in zip(x.shape[1:3], strides, strict=True))
+    spans = ((height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1)  # from the first pixel used to the last
+    missing = [
+        max(span + extent - 1 - side, 0)
+        for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
+    ]
+    padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
+    terms = [
+        padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return sum(terms[1:], terms[0])

@@ -181,7 +181,7 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Convolves."""
         if self.method == "shifts":
-            return shift_and_add(inputs, self.kernel, self.strides)
+            return convolutions.shift_and_add(inputs, self.kernel, self.strides)
         if self.method == "pallas":
             from efficientdet.model import depthwise_pallas, pallas
 
@@ -219,32 +219,6 @@ def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1
             layer.sums_in_kernel = method == "pallas"
         elif isinstance(layer, Conv) and layer.strides == (2, 2):
             layer.by_blocks = method == "pallas"
-
-
-def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
-    """Computes a depthwise convolution with SAME padding as a sum of products.
-
-    Args:
-        x: [B, h, w, D], of a known size.
-        kernel: [k, k, D, 1].
-        strides: downwards and to the right.
-
-    Returns:
-        [B, h / stride, w / stride, D], sizes rounded up.
-    """
-    height, width = (-(-side // stride) for side, stride in zip(x.shape[1:3], strides, strict=True))
-    spans = ((height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1)  # from the first pixel used to the last
-    missing = [
-        max(span + extent - 1 - side, 0)
-        for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
-    ]
-    padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
-    terms = [
-        padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
-        for i in range(kernel.shape[0])
-        for j in range(kernel.shape[1])
-    ]
-    return sum(terms[1:], terms[0])
 
 
 class SeparableConv(keras.layers.Layer):

@@ -122,7 +122,7 @@ def soft_nms(
     Returns:
         Detections.
     """
-    limits = {"max_detections": max_detections, "sigma": sigma, "score_threshold": score_threshold}
+    limits: dict[str, Any] = {"max_detections": max_detections, "sigma": sigma, "score_threshold": score_threshold}
     picks, picked_scores = (_pick_in_kernel if _has_kernel(boxes.shape[1]) else _pick)(boxes, labels, scores, **limits)
     is_found = picked_scores > 0
     found_boxes = ops.take_along_axis(boxes, picks[..., None], axis=1)
