@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from efficientdet import backend, presets
@@ -42,7 +42,7 @@ def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     from efficientdet.model import weights
     from efficientdet.model.efficientdet import EfficientDet
 
-    keras.utils.set_random_seed(0)
+    random.seed(0)  # Keras draws from here; its own `set_random_seed` would import TensorFlow, also on JAX
     network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
     drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
     trainable, statistics = network.trainable_variables, network.non_trainable_variables

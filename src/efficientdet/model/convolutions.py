@@ -1,9 +1,9 @@
 """Convolutions computed otherwise than the backend does, where it is slow.
 
 For training with TensorFlow on a CPU, `pointwise` and `depthwise`: forward they are TensorFlow's. Backward, the
-gradient of a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is asked
-for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for it as
-TensorFlow's own loop. For GPUs, `by_blocks` and `shift_and_add`.
+gradient of a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is
+asked for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for
+it as TensorFlow's own loop. For GPUs, `by_blocks` and `shift_and_add`.
 """
 
 import functools
