@@ -14,7 +14,7 @@ import tyro
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_DOCUMENTS = ("README.md", "docs/performance.md")
+_DOCUMENTS = ("README.md", "docs/performance.md", "docs/export.md", "docs/serving.md", "docs/predict.md")
 _END = "<!-- end -->"
 
 
@@ -210,6 +210,62 @@ def _growth() -> str:
     return _table([header, "images/s: median (range)", "memory, MB"], rows)
 
 
+def _exports(file: str) -> str:
+    """Each format and precision of one model: size, AP, speed, and how far from Keras."""
+    found = _read(file)
+    if found is None:
+        return "Not measured yet."
+    rows = []
+    for row in found["rows"]:
+        name = f"{row['format']}, {row['precision']}"
+        if "refused" in row:
+            rows.append([name, "", "", "", "", "", f"refused: {row['refused']}"])
+            continue
+        apart = row["agreement"]
+        latency = row["latency_ms"]
+        rows.append(
+            [
+                f"{name}, {row['answer']}" if row["answer"] else name,
+                f"{row['megabytes']:.1f}",
+                "" if row["ap"] is None else f"{100 * row['ap']:.1f}",
+                f"{latency['p50']:.3g}",
+                f"{latency['p99']:.3g}",
+                f"{row['images_per_second']['median']:.3g}",
+                f"{apart['score_difference']:.0e}, {apart['box_difference']:.2g}" if apart else "",
+            ]
+        )
+    hardware = found["hardware"]
+    header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
+    return _table([header, "MB", "AP, %", "p50, ms", "p99", "images/s", "apart: score, px"], rows)
+
+
+def _serving() -> str:
+    """The service's throughput beside that of calls."""
+    found = _read("serving.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [[name, _range(value)] for name, value in found["ratios"].items()]
+    return _table(
+        ["`serve` in turns with `Detector`, D0 at 512 px", "ratio of images/s: median (range), goal 0.8"], rows
+    )
+
+
+def _tiles() -> str:
+    """What tiles find that the whole picture does not."""
+    found = _read("tiles.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        [name, f"{row['AP']:.3f}", f"{row['AP50']:.3f}", f"{row['boxes_shown']:,}", f"{row['ms']:,.0f}"]
+        for name, row in found["rows"].items()
+    ]
+    facts = found["facts"]
+    header = (
+        f"{facts['pictures']} pictures of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
+    )
+    return _table([header, "AP", "AP50", "boxes shown", "ms a picture"], rows)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "ratios": _ratios,
     "input": _input,
@@ -218,6 +274,10 @@ _TABLES: dict[str, Callable[[], str]] = {
     "roofline": _roofline,
     "gpu": _gpu,
     "growth": _growth,
+    "exports of the demo": lambda: _exports("exports-demo.json"),
+    "exports of D0": lambda: _exports("exports-d0.json"),
+    "serving": _serving,
+    "tiles": _tiles,
 }
 
 
