@@ -112,7 +112,7 @@ PYTHON_WITH_EFFDET ?=
 GPU_MODEL ?= d0
 # Weights that inference is measured with, whose answers its suppression sees; those of GPU_MODEL are random.
 GPU_WEIGHTS ?= $(GPU_MODEL)
-GPU_DEPTHWISE ?= convolution shifts pallas
+GPU_DEPTHWISE ?= shifts pallas
 GPU_PRECISIONS ?= mixed_bfloat16
 GPU_TRAIN_BATCHES ?= 64
 GPU_BATCHES ?= 1 8 32 128

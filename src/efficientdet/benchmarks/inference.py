@@ -18,7 +18,7 @@ from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, 
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
-from efficientdet.model import host_postprocess
+from efficientdet.model import host_postprocess, layers
 from efficientdet.runtimes import manifest
 from efficientdet.training import memory
 
@@ -131,7 +131,7 @@ def benchmark_inference(
     batch_sizes: tuple[int, ...] = (1,),
     precisions: tuple[Precision, ...] = ("float32", "mixed_bfloat16"),
     runtimes: tuple[RuntimeName, ...] = ("keras", "openvino"),
-    depthwise: tuple[Depthwise, ...] = ("convolution",),
+    depthwise: tuple[Depthwise, ...] = ("auto",),
     trained: str = "",
     rounds: int = 5,
     turn_seconds: float = 1.0,
@@ -155,7 +155,7 @@ def benchmark_inference(
         batch_sizes: pictures a call.
         precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
         runtimes: keras, openvino.
-        depthwise: how Keras computes depthwise convolutions; pallas needs JAX and a GPU.
+        depthwise: how Keras computes depthwise convolutions; auto: as `predict` does; pallas needs JAX and a GPU.
         trained: weights whose answers the suppression is measured on; those of the model if not given.
         rounds: how often everything has its turn; one more before warms up.
         turn_seconds: how long a turn lasts, one call at least.
@@ -181,7 +181,8 @@ def benchmark_inference(
     with contextlib.ExitStack() as stack:
         location = stack.enter_context(drawn_weights.weights_of(model))
         candidates: list[_Candidate] = []
-        ways = [(name, way) for name in runtimes for way in (depthwise if name == "keras" else ("convolution",))]
+        methods = tuple(layers.find_depthwise(method) for method in depthwise)
+        ways = [(name, way) for name in runtimes for way in (methods if name == "keras" else ("convolution",))]
         for (name, way), precision in itertools.product(ways, precisions):
             before = memory.resident()
             ours = detector.Detector(

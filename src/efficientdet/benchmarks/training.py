@@ -94,7 +94,7 @@ def benchmark_train(
     precisions: tuple[Precision, ...] = ("float32",),
     devices: int = 0,
     xla: Switch = "auto",
-    depthwise: tuple[Depthwise, ...] = ("convolution",),
+    depthwise: tuple[Depthwise, ...] = ("auto",),
     steps: int = 2,
     rounds: int = 7,
     warmup: int = 2,
@@ -113,8 +113,8 @@ def benchmark_train(
         precisions: of the arithmetic.
         devices: how many; 0: all GPUs, or one CPU.
         xla: auto, on or off.
-        depthwise: how depthwise convolutions are computed: by the backend's own convolution, as sums of products, or
-            with JAX on a GPU by kernels of our own.
+        depthwise: how depthwise convolutions are computed: as `train` does (auto), by the backend's own convolution, as sums
+            of products (shifts), or with JAX on a GPU by kernels of our own (pallas).
         steps: updates a turn.
         rounds: turns of each that count.
         warmup: turns of each before.
@@ -180,15 +180,16 @@ class _Candidate:
         from efficientdet.training import replicas, schedule
         from efficientdet.training import step as training_step
 
-        self.name, self._depthwise = config.preset, depthwise
+        self.name = config.preset
         self._steps, self._waits, self._seconds = steps, [0.0], [0.0]
         batches, config = _batches(config, records, boxes)
         config, _ = schedule.derive(config, _EXAMPLES)
         self.config = config
         model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
-        layers.choose_depthwise(model, depthwise)
         self._replicas = replicas.make_replicas(config.training, model)
         accelerator.check_depthwise([depthwise], devices=self._replicas.count)
+        self._depthwise = layers.find_depthwise(depthwise, self._replicas.count)
+        layers.choose_depthwise(model, self._depthwise)
         # A rate this small keeps random weights finite for as long as it takes.
         rates = {"peak": 1e-4, "start": 1e-4, "warmup_steps": 1.0, "total_steps": 1e6}
         self._state = self._replicas.place_state(training_step.first_state(model))

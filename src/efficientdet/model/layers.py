@@ -193,6 +193,14 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
         return super().call(inputs)
 
 
+def find_depthwise(method: Depthwise, devices: int = 1) -> Depthwise:
+    """Says what `auto` is here; see `choose_depthwise`."""
+    if method != "auto":
+        return method
+    is_gpu = keras.backend.backend() == "jax" and backend.gpus() > 0
+    return "convolution" if not is_gpu else "pallas" if devices == 1 else "shifts"
+
+
 def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1) -> None:
     """Sets how all depthwise convolutions of a network are computed; functions compiled before stay as they are.
 
@@ -207,9 +215,7 @@ def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1
     Raises:
         UserError: the method is pallas, and the backend is not JAX.
     """
-    if method == "auto":
-        is_gpu = keras.backend.backend() == "jax" and backend.gpus() > 0
-        method = "convolution" if not is_gpu else "pallas" if devices == 1 else "shifts"
+    method = find_depthwise(method, devices)
     if method == "pallas" and (running := keras.backend.backend()) != "jax":
         raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras runs on `{running}`; give `--backend jax`.")
     for layer in model._flatten_layers():
