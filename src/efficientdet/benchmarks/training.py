@@ -113,8 +113,8 @@ def benchmark_train(
         precisions: of the arithmetic.
         devices: how many; 0: all GPUs, or one CPU.
         xla: auto, on or off.
-        depthwise: how depthwise convolutions are computed: as `train` does (auto), by the backend's own convolution, as sums
-            of products (shifts), or with JAX on a GPU by kernels of our own (pallas).
+        depthwise: how depthwise convolutions are computed: as `train` does (auto), by the backend's own convolution, as
+            sums of products (shifts), or with JAX on a GPU by kernels of our own (pallas).
         steps: updates a turn.
         rounds: turns of each that count.
         warmup: turns of each before.
