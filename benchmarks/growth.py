@@ -8,6 +8,7 @@ too. Writes the figures as JSON and draws them.
 """
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,7 @@ from efficientdet.data import records as record_files
 from efficientdet.runtimes.openvino import OpenVinoRuntime
 from efficientdet.training import memory
 
+Part = Literal["networks", "training", "input"]
 _TURN = 1.0  # s, one call at least
 _ROUNDS = 3
 _TRAINING_SIDE = "256"  # px; at 512 px a processor takes seconds a picture
@@ -41,6 +43,7 @@ def main(
     sides: tuple[int, ...] = (256, 384, 512, 768, 1024),
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
     training_batches: tuple[int, ...] = (1, 2, 4, 8, 16),
+    parts: tuple[Part, ...] = ("networks", "training", "input"),
 ) -> None:
     """Measures, prints and draws.
 
@@ -52,23 +55,27 @@ def main(
         sides: px of square pictures that the first model looks at.
         batches: pictures a call of the first model, at its own size.
         training_batches: pictures an update of the first model, at 256 px.
+        parts: what to measure; of the others the rows in `output` stay.
     """
     backend.choose("tensorflow")
+    measured: dict[str, Iterator[dict[str, Any]]] = {
+        "training": (_training(models[0], size) for size in training_batches),
+        "input": _input(records),
+        "networks": itertools.chain(
+            ({"what": "batch", **row} for row in _networks(models[:1], None, batches)),
+            ({"what": "side", **row} for row in _networks(models[:1], sides, (1,))),
+            ({"what": "model", **row} for row in _networks(models, None, (1,))),
+        ),
+    }
     rows: list[dict[str, Any]] = []
-    with progress.track("Measuring", 4 + len(training_batches)) as bar:
-        for what, measured in (
-            ("batch", _networks(models[:1], None, batches)),
-            ("side", _networks(models[:1], sides, (1,))),
-            ("model", _networks(models, None, (1,))),
-        ):
-            rows += [{"what": what, **row} for row in measured]
-            bar.advance(note=what)
-        for size in training_batches:
-            rows.append(_training(models[0], size))
-            bar.advance(note=f"training, batch {size}")
-        for row in input_growth.measure(record_files.open_records(records, "train"), batch_size=16, rounds=_ROUNDS):
-            rows.append({"what": row.pop("what"), "value": row.pop("value"), "speed": row})
-        bar.advance(note="input")
+    with progress.track("Measuring", None) as bar:
+        for part in (part for part in measured if part in parts):
+            for row in measured[part]:
+                rows.append(row)
+                bar.advance(note=f"{row['what']}: {row['value']}")
+    if output is not None and output.exists():
+        found = {row["what"] for row in rows}
+        rows += [row for row in json.loads(output.read_text())["rows"] if row["what"] not in found]
     for row in rows:
         print(json.dumps(row))
     if output is not None:
@@ -102,6 +109,12 @@ def _turn(runtime: OpenVinoRuntime, images: np.ndarray, valid_size: np.ndarray) 
         runtime.predict(images, valid_size)
         calls += 1
     return len(images) * calls / spent
+
+
+def _input(records: str) -> Iterator[dict[str, Any]]:
+    """Times the input pipeline."""
+    for row in input_growth.measure(record_files.open_records(records, "train"), batch_size=16, rounds=_ROUNDS):
+        yield {"what": row.pop("what"), "value": row.pop("value"), "speed": row}
 
 
 def _training(model: str, batch: int) -> dict[str, Any]:

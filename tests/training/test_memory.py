@@ -1,5 +1,6 @@
 """Memory of the process, and of a device that has its own."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +17,16 @@ def test_memory_in_use_grows_by_what_is_filled():
     held = np.ones(500_000_000, np.uint8)
     grown = memory.resident() - before
     assert 400 < grown < 600, "MB"
+    del held
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says it")
+def test_the_peak_is_that_of_the_process_itself_not_of_the_one_that_started_it():
+    held = np.ones(500_000_000, np.uint8)
+    assert memory.resident_peak() > 500
+    code = "from efficientdet.training import memory; print(memory.resident_peak())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(child.stdout) < 300
     del held
 
 
