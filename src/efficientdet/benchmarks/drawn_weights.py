@@ -15,8 +15,6 @@ from efficientdet.config import ModelConfig
 from efficientdet.data import synthetic
 from efficientdet.structures import Category
 
-_LOGITS_SPREAD, _DELTAS_SPREAD = 1.5, 0.5  # standard deviations
-
 
 @contextlib.contextmanager
 def weights_of(model: str) -> Iterator[str | Path]:
@@ -39,8 +37,7 @@ def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Draws weights whose answers differ from place to place, as suppression wants.
 
     The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
-    logits are the same. The last kernels are scaled so that logits and deltas spread as those of trained weights do:
-    larger logits are all 1 as scores, and rounding would decide which comes first.
+    logits are the same.
     """
     from efficientdet.model import weights
     from efficientdet.model.efficientdet import EfficientDet
@@ -56,11 +53,4 @@ def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
     for variable, value in zip(statistics, backend.compile_function(normalize)(np.stack(drawn)), strict=True):
         variable.assign(value)
-    answer = backend.compile_function(lambda images: network({"images": images}))(np.stack(drawn))
-    for head, name, spread in (
-        (network.class_head, "class_logits", _LOGITS_SPREAD),
-        (network.box_head, "box_deltas", _DELTAS_SPREAD),
-    ):
-        kernel = head.predict.pointwise.kernel
-        kernel.assign(kernel * (spread / float(np.std(answer[name]))))
     return {weights.variable_name(variable): variable.numpy() for variable in network.weights}
