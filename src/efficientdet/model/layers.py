@@ -223,7 +223,7 @@ def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1
             layer.method = method
         elif isinstance(layer, BatchNorm):
             layer.sums_in_kernel = method == "pallas"
-        elif isinstance(layer, Conv) and layer.strides == (2, 2):
+        elif isinstance(layer, Conv) and layer.strides == (2, 2) and not layer.use_bias:  # the stem
             layer.by_blocks = method == "pallas"
 
 
