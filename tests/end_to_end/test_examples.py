@@ -89,18 +89,16 @@ def test_the_python_of_the_guide_runs_as_it_is_written(sure_weights, tmp_path, m
     assert _read(tmp_path / "found.jpg").shape == image.shape
 
 
-@pytest.mark.slow
-def test_the_python_of_the_readme_runs_as_it_is_written(output, tmp_path, monkeypatch):
+def test_the_python_of_the_readme_runs_as_it_is_written(sure_weights, tmp_path, monkeypatch):
     snippets = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(snippets) == 1
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "d0").symlink_to(output / "run")
+    (tmp_path / "runs" / "d0").symlink_to(sure_weights)
     monkeypatch.chdir(tmp_path)
-    image = _read(output / "pictures" / "val" / "000002.jpg")
+    image = np.full((90, 130, 3), 128, np.uint8)
     Image.fromarray(image).save("holiday.jpg")
     assert len(snippets[0].strip().splitlines()) == 4  # with a blank one
     exec(compile(snippets[0], "README.md", "exec"), {})
     drawn = _read(tmp_path / "found.jpg")
     assert drawn.shape == image.shape
-    # Boxes and names are drawn in full colours: some pixels are nothing like those of the picture.
-    assert np.abs(drawn.astype(int) - image).max() > 100
+    assert np.abs(drawn.astype(int) - image).max() > 60, "boxes and names in full colours"
