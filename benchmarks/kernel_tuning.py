@@ -21,8 +21,8 @@ import gpu_profile
 
 from efficientdet import backend
 
-# side px, channels, side of the kernel, stride, how often in the network
 BANDWIDTH = 4.3e12  # bytes/s that a copy on an H200 moves, read and written
+# side px, channels, side of the kernel, stride, how often in the network
 SHAPES = [
     (256, 32, 3, 1, 1),
     (256, 96, 3, 2, 1),
