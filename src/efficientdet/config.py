@@ -218,6 +218,10 @@ class TrainingConfig:
     """How long the processes of a run on several machines wait for each other at the start, s."""
     batch_norm: Literal["global", "per_replica"] = "global"
     """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
+    recalibrate_images: int | None = None
+    """Training pictures, without augmentation, on which the batch statistics of averaged weights are measured before
+    they are evaluated and written ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 pictures
+    are normalised together, else 0."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"

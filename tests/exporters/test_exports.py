@@ -12,13 +12,14 @@ from PIL import Image
 
 from efficientdet import cli, detector, evaluation, runtimes
 from efficientdet.benchmarks import drawn_weights, inference
-from efficientdet.config import PostprocessConfig
+from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, PostprocessConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
 from efficientdet.exporters import exports
 from efficientdet.model import weights
 from efficientdet.runtimes import manifest as manifests
 from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.training.run import train
 
 _PROGRAMS = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
 _OPTIONS = {
@@ -205,16 +206,55 @@ def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weight
         np.testing.assert_allclose(alone["scores"][0], found["scores"][row], atol=1e-5)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
-def test_int8_stays_within_its_loss_of_ap_or_is_refused(weights_file, records, tmp_path):
-    made = exports.export(
-        weights_file, format="openvino", precision="int8", output=tmp_path / "int8", data=records, max_ap_loss=0.05
+@pytest.fixture(scope="module")
+def learnt(tiny, tmp_path_factory):
+    """A detector that has learnt eight pictures by heart, and their records: random weights have no AP to lose."""
+    root = tmp_path_factory.mktemp("learnt")
+    synthetic.write_coco_folder(root / "pictures", {"train": 8}, (64, 96), seed=0)
+    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    model = dataclasses.replace(tiny, feature_channels=16, anchor_scale=3.0, max_level=6, batch_norm_momentum=0.9)
+    config = ExperimentConfig(
+        run_dir=str(root / "run"),
+        model=model,
+        data=DataConfig(train=str(root / "records")),
+        optimizer=OptimizerConfig(learning_rate=0.1),
+        training=TrainingConfig(batch_size=8, epochs=70, evaluate_every=0),
+        overfit=8,
     )
+    assert train(config).best_ap > 0.3
+    return root / "run", str(root / "records")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "program", "has_integers"),
+    [
+        ("onnx", "onnxruntime", lambda folder: b"QuantizeLinear" in (folder / "model.onnx").read_bytes()),
+        ("openvino", "nncf", lambda folder: "FakeQuantize" in (folder / "model.xml").read_text()),
+    ],
+)
+def test_int8_stays_within_its_loss_of_ap_or_is_refused(learnt, tmp_path, format, program, has_integers):
+    pytest.importorskip(program)
+    run, records = learnt
+    gate = {"data": records, "split": "train"}
+    made = exports.export(
+        run, format=format, precision="int8", output=tmp_path / "int8", calibration=records, max_ap_loss=0.05, **gate
+    )
+    assert made.agreement["keras_ap"] > 0.3
     assert made.agreement["keras_ap"] - made.agreement["ap"] <= 0.05
-    with pytest.raises(UserError, match=r"int8 of openvino loses too much: AP .* `max_ap_loss` is -1"):
-        exports.verify_export(weights_file, verify=tmp_path / "int8", data=records, max_ap_loss=-1.0)
-    assert "FakeQuantize" in (tmp_path / "int8" / "model.xml").read_text()
+    assert has_integers(tmp_path / "int8")
     assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
+    with pytest.raises(UserError, match=rf"int8 of {format} loses too much: AP .* `max_ap_loss` is -1"):
+        exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=-1.0, **gate)
+    with pytest.raises(UserError, match=r"too small to tell what int8 loses: it must be 5 times as large\."):
+        exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
+def test_int8_of_a_detector_that_has_learnt_nothing_is_refused(weights_file, records, tmp_path):
+    with pytest.raises(UserError, match=r"`max_ap_loss` is 0\.01, but Keras's AP on .* \(val\) is 0\.00"):
+        exports.export(weights_file, format="openvino", precision="int8", output=tmp_path / "int8", data=records)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

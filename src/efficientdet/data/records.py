@@ -85,7 +85,16 @@ def first(records: Records, count: int) -> Records:
     """
     if count > len(records):
         raise UserError(f"`overfit` is {count}; split `{records.name}` has {len(records)} pictures.")
-    index = {name: getattr(records, name)[:count] for name in ("shards", "offsets", "lengths")}
+    return _take(records, np.arange(count))
+
+
+def spread(records: Records, count: int) -> Records:
+    """Takes so many records, at equal distances over the whole split; at most as many as there are."""
+    return _take(records, np.arange(count) * len(records) // count)
+
+
+def _take(records: Records, numbers: np.ndarray) -> Records:
+    index = {name: getattr(records, name)[numbers] for name in ("shards", "offsets", "lengths")}
     return dataclasses.replace(records, **index)
 
 

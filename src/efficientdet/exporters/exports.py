@@ -36,6 +36,7 @@ _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
 _GENERATED = 8  # pictures
 _MOST_PICTURES = 64  # of a folder
 _MOST_SAMPLES = 16  # of calibration, for the comparison
+_LEAST_AP = 5  # times the loss allowed: with a fifth of its AP gone no detector is the same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -278,7 +279,14 @@ def _verify(
         return found
     if not data:
         raise UserError("An export of int8 is verified by its AP; give labelled records: `--data RECORDS --split val`.")
-    ap, keras_ap = (_ap(runtime, data, split) for runtime in (ours, keras))
+    keras_ap = _ap(keras, data, split)
+    if keras_ap <= 0 or keras_ap < _LEAST_AP * max_ap_loss:
+        raise UserError(
+            f"`max_ap_loss` is {max_ap_loss:g}, but Keras's AP on `{data}` ({split}) is {keras_ap:.4f}, too small to "
+            f"tell what int8 loses: it must be {_LEAST_AP} times as large. Train longer, or give records like those of the "
+            "training, or a smaller loss."
+        )
+    ap = _ap(ours, data, split)
     if not keras_ap - ap <= max_ap_loss:
         raise UserError(
             f"int8 of {manifest.target} loses too much: AP {ap:.4f} on `{data}` ({split}), Keras's is {keras_ap:.4f}; "

@@ -4,8 +4,10 @@ Conventions of the published checkpoints: channels last, SAME padding as TensorF
 and right), batch normalisation with epsilon 1e-3.
 """
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -62,20 +64,21 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(**kwargs)
         self.activation = activation
         self.sums_in_kernel = False  # with JAX: see `choose_depthwise`
+        self.measures = False  # see `measured`
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
-        if not (training and self.trainable):
+        if not ((training or self.measures) and self.trainable):
             outputs = self._normalize_as_learnt(inputs)
         elif keras.backend.backend() == "jax":
             self._check_momentum()
             return self._normalize_in_few_passes(inputs)
-        elif self.synchronized or not kernels.pays(inputs):
-            self._check_momentum()
-            outputs = super().call(inputs, training=True, mask=mask)
-        else:
+        elif self.measures or (kernels.pays(inputs) and not self.synchronized):
             self._check_momentum()
             return self._normalize_in_kernel(inputs)
+        else:
+            self._check_momentum()
+            outputs = super().call(inputs, training=True, mask=mask)
         return outputs if self.activation is None else activate(outputs, self.activation)
 
     def _check_momentum(self) -> None:
@@ -112,9 +115,32 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def _move(self, mean: Any, variance: Any) -> None:
         """Moves the statistics towards those of a batch."""
+        if self.measures:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+            return
         rest = 1.0 - self.momentum
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * rest)
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * rest)
+
+
+@contextlib.contextmanager
+def measured(model: Any) -> Iterator[None]:
+    """Lets a network that is called inside normalise by the batch, and its moving statistics become those of the batch.
+
+    All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
+
+    Args:
+        model: EfficientDet, or a layer of it.
+    """
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
+    for layer in found:
+        layer.measures = True
+    try:
+        yield
+    finally:
+        for layer in found:
+            layer.measures = False
 
 
 def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:

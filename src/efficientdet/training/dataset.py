@@ -29,6 +29,9 @@ class Dataset:
     """Validation pictures; 0: none."""
     training_batches: Callable[[int, int], Iterator[tuple[Batch, np.ndarray]]]
     """(start step, stop step) -> batches with their image ids; of several processes each has its share of every one."""
+    plain_batches: Callable[[int, int], Iterator[Batch]]
+    """(batch size, batches) -> training pictures as validation has them, without augmentation, the same in every
+    process; at least so many training pictures there must be."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
     """One pass over the validation pictures, the same in every process."""
 
@@ -88,8 +91,9 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
             num_pictures=num_pictures,
         )
 
+    pool = config.overfit or _SYNTHETIC_POOL
+
     def training_batches(start: int, stop: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        pool = config.overfit or _SYNTHETIC_POOL
         for batch, originals in itertools.islice(make(training.batch_size, training.seed, start, pool), stop - start):
             rows = slice(share[0] * training.batch_size // share[1], (share[0] + 1) * training.batch_size // share[1])
             columns: Any = batch
@@ -109,6 +113,9 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
         num_examples=config.overfit or data.synthetic_examples,
         num_validation=num_validation,
         training_batches=training_batches,
+        plain_batches=lambda size, count: (
+            batch for batch, _ in itertools.islice(make(size, training.seed, 0, pool), count)
+        ),
         validation_batches=lambda: itertools.islice(
             make(batch_size, seed, 0, num_validation), num_validation // batch_size
         ),
@@ -126,13 +133,19 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
         train = records.first(train, config.overfit)
     validation = train if config.overfit else _find_validation(config)
     resize = config.model.resize
-    options: dict[str, Any] = {"image_size": size, "resize": resize, "batch_size": config.evaluation.batch_size}
+    options: dict[str, Any] = {"categories": train.categories, "image_size": size, "resize": resize}
+
+    def plain_batches(batch_size: int, count: int) -> Iterator[Batch]:
+        chosen = records.spread(train, batch_size * count)
+        return (batch for batch, _ in pipeline.evaluation_batches(chosen, batch_size=batch_size, **options))
 
     def validation_batches() -> Iterator[tuple[Batch, Originals]]:
         if validation is None:
             return iter(())
-        limit = config.evaluation.max_images
-        return pipeline.evaluation_batches(validation, categories=train.categories, max_images=limit, **options)
+        evaluated = config.evaluation
+        return pipeline.evaluation_batches(
+            validation, batch_size=evaluated.batch_size, max_images=evaluated.max_images, **options
+        )
 
     if validation is not None:
         pipeline.check_categories(validation, train.categories)
@@ -153,6 +166,7 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
             stop_step=stop,
             share=share,
         ),
+        plain_batches=plain_batches,
         validation_batches=validation_batches,
     )
 

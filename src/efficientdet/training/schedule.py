@@ -6,7 +6,8 @@ a form for short runs that becomes google/automl's as the run becomes long. With
 
     learning rate     0.08 B/64; for B < 64 times sqrt(10,000/S), at least 1 and at most sqrt(64/B)
     warm-up           one epoch, at least 100 steps, at most S/10
-    batch statistics  remember S/50 steps, at least 10 (PyTorch's 0.9) and at most 100; n steps are a decay of 1 - 1/n
+    batch statistics  remember S/50 steps, at least 10 (PyTorch's 0.9) and at most 100; n steps are a decay of 1 - 1/n;
+                      if fewer than 32 pictures are normalised together, measured anew on 640 (`batch_statistics`)
 
 What a configuration says itself is left as it is. The weight average needs no rule: with a decay of (1 + n) / (10 + n)
 the updates up to k share (k/n)^9 of it after n, so that it remembers a tenth of any run up to 45,000 steps.
@@ -22,6 +23,7 @@ _LONG_RUN = 10_000
 _REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
 _LEAST_WARMUP = 100
 _STATISTICS = (10, 100)
+_FEW_TOGETHER, _RECALIBRATION = 32, 640
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,13 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
     steps_per_epoch = num_examples / batch_size
     steps = _total_steps(config.training, num_examples)
     warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
-    rules = {
+    together = batch_size // config.training.accumulate_steps
+    rules: dict[str, float] = {
         "optimizer.learning_rate": peak_rate(batch_size, steps),
         "optimizer.warmup_epochs": warmup_steps / steps_per_epoch,
         "model.batch_norm_momentum": _decay(min(max(steps / 50, _STATISTICS[0]), _STATISTICS[1])),
     }
+    rules["training.recalibrate_images"] = _RECALIBRATION if together < _FEW_TOGETHER else 0
     derived: dict[str, float] = {}
     for name, value in rules.items():
         section, field = name.split(".")

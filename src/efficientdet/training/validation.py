@@ -11,7 +11,6 @@ from efficientdet.config import ExperimentConfig
 from efficientdet.model import postprocess
 from efficientdet.structures import Batch, Category, Detections, Originals
 from efficientdet.training import engine, losses, processes, targets
-from efficientdet.training.step import State
 
 _LOSS = "loss of the batch: "
 
@@ -47,19 +46,21 @@ def make_validation(model: Any, anchors: np.ndarray, config: ExperimentConfig) -
 
 def evaluate_averages(
     validate: Callable[..., tuple[Detections, Any]],
-    state: State,
+    trainable: list[Any],
+    non_trainable: list[Any],
     batches: Iterable[tuple[Batch, Originals]],
     categories: tuple[Category, ...],
     num_images: int,
 ) -> ValidationResult:
-    """Evaluates the averaged weights of a state.
+    """Evaluates averaged weights.
 
     Of several processes each takes every n-th batch; what they found is brought together in the order of the batches,
     so that the result is one process's to the last digit.
 
     Args:
         validate: compiled `make_validation`.
-        state: arrays on one device of this process.
+        trainable: averaged weights, arrays on one device of this process.
+        non_trainable: batch statistics to use them with, likewise.
         batches: one pass over the validation pictures, the same in every process.
         categories: the classes.
         num_images: for the progress bar.
@@ -73,9 +74,7 @@ def evaluate_averages(
             originals_of[number] = originals
             is_real = np.asarray(originals["ids"] >= 0)
             if number % processes.count() == processes.index():
-                found, values = validate(
-                    state["average_trainable"], state["average_non_trainable"], *engine.to_device((batch, is_real))
-                )
+                found, values = validate(trainable, non_trainable, *engine.to_device((batch, is_real)))
                 found, values = engine.to_host((found, values))
                 own[number] = {**found, **{f"{_LOSS}{name}": value for name, value in values.items()}}
                 if not examples:
