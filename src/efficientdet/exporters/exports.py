@@ -283,8 +283,8 @@ def _verify(
     if keras_ap <= 0 or keras_ap < _LEAST_AP * max_ap_loss:
         raise UserError(
             f"`max_ap_loss` is {max_ap_loss:g}, but Keras's AP on `{data}` ({split}) is {keras_ap:.4f}, too small to "
-            f"tell what int8 loses: it must be {_LEAST_AP} times as large. Train longer, or give records like those of the "
-            "training, or a smaller loss."
+            f"tell what int8 loses: it must be {_LEAST_AP} times as large. Train longer, give records like those of "
+            "the training, or a smaller loss."
         )
     ap = _ap(ours, data, split)
     if not keras_ap - ap <= max_ap_loss:
