@@ -37,13 +37,13 @@ def _normalize(rng, depth, activation, dtype):
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import layers, normalization_jax
+    from efficientdet.model import normalization, normalization_jax
 
     x, upstream = (jnp.asarray(rng.normal(size=(2, 18, 20, depth)) * 2 + 1, dtype) for _ in range(2))
     gamma, beta, near = (jnp.asarray(rng.normal(size=depth), "float32") for _ in range(3))
 
     def plain(x, gamma, beta):
-        rows = layers.normalize_by_batch(x.astype("float32"), gamma, beta, epsilon=1e-3, activation=activation)
+        rows = normalization.normalize_by_batch(x.astype("float32"), gamma, beta, epsilon=1e-3, activation=activation)
         return rows[0]
 
     def compare(in_kernel):
@@ -198,12 +198,12 @@ def test_the_kernels_lower_for_cuda_without_a_gpu(found):
 
 
 def test_on_a_cpu_nothing_of_it_is_chosen(tiny):
-    from efficientdet.model import layers
+    from efficientdet.model import layers, normalization
     from efficientdet.model.efficientdet import EfficientDet
 
     model = EfficientDet(tiny)
     layers.choose_depthwise(model)
-    kinds = layers.DepthwiseConv, layers.BatchNorm, layers.Conv
+    kinds = layers.DepthwiseConv, normalization.BatchNorm, layers.Conv
     depthwise, norms, convolutions = ([one for one in model._flatten_layers() if isinstance(one, k)] for k in kinds)
     assert {one.method for one in depthwise} == {"convolution"}
     assert not any(one.sums_in_kernel for one in norms)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.model import kernels, layers
+from efficientdet.model import kernels, layers, normalization
 from efficientdet.training import losses
 
 _SHAPE = (2, 64, 64, 32)  # as many numbers as a kernel pays for
@@ -47,7 +47,7 @@ def test_normalisation_is_that_of_its_operations(rng, activation, dtype, toleran
     x = _draw(rng, *_SHAPE, dtype=dtype) * 3 + 1
     gamma, beta = 1 + 0.1 * _draw(rng, 32), _draw(rng, 32)
     _compare(
-        layers.normalize_by_batch,
+        normalization.normalize_by_batch,
         [x, gamma, beta],
         _draw(rng, *_SHAPE),
         tolerance,
@@ -58,7 +58,7 @@ def test_normalisation_is_that_of_its_operations(rng, activation, dtype, toleran
 
 def test_normalisation_is_keras_s_with_its_gradient_and_moving_statistics(rng):
     x, weights = _draw(rng, *_SHAPE) * 3 + 1, _draw(rng, *_SHAPE)
-    ours = layers.batch_norm("norm", 0.9, "float32", "swish")
+    ours = normalization.batch_norm("norm", 0.9, "float32", "swish")
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3)
     for layer in (ours, theirs):
         layer.build(_SHAPE)
@@ -75,7 +75,7 @@ def test_sums_over_many_pixels_are_exact_enough(rng):
     """A mean far from zero is where sums in float32 lose most."""
     x = _draw(rng, 4, 256, 256, 8) + 30
     _, mean, variance = kernels.compute(
-        layers.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
+        normalization.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
     )
     exact = np.asarray(x, np.float64).reshape(-1, 8)
     np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)

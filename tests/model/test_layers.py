@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from efficientdet.config import BackboneConfig, ModelConfig
-from efficientdet.model import layers
+from efficientdet.model import layers, normalization
 from efficientdet.model.bifpn import BiFPN, Node
 from efficientdet.model.efficientdet import EfficientDet, Normalize
 from efficientdet.model.efficientnet import Block, EfficientNet, SqueezeExcite, Stage
@@ -64,7 +64,7 @@ _CASES = {
     "depthwise convolution": _Case(
         lambda dtype: layers.DepthwiseConv(3, strides=2, dtype=dtype), (2, 7, 6, 8), (2, 4, 3, 8)
     ),
-    "batch normalisation": _Case(lambda dtype: layers.batch_norm("norm", 0.9, dtype), (2, 5, 6, 8)),
+    "batch normalisation": _Case(lambda dtype: normalization.batch_norm("norm", 0.9, dtype), (2, 5, 6, 8)),
     "fast attention": _Case(_fusion("fast_attention"), [(2, 3, 4, 8)] * 3, (2, 3, 4, 8)),
     "attention": _Case(_fusion("attention"), [(2, 3, 4, 8)] * 3, (2, 3, 4, 8)),
     "sum": _Case(_fusion("sum"), [(2, 3, 4, 8)] * 3, (2, 3, 4, 8)),
@@ -210,7 +210,7 @@ def test_the_harness_covers_every_layer():
 )
 def test_the_activation(activation, expected):
     x = np.array([-2, 0, 1, 8], np.float32)
-    np.testing.assert_allclose(layers.activate(x, activation), expected, rtol=1e-6)
+    np.testing.assert_allclose(normalization.activate(x, activation), expected, rtol=1e-6)
 
 
 def _fuse(method, values, weights, dtype="float32", relu=True):

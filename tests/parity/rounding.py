@@ -24,7 +24,7 @@ backend.choose("tensorflow")  # before anything imports Keras
 import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
-from efficientdet.model import efficientnet, layers  # noqa: E402
+from efficientdet.model import efficientnet, layers, normalization  # noqa: E402
 
 
 def main():
@@ -70,7 +70,7 @@ def _normalize(layer, x, training=None, mask=None):
 def _gate(layer, x):
     """Squeeze-and-excitation; mean and sigmoid in float64."""
     mean = _single(ops.mean(_double(x), axis=(1, 2), keepdims=True))
-    gate = layer.expand(layers.activate(layer.reduce(mean), layer.activation))
+    gate = layer.expand(normalization.activate(layer.reduce(mean), layer.activation))
     return x * _single(ops.sigmoid(_double(gate)))
 
 
@@ -91,8 +91,8 @@ def _convolve_depthwise(layer, x):
 
 
 _REPLACED = {
-    "batch normalisation of Keras": (layers.BatchNorm, "call", keras.layers.BatchNormalization.call),
-    "batch normalisation in float64": (layers.BatchNorm, "call", _normalize),
+    "batch normalisation of Keras": (normalization.BatchNorm, "call", keras.layers.BatchNormalization.call),
+    "batch normalisation in float64": (normalization.BatchNorm, "call", _normalize),
     "mean and sigmoid of squeeze-and-excitation in float64": (efficientnet.SqueezeExcite, "call", _gate),
     "activations in float64": (layers, "activate", _activate),
     "convolutions in float64": (keras.layers.Conv2D, "call", _convolve),

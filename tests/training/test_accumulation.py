@@ -48,7 +48,7 @@ class _Trainer:
 
     def __init__(self, parts, *, is_frozen, devices=0, is_compiled=False):
         """Makes the step. Running it as it is takes TensorFlow less time than compiling it, JAX more."""
-        from efficientdet.model import anchors, layers
+        from efficientdet.model import anchors, normalization
         from efficientdet.model.efficientdet import EfficientDet
         from efficientdet.training import replicas
         from efficientdet.training import step as training_step
@@ -66,7 +66,7 @@ class _Trainer:
                 np.exp(0.2 * noise) if is_positive else noise / np.sqrt(fan_in) if is_kernel else 0.1 * noise
             )
         for layer in self.model._flatten_layers():
-            if isinstance(layer, layers.BatchNorm):
+            if isinstance(layer, normalization.BatchNorm):
                 layer.trainable = not is_frozen
         self.replicas = replicas.make_replicas(training, self.model)
         boxes = anchors.anchor_boxes(_MODEL)

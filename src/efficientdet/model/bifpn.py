@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import layers
+from efficientdet.model import layers, normalization
 
 
 def node_inputs(min_level: int, max_level: int) -> list[tuple[int, list[int]]]:
@@ -58,7 +58,7 @@ class Node(keras.layers.Layer):
             config.fusion, relu=config.fusion_relu, activation=config.activation, name="fusion", dtype=dtype
         )
         self.conv = layers.SeparableConv(self.filters, name="conv", dtype=dtype)
-        self.norm = layers.batch_norm("norm", momentum, dtype)
+        self.norm = normalization.batch_norm("norm", momentum, dtype)
 
     def build(self, input_shape: list[Any]) -> None:
         """Makes the variables."""

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import BackboneConfig
-from efficientdet.model import kernels, layers
+from efficientdet.model import kernels, layers, normalization
 
 STEM_FILTERS = 32
 SQUEEZE_RATIO = 0.25
@@ -114,7 +114,7 @@ class SqueezeExcite(keras.layers.Layer):
     def call(self, x: Any, training: bool = False) -> Any:
         """Scales."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
-        gate = self.expand(layers.activate(self.reduce(mean), self.activation))
+        gate = self.expand(normalization.activate(self.reduce(mean), self.activation))
         compute = functools.partial(kernels.compute, scale_channels) if training else scale_channels
         return compute(x, gate)
 
@@ -152,7 +152,7 @@ class Block(keras.layers.Layer):
         self.drop: Any = None
         if stage.expand != 1:
             self.expand = _conv(inner, 1, 1, "expand", dtype)
-            self.expand_norm = layers.batch_norm("expand_norm", momentum, dtype, activation)
+            self.expand_norm = normalization.batch_norm("expand_norm", momentum, dtype, activation)
         self.depthwise = layers.DepthwiseConv(
             stage.kernel,
             strides=stride,
@@ -160,13 +160,13 @@ class Block(keras.layers.Layer):
             name="depthwise",
             dtype=dtype,
         )
-        self.depthwise_norm = layers.batch_norm("depthwise_norm", momentum, dtype, activation)
+        self.depthwise_norm = normalization.batch_norm("depthwise_norm", momentum, dtype, activation)
         if squeeze_excite:
             self.squeeze = SqueezeExcite(
                 inner, squeezed_filters(in_filters), activation, name="squeeze_excite", dtype=dtype
             )
         self.project = _conv(stage.filters, 1, 1, "project", dtype)
-        self.project_norm = layers.batch_norm("project_norm", momentum, dtype)
+        self.project_norm = normalization.batch_norm("project_norm", momentum, dtype)
         if self.has_skip and survival < 1:
             self.drop = layers.StochasticDepth(survival, name="stochastic_depth", dtype=dtype)
 
@@ -208,7 +208,7 @@ class EfficientNet(keras.layers.Layer):
         super().__init__(**kwargs)
         filters = stem_filters(config)
         self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
-        self.stem_norm = layers.batch_norm("stem_norm", momentum, self.dtype_policy, activation)
+        self.stem_norm = normalization.batch_norm("stem_norm", momentum, self.dtype_policy, activation)
         self.blocks: list[Block] = []
         self.levels: list[int] = []  # the level of each block's output
         scaled, level = stages(config), 1

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import anchors, layers
+from efficientdet.model import anchors, layers, normalization
 
 PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: what an untrained class head answers everywhere
 
@@ -47,7 +47,7 @@ class Head(keras.layers.Layer):
         self.convs = [self._conv(self.channels, 0.0, f"conv_{i}") for i in range(config.head_repeats)]
         self.norms = [
             [
-                layers.batch_norm(
+                normalization.batch_norm(
                     f"norm_{i}_p{level}", config.batch_norm_momentum, self.dtype_policy, config.activation
                 )
                 for level in levels

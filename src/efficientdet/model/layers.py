@@ -4,10 +4,8 @@ Conventions of the published checkpoints: channels last, SAME padding as TensorF
 and right), batch normalisation with epsilon 1e-3.
 """
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,9 +15,9 @@ from keras import ops
 from efficientdet import backend
 from efficientdet.config import Depthwise, Upsampling
 from efficientdet.errors import UserError
-from efficientdet.model import convolutions, kernels
+from efficientdet.model import convolutions, kernels, normalization
+from efficientdet.model.normalization import activate
 
-BATCH_NORM_EPSILON = 1e-3
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
 
 Dtype = Any  # a name of a Keras dtype policy or the policy itself
@@ -33,138 +31,6 @@ def nearest_pixels(size: int, target_size: int) -> np.ndarray:
     scale = np.float32(size) / np.float32(target_size)
     centers = (np.arange(target_size, dtype=np.float32) + np.float32(0.5)) * scale
     return np.minimum(np.floor(centers).astype(np.int32), size - 1)
-
-
-def activate(x: Any, activation: str) -> Any:
-    """Applies `swish` (x * sigmoid(x)) or `relu6` to a tensor of any shape."""
-    return ops.relu6(x) if activation == "relu6" else ops.silu(x)
-
-
-def batch_norm(name: str, momentum: float | None, dtype: Dtype, activation: str | None = None) -> keras.layers.Layer:
-    """Makes the batch normalisation that every part uses, with the activation that follows it, if one does.
-
-    A network that does not train needs no momentum.
-    """
-    number = math.nan if momentum is None else momentum  # Keras wants one
-    return BatchNorm(activation, momentum=number, epsilon=BATCH_NORM_EPSILON, name=name, dtype=dtype)
-
-
-class BatchNorm(keras.layers.BatchNormalization):
-    """Keras's batch normalisation, x * factor + shift, and an activation; more exact in inference, faster in training.
-
-    Factor and shift are the same for all pixels, so their rounding does not average out: on TensorFlow they are
-    computed in float64 and rounded once. For D0 that halves the distance of the outputs from float64. JAX has no
-    float64 unless the whole process does.
-
-    compute_dtype[B, h, w, D] -> the same
-    """
-
-    def __init__(self, activation: str | None = None, **kwargs: Any):
-        """Takes `activation`, of `activate`; None: the answer is the normalised input."""
-        super().__init__(**kwargs)
-        self.activation = activation
-        self.sums_in_kernel = False  # with JAX: see `choose_depthwise`
-        self.measures = False  # see `measured`
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
-        if not ((training or self.measures) and self.trainable):
-            outputs = self._normalize_as_learnt(inputs)
-        elif keras.backend.backend() == "jax":
-            self._check_momentum()
-            return self._normalize_in_few_passes(inputs)
-        elif self.measures or (kernels.pays(inputs) and not self.synchronized):
-            self._check_momentum()
-            return self._normalize_in_kernel(inputs)
-        else:
-            self._check_momentum()
-            outputs = super().call(inputs, training=True, mask=mask)
-        return outputs if self.activation is None else activate(outputs, self.activation)
-
-    def _check_momentum(self) -> None:
-        assert not math.isnan(self.momentum), "`batch_norm_momentum` comes from the config, or from `schedule.derive`"
-
-    def _normalize_as_learnt(self, inputs: Any) -> Any:
-        """Normalises by the moving statistics."""
-        wide = "float64" if keras.backend.backend() == "tensorflow" else "float32"
-        factor = ops.cast(self.gamma, wide) / ops.sqrt(ops.cast(self.moving_variance, wide) + self.epsilon)
-        shift = ops.cast(self.beta, wide) - ops.cast(self.moving_mean, wide) * factor
-        dtype = keras.backend.result_type(inputs.dtype, "float32")  # float16 would overflow
-        outputs = ops.cast(inputs, dtype) * ops.cast(factor, dtype) + ops.cast(shift, dtype)
-        return ops.cast(outputs, self.compute_dtype)
-
-    def _normalize_in_kernel(self, inputs: Any) -> Any:
-        """Normalises by the batch, activates, and moves the statistics: what Keras does, in one kernel."""
-        gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
-        outputs, mean, variance = kernels.compute(
-            normalize_by_batch, inputs, gamma, beta, epsilon=self.epsilon, activation=self.activation
-        )
-        self._move(mean, variance)
-        return outputs
-
-    def _normalize_in_few_passes(self, inputs: Any) -> Any:
-        """Does the same with JAX, which compiles whole steps, but would keep and read more than it must."""
-        from efficientdet.model import normalization_jax
-
-        gamma, beta, moving = (ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean))
-        outputs, mean, variance = normalization_jax.normalize(
-            inputs, gamma, beta, moving, self.epsilon, self.activation, self.sums_in_kernel
-        )
-        self._move(mean, variance)
-        return outputs
-
-    def _move(self, mean: Any, variance: Any) -> None:
-        """Moves the statistics towards those of a batch."""
-        if self.measures:
-            self.moving_mean.assign(mean)
-            self.moving_variance.assign(variance)
-            return
-        rest = 1.0 - self.momentum
-        self.moving_mean.assign(self.moving_mean * self.momentum + mean * rest)
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * rest)
-
-
-@contextlib.contextmanager
-def measured(model: Any) -> Iterator[None]:
-    """Lets a network that is called inside normalise by the batch, and its moving statistics become those of the batch.
-
-    All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
-
-    Args:
-        model: EfficientDet, or a layer of it.
-    """
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
-    for layer in found:
-        layer.measures = True
-    try:
-        yield
-    finally:
-        for layer in found:
-            layer.measures = False
-
-
-def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:
-    """Normalises by mean and variance over pictures and pixels, and activates.
-
-    Args:
-        x: [B, h, w, D] of any float type; the arithmetic is float32.
-        gamma: float32[D].
-        beta: float32[D].
-        epsilon: beside the variance.
-        activation: of `activate`, or none.
-
-    Returns:
-        The same shape and type as x; mean and (biased) variance, float32[D].
-    """
-    # Pixels in a row: XLA sums the first of two axes faster than three of four.
-    rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32")
-    mean = ops.mean(rows, axis=0)
-    variance = ops.mean(ops.square(rows - mean), axis=0)
-    factor = gamma * ops.rsqrt(variance + epsilon)
-    outputs = ops.cast(rows * factor + (beta - mean * factor), x.dtype)
-    if activation is not None:
-        outputs = activate(outputs, activation)
-    return ops.reshape(outputs, x.shape), mean, variance
 
 
 class Conv(keras.layers.Conv2D):
@@ -247,7 +113,7 @@ def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1
     for layer in model._flatten_layers():
         if isinstance(layer, DepthwiseConv):
             layer.method = method
-        elif isinstance(layer, BatchNorm):
+        elif isinstance(layer, normalization.BatchNorm):
             layer.sums_in_kernel = method == "pallas"
         elif isinstance(layer, Conv) and layer.strides == (2, 2) and not layer.use_bias:  # the stem
             layer.by_blocks = method == "pallas"
@@ -381,7 +247,7 @@ class Resample(keras.layers.Layer):
         self.conv: Any = None
         if input_shape[-1] != self.filters:
             self.conv = Conv(self.filters, 1, name="conv", dtype=self.dtype_policy)
-            self.norm = batch_norm("norm", self.momentum, self.dtype_policy)
+            self.norm = normalization.batch_norm("norm", self.momentum, self.dtype_policy)
             self.conv.build(input_shape)
             self.norm.build((*input_shape[:-1], self.filters))
 

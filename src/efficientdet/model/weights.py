@@ -43,6 +43,18 @@ def variable_name(variable: Any) -> str:
     return variable.path.split("/", 1)[1]
 
 
+def named(model: Any, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Names arrays that are in the order of a model's variables; states of random generators are left out.
+
+    Args:
+        model: EfficientDet.
+        values: an array a variable, first of those that train.
+    """
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    pairs = zip(variables, values, strict=True)
+    return {variable_name(variable): value for variable, value in pairs if value.dtype == np.float32}
+
+
 def save(
     path: Path,
     arrays: Mapping[str, Any],

@@ -6,16 +6,17 @@ smaller than that of all pictures, in every layer a little more. Here the weight
 the network once: without gradients memory has room for four times as many pictures.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from efficientdet import progress
+from efficientdet import backend, progress
 from efficientdet.config import TrainingConfig
-from efficientdet.model import layers, weights
+from efficientdet.model import normalization, weights
 from efficientdet.structures import Batch
 from efficientdet.training import engine
+from efficientdet.training.dataset import Dataset
 
 _LARGEST_BATCH = 64
 _GROWTH = 4
@@ -45,55 +46,71 @@ def make_measurement(model: Any) -> Callable[[list[Any], list[Any], Batch], list
 
     def measure(trainable: list[Any], non_trainable: list[Any], batch: Batch) -> list[Any]:
         inputs = {"images": batch["images"], "valid_size": batch["valid_size"]}
-        with layers.measured(model):
+        with normalization.measured(model):
             _, found = model.stateless_call(trainable, non_trainable, inputs, training=False)
         return found
 
     return measure
 
 
-def recalibrate(
-    measure: Callable[[list[Any], list[Any], Batch], list[Any]],
-    model: Any,
-    trainable: list[Any],
-    non_trainable: list[Any],
-    batches: Iterable[Batch],
-    num_images: int,
-) -> list[np.ndarray]:
-    """Measures mean and variance of each normalised channel over all batches.
+class Recalibration:
+    """Measures the statistics of a run's weights."""
 
-    The variance is that of all pictures: the mean of those inside of the batches and the variance between their means.
+    def __init__(self, model: Any, training: TrainingConfig, dataset: Dataset):
+        """Compiles the measurement.
+
+        Args:
+            model: EfficientDet, whose weights they are.
+            training: `recalibrate_images` (derived), `batch_size`, `accumulate_steps`, `xla`.
+            dataset: whose training pictures are measured on.
+        """
+        self._model, self._dataset = model, dataset
+        self._batch_size, self._count = plan(training, dataset.num_examples)
+        self._measure = backend.compile_function(make_measurement(model), xla=training.xla)
+
+    def __call__(self, trainable: list[Any], non_trainable: list[Any], guard: Callable[..., Any] = iter) -> list[Any]:
+        """Puts measured statistics in the place of averaged ones.
+
+        Args:
+            trainable: weights, arrays on the device.
+            non_trainable: statistics and states of random generators, likewise.
+            guard: goes through batches, and may leave off.
+
+        Returns:
+            `non_trainable` with measured means and variances.
+        """
+        if not self._count:
+            return non_trainable
+        found = []
+        with progress.track("recalibrate", self._batch_size * self._count) as bar:
+            for batch in guard(self._dataset.plain_batches(self._batch_size, self._count)):
+                found.append(engine.to_host(self._measure(trainable, non_trainable, engine.to_device(batch))))
+                bar.advance(self._batch_size)
+        names = [weights.variable_name(variable) for variable in self._model.non_trainable_variables]
+        return engine.to_device(combine(names, engine.to_host(non_trainable), found))
+
+
+def combine(names: list[str], old: list[np.ndarray], found: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Makes the statistics of all pictures from those of batches of a size.
+
+    The variance is the mean of those inside of the batches and the variance between their means.
 
     Args:
-        measure: compiled `make_measurement`.
-        model: whose variables these are.
-        trainable: the weights, arrays on the device.
-        non_trainable: statistics and states of random generators.
-        batches: at least one, all of a size.
-        num_images: for the progress bar.
-
-    Returns:
-        `non_trainable` on the host, with the measured statistics.
+        names: of the arrays.
+        old: arrays, of which those that are no statistics stay.
+        found: the same for each batch.
     """
-    total: list[np.ndarray] = []
-    squares: list[np.ndarray] = []
-    count = 0
-    with progress.track("recalibrate", num_images) as bar:
-        for batch in batches:
-            found = engine.to_host(measure(trainable, non_trainable, engine.to_device(batch)))
-            wide = [value.astype(np.float64) for value in found]
-            total = [a + b for a, b in zip(total, wide, strict=True)] if count else wide
-            squares = [a + b * b for a, b in zip(squares, wide, strict=True)] if count else [b * b for b in wide]
-            count += 1
-            bar.advance(len(batch["images"]))
-    names = [weights.variable_name(variable) for variable in model.non_trainable_variables]
-    means = {name: value / count for name, value in zip(names, total, strict=True)}
-    between = {name: value / count - means[name] ** 2 for name, value in zip(names, squares, strict=True)}
+    of_batches = dict(
+        zip(names, (np.stack(values).astype(np.float64) for values in zip(*found, strict=True)), strict=True)
+    )
     result = []
-    for name, old in zip(names, engine.to_host(non_trainable), strict=True):
-        if name.endswith(_VARIANCE):
-            value = means[name] + np.maximum(between[name.removesuffix(_VARIANCE) + _MEAN], 0.0)
+    for name, value in zip(names, old, strict=True):
+        if name.endswith(_MEAN):
+            new = of_batches[name].mean(axis=0)
+        elif name.endswith(_VARIANCE):
+            means = of_batches[name.removesuffix(_VARIANCE) + _MEAN]
+            new = of_batches[name].mean(axis=0) + means.var(axis=0)
         else:
-            value = means[name] if name.endswith(_MEAN) else old
-        result.append(value.astype(old.dtype))
+            new = value
+        result.append(new.astype(value.dtype))
     return result

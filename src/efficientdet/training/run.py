@@ -216,7 +216,7 @@ class _Run:
         self._validate = backend.compile_function(
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
         )
-        self._measure = backend.compile_function(batch_statistics.make_measurement(model), xla=config.training.xla)
+        self._recalibrate = batch_statistics.Recalibration(model, config.training, dataset)
         self._began = time.monotonic()
         self.metrics = metrics.open_writer(
             config,
@@ -296,7 +296,7 @@ class _Run:
     def evaluate(self, asked: Interruption) -> None:
         """Evaluates the averaged weights and keeps them if they are the best so far; leaves off when asked to end."""
         trainable, non_trainable = self._averages(asked)
-        arrays = self._named(trainable, non_trainable)
+        arrays = weights.named(self.model, engine.to_host([*trainable, *non_trainable]))
         if not self.dataset.num_validation:
             self._save_weights("last", arrays)
             self.metrics.save_curves()
@@ -343,27 +343,10 @@ class _Run:
 
     def _averages(self, asked: Interruption) -> tuple[list[Any], list[Any]]:
         """Returns the averaged weights, on the device, and the batch statistics to use them with."""
-        own = self._replicas.first({key: self.state[f"average_{key}"] for key in ("trainable", "non_trainable")})
-        trainable, non_trainable = own["trainable"], own["non_trainable"]
-        batch_size, count = batch_statistics.plan(self.config.training, self.dataset.num_examples)
-        if count:
-            batches = asked.guard(self.dataset.plain_batches(batch_size, count))
-            non_trainable = engine.to_device(
-                batch_statistics.recalibrate(
-                    self._measure, self.model, trainable, non_trainable, batches, batch_size * count
-                )
-            )
-        return trainable, non_trainable
-
-    def _named(self, trainable: list[Any], non_trainable: list[Any]) -> dict[str, np.ndarray]:
-        """Returns weights by name; random generators' states are no weights."""
-        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
-        values = engine.to_host([*trainable, *non_trainable])
-        return {
-            weights.variable_name(variable): value
-            for variable, value in zip(variables, values, strict=True)
-            if value.dtype == np.float32
-        }
+        trainable, averaged = (
+            self._replicas.first(self.state[f"average_{name}"]) for name in ("trainable", "non_trainable")
+        )
+        return trainable, self._recalibrate(trainable, averaged, asked.guard)
 
     def save(self) -> None:
         """Begins to write a checkpoint."""
