@@ -1,6 +1,7 @@
 """Every knob: its default, its unit, what it does. Values that belong together for one purpose are in `presets`."""
 
 import dataclasses
+import difflib
 import json
 import pathlib
 import types
@@ -340,7 +341,9 @@ def from_dict(cls: type, values: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError(f"`{where}` has the unknown field `{unknown[0]}`; known are {', '.join(hints)}.")
+        near = difflib.get_close_matches(unknown[0], hints, n=1)
+        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(hints)}."
+        raise UserError(f"`{where}` has the unknown field `{unknown[0]}`; {known}")
     return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 

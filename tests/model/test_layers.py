@@ -193,7 +193,7 @@ def test_a_layer_with_the_same_weights_answers_the_same(case):
 
 def test_the_harness_covers_every_layer():
     covered = {type(case.make("float32")) for case in _CASES.values()}
-    ours = [layers, *(__import__(c.__module__, fromlist=["x"]) for c in (BiFPN, EfficientNet, Head))]
+    ours = [layers, normalization, *(__import__(c.__module__, fromlist=["x"]) for c in (BiFPN, EfficientNet, Head))]
     there = {
         c for module in ours for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__
     }
