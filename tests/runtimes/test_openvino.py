@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -169,3 +170,28 @@ def test_a_model_with_other_pixels_keeps_its_own(weights_file, rng, tmp_path):
     assert ours.resize == "legacy"
     batch = _batch(rng, (64, 96), 2)
     np.testing.assert_allclose(ours.detect(*batch)["scores"], keras.detect(*batch)["scores"], atol=1e-5)
+
+
+_RELEASE_IN_A_THREAD = """
+import gc, os, signal, threading
+import numpy as np
+from efficientdet.runtimes import openvino as runtime
+core = runtime.find_core()
+import openvino
+from openvino import opset13
+source = opset13.parameter([1, 4], np.float32)
+held = [core.compile_model(openvino.Model([opset13.relu(source)], [source], "relu"), "CPU")]
+del core
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("came"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fault is Linux's")
+def test_a_signal_is_survived_after_another_thread_let_a_network_go():
+    """With a core of its own each, the process is gone: status -11."""
+    done = subprocess.run([sys.executable, "-c", _RELEASE_IN_A_THREAD], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "came\n"), done.stderr

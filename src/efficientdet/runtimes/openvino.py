@@ -13,6 +13,7 @@ nothing here does. A graph that has some is refused.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -68,7 +69,7 @@ class OpenVinoRuntime:
         Raises:
             UserError: OpenVINO is not installed, or weights or export cannot be used.
         """
-        openvino = import_openvino()
+        import_openvino()
 
         from efficientdet.model import anchors
 
@@ -80,7 +81,7 @@ class OpenVinoRuntime:
         self.resize: Resize = self.manifest.model.resize
         self.anchors = anchors.anchor_boxes(self.manifest.model)
         self._postprocess = postprocess or self.manifest.postprocess
-        self._core = openvino.Core()
+        self._core = find_core()
         self._model = _read(self._core, self.path / GRAPH, self.manifest)
         self._properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # its own choice is bfloat16 where there is hardware
@@ -166,7 +167,20 @@ class OpenVinoRuntime:
 def has_arithmetic(precision: Precision) -> bool:
     """Tells whether this processor has instructions of a precision, as OpenVINO sees it."""
     name = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[_PRECISIONS[precision]]
-    return name in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return name in find_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@functools.cache
+def find_core() -> Any:
+    """Makes OpenVINO's core, once for the process, and never lets it go.
+
+    Its plugin gives the thread that loads it another stack for signals. Unloaded by another thread, it frees that stack
+    and leaves it in use: the next signal, Ctrl-C for one, is a segmentation fault (OpenVINO 2026.4).
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    return import_openvino().Core()
 
 
 def import_openvino() -> Any:
