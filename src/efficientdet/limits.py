@@ -52,6 +52,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "training.evaluate_every": (0, 1e6),
     "training.evaluate_from": (0, 1e6),
     "training.patience": (0, _MANY),
+    "training.recalibrate_images": (0, _MANY),
     "training.log_every": (1, _MANY),
     "training.checkpoint_every": (1, _MANY),
     "training.keep_checkpoints": (1, _MANY),

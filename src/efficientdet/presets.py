@@ -110,7 +110,7 @@ _DEMO = ExperimentConfig(
     model=MODELS["demo"],
     augmentation=configs.AugmentationConfig(scale_min=0.9, scale_max=1.15),
     optimizer=OptimizerConfig(learning_rate=0.16, warmup_epochs=0.5, average_decay=0.99),
-    training=TrainingConfig(batch_size=8, epochs=5, evaluate_every=0, checkpoint_every=200),
+    training=TrainingConfig(batch_size=8, epochs=5, evaluate_every=0, checkpoint_every=200, recalibrate_images=640),
     evaluation=EvaluationConfig(batch_size=16),
 )
 
@@ -173,7 +173,7 @@ RECIPES = {
         backbone="imagenet",
         augmentation=configs.AugmentationConfig(scale_min=0.5, scale_max=1.5),
         optimizer=OptimizerConfig(learning_rate=0.03, warmup_epochs=1.0, average_decay=0.99),
-        training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8),
+        training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8, recalibrate_images=640),
     ),
 }
 """NVIDIA's six recipes for COCO, each in the `training_mode` of its script (docs/from-nvidia.md has the other modes),

@@ -218,7 +218,7 @@ def learnt(tiny, tmp_path_factory):
         model=model,
         data=DataConfig(train=str(root / "records")),
         optimizer=OptimizerConfig(learning_rate=0.1),
-        training=TrainingConfig(batch_size=8, epochs=70, evaluate_every=0),
+        training=TrainingConfig(batch_size=8, epochs=100, evaluate_every=0),
         overfit=8,
     )
     assert train(config).best_ap > 0.3

@@ -16,6 +16,7 @@ _NAMES = (
     "optimizer.learning_rate",
     "optimizer.warmup_epochs",
     "model.batch_norm_momentum",
+    "training.recalibrate_images",
 )
 
 
@@ -26,20 +27,20 @@ def _derived(batch_size, epochs, num_examples):
 
 @pytest.mark.parametrize("batch_size", [8, 64, 128, 256, 512])
 def test_coco_has_google_s_values_whatever_the_batch(batch_size):
-    expected = (0.08 * batch_size / 64, 1.0, 0.99)
+    expected = (0.08 * batch_size / 64, 1.0, 0.99, 640 if batch_size < 32 else 0)
     assert _derived(batch_size, 300.0, _COCO) == dict(zip(_NAMES, expected, strict=True))
 
 
 # By hand. 900 steps of 8: sqrt(10000 / 900) is over sqrt(64 / 8), so 0.08 sqrt(8 / 64); a tenth is 90 steps; 1 - 1/18.
 _SMALL = {
-    "300 pictures, batch 8, 24 epochs": ((8, 24.0, 300), (0.0282843, 2.4, 0.944444)),
+    "300 pictures, batch 8, 24 epochs": ((8, 24.0, 300), (0.0282843, 2.4, 0.944444, 640)),
     # 112.5 steps, so 113; 4.6875 an epoch; a fiftieth of it is below 10.
-    "300 pictures, batch 64, 24 epochs": ((64, 24.0, 300), (0.08, 11.3 / 4.6875, 0.9)),
+    "300 pictures, batch 64, 24 epochs": ((64, 24.0, 300), (0.08, 11.3 / 4.6875, 0.9, 0)),
     # 2500 steps: twice the rate in proportion to the batch; an epoch is 25 steps, the warm-up 100; 1 - 1/50.
-    "200 pictures, batch 8, 100 epochs": ((8, 100.0, 200), (0.02, 4.0, 0.98)),
+    "200 pictures, batch 8, 100 epochs": ((8, 100.0, 200), (0.02, 4.0, 0.98, 640)),
     # 90,000 steps: long enough for a rate in proportion.
-    "2,400 pictures, batch 8, 300 epochs": ((8, 300.0, 2400), (0.01, 1.0, 0.99)),
-    "one step": ((8, 1.0, 1), (0.0282843, 0.8, 0.9)),
+    "2,400 pictures, batch 8, 300 epochs": ((8, 300.0, 2400), (0.01, 1.0, 0.99, 640)),
+    "one step": ((8, 1.0, 1), (0.0282843, 0.8, 0.9, 640)),
 }
 
 
@@ -56,7 +57,7 @@ def test_nvidia_s_recipes_keep_their_values_and_google_s_batch_statistics(name):
     recipe = presets.find_preset(name)
     config, derived = schedule.derive(recipe, _COCO)
     if name.startswith(("d0-amp", "d0-fp32", "d0-tf32")):
-        assert derived == {"model.batch_norm_momentum": 0.99}
+        assert derived == {"model.batch_norm_momentum": 0.99, "training.recalibrate_images": 0}
         assert config.optimizer == recipe.optimizer
 
 
@@ -70,6 +71,7 @@ def test_an_explicit_value_wins():
     config = ExperimentConfig(
         model=ModelConfig(batch_norm_momentum=0.5),
         optimizer=OptimizerConfig(learning_rate=0.3, warmup_epochs=0.0),
+        training=TrainingConfig(recalibrate_images=7),
     )
     assert schedule.derive(config, 300) == (config, {})
     one_open = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=None))
@@ -83,6 +85,12 @@ _RUNS = {
     "epochs": st.floats(0.01, 1000),
     "num_examples": st.integers(1, 10**6),
 }
+
+
+def test_what_is_normalised_together_decides_about_statistics():
+    training = TrainingConfig(batch_size=64, accumulate_steps=4)
+    _, derived = schedule.derive(ExperimentConfig(training=training), _COCO)
+    assert derived["training.recalibrate_images"] == 640
 
 
 @settings(deadline=None, max_examples=50)

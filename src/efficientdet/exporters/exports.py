@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from efficientdet import evaluation, files, limits, progress, runtimes
+from efficientdet import files, limits, progress, runtimes
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
-from efficientdet.data import records
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, verification
+from efficientdet.exporters import gate as gates
 from efficientdet.model import pretrained
 from efficientdet.model import weights as weight_files
 from efficientdet.runtimes import manifest as manifests
@@ -36,7 +36,6 @@ _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
 _GENERATED = 8  # pictures
 _MOST_PICTURES = 64  # of a folder
 _MOST_SAMPLES = 16  # of calibration, for the comparison
-_LEAST_AP = 5  # times the loss allowed: with a fifth of its AP gone no detector is the same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,11 +131,13 @@ def export(
     )
     shown = _shown(manifest, pictures)
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
+    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
+    gate = gates.find_gate(precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     with files.explained(target), _aside(target) as folder:
         progress.console.print(f"export: writing {format}, {precision}", markup=False)
         _write(folder, loaded, manifest, samples)
         manifest = manifests.write(folder, manifest)
-        found = _verify(loaded, folder, [*shown, *samples[:_MOST_SAMPLES]], data, split, max_ap_loss)
+        found = _verify(loaded, keras, folder, [*shown, *samples[:_MOST_SAMPLES]], gate)
         manifests.write(folder, dataclasses.replace(manifest, agreement=found))
         _replace(folder, target)
     return _result(target, manifest, found)
@@ -169,7 +170,9 @@ def verify_export(
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
         raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
-    found = _verify(loaded, folder, _shown(manifest, pictures), data, split, max_ap_loss)
+    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=manifest.model.image_size)
+    gate = gates.find_gate(manifest.precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
+    found = _verify(loaded, keras, folder, _shown(manifest, pictures), gate)
     return _result(folder, manifest, found)
 
 
@@ -253,11 +256,10 @@ def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, sampl
 
 def _verify(
     loaded: weight_files.Weights,
+    keras: KerasRuntime,
     folder: Path,
     samples: list[calibration.Sample],
-    data: str,
-    split: str,
-    max_ap_loss: float,
+    gate: gates.Gate | None,
 ) -> dict[str, Any]:
     """Runs an export and compares it.
 
@@ -265,34 +267,17 @@ def _verify(
         UserError: it answers otherwise than Keras.
     """
     _, manifest = manifests.read(folder)
-    model, precision = manifest.model, manifest.precision
     ours = runtimes.load_runtime(folder)
-    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
-    bounds = verification.LIMITS[precision if precision != "int8" else "bfloat16"]
+    bounds = verification.LIMITS[manifest.precision if manifest.precision != "int8" else "bfloat16"]
     compared = verification.compare(ours, keras, samples, bounds, has_raw=manifest.answer == "raw")
     found = compared.to_dict()
     if manifest.has_letterbox:
         _verify_letterbox(folder, manifest)
-    if precision != "int8":
+    if gate is None:
         if problem := compared.problem(bounds):
             raise UserError(f"The {manifest.target} of `{loaded.path}` does not answer as Keras does: {problem}.")
         return found
-    if not data:
-        raise UserError("An export of int8 is verified by its AP; give labelled records: `--data RECORDS --split val`.")
-    keras_ap = _ap(keras, data, split)
-    if keras_ap <= 0 or keras_ap < _LEAST_AP * max_ap_loss:
-        raise UserError(
-            f"`max_ap_loss` is {max_ap_loss:g}, but Keras's AP on `{data}` ({split}) is {keras_ap:.4f}, too small to "
-            f"tell what int8 loses: it must be {_LEAST_AP} times as large. Train longer, give records like those of "
-            "the training, or a smaller loss."
-        )
-    ap = _ap(ours, data, split)
-    if not keras_ap - ap <= max_ap_loss:
-        raise UserError(
-            f"int8 of {manifest.target} loses too much: AP {ap:.4f} on `{data}` ({split}), Keras's is {keras_ap:.4f}; "
-            f"`max_ap_loss` is {max_ap_loss:g}. Calibrate with more pictures, or take float16."
-        )
-    return {**found, "ap": ap, "keras_ap": keras_ap}
+    return {**found, **gate.pass_through(ours, manifest.target)}
 
 
 def _verify_letterbox(folder: Path, manifest: Manifest) -> None:
@@ -303,18 +288,6 @@ def _verify_letterbox(folder: Path, manifest: Manifest) -> None:
     bounds = verification.LIMITS["float32"]
     if not (score <= bounds.score and box <= bounds.box):
         raise UserError(f"The letterbox of `{folder}` moves scores by {score:.1e} and boxes by {box:.2g} px.")
-
-
-def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float:
-    """Measures AP.
-
-    Raises:
-        UserError: the records have nothing to find.
-    """
-    ap = evaluation.evaluate_runtime(runtime, records.open_records(data, split)).result().metrics["AP"]
-    if ap is None:
-        raise UserError(f"`{data}` has no boxes in `{split}`; AP cannot be measured.")
-    return ap
 
 
 @contextlib.contextmanager
