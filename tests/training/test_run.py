@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from efficientdet import config as configs
@@ -115,9 +116,21 @@ def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(f
     assert config.model.batch_norm_momentum is None
     written = json.loads((run / "config.json").read_text())
     assert written["model"]["batch_norm_momentum"] is None
-    assert written["derived"] == {"model.batch_norm_momentum": 0.9}
-    assert "from batch and steps: model.batch_norm_momentum 0.9\n" in (run / "log.txt").read_text()
+    assert written["derived"] == {"model.batch_norm_momentum": 0.9, "training.recalibrate_images": 640}
+    said = "from batch and steps: model.batch_norm_momentum 0.9, training.recalibrate_images 640\n"
+    assert said in (run / "log.txt").read_text()
     assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
+
+
+@pytest.mark.slow
+def test_weights_for_use_are_averages_with_measured_statistics(finished):
+    _, run, _ = finished
+    written = weights.load(run / "weights" / "last.safetensors").arrays
+    state, _ = weights.read_safetensors(run / "checkpoints" / "step-00000008.safetensors")
+    for name, value in written.items():
+        is_statistic = name.endswith(("/moving_mean", "/moving_variance"))
+        average = state[f"average_{'non_' if is_statistic else ''}trainable/{name}"]
+        assert np.array_equal(value, average) != is_statistic, name
 
 
 @pytest.mark.slow
