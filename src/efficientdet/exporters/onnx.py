@@ -57,7 +57,9 @@ def convert(loaded: weights.Weights, manifest: Manifest) -> Any:
 def _quantize(graph: Any, path: Path, samples: Iterable[Sample]) -> None:
     """Quantises convolutions to 8 bits, as pairs of operations that ONNX Runtime and TensorRT fuse.
 
-    Weights a channel, activations as they were seen. The predictions' own convolutions stay float32.
+    Weights a channel, activations as they were seen. Weights have 7 bits: processors without VNNI add pairs of products
+    in 16 bits, and those of 8 bits overflow, which cost the demo's detector 15 points of AP. The predictions' own
+    convolutions stay float32.
     """
     import onnx
     from onnxruntime import quantization
@@ -82,5 +84,6 @@ def _quantize(graph: Any, path: Path, samples: Iterable[Sample]) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,
             op_types_to_quantize=["Conv"],
         )
