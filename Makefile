@@ -4,8 +4,7 @@
 PYTHON ?= python3
 # Set to ignore constraints.txt and take the newest versions: `make test LATEST=1`.
 LATEST ?=
-# Two processes, each test file in one of them, in the order of their names: by the number of tests, as is usual, the
-# longest come last, and one process waits for the other.
+# Two processes, each test file in one of them.
 WORKERS ?= 2
 TESTS ?=
 PYTEST_ARGS ?=
@@ -50,11 +49,11 @@ demo: $(RUN)
 	$(BIN)/efficientdet demo --output demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(TESTS)
 
 coverage: $(DEV)
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@echo "Covered: $$($(BIN)/coverage report --format=total) % of lines and branches (by file: $(BIN)/coverage report)"
 
