@@ -218,36 +218,40 @@ def learnt(tiny, tmp_path_factory):
         model=model,
         data=DataConfig(train=str(root / "records")),
         optimizer=OptimizerConfig(learning_rate=0.1),
-        training=TrainingConfig(batch_size=8, epochs=100, evaluate_every=0),
+        training=TrainingConfig(batch_size=8, epochs=160, evaluate_every=0),
         overfit=8,
     )
-    assert train(config).best_ap > 0.3
+    assert train(config).best_ap > 0.6
     return root / "run", str(root / "records")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("format", "program", "has_integers"),
-    [
-        ("onnx", "onnxruntime", lambda folder: b"QuantizeLinear" in (folder / "model.onnx").read_bytes()),
-        ("openvino", "nncf", lambda folder: "FakeQuantize" in (folder / "model.xml").read_text()),
-    ],
-)
-def test_int8_stays_within_its_loss_of_ap_or_is_refused(learnt, tmp_path, format, program, has_integers):
-    pytest.importorskip(program)
+@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
+def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, tmp_path):
     run, records = learnt
     gate = {"data": records, "split": "train"}
     made = exports.export(
-        run, format=format, precision="int8", output=tmp_path / "int8", calibration=records, max_ap_loss=0.05, **gate
+        run, format="onnx", precision="int8", output=tmp_path / "int8", calibration=records, max_ap_loss=0.12, **gate
     )
-    assert made.agreement["keras_ap"] > 0.3
-    assert made.agreement["keras_ap"] - made.agreement["ap"] <= 0.05
-    assert has_integers(tmp_path / "int8")
+    assert made.agreement["keras_ap"] > 0.6
+    assert made.agreement["keras_ap"] - made.agreement["ap"] <= 0.12
+    assert b"QuantizeLinear" in (tmp_path / "int8" / "model.onnx").read_bytes()
     assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
-    with pytest.raises(UserError, match=rf"int8 of {format} loses too much: AP .* `max_ap_loss` is -1"):
+    with pytest.raises(UserError, match=r"int8 of onnx loses too much: AP .* `max_ap_loss` is -1"):
         exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=-1.0, **gate)
     with pytest.raises(UserError, match=r"too small to tell what int8 loses: it must be 5 times as large\."):
         exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
+def test_int8_that_loses_more_is_not_written(learnt, tmp_path):
+    """How much NNCF's loses depends on the processor; it can never gain a whole."""
+    run, records = learnt
+    gate = {"data": records, "split": "train", "calibration": records, "max_ap_loss": -1.0}
+    with pytest.raises(UserError, match=r"int8 of openvino loses too much: AP 0\.\d+ on .*, Keras's is 0\.\d+;"):
+        exports.export(run, format="openvino", precision="int8", output=tmp_path / "int8", **gate)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
