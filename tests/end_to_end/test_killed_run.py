@@ -59,12 +59,16 @@ def test_a_full_disk_ends_the_run_with_one_line_and_leaves_the_last_checkpoint(t
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(tmp_path):
-    """The short form of the benchmark: one SIGKILL. What SIGTERM leaves: test_slurm, test_several_processes."""
+def test_runs_that_were_killed_and_resumed_end_with_the_same_bits(tmp_path):
+    """The short form of the benchmark: a SIGKILL and a SIGTERM."""
     script = pathlib.Path(__file__).parents[2] / "benchmarks" / "kills.py"
     output = tmp_path / "kills.json"
-    words = [sys.executable, script, "--output", output, "--num-kills", "1", "--num-terminations", "0", "--epochs", "4"]
+    words = [sys.executable, script, "--output", output, "--num-kills", "1", "--num-terminations", "1", "--epochs", "4"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())["rows"]
-    assert [(row["signal"], row["status"], row["different"]) for row in rows] == [("SIGKILL", -9, [])]
+    assert [(row["signal"], row["status"], row["different"]) for row in rows] == [
+        ("SIGKILL", -9, []),
+        ("SIGTERM", 75, []),
+    ]
+    assert rows[1]["newest_checkpoint"] == rows[1]["last_step"], "saved after the step in which the signal came"

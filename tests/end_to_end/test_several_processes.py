@@ -128,8 +128,7 @@ def test_the_processes_check_themselves_and_end_with_the_same_weights(two):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_ends_both_after_the_same_step(cache, tmp_path):
-    """That the same command then goes on, test_slurm has."""
+def test_a_signal_to_one_ends_both_after_the_same_step_and_the_same_command_goes_on(cache, tmp_path):
     folder = tmp_path / "run"
     processes = _start_both(cache, folder, 200, **_QUICK)
     _wait_for_step(folder, 2, processes[0])
@@ -137,6 +136,9 @@ def test_a_signal_to_one_ends_both_after_the_same_step(cache, tmp_path):
     assert [process.wait(_SECONDS) for process in processes] == [75, 75], [_said(folder, i) for i in range(2)]
     last = _lines(folder, "train")[-1]["step"]
     assert checkpoint.step_of(_newest(folder)) == last < 200
+    processes = _start_both(cache, folder, 200, **_QUICK)
+    assert [process.wait(_SECONDS) for process in processes] == [0, 0]
+    assert [line["step"] for line in _lines(folder, "train")] == list(range(1, 201))
 
 
 @pytest.mark.slow
