@@ -245,12 +245,20 @@ def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
-def test_int8_that_loses_more_is_not_written(learnt, tmp_path):
+def test_int8_that_loses_more_is_not_written(learnt, tmp_path, monkeypatch):
     """How much NNCF's loses depends on the processor; it can never gain a whole."""
     run, records = learnt
     gate = {"data": records, "split": "train", "calibration": records, "max_ap_loss": -1.0}
+    verify, has_integers = exports._verify, []
+
+    def look(loaded, keras, folder, *rest):
+        has_integers.append("FakeQuantize" in (folder / "model.xml").read_text())
+        return verify(loaded, keras, folder, *rest)
+
+    monkeypatch.setattr(exports, "_verify", look)
     with pytest.raises(UserError, match=r"int8 of openvino loses too much: AP 0\.\d+ on .*, Keras's is 0\.\d+;"):
         exports.export(run, format="openvino", precision="int8", output=tmp_path / "int8", **gate)
+    assert has_integers == [True]
     assert not list(tmp_path.iterdir())
 
 
