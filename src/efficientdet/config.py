@@ -24,6 +24,7 @@ Answer = Literal["raw", "detections"]
 Resize = Literal["half_pixel", "legacy", "antialiased"]
 Decode = Literal["fast", "exact"]
 Upsampling = Literal["legacy", "half_pixel"]
+Method = Literal["sgd", "adam"]
 Policy = Literal["none", "randaugment", "v0", "v1", "v2", "v3"]
 
 
@@ -177,11 +178,14 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with momentum, warm-up and cosine (EfficientDet, section 5.1)."""
+    """SGD with momentum or Adam, warm-up and cosine (EfficientDet, section 5.1)."""
 
+    method: Method | None = None
+    """sgd: with momentum, as published; adam: Kingma and Ba 2015. None: adam where a network starts from random weights
+    and has fewer than 10,000 steps, else sgd."""
     learning_rate: float | None = None
-    """Peak, for the global batch; none: 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000 steps
-    sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64)."""
+    """Peak, for the global batch. None, sgd: 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000 steps
+    sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64); adam: 0.011 * sqrt(batch_size / 64)."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first step."""
     warmup_epochs: float | None = None
@@ -189,7 +193,9 @@ class OptimizerConfig:
     schedule_epochs: float = 0.0
     """Epochs after which the learning rate is 0; 0: those of the run. Longer than the run: it stops on the way down."""
     momentum: float = 0.9
-    """Share of the old update in the new one."""
+    """Share of the old update in the new one; for Adam, decay of the mean of the gradients."""
+    square_decay: float = 0.99
+    """Adam only: decay of the mean of the squared gradients."""
     clip_norm: float = 10.0
     """Largest norm of each gradient, and then of all together; 0 is off."""
     weight_decay: float = 4e-5
@@ -223,6 +229,10 @@ class TrainingConfig:
     """Training pictures, without augmentation, on which the batch statistics of averaged weights are measured before
     they are evaluated and written ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 pictures
     are normalised together, else 0."""
+    fixed_statistics: float | None = None
+    """Fraction of the run's steps, at its end, that train with the statistics inference uses: measured once, as above,
+    then constant. Before that, each batch is normalised by its own. None: 0.5 if fewer than 32 images are normalised
+    together, else 0."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"

@@ -53,6 +53,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "training.evaluate_from": (0, 1e6),
     "training.patience": (0, _MANY),
     "training.recalibrate_images": (0, _MANY),
+    "training.fixed_statistics": (0, 1),
     "training.log_every": (1, _MANY),
     "training.checkpoint_every": (1, _MANY),
     "training.keep_checkpoints": (1, _MANY),
@@ -76,7 +77,7 @@ _POSITIVE = (
     "augmentation.mixup_alpha",
     "postprocess.nms_sigma",
 )
-_BELOW_ONE = ("model.batch_norm_momentum", "optimizer.momentum", "optimizer.average_decay")
+_BELOW_ONE = ("model.batch_norm_momentum", "optimizer.momentum", "optimizer.square_decay", "optimizer.average_decay")
 
 
 def check(config: ExperimentConfig) -> None:

@@ -109,8 +109,15 @@ _DEMO = ExperimentConfig(
     preset="demo",
     model=MODELS["demo"],
     augmentation=configs.AugmentationConfig(scale_min=0.9, scale_max=1.15),
-    optimizer=OptimizerConfig(learning_rate=0.16, warmup_epochs=0.5, average_decay=0.99),
-    training=TrainingConfig(batch_size=8, epochs=5, evaluate_every=0, checkpoint_every=200, recalibrate_images=640),
+    optimizer=OptimizerConfig(method="adam", learning_rate=0.008, warmup_epochs=0.5, average_decay=0.99),
+    training=TrainingConfig(
+        batch_size=8,
+        epochs=5,
+        evaluate_every=0,
+        checkpoint_every=200,
+        recalibrate_images=640,
+        fixed_statistics=0.5,
+    ),
     evaluation=EvaluationConfig(batch_size=16),
 )
 
@@ -132,6 +139,7 @@ def _nvidia(
         model=MODELS["d0"],
         backbone="imagenet",
         optimizer=OptimizerConfig(
+            method="sgd",
             learning_rate=learning_rate,
             warmup_epochs=warmup_epochs,
             schedule_epochs=schedule_epochs,
@@ -172,8 +180,10 @@ RECIPES = {
         model=replace(MODELS["d0"], image_size=(256, 256), batch_norm_momentum=0.9),
         backbone="imagenet",
         augmentation=configs.AugmentationConfig(scale_min=0.5, scale_max=1.5),
-        optimizer=OptimizerConfig(learning_rate=0.03, warmup_epochs=1.0, average_decay=0.99),
-        training=TrainingConfig(batch_size=8, epochs=24, evaluate_every=8, recalibrate_images=640),
+        optimizer=OptimizerConfig(method="sgd", learning_rate=0.03, warmup_epochs=1.0, average_decay=0.99),
+        training=TrainingConfig(
+            batch_size=8, epochs=24, evaluate_every=8, recalibrate_images=640, fixed_statistics=0.5
+        ),
     ),
 }
 """NVIDIA's six recipes for COCO, each in the `training_mode` of its script (docs/from-nvidia.md has the other modes),

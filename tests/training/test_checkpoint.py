@@ -23,16 +23,17 @@ def model():
     return _model()
 
 
-def _state(model, step):
-    state = first_state(model)
+def _state(model, step, method="sgd"):
+    state = first_state(model, method)
     rng = np.random.default_rng(step)
     for key in ("trainable", "momentum", "average_trainable"):
         state[key] = [rng.normal(size=value.shape).astype(np.float32) for value in state[key]]
     return {**state, "step": np.int32(step), "updates": np.int32(step - 1), "loss_scale": np.float32(512)}
 
 
-def test_everything_comes_back_bit_by_bit(model, tmp_path):
-    state = _state(model, 12)
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_everything_comes_back_bit_by_bit(model, tmp_path, method):
+    state = _state(model, 12, method)
     path = checkpoint.save(tmp_path, state, model, {"best_ap": 0.25, "last_metrics": {"APl": None}}, keep=2)
     loaded, progress = checkpoint.load(path, model)
     assert progress == {"best_ap": 0.25, "last_metrics": {"APl": None}}

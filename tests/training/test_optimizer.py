@@ -1,5 +1,6 @@
 """The optimiser: the schedule's published values, clipping, momentum and average against plain loops."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -121,3 +122,32 @@ def test_integers_are_copied():
     seeds = np.array([7, 3], np.uint32)
     copied = optimizer.average_update([np.array([1, 1], np.uint32)], [seeds], 0.5)[0]
     np.testing.assert_array_equal(copied, seeds)
+
+
+def test_adam_is_keras_s_while_the_rate_changes(rng):
+    """Keras adds its epsilon to a square root that is not yet divided by its bias: the same where it is 0."""
+    weight, gradients = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(20, 4, 3)).astype(np.float32)
+    ours, means, squares = [weight], [np.zeros_like(weight)], [np.zeros_like(weight)]
+    variable, theirs = keras.Variable(weight), keras.optimizers.Adam(beta_1=0.9, beta_2=0.99, epsilon=0.0)
+    for number, gradient in enumerate(gradients, start=1):
+        ours, means, squares = optimizer.adam_update(
+            ours,
+            [gradient],
+            means,
+            squares,
+            updates=np.int32(number),
+            rate=np.float32(0.1 / number),
+            momentum=0.9,
+            square_decay=0.99,
+        )
+        theirs.learning_rate = 0.1 / number
+        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+    np.testing.assert_allclose(ours[0], variable.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_that_are_joined_come_apart_as_they_were(rng):
+    lists = [[rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (), (4,))] for _ in range(2)]
+    sums, products = optimizer.elementwise(lambda a, b: (a + b, a * b), *lists)
+    for a, b, found_sum, found_product in zip(*lists, sums, products, strict=True):
+        np.testing.assert_array_equal(found_sum, a + b)
+        np.testing.assert_array_equal(found_product, a * b)

@@ -116,17 +116,39 @@ def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(f
     assert config.model.batch_norm_momentum is None
     written = json.loads((run / "config.json").read_text())
     assert written["model"]["batch_norm_momentum"] is None
-    assert written["derived"] == {"model.batch_norm_momentum": 0.9, "training.recalibrate_images": 640}
-    said = "from batch and steps: model.batch_norm_momentum 0.9, training.recalibrate_images 640\n"
+    assert written["derived"] == {
+        "optimizer.method": "adam",
+        "model.batch_norm_momentum": 0.9,
+        "training.recalibrate_images": 8,
+        "training.fixed_statistics": 0.5,
+    }
+    said = (
+        "from batch and steps: optimizer.method adam, model.batch_norm_momentum 0.9, training.recalibrate_images 8, "
+        "training.fixed_statistics 0.5\n"
+    )
     assert said in (run / "log.txt").read_text()
     assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
 
 
 @pytest.mark.slow
-def test_weights_for_use_are_averages_with_measured_statistics(finished):
+def test_weights_for_use_are_averages_with_the_statistics_of_the_second_half(finished):
     _, run, _ = finished
     written = weights.load(run / "weights" / "last.safetensors").arrays
-    state, _ = weights.read_safetensors(run / "checkpoints" / "step-00000008.safetensors")
+    early, late = (
+        weights.read_safetensors(run / "checkpoints" / f"step-0000000{step}.safetensors")[0] for step in (6, 8)
+    )
+    for name, value in written.items():
+        is_statistic = name.endswith(("/moving_mean", "/moving_variance"))
+        np.testing.assert_array_equal(value, late[f"average_{'non_' if is_statistic else ''}trainable/{name}"])
+        if is_statistic:
+            np.testing.assert_array_equal(value, early[f"non_trainable/{name}"])
+
+
+@pytest.mark.slow
+def test_while_statistics_move_weights_for_use_have_measured_ones(config, tmp_path):
+    train(_with(config, fixed_statistics=0.0))
+    written = weights.load(tmp_path / "run" / "weights" / "last.safetensors").arrays
+    state, _ = weights.read_safetensors(tmp_path / "run" / "checkpoints" / "step-00000008.safetensors")
     for name, value in written.items():
         is_statistic = name.endswith(("/moving_mean", "/moving_variance"))
         average = state[f"average_{'non_' if is_statistic else ''}trainable/{name}"]

@@ -10,7 +10,7 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, OptimizerConfig
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import engine, replicas
+from efficientdet.training import engine, losses, replicas, targets
 from efficientdet.training import step as training_step
 
 _COUNTERS = {"step", "updates", "bad_steps", "loss_scale", "good_steps"}
@@ -33,15 +33,15 @@ def _batch(num_boxes=(1, 2), seed=0):
 class _Trainer:
     """A model, its first state, and its step on NumPy arrays."""
 
-    def __init__(self, config, precision="float32", is_compiled=False, **optimizer):
+    def __init__(self, config, precision="float32", is_compiled=False, is_fixed=False, **optimizer):
         keras.utils.set_random_seed(0)
         self.model = EfficientDet(config, precision=precision)
         experiment = ExperimentConfig(model=config, optimizer=OptimizerConfig(average_decay=0.99, **optimizer))
         step = training_step.make_step(
-            self.model, anchors.anchor_boxes(config), experiment, _SCHEDULE, replicas.OneDevice()
+            self.model, anchors.anchor_boxes(config), experiment, _SCHEDULE, replicas.OneDevice(), is_fixed=is_fixed
         )
         self.compiled = backend.compile_function(step) if is_compiled else step
-        self.first = training_step.first_state(self.model)
+        self.first = training_step.first_state(self.model, experiment.optimizer.method)
 
     def step(self, state, batch):
         state, logs = self.compiled(engine.to_device(state), engine.to_device(batch))
@@ -205,6 +205,42 @@ def test_l2_adds_the_decay_times_each_kernel_to_its_gradient(config):
         # Gradients of a hundred or so, in float32, in two runs of their own.
         scale = max(1.0, np.abs(without).max())
         np.testing.assert_allclose(decayed - without, expected, atol=1e-4 * scale, err_msg=variable.path)
+
+
+def test_with_fixed_statistics_weights_learn_and_statistics_stay(config):
+    trainer = _Trainer(config, is_fixed=True)
+    state, logs = trainer.step(trainer.first, _batch())
+    assert logs["ok"] == 1
+    _assert_equal(state, trainer.first, ["non_trainable", "average_non_trainable"])
+    for variable, gradient in zip(trainer.model.trainable_variables, state["momentum"], strict=True):
+        if "backbone" in variable.path:  # a level of the heads may have no box
+            assert np.any(gradient != 0), variable.path
+
+
+def test_with_fixed_statistics_the_loss_is_that_of_inference(config):
+    """What is trained is what is used: the consistency that an exploding image lacks."""
+    trainer = _Trainer(config, is_fixed=True)
+    rng = np.random.default_rng(0)
+    state = {**trainer.first}
+    state["non_trainable"] = [value + rng.uniform(0, 0.5, value.shape) for value in trainer.first["non_trainable"]]
+    state["non_trainable"] = [value.astype(np.float32) for value in state["non_trainable"]]
+    _, logs = trainer.step(state, _batch())
+    inputs = {name: _batch()[name] for name in ("images", "valid_size")}
+    arrays = engine.to_device([state["trainable"], state["non_trainable"]])
+    raw, _ = trainer.model.stateless_call(*arrays, engine.to_device(inputs), training=False)
+    batch = engine.to_device(_batch())
+    wanted = targets.assign(anchors.anchor_boxes(config), batch, 0.5)
+    expected = losses.detection_losses(raw, wanted, ExperimentConfig().loss)
+    assert logs["loss"] == pytest.approx(float(expected["loss"]), rel=1e-4)
+
+
+def test_adam_moves_every_weight_by_about_the_rate_in_its_first_step(config):
+    trainer = _Trainer(config, method="adam", weight_decay=0.0)
+    state, logs = trainer.step(trainer.first, _batch())
+    assert logs["ok"] == 1
+    for old, new, gradient in zip(trainer.first["trainable"], state["trainable"], state["momentum"], strict=True):
+        moved = np.abs(new - old)[np.abs(gradient) > 1e-3]
+        np.testing.assert_allclose(moved, logs["learning_rate"], rtol=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,7 @@ class _Candidate:
         self.name = config.preset
         self._steps, self._waits, self._seconds = steps, [0.0], [0.0]
         batches, config = _batches(config, records, boxes)
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method="sgd"))
         config, _ = schedule.derive(config, _EXAMPLES)
         self.config = config
         model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))

@@ -43,11 +43,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         self.activation = activation
         self.sums_in_kernel = False  # with JAX: see `choose_depthwise`
         self.measures = False  # see `measured`
+        self.is_fixed = False  # see `fixed`
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
         if not ((training or self.measures) and self.trainable):
             outputs = self._normalize_as_learnt(inputs)
+        elif self.is_fixed and not self.measures:
+            return self._normalize_by_population(inputs)
         elif keras.backend.backend() == "jax":
             self._check_momentum()
             return self._normalize_in_few_passes(inputs)
@@ -70,6 +73,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         dtype = keras.backend.result_type(inputs.dtype, "float32")  # float16 would overflow
         outputs = ops.cast(inputs, dtype) * ops.cast(factor, dtype) + ops.cast(shift, dtype)
         return ops.cast(outputs, self.compute_dtype)
+
+    def _normalize_by_population(self, inputs: Any) -> Any:
+        """Normalises by the moving statistics while gamma and beta learn."""
+        gamma, beta, mean, variance = (
+            ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        factor = gamma * ops.rsqrt(variance + self.epsilon)
+        return kernels.compute(scale_and_activate, inputs, factor, beta - mean * factor, activation=self.activation)
 
     def _normalize_in_kernel(self, inputs: Any) -> Any:
         """Normalises by the batch, activates, and moves the statistics: what Keras does, in one kernel."""
@@ -103,6 +114,25 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 @contextlib.contextmanager
+def fixed(model: Any) -> Iterator[None]:
+    """Lets a network that is trained inside normalise by its moving statistics, which stay as they are.
+
+    Functions compiled before stay as they are.
+
+    Args:
+        model: EfficientDet, or a layer of it.
+    """
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
+    for layer in found:
+        layer.is_fixed = True
+    try:
+        yield
+    finally:
+        for layer in found:
+            layer.is_fixed = False
+
+
+@contextlib.contextmanager
 def measured(model: Any) -> Iterator[None]:
     """Lets a network that is called inside normalise by the batch, and its moving statistics become those of the batch.
 
@@ -119,6 +149,22 @@ def measured(model: Any) -> Iterator[None]:
     finally:
         for layer in found:
             layer.measures = False
+
+
+def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | None) -> Any:
+    """Computes activation(x * factor + shift) in float32.
+
+    Args:
+        x: [B, h, w, D] of any float type.
+        factor: float32[D].
+        shift: float32[D].
+        activation: of `activate`, or none.
+
+    Returns:
+        The same shape and type as x.
+    """
+    outputs = ops.cast(ops.cast(x, "float32") * factor + shift, x.dtype)
+    return outputs if activation is None else activate(outputs, activation)
 
 
 def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:

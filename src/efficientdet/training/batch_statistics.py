@@ -17,6 +17,7 @@ from efficientdet.model import normalization, weights
 from efficientdet.structures import Batch
 from efficientdet.training import engine
 from efficientdet.training.dataset import Dataset
+from efficientdet.training.step import State
 
 _LARGEST_BATCH = 64
 _GROWTH = 4
@@ -88,6 +89,18 @@ class Recalibration:
                 bar.advance(self._batch_size)
         names = [weights.variable_name(variable) for variable in self._model.non_trainable_variables]
         return engine.to_device(combine(names, engine.to_host(non_trainable), found))
+
+    def fix(self, state: State) -> State:
+        """Makes the state from which training goes on with statistics that stay as they are.
+
+        Args:
+            state: of the run, arrays on the device.
+
+        Returns:
+            The state on the host, with the statistics of its own weights, in the averages too.
+        """
+        measured = engine.to_host(self(state["trainable"], state["non_trainable"]))
+        return {**engine.to_host(state), "non_trainable": measured, "average_non_trainable": measured}
 
 
 def combine(names: list[str], old: list[np.ndarray], found: list[list[np.ndarray]]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from efficientdet.training.step import State
 _LISTS = {
     "trainable": "trainable",
     "momentum": "trainable",
+    "square": "trainable",
     "average_trainable": "trainable",
     "non_trainable": "non_trainable",
     "average_non_trainable": "non_trainable",
@@ -108,7 +109,8 @@ def load(path: Path, model: Any) -> tuple[State, dict[str, Any]]:
     state: State = {}
     try:
         for key, kind in _LISTS.items():
-            state[key] = [arrays.pop(f"{key}/{name}") for name in names[kind]]
+            if key != "square" or any(name.startswith("square/") for name in arrays):  # Adam's alone
+                state[key] = [arrays.pop(f"{key}/{name}") for name in names[kind]]
     except KeyError as error:
         raise UserError(f"`{path}` has no {error}; it belongs to another model. Use another run folder.") from error
     for key in list(arrays):

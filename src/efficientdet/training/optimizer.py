@@ -1,6 +1,8 @@
-"""SGD with momentum, its schedule, clipping, the weight average: pure functions of lists of arrays.
+"""SGD with momentum, Adam, their schedule, clipping, the weight average: pure functions of lists of arrays.
 
-    m <- momentum * m + g            w <- w - learning_rate(step) * m
+    sgd     m <- momentum * m + g                   w <- w - learning_rate(step) * m
+    adam    m <- momentum * m + (1 - momentum) g    v <- square_decay * v + (1 - square_decay) g^2
+            w <- w - learning_rate(step) * m' / (sqrt(v') + 1e-6),  m' = m / (1 - momentum^n), v' likewise, n updates
     average <- average + (1 - d) (w - average),  d = min(decay, (1 + n) / (10 + n)) after n updates
 
 The momentum is TensorFlow 1's and PyTorch's; Keras's SGD multiplies by the learning rate before it accumulates, which
@@ -8,9 +10,16 @@ differs only while the rate changes.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from keras import ops
+
+from efficientdet import backend
+
+ADAM_EPSILON = 1e-6
+"""Beside the root of the squares: a gradient far below it moves a weight by less than the rate."""
 
 
 def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, total_steps: float) -> Any:
@@ -52,11 +61,11 @@ def clip(gradients: list[Any], norm: float) -> list[Any]:
     """
     if not norm:
         return gradients
-    norms = [ops.sqrt(ops.sum(ops.square(gradient))) for gradient in gradients]
-    factors = [norm / ops.maximum(own, norm) for own in norms]
-    together = ops.sqrt(sum(ops.square(own * factor) for own, factor in zip(norms, factors, strict=True)))
-    factor_of_all = norm / ops.maximum(together, norm)
-    return [gradient * (factor * factor_of_all) for gradient, factor in zip(gradients, factors, strict=True)]
+    norms = ops.sqrt(ops.stack([ops.sum(ops.square(gradient)) for gradient in gradients]))
+    factors = norm / ops.maximum(norms, norm)
+    together = ops.sqrt(ops.sum(ops.square(norms * factors)))
+    factors = factors * (norm / ops.maximum(together, norm))
+    return [gradient * factor for gradient, factor in zip(gradients, ops.unstack(factors), strict=True)]
 
 
 def momentum_update(
@@ -67,8 +76,77 @@ def momentum_update(
     Returns:
         New weights and new momenta.
     """
-    momenta = [momentum * m + g for m, g in zip(momenta, gradients, strict=True)]
-    return [w - rate * m for w, m in zip(weights, momenta, strict=True)], momenta
+
+    def move(weight: Any, gradient: Any, moment: Any) -> tuple[Any, Any]:
+        moment = momentum * moment + gradient
+        return weight - rate * moment, moment
+
+    weights, momenta = elementwise(move, weights, gradients, momenta)
+    return weights, momenta
+
+
+def adam_update(
+    weights: list[Any],
+    gradients: list[Any],
+    means: list[Any],
+    squares: list[Any],
+    *,
+    updates: Any,
+    rate: Any,
+    momentum: float,
+    square_decay: float,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Makes one step of Adam (Kingma and Ba 2015, algorithm 1).
+
+    Args:
+        weights: float32 arrays.
+        gradients: likewise.
+        means: decaying means of the gradients, zeros at first.
+        squares: decaying means of their squares, zeros at first.
+        updates: int32[], with this one.
+        rate: float32[].
+        momentum: decay of the means.
+        square_decay: decay of the squares.
+
+    Returns:
+        New weights, means and squares.
+    """
+    count = ops.cast(updates, "float32")
+    of_mean, of_square = 1.0 - ops.power(momentum, count), 1.0 - ops.power(square_decay, count)
+
+    def move(weight: Any, gradient: Any, mean: Any, square: Any) -> tuple[Any, Any, Any]:
+        mean = momentum * mean + (1.0 - momentum) * gradient
+        square = square_decay * square + (1.0 - square_decay) * ops.square(gradient)
+        step = (mean / of_mean) / (ops.sqrt(square / of_square) + ADAM_EPSILON)
+        return weight - rate * step, mean, square
+
+    weights, means, squares = elementwise(move, weights, gradients, means, squares)
+    return weights, means, squares
+
+
+def elementwise(function: Callable[..., tuple[Any, ...]], *lists: list[Any]) -> tuple[list[Any], ...]:
+    """Applies an element-wise function to each row of arrays of equal shape.
+
+    TensorFlow on a CPU runs one operation at a time, and most of a network's several hundred arrays are tiny: it takes
+    them joined, as one vector a list.
+
+    Args:
+        function: (array of the first list, of the second, ...) -> tuple of arrays of the same shape.
+        *lists: float32 arrays, equally many in each.
+
+    Returns:
+        A list for each array that the function returns.
+    """
+    if len(lists[0]) < 2 or backend.running() != "tensorflow" or backend.gpus():
+        rows = [function(*row) for row in zip(*lists, strict=True)]
+        return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
+    shapes = [tuple(array.shape) for array in lists[0]]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1].tolist()
+    results = function(*(ops.concatenate([ops.reshape(array, (-1,)) for array in arrays]) for arrays in lists))
+    return tuple(
+        [ops.reshape(part, shape) for part, shape in zip(ops.split(result, ends), shapes, strict=True)]
+        for result in results
+    )
 
 
 def average_decay(updates: Any, decay: float) -> Any:
@@ -79,10 +157,13 @@ def average_decay(updates: Any, decay: float) -> Any:
 
 def average_update(averages: list[Any], values: list[Any], decay: Any) -> list[Any]:
     """Moves averages towards values; integers (states of random generators) are copied."""
-    return [
-        average + (1.0 - decay) * (value - average) if _is_float(value) else value
-        for average, value in zip(averages, values, strict=True)
-    ]
+    is_float = [_is_float(value) for value in values]
+    floats = (
+        [array for array, chosen in zip(arrays, is_float, strict=True) if chosen] for arrays in (averages, values)
+    )
+    (moved,) = elementwise(lambda average, value: (average + (1.0 - decay) * (value - average),), *floats)
+    rest = iter(moved)
+    return [next(rest) if chosen else value for value, chosen in zip(values, is_float, strict=True)]
 
 
 def _is_float(array: Any) -> bool:

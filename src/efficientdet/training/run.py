@@ -13,7 +13,7 @@ log.txt             what was said
 import dataclasses
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     notes = initialization.assign_start(model, start, dataset.categories)
     initialization.freeze(model, config.training.freeze)
     newest = run_directory.find_checkpoint(folder)
-    state, position = checkpoint.load(newest, model) if newest else (first_state(model), {})
+    state, position = checkpoint.load(newest, model) if newest else (first_state(model, config.optimizer.method), {})
     run = _Run(config, dataset, folder, model, state, position, facts)
     asked.say = run.say
 
@@ -127,7 +127,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     for note in notes if newest is None else ():
         run.say(note)
     if derived:
-        run.say("from batch and steps: " + ", ".join(f"{name} {value:.4g}" for name, value in derived.items()))
+        run.say("from batch and steps: " + ", ".join(f"{name} {_short(value)}" for name, value in derived.items()))
     for warning in (backend.unused_gpu_build(), run.lone_values()):
         if warning:
             run.say(warning)
@@ -209,10 +209,7 @@ class _Run:
         self._replicas = replicas.make_replicas(config.training, model)
         layers.choose_depthwise(model, devices=self._replicas.count)
         self.state = self._replicas.place_state(state)
-        self._step = self._replicas.compile(
-            make_step(model, self._anchors, config, self.schedule.learning_rate, self._replicas),
-            xla=config.training.xla,
-        )
+        self._step: Callable[..., Any] | None = None
         self._validate = backend.compile_function(
             validation.make_validation(model, self._anchors, config), xla=config.training.xla
         )
@@ -264,6 +261,9 @@ class _Run:
     def train_on(self, item: tuple[Any, np.ndarray], *, is_asked_to_end: bool) -> None:
         """Makes one step. The logs of the step before are read, so that the device is never idle for the host."""
         batch, ids = item
+        if self._step is None or self.step == self.schedule.fixed_from:
+            self._begin_phase()
+        assert self._step is not None
         if processes.count() > 1:
             batch = {**batch, "is_asked_to_end": np.full(len(batch["images"]), is_asked_to_end)}
         self.state, logs = self._step(self.state, self._replicas.place_batch(batch))
@@ -272,6 +272,15 @@ class _Run:
         self.checkpoints.check()
         if self.step % self.config.training.log_every == 0 or self.step == self.schedule.total_steps:
             self.logs.write(self.epoch, skipped_steps=self.skipped_steps)
+
+    def _begin_phase(self) -> None:
+        """Compiles the step; where batch statistics are to stay from here on, measures what they stay at."""
+        is_fixed = self.step >= self.schedule.fixed_from
+        if self.step == self.schedule.fixed_from:
+            self.state = self._replicas.place_state(self._recalibrate.fix(self._replicas.first(self.state)))
+        learning_rate = self.schedule.learning_rate
+        step = make_step(self.model, self._anchors, self.config, learning_rate, self._replicas, is_fixed=is_fixed)
+        self._step = self._replicas.compile(step, xla=self.config.training.xla)
 
     @property
     def skipped_steps(self) -> int:
@@ -346,6 +355,8 @@ class _Run:
         trainable, averaged = (
             self._replicas.first(self.state[f"average_{name}"]) for name in ("trainable", "non_trainable")
         )
+        if self.step > self.schedule.fixed_from:
+            return trainable, averaged
         return trainable, self._recalibrate(trainable, averaged, asked.guard)
 
     def save(self) -> None:
@@ -385,6 +396,10 @@ class _Run:
         self.metrics.finish(summary.to_dict())
         self.say(f"done after {self.step} steps, {ended}{_best(summary)}: {self.folder}")
         return summary
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _best(summary: TrainingSummary) -> str:

@@ -81,7 +81,7 @@ def claim(facts: dict[str, Any]) -> Path:
     return folder
 
 
-def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float]) -> dict[str, Any]:
+def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float | str]) -> dict[str, Any]:
     """Tells what a run is, in JSON values: config with what counts of the dataset, class table, version.
 
     Args:

@@ -7,7 +7,8 @@ a form for short runs that becomes google/automl's as the run becomes long. With
     learning rate     0.08 B/64; for B < 64 times sqrt(10,000/S), at least 1 and at most sqrt(64/B)
     warm-up           one epoch, at least 100 steps, at most S/10
     batch statistics  remember S/50 steps, at least 10 (PyTorch's 0.9) and at most 100; n steps are a decay of 1 - 1/n;
-                      if fewer than 32 pictures are normalised together, measured anew on 640 (`batch_statistics`)
+                      if fewer than 32 images are normalised together, measured on 640 (`batch_statistics`), and
+                      the last half of the run is trained with them
 
 What a configuration says itself is left as it is. The weight average needs no rule: with a decay of (1 + n) / (10 + n)
 the updates up to k share (k/n)^9 of it after n, so that it remembers a tenth of any run up to 45,000 steps.
@@ -21,9 +22,10 @@ from efficientdet.config import ExperimentConfig, TrainingConfig
 _LONG_RUN = 10_000
 """Steps from which on a small batch has a learning rate in proportion to its size."""
 _REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
+_REFERENCE_ADAM_RATE = 0.011
 _LEAST_WARMUP = 100
 _STATISTICS = (10, 100)
-_FEW_TOGETHER, _RECALIBRATION = 32, 640
+_FEW_TOGETHER, _RECALIBRATION, _FIXED = 32, 640, 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,13 @@ class Schedule:
     """Steps of the whole run, at least one."""
     evaluation_steps: frozenset[int]
     """Steps after which the run is evaluated; the last one is among them."""
+    fixed_from: int
+    """Steps after which batch statistics stay as they are; those of the whole run if they never do."""
     learning_rate: dict[str, float]
     """Arguments of `optimizer.learning_rate`."""
 
 
-def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfig, dict[str, float]]:
+def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfig, dict[str, float | str]]:
     """Fills in the values that a configuration leaves to the size of batch, dataset and run.
 
     Args:
@@ -55,13 +59,18 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
     steps = _total_steps(config.training, num_examples)
     warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
     together = batch_size // config.training.accumulate_steps
-    rules: dict[str, float] = {
-        "optimizer.learning_rate": peak_rate(batch_size, steps),
+    is_random = not config.weights and not config.backbone
+    method = config.optimizer.method or ("adam" if is_random and steps < _LONG_RUN else "sgd")
+    rules: dict[str, float | str] = {
+        "optimizer.method": method,
+        "optimizer.learning_rate": peak_rate(batch_size, steps) if method == "sgd" else adam_rate(batch_size),
         "optimizer.warmup_epochs": warmup_steps / steps_per_epoch,
         "model.batch_norm_momentum": _decay(min(max(steps / 50, _STATISTICS[0]), _STATISTICS[1])),
     }
-    rules["training.recalibrate_images"] = _RECALIBRATION if together < _FEW_TOGETHER else 0
-    derived: dict[str, float] = {}
+    is_small = together < _FEW_TOGETHER
+    rules["training.recalibrate_images"] = min(_RECALIBRATION, num_examples) if is_small else 0
+    rules["training.fixed_statistics"] = _FIXED if is_small else 0.0
+    derived: dict[str, float | str] = {}
     for name, value in rules.items():
         section, field = name.split(".")
         part = vars(config)[section]
@@ -84,6 +93,15 @@ def peak_rate(batch_size: int, steps: int) -> float:
     share = batch_size / _REFERENCE_BATCH
     rate = _REFERENCE_RATE * share
     return rate if share >= 1 else rate * min(max(math.sqrt(_LONG_RUN / steps), 1.0), math.sqrt(1 / share))
+
+
+def adam_rate(batch_size: int) -> float:
+    """Computes the learning rate of a batch for Adam: with the root of the batch (Malladi et al. 2022).
+
+    Args:
+        batch_size: images of one update.
+    """
+    return _REFERENCE_ADAM_RATE * math.sqrt(batch_size / _REFERENCE_BATCH)
 
 
 def _decay(steps: float) -> float:
@@ -112,6 +130,7 @@ def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         evaluation_steps=_evaluation_steps(training, steps_per_epoch, total_steps),
+        fixed_from=total_steps - math.floor((training.fixed_statistics or 0.0) * total_steps),
         learning_rate={
             "peak": peak,
             "start": min(optimizer.warmup_learning_rate, peak),

@@ -1,12 +1,13 @@
 """step(state, batch) -> (state, logs): loss, gradient, guard, update, average; pure, the same on every backend.
 
 The state is a dict of arrays, lists in the order of the model's variables:
-    trainable, momentum, average_trainable: float32; non_trainable, average_non_trainable: batch statistics, and the
+    trainable, momentum, average_trainable: float32; square: float32, with Adam only; non_trainable, average_non_trainable: batch statistics, and the
     states of random generators; step: steps done; updates: steps that changed the weights; bad_steps: steps in a row
     that did not, those that overflowed from too large a loss scale left out; loss_scale, good_steps: dynamic loss
     scale (Micikevicius et al. 2018, section 3.2).
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from keras import ops, tree
 
 from efficientdet import backend
-from efficientdet.config import ExperimentConfig
+from efficientdet.config import ExperimentConfig, Method
+from efficientdet.model import normalization
 from efficientdet.structures import Batch
 from efficientdet.training import engine, losses, optimizer, targets
 from efficientdet.training.replicas import Replicas
@@ -26,8 +28,8 @@ LEAST_LOSS_SCALE = 1.0
 GOOD_STEPS_TO_GROW = 2000
 
 
-def first_state(model: Any) -> State:
-    """Makes the state of a model that has not trained yet: NumPy arrays."""
+def first_state(model: Any, method: Method | None = "sgd") -> State:
+    """Makes the state of a model that has not trained yet, for an optimiser: NumPy arrays."""
     trainable = [np.array(variable.numpy()) for variable in model.trainable_variables]
     non_trainable = [np.array(variable.numpy()) for variable in model.non_trainable_variables]
     is_scaled = model.dtype_policy.name == "mixed_float16"
@@ -35,6 +37,7 @@ def first_state(model: Any) -> State:
         "trainable": trainable,
         "non_trainable": non_trainable,
         "momentum": [np.zeros_like(value) for value in trainable],
+        **({"square": [np.zeros_like(value) for value in trainable]} if method == "adam" else {}),
         "average_trainable": [value.copy() for value in trainable],
         "average_non_trainable": [value.copy() for value in non_trainable],
         "step": np.int32(0),
@@ -46,7 +49,13 @@ def first_state(model: Any) -> State:
 
 
 def make_step(
-    model: Any, anchors: Any, config: ExperimentConfig, schedule: dict[str, float], replicas: Replicas
+    model: Any,
+    anchors: Any,
+    config: ExperimentConfig,
+    schedule: dict[str, float],
+    replicas: Replicas,
+    *,
+    is_fixed: bool = False,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
     """Makes the training step.
 
@@ -83,7 +92,8 @@ def make_step(
             inputs = {name: rows[name] for name in ("images", "valid_size")}
 
             def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
-                raw, moved = model.stateless_call(trainable, non_trainable, inputs, training=True)
+                with normalization.fixed(model) if is_fixed else contextlib.nullcontext():
+                    raw, moved = model.stateless_call(trainable, non_trainable, inputs, training=True)
                 values = losses.detection_losses(raw, rows["wanted"], config.loss, num_matched=num_matched)
                 return values["loss"] * state["loss_scale"], (values, moved)
 
@@ -97,7 +107,8 @@ def make_step(
             values, non_trainable, gradients = _accumulate(differentiate, state, parts, num_parts, replicas)
         values, gradients = replicas.sum((values, gradients))
         non_trainable = replicas.mean(non_trainable)
-        gradients = [g / state["loss_scale"] for g in gradients]
+        if is_scaled:
+            gradients = [g / state["loss_scale"] for g in gradients]
         gradients, l2_loss = _add_l2(gradients, state["trainable"], is_kernel, config.optimizer.weight_decay)
         ok = _all_finite([values["loss"], *gradients, *non_trainable])
         gradients = optimizer.clip(gradients, config.optimizer.clip_norm)
@@ -143,21 +154,39 @@ def _add_l2(
     gradients: list[Any], weights: list[Any], is_kernel: list[bool], weight_decay: float
 ) -> tuple[list[Any], Any]:
     """Adds the gradient of weight_decay * sum(kernel^2) / 2; returns that loss too."""
-    kernels = [w for w, chosen in zip(weights, is_kernel, strict=True) if chosen]
+    rows = list(zip(gradients, weights, is_kernel, strict=True))
+    kernels = [w for _, w, chosen in rows if chosen]
     l2_loss = 0.5 * weight_decay * sum(ops.sum(ops.square(kernel)) for kernel in kernels)
-    rows = zip(gradients, weights, is_kernel, strict=True)
-    return [g + weight_decay * w if chosen else g for g, w, chosen in rows], l2_loss
+    (decayed,) = optimizer.elementwise(
+        lambda g, w: (g + weight_decay * w,), [g for g, _, chosen in rows if chosen], kernels
+    )
+    rest = iter(decayed)
+    return [next(rest) if chosen else g for g, _, chosen in rows], l2_loss
 
 
 def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: Any, config: ExperimentConfig) -> State:
     """Updates weights, momenta and averages as if the step were good."""
-    trainable, momentum = optimizer.momentum_update(
-        state["trainable"], gradients, state["momentum"], rate=rate, momentum=config.optimizer.momentum
-    )
+    weights, momentum, knobs = state["trainable"], state["momentum"], config.optimizer
+    moments = {}
+    if knobs.method == "adam":
+        trainable, moments["momentum"], moments["square"] = optimizer.adam_update(
+            weights,
+            gradients,
+            momentum,
+            state["square"],
+            updates=state["updates"] + 1,
+            rate=rate,
+            momentum=knobs.momentum,
+            square_decay=knobs.square_decay,
+        )
+    else:
+        trainable, moments["momentum"] = optimizer.momentum_update(
+            weights, gradients, momentum, rate=rate, momentum=knobs.momentum
+        )
     decay = optimizer.average_decay(state["updates"] + 1, config.optimizer.average_decay)
     return {
         "trainable": trainable,
-        "momentum": momentum,
+        **moments,
         "non_trainable": non_trainable,
         "average_trainable": optimizer.average_update(state["average_trainable"], trainable, decay),
         "average_non_trainable": optimizer.average_update(state["average_non_trainable"], non_trainable, decay),
