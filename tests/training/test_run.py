@@ -93,7 +93,8 @@ def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
     opened = dataset.open_dataset(config)
 
     def claim(config):
-        run_directory.claim(run_directory.facts(config, opened, {}))
+        with run_directory.released(tmp_path / "run"):
+            run_directory.claim(run_directory.facts(config, opened, {}))
 
     claim(config)
     (tmp_path / "run" / "checkpoints" / "step-00000001.safetensors").touch()

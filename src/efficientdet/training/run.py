@@ -84,7 +84,8 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     if config.training.deterministic:
         backend.use_determinism()
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
-    with interruption.caught() as asked, processes.joined(folder, config.training.join_seconds):
+    joined = processes.joined(folder, config.training.join_seconds)
+    with interruption.caught() as asked, joined, run_directory.released(folder):
         return _train(config, folder, asked)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ _FREE = {
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
 
-_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock while the process lives
+_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock
 
 _PICTURES = 8
 _SHOWN_SCORE = 0.3
@@ -106,15 +107,12 @@ def _is_begun(entry: Path) -> bool:
 
 
 def _lock(folder: Path) -> None:
-    """Keeps a second process out of the folder until this one ends, where the system can (not on Windows)."""
+    """Keeps a second run out of the folder until `released` or the process ends (not on Windows, which cannot)."""
     try:
         import fcntl
     except ImportError:
         return
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    before = _LOCKS.pop(folder.resolve(), None)
-    if before is not None:  # an earlier run of this process
-        os.close(before)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -123,6 +121,17 @@ def _lock(folder: Path) -> None:
             f"`{folder}` is in use by another process; wait for it, or give another `--run-dir`."
         ) from error
     _LOCKS[folder.resolve()] = descriptor
+
+
+@contextlib.contextmanager
+def released(folder: Path) -> Iterator[None]:
+    """Lets go of the folder's lock at the end of the block, if it was claimed there: a notebook outlives its runs."""
+    is_held = folder.resolve() in _LOCKS
+    try:
+        yield
+    finally:
+        if not is_held and (descriptor := _LOCKS.pop(folder.resolve(), None)) is not None:
+            os.close(descriptor)
 
 
 def _check_same(path: Path, now: dict[str, Any]) -> None:
