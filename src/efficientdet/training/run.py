@@ -227,7 +227,7 @@ class _Run:
             num_devices=self._replicas.count,
             say=self.say,
         )
-        self.logs = StepLogs(config.training, self.metrics, self.say)
+        self.logs = StepLogs(config.training, self.metrics, self.say, self.checkpoints.newest)
 
     def describe(self) -> str:
         """Says in one line what is trained on what."""

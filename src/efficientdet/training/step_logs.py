@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,23 @@ class StepLogs:
     Arrays of a step are read when the next one has been started, so that the device is never idle for the host.
     """
 
-    def __init__(self, training: TrainingConfig, metrics: MetricsWriter, say: Callable[[str], None]):
+    def __init__(
+        self,
+        training: TrainingConfig,
+        metrics: MetricsWriter,
+        say: Callable[[str], None],
+        newest_checkpoint: Callable[[], Path | None],
+    ):
         """Starts with nothing.
 
         Args:
             training: `batch_size`, `max_bad_steps`.
             metrics: takes the lines.
             say: shows a line.
+            newest_checkpoint: finds what a run that stops can go back to.
         """
         self._training, self._metrics, self._say = training, metrics, say
+        self._newest_checkpoint = newest_checkpoint
         self._pending: list[dict[str, Any]] = []
         self._newest: dict[str, float] = {}
         self._waited = 0.0
@@ -80,9 +89,14 @@ class StepLogs:
         if count >= limit:
             raise UserError(
                 f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); the last checkpoint is good. Lower "
-                "`optimizer.learning_rate`, or check the boxes."
+                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Lower `--optimizer.learning-rate` in a new "
+                "`--run-dir`, or check the boxes of these images."
             )
+
+    def _kept(self) -> str:
+        """Says what is left of a run that stops; steps that were not finite changed no weights."""
+        path = self._newest_checkpoint()
+        return f"the newest checkpoint, {path.name}, has finite weights" if path else "no checkpoint was written yet"
 
     def write(self, epoch: float, skipped_steps: int) -> None:
         """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
