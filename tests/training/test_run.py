@@ -196,6 +196,8 @@ def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, t
     values["dataset"] = {
         "num_examples": 8,
         "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],
+        "train": "synthetic",
+        "validation": "synthetic",
     }
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "checkpoints").mkdir()

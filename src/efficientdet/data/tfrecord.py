@@ -17,6 +17,9 @@ IS_CROWD = "image/object/is_crowd"
 AREA = "image/object/area"
 SIDES = tuple(f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax"))
 
+_FILE_NAME = "image/filename"
+_SOURCE_ID = "image/source_id"
+
 NUM_HEADER_BYTES = 12
 """In a TFRecord file, before the payload: its length (uint64) and the masked CRC32C of the length."""
 NUM_FOOTER_BYTES = 4
@@ -64,8 +67,8 @@ def serialize(
     feature = {
         "image/height": integers(height),
         "image/width": integers(width),
-        "image/filename": texts(file_name.encode()),
-        "image/source_id": texts(str(id).encode()),
+        _FILE_NAME: texts(file_name.encode()),
+        _SOURCE_ID: texts(str(id).encode()),
         "image/key/sha256": texts(hashlib.sha256(encoded).hexdigest().encode()),
         ENCODED: texts(encoded),
         "image/format": texts(b"jpeg"),
@@ -77,6 +80,15 @@ def serialize(
     feature |= {key: floats(boxes[:, side]) for side, key in enumerate(SIDES)}
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
+
+
+def file_name(payload: bytes) -> str:
+    """Reads the name of the image file from one record; its `source_id` where it has none."""
+    import tensorflow as tf
+
+    feature = tf.train.Example.FromString(payload).features.feature
+    names = [value for key in (_FILE_NAME, _SOURCE_ID) if key in feature for value in feature[key].bytes_list.value]
+    return names[0].decode("utf-8", "replace") if names else ""
 
 
 def parse(serialized: Any) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def parse_batch(serialized: Any) -> dict[str, Any]:
     for key in (*SIDES[1:], LABEL):
         tf.debugging.assert_equal(records[key].row_lengths(), num_boxes, f"{key} and {SIDES[0]} differ in length")
     boxes = tf.stack([records[key].to_tensor() for key in SIDES], axis=-1)
-    source_id = records["image/source_id"]
+    source_id = records[_SOURCE_ID]
     # 18 digits always fit 64 bits; float32, where others lose ids, is never involved.
     is_number = tf.strings.regex_full_match(source_id, r"-?[0-9]{1,18}")
     shape = tf.shape(boxes, tf.int64)[:2]
