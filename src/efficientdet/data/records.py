@@ -3,7 +3,7 @@
 A converted dataset is a folder with `dataset.json` and an index beside the shards (written by `conversion`); records of
 others are scanned once (`foreign`). Neither needs TensorFlow once the index exists.
 
-A split is known by its checksum, wherever it lies: SHA-256 of what its records hold, in their order. It is computed once,
+A split is known by its checksum, wherever it lies: SHA-256 of what its records hold, in their order, computed once
 by the conversion or the scan.
 """
 
@@ -78,8 +78,8 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
         records = Records(name=split, paths=tuple(map(str, paths)), **vars(foreign.scan(paths)))
     if not records.num_boxes and not may_lack_boxes:
         raise UserError(
-            f"`{location}` has {len(records)} images in `{split}` and not one box, so there is no AP to compute. Give a "
-            "split with boxes. (`evaluate` with an `output` writes the detections of images without boxes.)"
+            f"`{location}` has {len(records)} images in `{split}` and not one box, so there is no AP to compute. Give "
+            "a split with boxes. (`evaluate` with an `output` writes the detections of images without boxes.)"
         )
     return records
 

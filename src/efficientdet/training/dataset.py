@@ -204,12 +204,12 @@ def _open_training(data: DataConfig) -> records.Records:
         return train
     if not Path(data.train).expanduser().is_dir():
         raise UserError(
-            f"`data.train` is {data.train}: {len(train)} images and not one box, so there is nothing to learn. Make the "
-            "records again with boxes (COCO's are in instances_*.json; captions_*.json have none)."
+            f"`data.train` is {data.train}: {len(train)} images and not one box, so there is nothing to learn. Make "
+            "the records again with boxes (COCO's are in instances_*.json; captions_*.json have none)."
         )
     raise UserError(
-        f"`data.train` is {data.train}: split `{data.train_split}` has {len(train)} images and not one box, so there is "
-        "nothing to learn. Convert it again with its annotations, or name a split with boxes: `--data.train-split`."
+        f"`data.train` is {data.train}: split `{data.train_split}` has {len(train)} images and not one box, so there "
+        "is nothing to learn. Convert it again with its annotations, or name a split with boxes: `--data.train-split`."
     )
 
 

@@ -177,8 +177,8 @@ def _check_data(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         if old[split] != new[split]:
             then, given = (_say_where(config, split) for config in (before, now))
             raise UserError(
-                f"`data.{split}` has other content than the data that the run in `{folder}` was {done} on: {given} now, "
-                f"{then} then. Give the same images in the same order (the folder may be another), {advice}"
+                f"`data.{split}` has other content than the data that the run in `{folder}` was {done} on: {given} "
+                f"now, {then} then. Give the same images in the same order (the folder may be another), {advice}"
             )
 
 

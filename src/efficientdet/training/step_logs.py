@@ -89,8 +89,8 @@ class StepLogs:
         if count >= limit:
             raise UserError(
                 f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Lower `--optimizer.learning-rate` in a new "
-                "`--run-dir`, or check the boxes of these images."
+                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Lower `--optimizer.learning-rate` in a "
+                "new `--run-dir`, or check the boxes of these images."
             )
 
     def _kept(self) -> str:
@@ -98,12 +98,15 @@ class StepLogs:
         path = self._newest_checkpoint()
         return f"the newest checkpoint, {path.name}, has finite weights" if path else "no checkpoint was written yet"
 
-    def write(self, epoch: float, skipped_steps: int) -> None:
+    def write(self, epoch: float, skipped_steps: int) -> list[float]:
         """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
 
         Args:
             epoch: passes over the training pictures so far.
             skipped_steps: steps of the whole run that changed nothing.
+
+        Returns:
+            The loss of each step since the last line, those that were not finite left out.
         """
         self._read(self._pending[-1])
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
@@ -122,6 +125,7 @@ class StepLogs:
         }
         self._metrics.write("train", step=int(rows[-1]["step"]), epoch=epoch, values=values)
         self._pending, self._waited, self._began = [], 0.0, time.monotonic()
+        return [row["loss"] for row in rows if row["ok"]]
 
     @property
     def is_asked_to_end(self) -> bool:
