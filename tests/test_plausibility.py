@@ -62,8 +62,8 @@ def test_the_warning_names_the_fullest_images_and_says_what_to_do():
     assert watch.warning("{}.jpg".format) == (
         "7 of 8 images are full of boxes with scores of 0.9 and more, far beyond their objects: 7.jpg (35), "
         "6.jpg (34), 5.jpg (33), 4.jpg (32), 3.jpg (31), 2 more. AP suffers from each. Either objects there are not "
-        "annotated, or activations explode. Train longer or with a larger batch, start from `--backbone imagenet`, or lower "
-        "`--optimizer.learning-rate` (docs/troubleshooting.md)."
+        "annotated, or activations explode. Train longer or with a larger batch, start from `--backbone imagenet`, or "
+        "lower `--optimizer.learning-rate` (docs/troubleshooting.md)."
     )
 
 
