@@ -17,7 +17,7 @@ from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
 
 
-def _write_weights(path, config, categories):
+def _write_weights(path, config, categories, bias=-1.0):
     """Writes weights that find something: random, with a class bias that lets many anchors through."""
     model = EfficientDet(dataclasses.replace(config, num_classes=len(categories)))
     rng = np.random.default_rng(0)
@@ -25,8 +25,8 @@ def _write_weights(path, config, categories):
     for name, values in arrays.items():
         if "predict" in name and name.endswith("kernel"):
             arrays[name] = rng.normal(0, 0.5, values.shape).astype(np.float32)
-    bias = "class_head/predict/pointwise/bias"
-    arrays[bias] = np.full_like(arrays[bias], -1.0)
+    name = "class_head/predict/pointwise/bias"
+    arrays[name] = np.full_like(arrays[name], bias)
     weights.save(path, arrays, model.config, categories)
     return path
 
@@ -87,6 +87,21 @@ def test_detections_that_evaluate_wrote_count_as_pycocotools_counts_them(evaluat
     assert read.num_boxes == result.num_boxes == len(_document(pictures)["annotations"])
     # Written to 0.01 px and 0.001: close, not equal.
     assert read.metrics["ARmax100"] == pytest.approx(result.metrics["ARmax100"], abs=0.05)
+
+
+def test_images_full_of_confident_boxes_are_named_and_so_is_a_high_loss(tiny, converted, tmp_path, capsys, evaluated):
+    """A run whose class head is sure of everything, and whose last losses are far apart."""
+    capsys.readouterr()
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    _write_weights(run / "weights" / "best.safetensors", tiny, synthetic.CATEGORIES, bias=8.0)
+    lines = [{"kind": kind, "values": {"loss": loss}} for kind, loss in (("train", 0.5), ("validation", 27.0))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluation.evaluate(run, data=str(converted))
+    said = capsys.readouterr().err
+    assert "warning: 5 of 5 images are full of boxes with scores of 0.9 and more, far beyond their objects: " in said
+    assert "000001.jpg (" in said
+    assert "warning: the validation loss, 27, is 54 times the training loss, 0.5: activations explode" in said
 
 
 def test_detections_of_any_detector_count_as_pycocotools_counts_them(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import backend, files, progress, runtimes, structures
+from efficientdet import backend, files, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, Switch
 from efficientdet.data import preprocess
@@ -102,6 +102,7 @@ class CocoEvaluator:
         self._sizes: dict[int, tuple[int, int]] = {}  # image id -> height, width
         self._truth: list[dict[str, Any]] = []
         self._detections: list[dict[str, Any]] = []
+        self.watch = plausibility.Watch()
 
     def add(self, originals: structures.Originals, detections: structures.Detections) -> None:
         """Adds the pictures of a batch; rows with id -1 only fill the batch.
@@ -114,6 +115,7 @@ class CocoEvaluator:
             UserError: an image id comes twice, or a label has no category.
         """
         self.add_truth(originals)
+        self.watch.add(originals, detections)
         for row, image_id in enumerate(np.asarray(originals["ids"]).tolist()):
             if image_id == -1:
                 continue
@@ -266,12 +268,12 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.data import coco_results, records
+    from efficientdet.data import coco_results, records, tfrecord
     from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
-    _check_results_name(results_name, output)
+    coco_results.check_name(results_name, output, _METRICS_FILE)
     _check_max_images(max_images)
     if output is not None:
         for name in (_METRICS_FILE, results_name):
@@ -285,6 +287,12 @@ def evaluate(
         runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
     evaluator = evaluate_runtime(runtime, opened, batch_size=batch_size, max_images=max_images)
     result = evaluator.result()
+    for warning in (
+        evaluator.watch.warning(lambda position: tfrecord.file_name(records.read(opened, position))),
+        plausibility.warn_of_losses(*plausibility.read_losses(Path(weights))),
+    ):
+        if warning:
+            progress.console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     if output is not None:
         files.write_json(output / _METRICS_FILE, result.to_dict())
         coco_results.write(output / results_name, evaluator.coco_results())
@@ -326,16 +334,6 @@ def evaluate_runtime(
             evaluator.add(originals, to_originals(found, originals))
             bar.advance(int((originals["ids"] >= 0).sum()))
     return evaluator
-
-
-def _check_results_name(name: str, output: Path | None) -> None:
-    """Raises a UserError for a name that is no name of a JSON file, or that nothing would have."""
-    if Path(name).name != name or Path(name).suffix != ".json" or name == _METRICS_FILE:
-        raise UserError(
-            f"`results_name` is `{name}`; expected the name of a file that ends in .json, without a folder."
-        )
-    if output is None and name != "detections.json":
-        raise UserError(f"`results_name` is `{name}`, but nothing is written without `output`; give a folder.")
 
 
 def _check_max_images(number: int) -> None:

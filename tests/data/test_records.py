@@ -75,6 +75,36 @@ def test_the_index_of_a_converted_split_leads_to_its_records(converted):
     assert names == [b"images/train/a.jpg", b"images/train/c.jpg"]
 
 
+def test_a_split_knows_its_content_and_the_boxes_of_each_class(converted, tmp_path):
+    train, val = (records.open_records(str(converted), split) for split in ("train", "val"))
+    assert (train.boxes_per_class, val.boxes_per_class) == ((1, 1), (0, 1))
+    assert train.checksum != val.checksum
+    moved = shutil.copytree(converted, tmp_path / "moved")
+    assert records.open_records(str(moved), "train").checksum == train.checksum
+    scanned = records.open_records(str(converted / "train-*.tfrecord"), "train")
+    assert scanned.boxes_per_class == train.boxes_per_class
+    moved_scan = records.open_records(str(moved / "train-*.tfrecord"), "train")
+    assert moved_scan.checksum == scanned.checksum
+    shards = sorted(moved.glob("train-*.tfrecord"))
+    content = bytearray(shards[0].read_bytes())
+    shards[0].write_bytes(shards[1].read_bytes())
+    shards[1].write_bytes(content)
+    assert records.open_records(str(moved / "train-*.tfrecord"), "train").checksum != scanned.checksum
+
+
+def test_a_record_names_its_image(converted, tmp_path):
+    train = records.open_records(str(converted), "train")
+    names = [tfrecord.file_name(records.read(train, number)) for number in range(2)]
+    assert names == ["images/train/a.jpg", "images/train/c.jpg"]
+    foreign_records = records.open_records(str(_write(tmp_path / "x.record", _foreign_record())), "train")
+    assert tfrecord.file_name(records.read(foreign_records, 0)) == "2007_000032.jpg"
+
+
+def test_a_dataset_of_an_earlier_version_does_not_know_the_boxes_of_its_classes(converted):
+    _change_manifest(converted, lambda manifest: manifest["splits"]["train"].pop("boxes_per_class"))
+    assert records.open_records(str(converted), "train").boxes_per_class is None
+
+
 def test_a_scan_of_the_same_shards_finds_the_same_index(converted):
     opened = records.open_records(str(converted), "train")
     scanned = records.open_records(str(converted / "train-*.tfrecord"), "train")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,28 @@ def test_what_is_saved_comes_back(model, saved):
 def test_nothing_else_is_left_beside_the_file(saved):
     path, _ = saved
     assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+_WRITE = """
+import pathlib, sys
+import numpy as np
+from efficientdet import config
+from efficientdet.model import weights
+from efficientdet.structures import Category
+arrays = {f"layer_{n}/kernel": np.full((n, 3), n, np.float32) for n in range(20)}
+weights.save(pathlib.Path(sys.argv[1]), arrays, config.ModelConfig(), (Category(id=1, name='a "cat"\\n\x7f dög'),))
+"""
+
+
+def test_equal_weights_are_equal_bytes_in_any_process(tmp_path):
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        subprocess.run([sys.executable, "-c", _WRITE, str(path)], check=True, env=environment)
+    assert len({path.read_bytes() for path in paths}) == 1
+    arrays, metadata = weights.read_safetensors(paths[0])
+    assert list(arrays["layer_7/kernel"][0]) == [7, 7, 7]
+    assert json.loads(metadata["categories"]) == [{"id": 1, "name": 'a "cat"\n\x7f dög'}]
 
 
 def test_the_best_weights_of_a_run_are_found(saved, tmp_path):

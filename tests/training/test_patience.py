@@ -88,5 +88,5 @@ def test_the_same_command_again_does_nothing_more(config, stopped):
 
 def test_patience_without_validation_pictures_is_refused(config):
     without = dataclasses.replace(config, data=dataclasses.replace(config.data, validation="none"))
-    with pytest.raises(UserError, match=r"`training\.patience` is 2, but there are no validation pictures"):
+    with pytest.raises(UserError, match=r"`training\.patience` is 2, but there are no validation images with boxes"):
         dataset.open_dataset(without)

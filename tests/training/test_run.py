@@ -93,7 +93,8 @@ def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
     opened = dataset.open_dataset(config)
 
     def claim(config):
-        run_directory.claim(run_directory.facts(config, opened, {}))
+        with run_directory.released(tmp_path / "run"):
+            run_directory.claim(run_directory.facts(config, opened, {}))
 
     claim(config)
     (tmp_path / "run" / "checkpoints" / "step-00000001.safetensors").touch()
@@ -217,6 +218,8 @@ def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, t
     values["dataset"] = {
         "num_examples": 8,
         "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],
+        "train": "synthetic",
+        "validation": "synthetic",
     }
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "checkpoints").mkdir()
@@ -270,3 +273,20 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_state(config, tmp_p
     told = [line for line in said if "the loss or a gradient is not finite" in line]
     assert len(told) == 3, "when it happens, not only at the end"
     assert re.search(r" step \d+: .* \(2 in a row\); images \d+, \d+$", told[1])
+
+
+@pytest.mark.slow
+def test_a_run_whose_loss_diverges_says_so_in_its_last_line(config, tmp_path):
+    config = _with(config, epochs=10, log_every=5)
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, validation="none"),
+        optimizer=OptimizerConfig(learning_rate=30.0, warmup_epochs=2.5),
+    )
+    summary = train(config)
+    said = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert "all 10 epochs are done; the loss diverged: " in said[-1]
+    assert "Start again with `--optimizer.learning-rate 10`" in summary.warnings[-1]
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "the loss diverged" in written["ended"]
+    assert written["warnings"] == summary.warnings

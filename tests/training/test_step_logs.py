@@ -1,11 +1,13 @@
 """What the steps say: means of good steps, speed without what is no training, memory."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from efficientdet.config import ExperimentConfig, TrainingConfig
+from efficientdet.errors import UserError
 from efficientdet.training import metrics, step_logs
 
 
@@ -21,7 +23,7 @@ def write(tmp_path):
     def write(between=lambda logs: None, **changed):
         with metrics.open_writer(ExperimentConfig(), tmp_path) as writer:
             began = time.monotonic()
-            logs = step_logs.StepLogs(TrainingConfig(batch_size=4), writer, pytest.fail)
+            logs = step_logs.StepLogs(TrainingConfig(batch_size=4), writer, pytest.fail, lambda: None)
             logs.add(1, _logs(loss=np.float32(1)), np.zeros(4, np.int64))
             between(logs)
             logs.add(2, _logs(loss=np.float32(3), **changed), np.zeros(4, np.int64))
@@ -39,6 +41,21 @@ def test_a_line_has_means_speed_and_memory(write):
     assert line["values"]["images_per_second"] >= 8 / seconds
     assert line["values"]["resident_memory"] > 10
     assert {"input_wait", "device_memory", "skipped_steps"} <= set(line["values"])
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        (None, r"\(images 4, \.\.\.\); no checkpoint was written yet\. Lower `--optimizer\.learning-rate`"),
+        (Path("run/step-00000006.safetensors"), "the newest checkpoint, step-00000006.safetensors, has finite weights"),
+    ],
+)
+def test_a_run_that_stops_says_what_is_left_of_it(tmp_path, path, kept):
+    with metrics.open_writer(ExperimentConfig(), tmp_path) as writer:
+        logs = step_logs.StepLogs(TrainingConfig(max_bad_steps=1), writer, lambda text: None, lambda: path)
+        logs.add(1, _logs(ok=np.float32(0), bad_steps=np.float32(1)), np.array([4]))
+        with pytest.raises(UserError, match=kept):
+            logs.add(2, _logs(), np.array([5]))
 
 
 def test_a_step_whose_scale_overflowed_is_no_part_of_the_means(write):

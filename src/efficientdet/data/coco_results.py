@@ -19,6 +19,22 @@ from efficientdet.errors import UserError
 _LIMIT_PX = 2**31
 
 
+def check_name(name: str, output: Path | None, taken: str) -> None:
+    """Raises a UserError for a name that cannot be that of a file of detections, or that nothing would have.
+
+    Args:
+        name: of the file.
+        output: its folder; none: nothing is written.
+        taken: name of another file there.
+    """
+    if Path(name).name != name or Path(name).suffix != ".json" or name == taken:
+        raise UserError(
+            f"`results_name` is `{name}`; expected the name of a file that ends in .json, without a folder."
+        )
+    if output is None and name != "detections.json":
+        raise UserError(f"`results_name` is `{name}`, but nothing is written without `output`; give a folder.")
+
+
 def write(path: Path, detections: Iterable[dict[str, Any]]) -> None:
     """Writes detections, one a line, aside and then renamed.
 

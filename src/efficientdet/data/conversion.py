@@ -306,7 +306,6 @@ def _write_manifest(folder: Path, result: summary.Summary, written: list[shards.
             np.concatenate(lengths),
         )
         figures = dataclasses.asdict(split)
-        del figures["boxes_per_class"]
         files = [{"name": shard.name, "bytes": shard.num_bytes, "sha256": shard.sha256} for shard in own]
         splits[name] = figures | {"shards": files}
     manifest = {

@@ -1,9 +1,10 @@
 """TFRecords that another program wrote (google/automl, TF Object Detection API): scanned once for index and classes.
 
-The scan reads every record through TensorFlow, which checks both checksums, and keeps its result in the user's cache
-under a key of the files' paths, sizes and times.
+The scan reads every record through TensorFlow, which checks both checksums, and hashes it. Its result is kept in the
+user's cache under a key of the files' paths, sizes and times.
 """
 
+import collections
 import dataclasses
 import glob
 import hashlib
@@ -20,7 +21,7 @@ from efficientdet.data import tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +34,8 @@ class Scan:
     categories: tuple[Category, ...]
     max_boxes: int
     num_boxes: int
+    boxes_per_class: tuple[int, ...]
+    checksum: str
 
 
 def find(pattern: str) -> list[Path]:
@@ -63,13 +66,15 @@ def _scan(paths: list[Path]) -> Scan:
     """Reads every record."""
     rows: list[tuple[int, int, int, int]] = []
     names: dict[int, str] = {}
+    counts: collections.Counter[int] = collections.Counter()
+    digest = hashlib.sha256()
     with progress.track("Scanning records", len(paths), unit="files") as tracker:
         for shard, path in enumerate(paths):
             for offset, payload in _payloads(path):
-                num_boxes = _read_record(
-                    payload, f"`{path}`, record at byte {offset - tfrecord.NUM_HEADER_BYTES}", names
-                )
-                rows.append((shard, offset, len(payload), num_boxes))
+                labels = _read_record(payload, f"`{path}`, record at byte {offset - tfrecord.NUM_HEADER_BYTES}", names)
+                rows.append((shard, offset, len(payload), len(labels)))
+                counts.update(labels)
+                digest.update(f"{len(payload)}\n".encode() + payload)
             tracker.advance()
     if not rows:
         raise UserError(f"`{paths[0]}`{' and the other files have' if len(paths) > 1 else ' has'} no record.")
@@ -81,6 +86,8 @@ def _scan(paths: list[Path]) -> Scan:
         categories=tuple(Category(id=number, name=names[number] or f"class_{number}") for number in sorted(names)),
         max_boxes=int(table[:, 3].max()),
         num_boxes=int(table[:, 3].sum()),
+        boxes_per_class=tuple(counts[number] for number in sorted(names)),
+        checksum=digest.hexdigest(),
     )
 
 
@@ -105,8 +112,8 @@ def _payloads(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"`{path}` is cut short: it ends inside the record at byte {end}.")
 
 
-def _read_record(payload: bytes, where: str, names: dict[int, str]) -> int:
-    """Checks one record, collects its classes in `names`, and returns its number of boxes."""
+def _read_record(payload: bytes, where: str, names: dict[int, str]) -> list[int]:
+    """Checks one record, collects its classes in `names`, and returns the class of each box."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
@@ -141,7 +148,7 @@ def _read_record(payload: bytes, where: str, names: dict[int, str]) -> int:
         if name and name != known:
             raise UserError(f"{where}: calls the class {label} `{name}`, an earlier record `{known}`.")
         names[label] = known
-    return len(labels)
+    return labels
 
 
 def _fingerprint(paths: list[Path]) -> str:
@@ -166,6 +173,8 @@ def _save(result: Scan, path: Path) -> None:
             category_ids=np.asarray([category.id for category in result.categories], np.int64),
             category_names=np.asarray([category.name for category in result.categories], np.str_),
             num_boxes=np.asarray([result.max_boxes, result.num_boxes], np.int64),
+            boxes_per_class=np.asarray(result.boxes_per_class, np.int64),
+            checksum=np.asarray(result.checksum, np.str_),
         )
         aside.replace(path)
     except OSError as error:
@@ -188,6 +197,8 @@ def _load(path: Path) -> Scan | None:
                 categories=tuple(Category(id=number, name=name) for number, name in pairs),
                 max_boxes=max_boxes,
                 num_boxes=num_boxes,
+                boxes_per_class=tuple(file["boxes_per_class"].tolist()),
+                checksum=str(file["checksum"]),
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

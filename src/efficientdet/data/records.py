@@ -2,9 +2,13 @@
 
 A converted dataset is a folder with `dataset.json` and an index beside the shards (written by `conversion`); records of
 others are scanned once (`foreign`). Neither needs TensorFlow once the index exists.
+
+A split is known by its checksum, wherever it lies: SHA-256 of what its records hold, in their order, computed once
+by the conversion or the scan.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import zipfile
@@ -32,8 +36,10 @@ class Records:
         offsets: int64[E], first byte of each record's payload in its shard.
         lengths: int64[E], bytes of each record's payload.
         categories: the classes; a label is a position in it.
-        max_boxes: boxes of the fullest picture, crowds included.
-        num_boxes: boxes of all pictures, crowds included.
+        max_boxes: boxes of the fullest image, crowds included.
+        num_boxes: boxes of all images, crowds included.
+        boxes_per_class: boxes of each label, crowds included; none: an earlier version converted the split.
+        checksum: of the content, in hexadecimal digits; that of the whole split, also if this is a part of it.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Records:
     categories: tuple[Category, ...]
     max_boxes: int
     num_boxes: int
+    boxes_per_class: tuple[int, ...] | None
+    checksum: str
 
     def __len__(self) -> int:
         """Counts the records."""
@@ -57,10 +65,10 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
         location: folder of a converted dataset; or one TFRecord file or a glob of them, written by google/automl or the
             TF Object Detection API, which is then the whole split.
         split: train, val, ...
-        may_lack_boxes: pictures without a single box are wanted too; if not, they are an error.
+        may_lack_boxes: images without a single box are wanted too; if not, they are an error.
 
     Raises:
-        UserError: nothing is there, the split does not exist, a shard is damaged, or no picture has a box.
+        UserError: nothing is there, the split does not exist, a shard is damaged, or no image has a box.
     """
     folder = Path(location).expanduser()
     if folder.is_dir():
@@ -70,9 +78,8 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
         records = Records(name=split, paths=tuple(map(str, paths)), **vars(foreign.scan(paths)))
     if not records.num_boxes and not may_lack_boxes:
         raise UserError(
-            f"`{location}` has {len(records)} pictures in `{split}` and not one box; the records were made without "
-            "annotations (NVIDIA's script did so: it passed captions only). Convert again with instances_*.json. "
-            "(Pictures without truth can be evaluated with an `output`, which gives detections only.)"
+            f"`{location}` has {len(records)} images in `{split}` and not one box, so there is no AP to compute. Give "
+            "a split with boxes. (`evaluate` with an `output` writes the detections of images without boxes.)"
         )
     return records
 
@@ -108,6 +115,18 @@ def index_name(split: str) -> str:
     return f"{split}.index.npz"
 
 
+def read(records: Records, number: int) -> bytes:
+    """Reads the payload of one record.
+
+    Args:
+        records: the split.
+        number: position of the record in it.
+    """
+    with Path(records.paths[records.shards[number]]).open("rb") as file:
+        file.seek(records.offsets[number])
+        return file.read(records.lengths[number])
+
+
 def locate(lengths: np.ndarray) -> np.ndarray:
     """Computes where the payloads of one shard begin.
 
@@ -139,6 +158,8 @@ def _open_converted(folder: Path, split: str) -> Records:
         ]
         categories = tuple(Category(id=int(c["id"]), name=str(c["name"])) for c in manifest["categories"])
         num_examples, max_boxes, num_boxes = (int(entry[k]) for k in ("num_examples", "max_boxes", "num_boxes"))
+        boxes_per_class = tuple(map(int, entry["boxes_per_class"])) if "boxes_per_class" in entry else None
+        content = "\n".join(shard["sha256"] for shard in entry["shards"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -155,6 +176,8 @@ def _open_converted(folder: Path, split: str) -> Records:
         categories=categories,
         max_boxes=max_boxes,
         num_boxes=num_boxes,
+        boxes_per_class=boxes_per_class,
+        checksum=hashlib.sha256(content.encode()).hexdigest(),
         **index,
     )
 

@@ -17,6 +17,10 @@ IS_CROWD = "image/object/is_crowd"
 AREA = "image/object/area"
 SIDES = tuple(f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax"))
 
+_FILE_NAME = "image/filename"
+_SOURCE_ID = "image/source_id"
+_HEIGHT, _WIDTH = "image/height", "image/width"
+
 NUM_HEADER_BYTES = 12
 """In a TFRecord file, before the payload: its length (uint64) and the masked CRC32C of the length."""
 NUM_FOOTER_BYTES = 4
@@ -62,10 +66,10 @@ def serialize(
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     feature = {
-        "image/height": integers(height),
-        "image/width": integers(width),
-        "image/filename": texts(file_name.encode()),
-        "image/source_id": texts(str(id).encode()),
+        _HEIGHT: integers(height),
+        _WIDTH: integers(width),
+        _FILE_NAME: texts(file_name.encode()),
+        _SOURCE_ID: texts(str(id).encode()),
         "image/key/sha256": texts(hashlib.sha256(encoded).hexdigest().encode()),
         ENCODED: texts(encoded),
         "image/format": texts(b"jpeg"),
@@ -77,6 +81,34 @@ def serialize(
     feature |= {key: floats(boxes[:, side]) for side, key in enumerate(SIDES)}
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
+
+
+def file_name(payload: bytes) -> str:
+    """Reads the name of the image file from one record; its `source_id` where it has none."""
+    import tensorflow as tf
+
+    feature = tf.train.Example.FromString(payload).features.feature
+    names = [value for key in (_FILE_NAME, _SOURCE_ID) if key in feature for value in feature[key].bytes_list.value]
+    return names[0].decode("utf-8", "replace") if names else ""
+
+
+def read_boxes(payload: bytes) -> tuple[tuple[int, int] | None, np.ndarray]:
+    """Reads the boxes of one record, crowds left out; `parse` does it for many, inside tf.data.
+
+    Returns:
+        Height and width of the image, px, or none where the record does not say; float64[N, 4], yxyx, fractions.
+    """
+    import tensorflow as tf
+
+    feature = tf.train.Example.FromString(payload).features.feature
+    sides = [list(feature[key].float_list.value) if key in feature else [] for key in SIDES]
+    boxes = np.asarray(sides, np.float64).T.reshape(-1, 4)
+    if IS_CROWD in feature and len(crowd := feature[IS_CROWD].int64_list.value):
+        boxes = boxes[np.asarray(crowd) == 0]
+    lengths = [list(feature[key].int64_list.value) if key in feature else [] for key in (_HEIGHT, _WIDTH)]
+    if not all(length and length[0] > 0 for length in lengths):
+        return None, boxes
+    return (lengths[0][0], lengths[1][0]), boxes
 
 
 def parse(serialized: Any) -> dict[str, Any]:
@@ -127,15 +159,15 @@ def parse_batch(serialized: Any) -> dict[str, Any]:
     for key in (*SIDES[1:], LABEL):
         tf.debugging.assert_equal(records[key].row_lengths(), num_boxes, f"{key} and {SIDES[0]} differ in length")
     boxes = tf.stack([records[key].to_tensor() for key in SIDES], axis=-1)
-    source_id = records["image/source_id"]
+    source_id = records[_SOURCE_ID]
     # 18 digits always fit 64 bits; float32, where others lose ids, is never involved.
     is_number = tf.strings.regex_full_match(source_id, r"-?[0-9]{1,18}")
     shape = tf.shape(boxes, tf.int64)[:2]
     return {
         "encoded": records[ENCODED],
         "id": tf.strings.to_number(tf.where(is_number, source_id, "-1"), tf.int64),
-        "height": records["image/height"],
-        "width": records["image/width"],
+        "height": records[_HEIGHT],
+        "width": records[_WIDTH],
         "num_boxes": num_boxes,
         "boxes": boxes,
         "category_ids": records[LABEL].to_tensor(),

@@ -82,7 +82,7 @@ def save(
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, aside and then renamed.
+    """Writes a safetensors file, aside and then renamed; equal content gives equal bytes.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -98,8 +98,21 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[
             save_file(contiguous, temporary, metadata)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
+        _sort_metadata(temporary)
 
     files.write_aside(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file in place; safetensors 0.8 writes them in a random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+        text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length, "the same JSON takes the same room"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

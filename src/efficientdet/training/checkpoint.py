@@ -85,6 +85,11 @@ def latest(folder: Path) -> Path | None:
     """Finds the newest checkpoint; sweeps away what a killed writer left."""
     for partial in folder.glob(".partial-*"):
         partial.unlink(missing_ok=True)
+    return newest(folder)
+
+
+def newest(folder: Path) -> Path | None:
+    """Finds the newest checkpoint, while another process may be writing one."""
     found = _list(folder)
     return found[-1] if found else None
 

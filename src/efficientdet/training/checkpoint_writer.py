@@ -63,6 +63,11 @@ class CheckpointWriter:
         if current is not None:
             current.result()
 
+    def newest(self) -> Path | None:
+        """Finds the newest checkpoint of the folder, once the one being written is there; none: there is none."""
+        self.wait()
+        return checkpoint.newest(self._folder)
+
     def __enter__(self) -> Self:
         return self
 

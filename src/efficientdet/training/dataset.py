@@ -10,7 +10,7 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import DataConfig, ExperimentConfig
-from efficientdet.data import records, synthetic
+from efficientdet.data import records, synthetic, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
 
@@ -34,6 +34,29 @@ class Dataset:
     process; at least so many training pictures there must be."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
     """One pass over the validation pictures, the same in every process."""
+    train_records: records.Records | None = None
+    """Where the training images are; none: they are generated."""
+    validation_records: records.Records | None = None
+    """Where the validation images are, in the order of `validation_batches`; none: they are generated, or there are
+    none."""
+
+    def checksums(self) -> dict[str, str | None]:
+        """Says what training and validation data are, wherever they lie.
+
+        Returns:
+            train, validation: checksum of the records; `synthetic`, which the configuration says all about; none.
+        """
+        train, validation = self.train_records, self.validation_records
+        return {
+            "train": train.checksum if train else SYNTHETIC,
+            "validation": validation.checksum if validation else SYNTHETIC if self.num_validation else None,
+        }
+
+    def validation_name(self, position: int) -> str:
+        """Names a validation image for people: by its file, or by its place if it is generated."""
+        if self.validation_records is None:
+            return f"image {position}"
+        return tfrecord.file_name(records.read(self.validation_records, position))
 
 
 def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> Dataset:
@@ -55,10 +78,11 @@ def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> D
     if not data.train:
         raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
     opened = _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
-    if config.training.patience and not opened.num_validation:
+    found = opened.validation_records
+    if config.training.patience and (not opened.num_validation or (found is not None and not found.num_boxes)):
         raise UserError(
-            f"`training.patience` is {config.training.patience}, but there are no validation pictures to lose it on; "
-            "give `data.validation`, or 0."
+            f"`training.patience` is {config.training.patience}, but there are no validation images with boxes to "
+            "lose it on; give `data.validation`, or 0."
         )
     return opened
 
@@ -128,7 +152,7 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
     from efficientdet.data import pipeline
 
     data, training, size = config.data, config.training, config.model.image_size
-    train = records.open_records(data.train, data.train_split)
+    train = _open_training(data)
     if config.overfit:
         train = records.first(train, config.overfit)
     validation = train if config.overfit else _find_validation(config)
@@ -168,6 +192,24 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
         ),
         plain_batches=plain_batches,
         validation_batches=validation_batches,
+        train_records=train,
+        validation_records=validation,
+    )
+
+
+def _open_training(data: DataConfig) -> records.Records:
+    """Opens the training split, which has to have boxes."""
+    train = records.open_records(data.train, data.train_split, may_lack_boxes=True)
+    if train.num_boxes:
+        return train
+    if not Path(data.train).expanduser().is_dir():
+        raise UserError(
+            f"`data.train` is {data.train}: {len(train)} images and not one box, so there is nothing to learn. Make "
+            "the records again with boxes (COCO's are in instances_*.json; captions_*.json have none)."
+        )
+    raise UserError(
+        f"`data.train` is {data.train}: split `{data.train_split}` has {len(train)} images and not one box, so there "
+        "is nothing to learn. Convert it again with its annotations, or name a split with boxes: `--data.train-split`."
     )
 
 
@@ -177,10 +219,10 @@ def _find_validation(config: ExperimentConfig) -> records.Records | None:
     if data.validation == "none":
         return None
     if data.validation:
-        return records.open_records(data.validation, data.validation_split)
+        return records.open_records(data.validation, data.validation_split, may_lack_boxes=True)
     folder = Path(data.train).expanduser()
     if folder.is_dir() and data.validation_split in records.split_names(folder):
-        return records.open_records(data.train, data.validation_split)
+        return records.open_records(data.train, data.validation_split, may_lack_boxes=True)
     if data.validation_split != DataConfig().validation_split:
         raise UserError(f"`data.validation_split` is `{data.validation_split}`; `{data.train}` has no such split.")
     return None

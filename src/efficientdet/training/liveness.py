@@ -175,7 +175,7 @@ class _Others:
             if kind == _ALIVE and silent > _SILENT_SECONDS:
                 line = (
                     f"process {number} ({name}) has given no sign of life for {_SILENT_SECONDS:.0f} s; this one ends. "
-                    "The last checkpoint is good: start all processes again with the same command."
+                    f"Start all processes again with the same command; {_start_of(self._folder.parent)}"
                 )
                 return Lost(line, LOST_STATUS)
         return None
@@ -185,6 +185,12 @@ class _Others:
             return (self._folder / str(number)).read_text()
         except OSError:
             return ""
+
+
+def _start_of(run_dir: Path) -> str:
+    """Says where the same command would start."""
+    names = sorted(path.name for path in run_dir.glob("checkpoints/step-*"))
+    return f"they resume from {names[-1]}." if names else "no checkpoint was written yet, so they start from step 0."
 
 
 def _parts(text: str) -> tuple[str, str, str]:

@@ -40,6 +40,7 @@ from efficientdet.training import (
     tracking,
     validation,
 )
+from efficientdet.training.cautions import Cautions
 from efficientdet.training.checkpoint_writer import CheckpointWriter
 from efficientdet.training.dataset import Dataset, open_dataset, prepare_source
 from efficientdet.training.interruption import Interruption
@@ -63,6 +64,8 @@ class TrainingSummary:
     """Why it ended: all epochs are done, or patience was lost."""
     seconds: float
     """Of this process; a resumed run counts from the resume."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    """Likewise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the summary into plain JSON values."""
@@ -84,7 +87,8 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     if config.training.deterministic:
         backend.use_determinism()
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
-    with interruption.caught() as asked, processes.joined(folder, config.training.join_seconds):
+    joined = processes.joined(folder, config.training.join_seconds)
+    with interruption.caught() as asked, joined, run_directory.released(folder):
         return _train(config, folder, asked)
 
 
@@ -128,9 +132,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
         run.say(note)
     if derived:
         run.say("from batch and steps: " + ", ".join(f"{name} {_short(value)}" for name, value in derived.items()))
-    for warning in (backend.unused_gpu_build(), run.lone_values()):
-        if warning:
-            run.say(warning)
+    run.cautions.start()
     last = run.schedule.total_steps
     run.say(f"resumed at step {run.step} of {last}" if newest else f"{last} steps to {folder}")
     with (
@@ -223,7 +225,8 @@ class _Run:
             num_devices=self._replicas.count,
             say=self.say,
         )
-        self.logs = StepLogs(config.training, self.metrics, self.say)
+        self.cautions = Cautions(config, dataset, folder, self._replicas.count, self.say)
+        self.logs = StepLogs(config.training, self.metrics, self.say, self.checkpoints.newest)
 
     def describe(self) -> str:
         """Says in one line what is trained on what."""
@@ -236,10 +239,6 @@ class _Run:
             + (f", {self._replicas.count} devices" if self._replicas.count > 1 else "")
             + (f" of {processes.count()} processes" if processes.count() > 1 else "")
         )
-
-    def lone_values(self) -> str | None:
-        """Says so if the batch is too small for batch statistics."""
-        return replicas.lone_values(self.config.model, self.config.training, self._replicas.count)
 
     def say(self, text: str) -> None:
         """Says something to the person and to log.txt; of several processes, the first does."""
@@ -271,7 +270,7 @@ class _Run:
         self.logs.add(self.step, self._replicas.first(logs), ids)
         self.checkpoints.check()
         if self.step % self.config.training.log_every == 0 or self.step == self.schedule.total_steps:
-            self.logs.write(self.epoch, skipped_steps=self.skipped_steps)
+            self.cautions.trained(self.logs.write(self.epoch, skipped_steps=self.skipped_steps))
 
     def _begin_phase(self) -> None:
         """Compiles the step; where batch statistics are to stay from here on, measures what they stay at."""
@@ -328,6 +327,7 @@ class _Run:
             run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
         ap = found.evaluation.metrics["AP"]
         self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
+        self.cautions.evaluated(found)
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
             self.best_ap, self.best_step, self.worse_evaluations = ap, self.step, 0
             self._save_weights("best", arrays)
@@ -381,6 +381,7 @@ class _Run:
         ended = f"all {training.epochs:g} epochs are done"
         if self.step < self.schedule.total_steps:
             ended = f"no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
+        ended += self.cautions.ending()
         summary = TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,
@@ -390,6 +391,7 @@ class _Run:
             skipped_steps=self.skipped_steps,
             ended=ended,
             seconds=time.monotonic() - self._began,
+            warnings=self.cautions.said,
         )
         if processes.is_first():
             files.write_json(self.folder / run_directory.SUMMARY, summary.to_dict())

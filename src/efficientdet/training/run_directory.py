@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ CONFIG, SUMMARY = "config.json", "summary.json"
 # May differ when a run is resumed: they change what is written or how fast, not what is learnt.
 _FREE = {
     "run_dir",
+    "data.train",  # a path; `_check_data` compares what is there
+    "data.validation",
+    "data.source",
+    "data.train_split",
+    "data.validation_split",
+    "dataset.num_examples",
+    "dataset.train",
+    "dataset.validation",
     "training.xla",
     "training.devices",
     "training.join_seconds",
@@ -46,7 +55,7 @@ _FREE = {
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
 
-_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock while the process lives
+_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock
 
 _PICTURES = 8
 _SHOWN_SCORE = 0.3
@@ -82,7 +91,7 @@ def claim(facts: dict[str, Any]) -> Path:
 
 
 def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float | str]) -> dict[str, Any]:
-    """Tells what a run is, in JSON values: config with what counts of the dataset, class table, version.
+    """Says what a run is, in JSON values: config with what counts of the dataset, class table, version.
 
     Args:
         config: as it was given; values that were left open stay None, so that the file repeats the command.
@@ -90,7 +99,7 @@ def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float |
         derived: the values that were left open.
     """
     categories = [dataclasses.asdict(category) for category in dataset.categories]
-    seen = {"num_examples": dataset.num_examples, "categories": categories}
+    seen = {"num_examples": dataset.num_examples, "categories": categories, **dataset.checksums()}
     return {
         "config": {**configs.to_dict(config), "dataset": seen, "derived": derived},
         "categories": categories,
@@ -106,15 +115,12 @@ def _is_begun(entry: Path) -> bool:
 
 
 def _lock(folder: Path) -> None:
-    """Keeps a second process out of the folder until this one ends, where the system can (not on Windows)."""
+    """Keeps a second run out of the folder until `released` or the process ends (not on Windows, which cannot)."""
     try:
         import fcntl
     except ImportError:
         return
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    before = _LOCKS.pop(folder.resolve(), None)
-    if before is not None:  # an earlier run of this process
-        os.close(before)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -125,6 +131,17 @@ def _lock(folder: Path) -> None:
     _LOCKS[folder.resolve()] = descriptor
 
 
+@contextlib.contextmanager
+def released(folder: Path) -> Iterator[None]:
+    """Lets go of the folder's lock at the end of the block, if it was claimed there: a notebook outlives its runs."""
+    is_held = folder.resolve() in _LOCKS
+    try:
+        yield
+    finally:
+        if not is_held and (descriptor := _LOCKS.pop(folder.resolve(), None)) is not None:
+            os.close(descriptor)
+
+
 def _check_same(path: Path, now: dict[str, Any]) -> None:
     """Compares with the config of the run that is there."""
     try:
@@ -133,6 +150,8 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
+    if before.get("preset") == now["preset"]:  # data are not what differs first between two presets
+        _check_data(path.parent, before, now)
     # A knob that is newer than the run has its default there.
     defaults = json.loads(json.dumps(configs.to_dict(ExperimentConfig())))
     old, new = {**configs.flatten(defaults), **configs.flatten(before)}, configs.flatten(now)
@@ -143,6 +162,36 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
                 f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
                 "give the same to resume it, or another `--run-dir` to start anew."
             )
+
+
+def _check_data(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compares the content of the datasets, wherever they lie."""
+    old, new = before.get("dataset"), now["dataset"]
+    advice = f"or give another `--run-dir`; `--weights {folder}` starts there from this run's weights."
+    for split, done in (("train", "trained"), ("validation", "validated")):
+        if not isinstance(old, dict) or split not in old:
+            raise UserError(
+                f"`{folder}` is a run of an earlier version, which did not note the checksum of its data, so nobody "
+                f"knows whether it is resumed on the same. Resume it with that version, {advice}"
+            )
+        if old[split] != new[split]:
+            then, given = (_say_where(config, split) for config in (before, now))
+            raise UserError(
+                f"`data.{split}` has other content than the data that the run in `{folder}` was {done} on: {given} "
+                f"now, {then} then. Give the same images in the same order (the folder may be another), {advice}"
+            )
+
+
+def _say_where(config: dict[str, Any], split: str) -> str:
+    """Says where data of a run lie, how many images there are to train on, and how their checksum begins."""
+    data, seen = config["data"], config["dataset"]
+    if seen[split] is None:
+        return "no data"
+    where = data["train"] or data["source"]
+    if split == "validation":
+        where = data["validation"] or where
+    number = f", {seen['num_examples']:,} images" if split == "train" else ""
+    return f"`{where}`{number} (checksum {seen[split][:8]})"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

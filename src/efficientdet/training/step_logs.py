@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,23 @@ class StepLogs:
     Arrays of a step are read when the next one has been started, so that the device is never idle for the host.
     """
 
-    def __init__(self, training: TrainingConfig, metrics: MetricsWriter, say: Callable[[str], None]):
+    def __init__(
+        self,
+        training: TrainingConfig,
+        metrics: MetricsWriter,
+        say: Callable[[str], None],
+        newest_checkpoint: Callable[[], Path | None],
+    ):
         """Starts with nothing.
 
         Args:
             training: `batch_size`, `max_bad_steps`.
             metrics: takes the lines.
             say: shows a line.
+            newest_checkpoint: finds what a run that stops can go back to.
         """
         self._training, self._metrics, self._say = training, metrics, say
+        self._newest_checkpoint = newest_checkpoint
         self._pending: list[dict[str, Any]] = []
         self._newest: dict[str, float] = {}
         self._waited = 0.0
@@ -80,16 +89,24 @@ class StepLogs:
         if count >= limit:
             raise UserError(
                 f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); the last checkpoint is good. Lower "
-                "`optimizer.learning_rate`, or check the boxes."
+                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Lower `--optimizer.learning-rate` in a "
+                "new `--run-dir`, or check the boxes of these images."
             )
 
-    def write(self, epoch: float, skipped_steps: int) -> None:
+    def _kept(self) -> str:
+        """Says what is left of a run that stops; steps that were not finite changed no weights."""
+        path = self._newest_checkpoint()
+        return f"the newest checkpoint, {path.name}, has finite weights" if path else "no checkpoint was written yet"
+
+    def write(self, epoch: float, skipped_steps: int) -> list[float]:
         """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
 
         Args:
             epoch: passes over the training pictures so far.
             skipped_steps: steps of the whole run that changed nothing.
+
+        Returns:
+            The loss of each step since the last line, those that were not finite left out.
         """
         self._read(self._pending[-1])
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
@@ -108,6 +125,7 @@ class StepLogs:
         }
         self._metrics.write("train", step=int(rows[-1]["step"]), epoch=epoch, values=values)
         self._pending, self._waited, self._began = [], 0.0, time.monotonic()
+        return [row["loss"] for row in rows if row["ok"]]
 
     @property
     def is_asked_to_end(self) -> bool:

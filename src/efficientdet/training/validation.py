@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import evaluation, progress
+from efficientdet import evaluation, plausibility, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import postprocess
 from efficientdet.structures import Batch, Category, Detections, Originals
@@ -22,6 +22,8 @@ class ValidationResult:
     losses: dict[str, float]
     """Means over the batches: loss, class_loss, box_loss."""
     evaluation: evaluation.EvaluationResult
+    watch: plausibility.Watch
+    """Which images are full of confident boxes."""
     examples: list[tuple[Batch, Detections]]
     """The first batch with its detections, in px of the network input, for pictures."""
 
@@ -86,7 +88,7 @@ def evaluate_averages(
         found_there: Any = arrays
         evaluator.add(originals_of[number], evaluation.to_originals(found_there, originals_of[number]))
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return ValidationResult(losses=means, evaluation=evaluator.result(), examples=examples)
+    return ValidationResult(losses=means, evaluation=evaluator.result(), watch=evaluator.watch, examples=examples)
 
 
 def _gathered(own: dict[int, dict[str, np.ndarray]]) -> dict[int, dict[str, np.ndarray]]:
