@@ -318,7 +318,7 @@ class _Run:
         if processes.is_first():
             run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
         ap = found.evaluation.metrics["AP"]
-        self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
+        self.say(f"epoch {self.epoch:.1f}: {found.evaluation.line()}")
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
             self.best_ap, self.best_step, self.worse_evaluations = ap, self.step, 0
             self._save_weights("best", arrays)

@@ -1,0 +1,202 @@
+"""How far AP might be from that of other images of the same kind: a bootstrap over images.
+
+As many images as there are get drawn with replacement, many times, and AP is counted of each draw; the interval holds
+the middle 95% of what came out (Efron's percentile interval). A draw is what pycocotools would count of a dataset with
+these images in it, by test to rounding. It is cheap since an image matches the same way in every draw: detections are
+matched with boxes once, and a draw only weighs the images. The draws are the same each time.
+
+Only the choice of the evaluated images is in the interval: another training, or images of another kind, may differ by
+more.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+NUM_DRAWS = 500
+"""Draws of images: by chance of the draws an end of an interval is off by about a thirtieth of its width."""
+LEVEL = 0.95
+
+_IOUS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_MOST = 100  # detections of a class an image
+_LARGEST_AREA = 1e10  # px; COCO ignores what is larger
+_FALSE, _HIT, _IGNORED = range(3)
+_BLOCK = 2**20  # numbers in an array at a time: the processor's cache holds them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ClassMatches:
+    """One class: its detections, best score first, and its boxes to be found."""
+
+    images: np.ndarray
+    """intp[N], image of each detection."""
+    outcomes: np.ndarray
+    """int8[10, N]: false, hit or ignored at each IoU."""
+    boxes: np.ndarray
+    """intp[G], image of each box to be found; crowds are not."""
+
+
+def estimate(
+    image_ids: Sequence[int],
+    truth: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
+    ious: Mapping[tuple[int, int], Any],
+    *,
+    num_draws: int = NUM_DRAWS,
+) -> dict[str, tuple[float, float] | None]:
+    """Estimates 95% intervals of AP and AP50.
+
+    Args:
+        image_ids: of all images, in ascending order.
+        truth: COCO's annotations.
+        detections: in COCO's results format, each of a class that counts.
+        ious: COCOeval's, (image id, class id) -> float64[D, G], detections best first.
+        num_draws: draws of images.
+
+    Returns:
+        AP and AP50 -> the ends of their interval, fractions; none where no draw has a box to find.
+    """
+    classes = list(_matched(image_ids, truth, detections, ious))
+    draws = draw(len(image_ids), num_draws)
+    found = average_precisions(classes, draws)
+    ends = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for name, values in (("AP", found.mean(axis=0)), ("AP50", found[0])):
+        known = values[np.isfinite(values)]
+        low, high = np.percentile(known, ends).tolist() if known.size else (None, None)
+        intervals[name] = None if low is None else (low, high)
+    return intervals
+
+
+def draw(num_images: int, num_draws: int) -> np.ndarray:
+    """Draws images with replacement, the same ones in every call.
+
+    Returns:
+        int32[I, draws], how often each image is in each draw.
+    """
+    chosen = np.random.default_rng(0).integers(num_images, size=(num_draws, num_images))
+    counts = [np.bincount(row, minlength=num_images) for row in chosen]
+    return np.stack(counts, axis=1).astype(np.int32)
+
+
+def average_precisions(classes: Sequence[_ClassMatches], draws: np.ndarray) -> np.ndarray:
+    """Counts AP of each draw: the mean over the classes that have a box in it.
+
+    Args:
+        classes: what `_matched` gave.
+        draws: int32[I, draws], how often each image is in each draw.
+
+    Returns:
+        float64[10, draws], AP at each IoU; NaN for a draw without a box.
+    """
+    total = np.zeros((len(_IOUS), draws.shape[1]))
+    num_classes = np.zeros(draws.shape[1], np.int64)
+    for own in classes:
+        if not len(own.boxes):
+            continue
+        width = max(_BLOCK // max(len(own.images), 1), 16)
+        for start in range(0, draws.shape[1], width):
+            part = slice(start, start + width)
+            num_boxes = draws[own.boxes, part].sum(axis=0)
+            total[:, part] += _of_class(own, draws[:, part], num_boxes)
+            num_classes[part] += num_boxes > 0
+    return np.where(num_classes > 0, total / np.maximum(num_classes, 1), np.nan)
+
+
+def _of_class(own: _ClassMatches, draws: np.ndarray, num_boxes: np.ndarray) -> np.ndarray:
+    """Counts AP of one class in each draw: float64[10, draws]; 0 where it has no box.
+
+    Precision at a recall is the best one from there on (COCO's envelope), which is always reached at a hit. So only
+    hits are looked at: how many there are up to each, and how many detections that are not ignored.
+    """
+    weights = draws[own.images]
+    ranks = np.add.accumulate(weights, axis=0)
+    result = np.zeros((len(_IOUS), draws.shape[1]))
+    for row, outcomes in zip(result, own.outcomes, strict=True):
+        hits, ignored = np.flatnonzero(outcomes == _HIT), np.flatnonzero(outcomes == _IGNORED)
+        if not len(hits):
+            continue
+        num_found = ranks[hits]
+        if len(ignored):
+            left_out = np.add.accumulate(weights[ignored], axis=0)
+            before = np.searchsorted(ignored, hits)
+            num_found = num_found - np.concatenate([np.zeros_like(left_out[:1]), left_out])[before]
+        num_hits = np.add.accumulate(weights[hits], axis=0)
+        precision = num_hits / np.maximum(num_found, 1)
+        envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        recall = num_hits / np.maximum(num_boxes, 1)
+        levels = np.floor(100 * recall + 1e-9).astype(np.int32)  # number of the highest recall level that is reached,
+        levels -= recall < _RECALLS[levels]  # by COCO's own floating-point numbers
+        row += (envelope * np.diff(levels, axis=0, prepend=-1)).sum(axis=0) / len(_RECALLS)
+        # Where the first hit is not drawn, its recall of 0 is a level nonetheless, with the same envelope.
+        row[num_hits[-1] == 0] = 0
+    return result
+
+
+def _matched(
+    image_ids: Sequence[int],
+    truth: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
+    ious: Mapping[tuple[int, int], Any],
+) -> Iterator[_ClassMatches]:
+    """Matches detections with boxes, class by class."""
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    boxes: dict[tuple[int, int], list[Mapping[str, Any]]] = collections.defaultdict(list)
+    found: dict[tuple[int, int], list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for rows, of_pair in ((truth, boxes), (detections, found)):
+        for row in rows:
+            of_pair[row["image_id"], row["category_id"]].append(row)
+    of_class: dict[int, list[tuple[int, int]]] = collections.defaultdict(list)
+    for pair in sorted(boxes.keys() | found.keys()):
+        of_class[pair[1]].append(pair)
+    for pairs in of_class.values():
+        ranked = {pair: sorted(found.get(pair, ()), key=lambda row: -row["score"])[:_MOST] for pair in pairs}
+        rows = [row for pair in pairs for row in ranked[pair]]
+        areas = np.array([row["bbox"][2] * row["bbox"][3] for row in rows])
+        outcomes = np.full((len(_IOUS), len(rows)), _FALSE, np.int8)
+        outcomes[:, (areas < 0) | (areas > _LARGEST_AREA)] = _IGNORED
+        first = 0
+        for pair in pairs:
+            if len(overlaps := ious.get(pair, ())):
+                _match(outcomes[:, first : first + len(ranked[pair])], boxes[pair], np.asarray(overlaps))
+            first += len(ranked[pair])
+        order = np.argsort([-row["score"] for row in rows], kind="stable")
+        to_find = [places[pair[0]] for pair in pairs for box in boxes.get(pair, ()) if not _is_ignored(box)]
+        yield _ClassMatches(
+            images=np.array([places[row["image_id"]] for row in rows], np.intp)[order],
+            outcomes=outcomes[:, order],
+            boxes=np.array(to_find, np.intp),
+        )
+
+
+def _is_ignored(box: Mapping[str, Any]) -> bool:
+    return bool(box["iscrowd"]) or not 0 <= box["area"] <= _LARGEST_AREA
+
+
+def _match(outcomes: np.ndarray, boxes: Sequence[Mapping[str, Any]], overlaps: np.ndarray) -> None:
+    """Matches the detections of a class in one image with its boxes, as COCOeval does.
+
+    Args:
+        outcomes: int8[10, D], written where a detection finds a box; best detection first.
+        boxes: G boxes.
+        overlaps: float64[D, G], IoU.
+    """
+    is_ignored = [_is_ignored(box) for box in boxes]
+    order = sorted(range(len(boxes)), key=lambda number: is_ignored[number])
+    near = [(row, overlaps[row].tolist()) for row in np.flatnonzero(overlaps.max(axis=1) >= _IOUS[0]).tolist()]
+    for level, least in enumerate(np.minimum(_IOUS, 1 - 1e-10).tolist()):
+        taken: set[int] = set()
+        for row, of_row in near:
+            best, chosen = least, -1
+            for number in order:
+                if chosen >= 0 and is_ignored[number] and not is_ignored[chosen]:
+                    break
+                if of_row[number] >= best and (number not in taken or boxes[number]["iscrowd"]):
+                    best, chosen = of_row[number], number
+            if chosen >= 0:
+                taken.add(chosen)
+                outcomes[level, row] = _IGNORED if is_ignored[chosen] else _HIT
