@@ -28,9 +28,7 @@ def _evaluator(truth, found, ids=None, categories=_CATEGORIES):
 
 
 def _matches(evaluator):
-    stats, _, ious = evaluation._count(
-        evaluator._sizes, evaluator._counted, evaluator._truth, evaluator._detections
-    )
+    stats, _, ious = evaluation._count(evaluator._sizes, evaluator._counted, evaluator._truth, evaluator._detections)
     ids = sorted(evaluator._sizes)
     return stats, list(intervals._matched(ids, evaluator._truth, evaluator._detections, ious))
 
@@ -55,7 +53,7 @@ def test_a_draw_counts_as_pycocotools_counts_a_dataset_of_its_images(seed):
     truth, found = little_detections.difficult(seed)
     found = _untied(found, seed)
     _, matches = _matches(_evaluator(truth, found))
-    draws = intervals.draw(len(truth), 5)
+    draws = intervals.draw_images(len(truth), 5)
     assert draws.max() > 2, "some images come several times"
     assert draws.min() == 0, "some never"
     values = intervals.average_precisions(matches, draws)
@@ -69,10 +67,10 @@ def test_a_draw_counts_as_pycocotools_counts_a_dataset_of_its_images(seed):
 
 
 def test_every_draw_has_as_many_images_as_there_are_and_is_the_same_each_time():
-    draws = intervals.draw(50, 20)
+    draws = intervals.draw_images(50, 20)
     assert draws.shape == (50, 20)
     assert set(draws.sum(axis=0).tolist()) == {50}
-    assert (draws == intervals.draw(50, 20)).all()
+    assert (draws == intervals.draw_images(50, 20)).all()
     assert len({tuple(column) for column in draws.T.tolist()}) == 20
 
 
@@ -97,6 +95,24 @@ def test_what_has_no_box_to_find_has_no_interval():
     result = _evaluator([[]], [[(np.array([0, 0, 9, 9]), 0, 0.5)]]).result()
     assert result.intervals == {"AP": None, "AP50": None}
     assert result.line() == "AP -, AP50 -"
+
+
+def test_the_middle_of_the_draws_is_mirrored_at_ap():
+    """AP of few images is too high, and that of draws of them still higher."""
+    truth, found = little_detections.difficult(3)
+    evaluator = _evaluator(truth, found)
+    _, matches = _matches(evaluator)
+    drawn = intervals.average_precisions(matches, intervals.draw_images(len(truth), intervals.NUM_DRAWS)).mean(axis=0)
+    result = evaluator.result()
+    low, high = result.intervals["AP"]
+    assert drawn.mean() > result.metrics["AP"]
+    assert low == pytest.approx(2 * result.metrics["AP"] - np.percentile(drawn, 97.5))
+    assert high == pytest.approx(2 * result.metrics["AP"] - np.percentile(drawn, 2.5))
+
+
+def test_an_interval_stays_between_0_and_1_and_has_ap_in_it():
+    assert intervals._interval(np.array([0.9, *np.linspace(0.5, 1, 100)])) == (pytest.approx(0.8125), 1.0)
+    assert intervals._interval(np.array([0.1, 0.3, 0.3, 0.3])) == (0.0, 0.1)
 
 
 def test_four_times_the_images_halve_the_interval():

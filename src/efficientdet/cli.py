@@ -4,6 +4,7 @@
 """
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import efficientdet
-from efficientdet.errors import UserError, one_line
+from efficientdet.errors import UsageError, UserError, one_line
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except UserError as error:
         print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -135,6 +136,7 @@ def _run(verb: str, words: list[str]) -> int:
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
     function = getattr(importlib.import_module(module), name)
+    _check_options(verb, function, words)
     if verb == "train":
         result = _train(function, words)
     elif verb == "preview":
@@ -152,6 +154,15 @@ def _run(verb: str, words: list[str]) -> int:
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
     return 1 if verb == "doctor" and not result.is_good else 0
+
+
+def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:
+    """Raises a UsageError for an option whose right name is known; the parser refuses the others."""
+    from efficientdet import options
+
+    parameters = () if verb == "train" else inspect.signature(function).parameters
+    if (text := options.explain(verb, parameters, words)) is not None:
+        raise UsageError(text)
 
 
 def _has_json_file(words: list[str]) -> bool:

@@ -67,7 +67,9 @@ class EvaluationResult:
 
     def line(self) -> str:
         """Says AP and AP50 with their intervals in a line, in percent."""
-        texts = [f"{name} {_percent(self.metrics[name])}{_range(pair, ' ({})')}" for name, pair in self.intervals.items()]
+        texts = [
+            f"{name} {_percent(self.metrics[name])}{_range(pair, ' ({})')}" for name, pair in self.intervals.items()
+        ]
         return ", ".join(texts)
 
     def table(self) -> Group:
