@@ -225,7 +225,7 @@ def _export_run(run_dir: str, name: str) -> None:
 
 
 def _training_config(words: list[str]) -> Any:
-    """Reads `train PRESET [--config FILE] [--section.knob value ...]`."""
+    """Reads `train PRESET [--config FILE_OR_RUN] [--section.knob value ...]`."""
     import tyro
 
     from efficientdet import presets
@@ -234,11 +234,11 @@ def _training_config(words: list[str]) -> Any:
     start, rest = _take_start("train", words)
     if start is None:
         if not {"-h", "--help"} & set(rest):
-            raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`.")
+            raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run.")
         start = presets.find_preset("d0")
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "
-        f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead. "
+        f"Presets: {', '.join(presets.PRESETS)}. `--config RUN` starts from the config.json of a run instead. "
         "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation. "
         "`--export saved_model` (onnx, litert, openvino) ends the run with an export in RUN_DIR/exports."
     )
@@ -248,7 +248,7 @@ def _training_config(words: list[str]) -> Any:
 
 
 def _preview(function: Callable[..., Any], words: list[str]) -> Any:
-    """Calls `preview DATA [PRESET | --config FILE] [--output FILE] [--section.knob value ...]`."""
+    """Calls `preview DATA [PRESET | --config RUN] [--output FILE] [--section.knob value ...]`."""
     import functools
 
     import tyro
@@ -262,7 +262,10 @@ def _preview(function: Callable[..., Any], words: list[str]) -> Any:
 
 
 def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
-    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none."""
+    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none.
+
+    FILE may also be the folder of a run, whose config.json it then is.
+    """
     words, file = _take_option(words, "--config")
     preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     if file is not None and preset is not None:
@@ -272,7 +275,8 @@ def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
 
         from efficientdet import config as configs
 
-        return configs.load(pathlib.Path(file)), rest
+        path = pathlib.Path(file).expanduser()
+        return configs.load(path / "config.json" if path.is_dir() else path), rest
     if preset is not None:
         from efficientdet import presets
 
