@@ -81,8 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("efficientdet: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not error.args:  # a run that saved itself has said so
+            print("efficientdet: interrupted.", file=sys.stderr)
         return 130
 
 
@@ -234,7 +235,9 @@ def _training_config(words: list[str]) -> Any:
     start, rest = _take_start("train", words)
     if start is None:
         if not {"-h", "--help"} & set(rest):
-            raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run.")
+            raise UserError(
+                f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run."
+            )
         start = presets.find_preset("d0")
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "

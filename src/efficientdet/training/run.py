@@ -24,6 +24,7 @@ from efficientdet import backend, files, limits, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import anchors, layers, weights
 from efficientdet.training import (
+    announcements,
     batch_statistics,
     checkpoint,
     engine,
@@ -78,6 +79,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     Raises:
         UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
         Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
+        Stopped: the same after Ctrl-C (a KeyboardInterrupt).
     """
     limits.check(config)
     tracking.check(config)
@@ -127,12 +129,13 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     for note in notes if newest is None else ():
         run.say(note)
     if derived:
-        run.say("from batch and steps: " + ", ".join(f"{name} {value:.4g}" for name, value in derived.items()))
+        run.say(announcements.derived(derived, dataset.num_examples))
     for warning in (backend.unused_gpu_build(), run.lone_values()):
         if warning:
             run.say(warning)
     last = run.schedule.total_steps
     run.say(f"resumed at step {run.step} of {last}" if newest else f"{last} steps to {folder}")
+    forecast = announcements.Forecast(last, run.batch_size, run.say)
     with (
         run.metrics,
         run.checkpoints,
@@ -144,16 +147,18 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
         for batch in run.batches():
             run.train_on(batch, is_asked_to_end=asked.is_wanted())
             asked.can_wait = True
+            forecast.advance(run.step)
             bar.advance(run.batch_size, run.note())
             run.evaluation_is_due = run.step in run.schedule.evaluation_steps
             is_last = asked.is_wanted() if processes.count() == 1 else run.logs.is_asked_to_end
             if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
             if is_last:
-                raise interruption.Interrupted
+                raise asked.end(run.step)
             if run.evaluation_is_due:
                 with run.logs.paused():
                     run.evaluate(asked)
+                forecast.leave_out()
 
         # 4. What came of it.
         return run.finish()
@@ -230,15 +235,8 @@ class _Run:
 
     def describe(self) -> str:
         """Says in one line what is trained on what."""
-        training, (height, width) = self.config.training, self.config.model.image_size
         parameters = sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
-        return (
-            f"{parameters:,} parameters, {len(self.dataset.categories)} classes, {height} x {width} px; "
-            f"{self.dataset.num_examples} training and {self.dataset.num_validation} validation pictures; batch "
-            f"{self.batch_size}, {training.epochs:g} epochs, {training.precision}, {backend.running()}"
-            + (f", {self._replicas.count} devices" if self._replicas.count > 1 else "")
-            + (f" of {processes.count()} processes" if processes.count() > 1 else "")
-        )
+        return announcements.describe(self.config, self.dataset, parameters, self._replicas.count)
 
     def lone_values(self) -> str | None:
         """Says so if the batch is too small for batch statistics."""

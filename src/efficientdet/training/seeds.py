@@ -101,7 +101,7 @@ def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)
 
     Raises:
         UserError: a run cannot be trained, or the folder is a run itself.
-        Interrupted: as `train`; the same call goes on.
+        Interrupted, Stopped: as `train`; the same call goes on.
     """
     _check(config, seeds)
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
@@ -143,6 +143,8 @@ def _train(config: ExperimentConfig) -> run.TrainingSummary:
                 raise
     if status == interruption.STATUS:
         raise interruption.Interrupted
+    if status == interruption.STOPPED_STATUS:
+        raise interruption.Stopped
     if status != 0:
         raise UserError(
             f"Seed {config.training.seed} ended with status {status}, for the reason above; the same command goes on."
