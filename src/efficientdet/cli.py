@@ -261,7 +261,7 @@ def _preview(function: Callable[..., Any], words: list[str]) -> Any:
     data, rest = (words[:1], words[1:]) if words and not words[0].startswith("-") else ([], words)
     start, rest = _take_start("preview", rest)
     function = functools.partial(function, config=start or presets.find_preset("d0"))
-    return tyro.cli(function, args=[*data, *rest], prog="efficientdet preview DATA [PRESET]")
+    return tyro.cli(function, args=[*data, *rest], prog="efficientdet preview")
 
 
 def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
