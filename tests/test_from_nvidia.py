@@ -103,8 +103,9 @@ def test_the_document_has_the_rows_that_the_command_line_answers_with(title, row
     assert [tuple(cells) for cells in _rows(_section(title))] == list(rows)
 
 
-# As scripts/D0/convergence-AMP-8xA100-80G.sh has it.
-_VERBATIM = """--training_mode=traineval --training_file_pattern=/workspace/coco/train-* --val_file_pattern=/workspace/coco/val-*
+# In the form of the scripts in NVIDIA's scripts/D0.
+_VERBATIM = """--training_mode=traineval --training_file_pattern=/workspace/coco/train-*
+--val_file_pattern=/workspace/coco/val-*
 --val_json_file=/workspace/coco/annotations/instances_val2017.json --model_name=efficientdet-d0 --model_dir=/tmp/x
 --backbone_init=/workspace/checkpoints/efficientnet-b0-joc --batch_size=200 --eval_batch_size=200 --num_epochs=400
 --use_xla=True --amp=True --lr=2.2 --warmup_epochs=25 --hparams=moving_average_decay=0.999,momentum=0.93

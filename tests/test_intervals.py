@@ -21,7 +21,7 @@ def _evaluator(truth, found, ids=None, categories=_CATEGORIES):
     """Takes truth and detections as COCO's annotations and results."""
     ids = list(range(1, len(truth) + 1)) if ids is None else ids
     evaluator = evaluation.CocoEvaluator(categories)
-    evaluator._sizes = {image_id: (little_detections.SIDE,) * 2 for image_id in ids}
+    evaluator._sizes = dict.fromkeys(ids, (little_detections.SIDE,) * 2)
     evaluator._truth = little_detections.coco_document(ids, truth, categories)["annotations"]
     evaluator.add_coco_results(little_detections.coco_results(ids, found, categories))
     return evaluator

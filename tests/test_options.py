@@ -32,7 +32,7 @@ def test_a_knob_without_its_section_is_answered_with_its_whole_name(verb, knob):
         ("preview records --scale_min 1", "`--scale_min` is `--augmentation.scale-min` here: `preview` names"),
         (
             "evaluate runs/d0 --data x --model.image-size 256 256",
-            "`evaluate` takes `--image-size`, not `--model.image-size`: only `train` and `preview` name knobs by section.",
+            "`evaluate` takes `--image-size`, not `--model.image-size`: only `train` and `preview` name knobs by",
         ),
         ("describe d0 --model.image_size 256 256", "`describe` takes `--image-size`, not `--model.image_size`"),
         ("predict runs/d0 x.jpg --optimizer.momentum 1", "`predict` has no `--optimizer.momentum`: only `train` and"),

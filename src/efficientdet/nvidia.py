@@ -1,7 +1,7 @@
 """NVIDIA's EfficientDet for TensorFlow 2 (DeepLearningExamples): its flags, and what each is here.
 
-docs/from-nvidia.md shows these tables (a test compares them), and the command line answers with their rows when somebody
-types a flag of NVIDIA's. Cells are Markdown; what begins with `none` has no equivalent, and says why.
+docs/from-nvidia.md shows these tables (a test compares them), and the command line answers a flag of NVIDIA's with its
+row. Cells are Markdown; what begins with `none` has no equivalent, and says why.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Ctrl-C on a run in a process of its own: it saves and ends with a line; the same command goes on; twice ends at once."""
+"""Ctrl-C on a run in a process of its own: it saves and ends with a line, and the same command goes on."""
 
 import os
 import re

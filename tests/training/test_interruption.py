@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1, Ctrl-C: at once where there is nothing to save, else after the step; a second one ends everything."""
+"""SIGTERM, SIGUSR1, Ctrl-C: at once where there is nothing to save, else after the step; a second one ends all."""
 
 import os
 import signal

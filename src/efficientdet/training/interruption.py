@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 of a scheduler that wants its machine back, and Ctrl-C: the run finishes the step, saves, and ends.
+"""SIGTERM and SIGUSR1 of a scheduler that wants its machine back, and Ctrl-C: a run finishes its step, saves and ends.
 
 After a scheduler's signal it exits with status 75; after Ctrl-C with 130, as a KeyboardInterrupt. Before the first step
 is done there is nothing to save, and the run ends at once; so it does while it converts or compiles. A second signal

@@ -44,8 +44,8 @@ class Preview:
         return (
             f"{drawn}\n"
             f"objects as the network sees them, square root of the area: {sizes['smallest']:.0f} to "
-            f"{sizes['largest']:.0f} px, median {sizes['median']:.0f} px; {sizes['below_anchors']:.0%} are smaller than "
-            f"the smallest anchor, {self.smallest_anchor:g} px"
+            f"{sizes['largest']:.0f} px, median {sizes['median']:.0f} px; {sizes['below_anchors']:.0%} are smaller "
+            f"than the smallest anchor, {self.smallest_anchor:g} px"
         )
 
 
