@@ -263,8 +263,9 @@ def test_detections_are_written_as_coco_has_them():
     evaluator = evaluation.CocoEvaluator(_CATEGORIES)
     found = [[((10.123456, 20.5, 40.25, 60.987654), 1, 0.123456)]]
     evaluator.add(_originals([2**40], [[]]), _detections(found))
-    expected = {"image_id": 2**40, "category_id": 3, "bbox": [20.5, 10.12, 40.49, 30.13], "score": 0.123}
-    assert json.loads(json.dumps(evaluator.coco_results())) == [expected]
+    y1, x1, y2, x2, score = np.array([10.123456, 20.5, 40.25, 60.987654, 0.123456], np.float32)
+    expected = {"image_id": 2**40, "category_id": 3, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+    assert json.loads(json.dumps(evaluator.coco_results())) == [expected], "to the last digit"
 
 
 def test_the_result_is_json_and_a_table():
@@ -272,8 +273,9 @@ def test_the_result_is_json_and_a_table():
     values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert values["metrics"]["APs"] is None
     assert list(values["metrics"]) == list(evaluation.METRICS)
+    assert values["intervals"] == {"AP": [1.0, 1.0], "AP50": [1.0, 1.0]}
     console = Console(file=io.StringIO(), width=100)
     console.print(result.table())
     text = console.file.getvalue()
-    for expected in ("AP50", "100.0", "toothbrush", "1 images, 1 boxes", "-"):
+    for expected in ("AP50", "100.0", "100.0 to 100.0", "95% interval", "toothbrush", "1 images, 1 boxes", "-"):
         assert expected in text

@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from efficientdet import cli, limits, presets
+from efficientdet import cli, limits, nvidia, presets
 from efficientdet.training import schedule
 
 _TEXT = (pathlib.Path(__file__).resolve().parents[1] / "docs" / "from-nvidia.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_a_command_of_the_tables_exists(command):
         limits.check(cli._training_config([word for word in words if word not in ("--backend", "jax")]))
         return
     _, verb, *words = shlex.split(command)
-    module, name, _ = cli.VERBS[verb]
+    module, name, _ = cli.BENCHMARKS[words[0]] if verb == "benchmark" else cli.VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     known = {parameter.replace("_", "-") for parameter in inspect.signature(function).parameters} | _COMMON
     assert {word[2:] for word in words if word.startswith("--")} <= known
@@ -88,6 +88,69 @@ def test_a_command_of_the_tables_exists(command):
 def test_no_flag_of_the_reference_is_left_out(title, flags):
     named = " ".join(span for cells in _rows(_section(title)) for span in _spans(cells[:1]))
     assert not [flag for flag in flags.split() if not re.search(rf"--{flag}\b", named)]
+
+
+@pytest.mark.parametrize(
+    ("title", "rows"),
+    [
+        ("Flags of train.py", nvidia.TRAIN + nvidia.HPARAMS),
+        ("Flags of eval.py", nvidia.EVALUATE),
+        ("Flags of inspector.py and infer.py", nvidia.PREDICT),
+    ],
+    ids=["train.py", "eval.py", "inspector.py and infer.py"],
+)
+def test_the_document_has_the_rows_that_the_command_line_answers_with(title, rows):
+    assert [tuple(cells) for cells in _rows(_section(title))] == list(rows)
+
+
+# In the form of the scripts in NVIDIA's scripts/D0.
+_VERBATIM = """--training_mode=traineval --training_file_pattern=/workspace/coco/train-*
+--val_file_pattern=/workspace/coco/val-*
+--val_json_file=/workspace/coco/annotations/instances_val2017.json --model_name=efficientdet-d0 --model_dir=/tmp/x
+--backbone_init=/workspace/checkpoints/efficientnet-b0-joc --batch_size=200 --eval_batch_size=200 --num_epochs=400
+--use_xla=True --amp=True --lr=2.2 --warmup_epochs=25 --hparams=moving_average_decay=0.999,momentum=0.93
+--noenable_map_parallelization"""
+
+
+def test_nvidia_s_command_typed_verbatim_is_answered_with_what_to_type(capsys):
+    assert cli.main(["train", *_VERBATIM.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for answer in (
+        "`--training_file_pattern` -> `--data.train coco/records`",
+        "`--batch_size` -> `--training.batch-size 1600`, over all GPUs",
+        "`--num_epochs` -> `--training.epochs 300 --optimizer.schedule-epochs 400`",
+        "`--amp` -> `--training.precision mixed_float16`",
+        "`moving_average_decay` -> `--optimizer.average-decay 0.999`",
+        "`momentum` -> `--optimizer.momentum 0.93`",
+        "`--val_json_file` -> none: boxes, areas and crowds are in the records",
+        "`--noenable_map_parallelization` -> none: always parallel",
+        "docs/from-nvidia.md",
+    ):
+        assert answer in said
+    assert "-> a knob each" not in said, "the keys themselves are answered"
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "rows"),
+    [
+        ("train", _TRAIN_FLAGS, nvidia.TRAIN),
+        ("evaluate", _EVAL_FLAGS, nvidia.EVALUATE),
+        ("predict", _INSPECTOR_FLAGS, nvidia.PREDICT),
+    ],
+    ids=["train", "evaluate", "predict"],
+)
+def test_every_flag_of_nvidia_s_is_answered_where_it_is_not_ours(verb, flags, rows, capsys):
+    module, name, _ = cli.VERBS[verb]
+    ours = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    for flag in flags.split():
+        if flag in ours and verb != "train":
+            continue
+        assert cli.main([verb, f"--{flag}=x"]) == 2, flag
+        said = capsys.readouterr().err
+        assert f"`--{flag}`" in said
+        # A flag without an underscore may be a knob's last word, and then is answered by that rule.
+        assert nvidia.find(rows, f"--{flag}") in said or "names knobs by section" in said, flag
 
 
 def test_every_row_says_something():

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import efficientdet
-from efficientdet.errors import UserError, one_line
+from efficientdet.errors import UsageError, UserError, one_line
 
 VERBS = {
     "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
@@ -76,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except UserError as error:
         print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("efficientdet: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not error.args:  # a run that saved itself has said so
+            print("efficientdet: interrupted.", file=sys.stderr)
         return 130
 
 
@@ -135,6 +137,7 @@ def _run(verb: str, words: list[str]) -> int:
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
     function = getattr(importlib.import_module(module), name)
+    _check_options(verb, function, words)
     if verb == "train":
         result = _train(function, words)
     elif verb == "preview":
@@ -152,6 +155,15 @@ def _run(verb: str, words: list[str]) -> int:
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
     return 1 if verb == "doctor" and not result.is_good else 0
+
+
+def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:
+    """Raises a UsageError for an option whose right name is known; the parser refuses the others."""
+    from efficientdet import options
+
+    parameters = () if verb == "train" else inspect.signature(function).parameters
+    if (text := options.explain(verb, parameters, words)) is not None:
+        raise UsageError(text)
 
 
 def _has_json_file(words: list[str]) -> bool:
@@ -214,7 +226,7 @@ def _export_run(run_dir: str, name: str) -> None:
 
 
 def _training_config(words: list[str]) -> Any:
-    """Reads `train PRESET [--config FILE] [--section.knob value ...]`."""
+    """Reads `train PRESET [--config FILE_OR_RUN] [--section.knob value ...]`."""
     import tyro
 
     from efficientdet import presets
@@ -223,11 +235,13 @@ def _training_config(words: list[str]) -> Any:
     start, rest = _take_start("train", words)
     if start is None:
         if not {"-h", "--help"} & set(rest):
-            raise UserError(f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`.")
+            raise UserError(
+                f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run."
+            )
         start = presets.find_preset("d0")
     description = (
         "Trains a preset; every knob below can be changed. Running the same command again resumes. "
-        f"Presets: {', '.join(presets.PRESETS)}. `--config FILE` starts from the config.json of a run instead. "
+        f"Presets: {', '.join(presets.PRESETS)}. `--config RUN` starts from the config.json of a run instead. "
         "`--seeds 0..4` (or 0,1,7) trains once from each seed, in RUN_DIR/seed-N: mean and standard deviation. "
         "`--export saved_model` (onnx, litert, openvino) ends the run with an export in RUN_DIR/exports."
     )
@@ -237,7 +251,7 @@ def _training_config(words: list[str]) -> Any:
 
 
 def _preview(function: Callable[..., Any], words: list[str]) -> Any:
-    """Calls `preview DATA [PRESET | --config FILE] [--output FILE] [--section.knob value ...]`."""
+    """Calls `preview DATA [PRESET | --config RUN] [--output FILE] [--section.knob value ...]`."""
     import functools
 
     import tyro
@@ -247,11 +261,14 @@ def _preview(function: Callable[..., Any], words: list[str]) -> Any:
     data, rest = (words[:1], words[1:]) if words and not words[0].startswith("-") else ([], words)
     start, rest = _take_start("preview", rest)
     function = functools.partial(function, config=start or presets.find_preset("d0"))
-    return tyro.cli(function, args=[*data, *rest], prog="efficientdet preview DATA [PRESET]")
+    return tyro.cli(function, args=[*data, *rest], prog="efficientdet preview")
 
 
 def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
-    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none."""
+    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none.
+
+    FILE may also be the folder of a run, whose config.json it then is.
+    """
     words, file = _take_option(words, "--config")
     preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     if file is not None and preset is not None:
@@ -261,7 +278,8 @@ def _take_start(verb: str, words: list[str]) -> tuple[Any, list[str]]:
 
         from efficientdet import config as configs
 
-        return configs.load(pathlib.Path(file)), rest
+        path = pathlib.Path(file).expanduser()
+        return configs.load(path / "config.json" if path.is_dir() else path), rest
     if preset is not None:
         from efficientdet import presets
 

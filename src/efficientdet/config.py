@@ -68,9 +68,8 @@ class ModelConfig:
     fusion_relu: bool = True
     """Fast attention only: weights below 0 count as 0. NVIDIA's weights were trained without."""
     upsampling: Upsampling = "legacy"
-    """Which pixel of the coarser level a pixel of the feature network takes. legacy: the one below its top left corner
-    (google/automl); half_pixel: the one below its centre (NVIDIA). They differ where sides are no multiples of
-    2^max_level; weights remember it."""
+    """Which pixel of the coarser level a pixel of the feature network takes: the one below its top left corner
+    (legacy: google/automl) or its centre (half_pixel: NVIDIA). Weights remember it."""
     activation: Literal["swish", "relu6"] = "swish"
     """Everywhere in the network; Lite has relu6."""
     min_level: int = 3
@@ -115,9 +114,8 @@ class DataConfig:
     validation_split: str = "val"
     """Split of a converted dataset to validate on."""
     decode: Decode = "fast"
-    """How JPEGs of training pictures become pixels. fast: only the part that is cut out, shrunk on the way where it is
-    needed at half its size or less (smoother then: no pixel is skipped); exact: whole, as evaluation does. Boxes are
-    the same. Pictures that `augmentation` changes before the cut are always decoded whole."""
+    """How JPEGs of training images become pixels. fast: only the part that is cut out, shrunk on the way where it is
+    needed at half its size or less; exact: whole, as evaluation does, and as images that `augmentation` changes first."""
     synthetic_examples: int = 1024
     """Pictures in an epoch of `synthetic` data."""
     synthetic_classes: int = 6
@@ -181,11 +179,10 @@ class OptimizerConfig:
     """SGD with momentum or Adam, warm-up and cosine (EfficientDet, section 5.1)."""
 
     method: Method | None = None
-    """sgd: with momentum, as published; adam: Kingma and Ba 2015. None: adam where a network starts from random weights
-    and has fewer than 10,000 steps, else sgd."""
+    """sgd, with momentum, as published, or adam. None: adam for fewer than 10,000 steps from random weights."""
     learning_rate: float | None = None
-    """Peak, for the global batch. None, sgd: 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000 steps
-    sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64); adam: 0.011 * sqrt(batch_size / 64)."""
+    """Peak, for the global batch. None: with sgd 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000
+    steps sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64); with adam 0.02 * sqrt(batch_size / 64)."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first step."""
     warmup_epochs: float | None = None
@@ -226,13 +223,11 @@ class TrainingConfig:
     batch_norm: Literal["global", "per_replica"] = "global"
     """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
     recalibrate_images: int | None = None
-    """Training pictures, without augmentation, on which the batch statistics of averaged weights are measured before
-    they are evaluated and written ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 pictures
-    are normalised together, else 0."""
+    """Training images, not augmented, on which batch statistics are measured before weights are evaluated and written
+    ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 images are normalised together, else 0."""
     fixed_statistics: float | None = None
-    """Fraction of the run's steps, at its end, that train with the statistics inference uses: measured once, as above,
-    then constant. Before that, each batch is normalised by its own. None: 0.5 if fewer than 32 images are normalised
-    together, else 0."""
+    """Fraction of the steps, at the end, that train with the statistics inference uses: measured once, as above, then
+    constant. None: 0.5 if fewer than 32 images are normalised together, else 0."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class UsageError(UserError):
+    """A word of the command line that cannot be; the command line exits with status 2."""
+
+
 def one_line(text: str) -> str:
     """Writes a text in one line; what could steer a terminal, as names of files may hold, becomes `?`."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

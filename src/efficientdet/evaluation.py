@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import backend, files, plausibility, progress, runtimes, structures
+from efficientdet import backend, files, intervals, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, Switch
 from efficientdet.data import preprocess
@@ -51,6 +51,8 @@ class EvaluationResult:
 
     metrics: dict[str, float | None]
     """The 12 of `METRICS`."""
+    intervals: dict[str, tuple[float, float] | None]
+    """AP and AP50 -> ends of the 95% interval, by a bootstrap over the images (`intervals`)."""
     per_class: dict[str, dict[str, float | None]]
     """Name of each class of the dataset -> AP, AP50 and num_boxes (crowds not counted), in the dataset's order."""
     num_images: int
@@ -60,7 +62,15 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
+        ends = {name: None if pair is None else list(pair) for name, pair in self.intervals.items()}
+        return dataclasses.asdict(self) | {"intervals": ends}
+
+    def line(self) -> str:
+        """Says AP and AP50 with their intervals in a line, in percent."""
+        texts = [
+            f"{name} {_percent(self.metrics[name])}{_range(pair, ' ({})')}" for name, pair in self.intervals.items()
+        ]
+        return ", ".join(texts)
 
     def table(self) -> Group:
         """Arranges the result for a terminal: the 12 numbers, then each class, in percent; or that nothing counts."""
@@ -69,9 +79,10 @@ class EvaluationResult:
         overall = Table(title=f"{self.num_images} images, {self.num_boxes} boxes", title_justify="left")
         overall.add_column("metric")
         overall.add_column("%", justify="right")
+        overall.add_column("95% interval")
         overall.add_column("of what", style="dim")
         for name, value in self.metrics.items():
-            overall.add_row(name, _percent(value), _MEANINGS[name])
+            overall.add_row(name, _percent(value), _range(self.intervals.get(name)), _MEANINGS[name])
         classes = Table()
         classes.add_column("class")
         for heading in ("AP %", "AP50 %", "boxes"):
@@ -83,6 +94,10 @@ class EvaluationResult:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _range(ends: tuple[float, float] | None, form: str = "{}") -> str:
+    return "" if ends is None else form.format(f"{_percent(ends[0])} to {_percent(ends[1])}")
 
 
 class CocoEvaluator:
@@ -156,11 +171,8 @@ class CocoEvaluator:
         return self._sizes.keys()
 
     def coco_results(self) -> list[dict[str, Any]]:
-        """Lists the detections as COCO's results format has them: boxes to 0.01 px, scores to 0.001."""
-        return [
-            {**found, "bbox": [round(side, 2) for side in found["bbox"]], "score": round(found["score"], 3)}
-            for found in self._detections
-        ]
+        """Lists the detections in COCO's results format, to the last digit, so that they count as they do here."""
+        return [{**found, "bbox": list(found["bbox"])} for found in self._detections]
 
     def result(self) -> EvaluationResult:
         """Counts.
@@ -170,7 +182,7 @@ class CocoEvaluator:
         """
         if not self._sizes:
             raise UserError("`images` is empty; an evaluation needs at least one image.")
-        stats, precision = _count(self._sizes, self._counted, self._truth, self._detections)
+        stats, precision, ious = _count(self._sizes, self._counted, self._truth, self._detections)
         boxes = Counter(box["category_id"] for box in self._truth if not box["iscrowd"])
         per_class: dict[str, dict[str, float | None]] = {}
         # COCOeval orders classes by id; precision: float64[IoUs, recalls, C, areas, detections a picture].
@@ -181,6 +193,7 @@ class CocoEvaluator:
             per_class[name] = {"AP": _mean(of_class), "AP50": _mean(of_class[0]), "num_boxes": boxes[category.id]}
         return EvaluationResult(
             metrics={name: None if value == -1 else value for name, value in zip(METRICS, stats, strict=True)},
+            intervals=intervals.estimate(sorted(self._sizes), self._truth, self._detections, ious),
             per_class=per_class,
             num_images=len(self._sizes),
             num_boxes=sum(boxes.values()),
@@ -211,10 +224,15 @@ def _count(
     categories: Sequence[structures.Category],
     truth: list[dict[str, Any]],
     detections: list[dict[str, Any]],
-) -> tuple[list[float], np.ndarray]:
-    """Runs COCOeval: the 12 numbers, and precision float64[IoUs, recalls, C, areas, detections]; -1 for nothing."""
+) -> tuple[list[float], np.ndarray, dict[tuple[int, int], Any]]:
+    """Runs COCOeval.
+
+    Returns:
+        The 12 numbers; precision float64[IoUs, recalls, C, areas, detections]; IoUs (image id, class id) -> [D, G]. -1
+        stands for nothing to measure.
+    """
     if not truth:
-        return [-1.0] * len(METRICS), np.full((1, 1, len(categories), 1, 1), -1.0)
+        return [-1.0] * len(METRICS), np.full((1, 1, len(categories), 1, 1), -1.0), {}
     import faster_coco_eval
 
     coco = faster_coco_eval.COCO(
@@ -228,7 +246,7 @@ def _count(
     found = coco.loadRes([dict(detection) for detection in detections])
     evaluator = faster_coco_eval.COCOeval_faster(coco, found, "bbox")
     evaluator.run()
-    return [float(value) for value in evaluator.stats[: len(METRICS)]], evaluator.eval["precision"]
+    return [float(value) for value in evaluator.stats[: len(METRICS)]], evaluator.eval["precision"], evaluator.ious
 
 
 def evaluate(

@@ -175,6 +175,26 @@ def test_broken_pictures_are_left_out_on_request_and_counted_otherwise(tmp_path)
     assert result.splits["train"].num_examples == len(list(_read(tmp_path / "out", "train"))) == 1
 
 
+def test_the_images_of_each_split_are_named_beside_the_records(tmp_path):
+    for index in range(10):
+        little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    broken = tmp_path / "voc" / "JPEGImages" / "p3.jpg"
+    broken.write_bytes(broken.read_bytes()[:-99])
+    result = _convert("voc", tmp_path / "voc", tmp_path / "out", val_fraction=0.3, skip_broken_images=True)
+    named = json.loads((tmp_path / "out" / "splits.json").read_text())
+    assert list(named) == ["train", "val"]
+    # VOC's images are counted from 1, in the order of their names.
+    written = {
+        split: sorted(f"p{record['id'] - 1}.jpg" for record in _read(tmp_path / "out", split)) for split in named
+    }
+    assert named == written
+    assert len(named["val"]) >= 2
+    assert sorted(named["train"] + named["val"]) == [f"p{index}.jpg" for index in range(10) if index != 3]
+    text = io.StringIO()
+    summary.show(result, Console(file=text, width=200))
+    assert text.getvalue().endswith("out; splits.json there names the images of each split\n")
+
+
 def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     source = little_datasets.write_coco(tmp_path / "coco")
     (source / "images" / "b.jpg").unlink()

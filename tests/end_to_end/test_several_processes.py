@@ -137,6 +137,11 @@ def test_a_signal_to_one_ends_both_after_the_same_step_and_the_same_command_goes
     last = _lines(folder, "train")[-1]["step"]
     assert checkpoint.step_of(_newest(folder)) == last < 200
     processes = _start_both(cache, folder, 200, **_QUICK)
+    _wait_for_step(folder, last + 2, processes[0])
+    processes[0].send_signal(signal.SIGINT)
+    assert [process.wait(_SECONDS) for process in processes] == [130, 75], [_said(folder, i) for i in range(2)]
+    assert last < checkpoint.step_of(_newest(folder)) < 200
+    processes = _start_both(cache, folder, 200, **_QUICK)
     assert [process.wait(_SECONDS) for process in processes] == [0, 0]
     assert [line["step"] for line in _lines(folder, "train")] == list(range(1, 201))
 

@@ -60,8 +60,57 @@ def test_the_command_takes_a_preset_and_the_knobs_of_training(pictures, tmp_path
     # Sizes are cut to whole pixels, which may lose one.
     assert all(picture["height"] >= 63 or picture["width"] >= 95 for picture in found["pictures"])
     assert cli.main(words) == 0
-    assert "2 pictures with" in capsys.readouterr().out
+    drawn, sizes = capsys.readouterr().out.splitlines()
+    assert "2 images with" in drawn
+    assert sizes.startswith("objects as the network sees them, square root of the area: ")
+    assert sizes.endswith(" are smaller than the smallest anchor, 24 px"), "lite0's"
     assert (tmp_path / "sheet.jpg").is_file()
+
+
+def test_the_objects_are_as_large_as_their_boxes(pictures, tmp_path):
+    location = str(pictures / "records")
+    found = previews.preview(location, output=tmp_path / "sheet.png", num_pictures=6, config=_SMALL)
+    boxes = [each["box"] for picture in found.pictures for each in picture["boxes"]]
+    sizes = sorted(((box["x2"] - box["x1"]) * (box["y2"] - box["y1"])) ** 0.5 for box in boxes)
+    assert found.object_sizes["smallest"] == pytest.approx(sizes[0], abs=0.03)
+    assert found.object_sizes["median"] == pytest.approx(np.median(sizes), abs=0.03)
+    assert found.object_sizes["largest"] == pytest.approx(sizes[-1], abs=0.03)
+    assert found.smallest_anchor == 32
+    assert found.object_sizes["below_anchors"] == pytest.approx(np.mean(np.array(sizes) < 32), abs=1e-4)
+    assert f"{sizes[0]:.0f} to {sizes[-1]:.0f} px" in found.text()
+
+
+def test_without_a_box_there_is_no_size():
+    found = previews.Preview(output="sheet.jpg", pictures=[], object_sizes=None, smallest_anchor=32.0)
+    assert found.text() == "sheet.jpg: 0 images with 0 boxes"
+
+
+@pytest.mark.parametrize(("padding", "colour"), [("mean", (124, 116, 104)), ("black", (0, 0, 0))])
+def test_beside_an_image_is_the_colour_that_training_pads_with(padding, colour):
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[:4, :5] = 200
+    padded = previews._pad(image, np.array([4, 5]), ModelConfig(padding=padding))
+    assert (padded[:4, :5] == 200).all()
+    assert {tuple(pixel) for pixel in padded[4:].reshape(-1, 3).tolist()} == {colour}
+    assert {tuple(pixel) for pixel in padded[:, 5:].reshape(-1, 3).tolist()} == {colour}
+
+
+def test_the_sheet_itself_is_padded_so(pictures, tmp_path):
+    small = ExperimentConfig(
+        model=ModelConfig(image_size=(256, 256)), augmentation=AugmentationConfig(scale_min=0.2, scale_max=0.2)
+    )
+    found = previews.preview(
+        str(pictures / "records"), output=tmp_path / "sheet.png", num_pictures=1, columns=1, config=small
+    )
+    with Image.open(found.output) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
+    assert (pixels == (124, 116, 104)).all(axis=1).mean() > 0.8
+
+
+def test_the_usage_line_says_what_comes_first_and_what_may_follow(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["preview", "--help"])
+    assert capsys.readouterr().out.splitlines()[0] == "usage: efficientdet preview [-h] [OPTIONS] DATA [PRESET]"
 
 
 def test_photographs_with_annotations_are_converted_first(pictures, tmp_path, monkeypatch):

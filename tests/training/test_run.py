@@ -127,7 +127,10 @@ def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(f
         "from batch and steps: optimizer.method adam, model.batch_norm_momentum 0.9, training.recalibrate_images 8, "
         "training.fixed_statistics 0.5\n"
     )
-    assert said in (run / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
+    assert said in log
+    assert "compiling the training step" in log
+    assert re.search(r"epoch 2\.0: AP \d+\.\d \(\d+\.\d to \d+\.\d\), AP50 \d+\.\d \(", log)
     assert weights.load(run / "weights" / "last.safetensors").model.batch_norm_momentum == 0.9
 
 

@@ -12,7 +12,7 @@ from efficientdet import cli
 from efficientdet import config as configs
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, interruption, run, run_directory, schedule, seeds
+from efficientdet.training import dataset, interruption, outcome, run_directory, schedule, seeds
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_signal_reaches_the_run_and_both_end_with_its_status(tiny, tmp_path):
 
 
 def _ended(values, best_ap=None):
-    return run.TrainingSummary(
+    return outcome.TrainingSummary(
         run_dir="r", steps=1, epochs=1.0, best_ap=best_ap, metrics=values, skipped_steps=0, ended="done", seconds=1.0
     )
 

@@ -24,6 +24,7 @@ _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
 _PICTURES_A_WORKER = 1000
 _DETAILS = "conversion.json"
+_SPLITS = "splits.json"
 # What a dataset is made of; other files in its folder may change.
 _DATA_SUFFIXES = (*sorted(images.SUFFIXES), ".json", ".xml", ".txt", ".yaml", ".yml")
 _NOT_DATA = {"runs", "predictions"}
@@ -59,7 +60,8 @@ def convert(
         splits: convert only these splits; all if empty.
         files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
             themselves; relative paths start at the source.
-        val_fraction: share of the training pictures that becomes the split val, for a dataset without one.
+        val_fraction: share of the training pictures that becomes the split val, for a dataset without one; splits.json
+            in the output names the images of each split.
         num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
             pictures; 0: one for about 1000 pictures or 100 MB, at most 256.
         num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
@@ -95,6 +97,7 @@ def convert(
             raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
         if folder is not None:
             _write_manifest(folder, result, written)
+            _write_splits(folder, dataset, result)
     return result
 
 
@@ -319,6 +322,17 @@ def _write_manifest(folder: Path, result: summary.Summary, written: list[shards.
     details = {"problems": [dataclasses.asdict(problem) for problem in result.problems]}
     for name, document in ((_DETAILS, details), (records.MANIFEST, manifest)):
         (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_splits(folder: Path, dataset: sources.Source, result: summary.Summary) -> None:
+    """Writes which images are in which split, by file name; broken ones are in none."""
+    broken = {(problem.split, problem.file_name) for problem in result.problems if problem.kind == policy.BROKEN}
+    names = {
+        split: sorted(example.file_name for example in examples if (split, example.file_name) not in broken)
+        for split, examples in dataset.splits.items()
+    }
+    text = json.dumps(names, indent=0, ensure_ascii=False) + "\n"
+    (folder / _SPLITS).write_text(text, encoding="utf-8")
 
 
 def _fingerprint(source: Path) -> str:

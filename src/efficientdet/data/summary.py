@@ -94,4 +94,5 @@ def show(summary: Summary, console: Console | None = None) -> None:
         if len(of_kind) > _NUM_NAMES:
             console.print(f"  and {len(of_kind) - _NUM_NAMES} more files, all of them in conversion.json", markup=False)
     if summary.output:
-        console.print(f"\nWritten to {summary.output}", markup=False, soft_wrap=True)
+        text = f"\nWritten to {summary.output}; splits.json there names the images of each split"
+        console.print(text, markup=False, soft_wrap=True)

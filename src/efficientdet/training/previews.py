@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from efficientdet import backend, draw, files, limits
-from efficientdet.config import ExperimentConfig
+from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.data import records
 from efficientdet.errors import UserError
 from efficientdet.training import dataset as datasets
@@ -23,20 +23,34 @@ class Preview:
     output: str
     """The sheet."""
     pictures: list[dict[str, Any]]
-    """For each picture its id, height and width of what is not padding, and its boxes in px of the network input."""
+    """For each image its id, height and width of what is not padding, and its boxes in px of the network input."""
+    object_sizes: dict[str, float] | None
+    """Smallest, median and largest object, and the share of those smaller than the smallest anchor: square roots of
+    areas, px of the network input. None without a box."""
+    smallest_anchor: float
+    """Its side, px of the network input."""
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the preview into plain JSON values."""
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        """Says in a line what was drawn."""
+        """Says what was drawn, and how large the objects are."""
         boxes = sum(len(picture["boxes"]) for picture in self.pictures)
-        return f"{self.output}: {len(self.pictures)} pictures with {boxes} boxes"
+        drawn = f"{self.output}: {len(self.pictures)} images with {boxes} boxes"
+        if self.object_sizes is None:
+            return drawn
+        sizes = self.object_sizes
+        return (
+            f"{drawn}\n"
+            f"objects as the network sees them, square root of the area: {sizes['smallest']:.0f} to "
+            f"{sizes['largest']:.0f} px, median {sizes['median']:.0f} px; {sizes['below_anchors']:.0%} are smaller "
+            f"than the smallest anchor, {self.smallest_anchor:g} px"
+        )
 
 
 def preview(
-    data: str,
+    data: Annotated[str, tyro.conf.arg(metavar="DATA [PRESET]")],
     /,
     *,
     output: Path = Path("preview.jpg"),
@@ -44,10 +58,11 @@ def preview(
     columns: int = 4,
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = ExperimentConfig(),  # noqa: B008
 ) -> Preview:
-    """Draws the first training pictures of a run, augmented, with their boxes.
+    """Draws the first training images of a run, augmented, with their boxes, and says how large the objects are.
 
     Args:
-        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations.
+        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations; on the command line
+            a preset may follow, else it is d0.
         output: the sheet, a .jpg or .png.
         num_pictures: on the sheet.
         columns: pictures a row.
@@ -71,11 +86,43 @@ def preview(
     drawn, described = [], []
     for row, count in enumerate(batch["num_boxes"]):
         boxes, labels = batch["boxes"][row, :count], batch["labels"][row, :count]
-        image, enlarged = draw.enlarge(batch["images"][row], boxes, _LEAST_SIDE)
+        image = _pad(batch["images"][row], batch["valid_size"][row], config.model)
+        image, enlarged = draw.enlarge(image, boxes, _LEAST_SIDE)
         drawn.append(draw.draw_detections(image, enlarged, labels, None, names))
         described.append(_describe(int(ids[row]), batch["valid_size"][row], boxes, [names[label] for label in labels]))
     _write_sheet(output, draw.contact_sheet(drawn, columns))
-    return Preview(output=str(output), pictures=described)
+    smallest_anchor = 2**config.model.min_level * config.model.anchor_scale
+    return Preview(
+        output=str(output),
+        pictures=described,
+        object_sizes=_object_sizes(batch, smallest_anchor),
+        smallest_anchor=smallest_anchor,
+    )
+
+
+def _pad(image: np.ndarray, valid_size: np.ndarray, model: ModelConfig) -> np.ndarray:
+    """Fills what is beside an image with the colour that the network sees there; in a batch it is black."""
+    if model.padding == "black":
+        return image
+    height, width = valid_size
+    padded = np.empty_like(image)
+    padded[:] = np.round(255 * np.array(model.pixel_mean))
+    padded[:height, :width] = image[:height, :width]
+    return padded
+
+
+def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None:
+    """Sums up how large the objects of a batch are."""
+    boxes = np.concatenate([boxes[:count] for boxes, count in zip(batch["boxes"], batch["num_boxes"], strict=True)])
+    if not len(boxes):
+        return None
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    return {
+        "smallest": round(float(sizes.min()), 2),
+        "median": round(float(np.median(sizes)), 2),
+        "largest": round(float(sizes.max()), 2),
+        "below_anchors": round(float(np.mean(sizes < smallest_anchor)), 4),
+    }
 
 
 def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> ExperimentConfig:

@@ -24,6 +24,7 @@ from efficientdet import backend, files, limits, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import anchors, layers, weights
 from efficientdet.training import (
+    announcements,
     batch_statistics,
     checkpoint,
     engine,
@@ -31,6 +32,7 @@ from efficientdet.training import (
     interruption,
     memory,
     metrics,
+    outcome,
     overfitting,
     processes,
     replicas,
@@ -48,31 +50,7 @@ from efficientdet.training.step import State, first_state, make_step
 from efficientdet.training.step_logs import StepLogs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSummary:
-    """How a run ended."""
-
-    run_dir: str
-    steps: int
-    epochs: float
-    best_ap: float | None
-    """AP of weights/best on the validation pictures; none without any."""
-    metrics: dict[str, float | None]
-    """Of the last evaluation: AP and the others, and the validation losses."""
-    skipped_steps: int
-    ended: str
-    """Why it ended: all epochs are done, or patience was lost."""
-    seconds: float
-    """Of this process; a resumed run counts from the resume."""
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    """Likewise."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the summary into plain JSON values."""
-        return dataclasses.asdict(self)
-
-
-def train(config: ExperimentConfig) -> TrainingSummary:
+def train(config: ExperimentConfig) -> outcome.TrainingSummary:
     """Trains as `config` says, or goes on where an earlier run in the same folder stopped.
 
     Returns:
@@ -81,6 +59,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
     Raises:
         UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
         Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
+        Stopped: the same after Ctrl-C (a KeyboardInterrupt).
     """
     limits.check(config)
     tracking.check(config)
@@ -92,7 +71,7 @@ def train(config: ExperimentConfig) -> TrainingSummary:
         return _train(config, folder, asked)
 
 
-def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> TrainingSummary:
+def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> outcome.TrainingSummary:
     """Trains until the end, or until a scheduler asked to stop."""
     # 1. What to train on; the number of classes comes from there.
     checked = self_check.check_processes(config)
@@ -107,7 +86,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     given, (config, derived) = config, schedule.derive(config, dataset.num_examples)
     facts = run_directory.facts(given, dataset, derived)
     processes.first_only(lambda: run_directory.claim(facts))
-    if (ended := _ended(folder)) is not None:
+    if (ended := outcome.read(folder)) is not None:
         return ended
 
     # 2. The network and its state, new or resumed.
@@ -131,10 +110,11 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
     for note in notes if newest is None else ():
         run.say(note)
     if derived:
-        run.say("from batch and steps: " + ", ".join(f"{name} {_short(value)}" for name, value in derived.items()))
+        run.say(announcements.derived(derived))
     run.cautions.start()
     last = run.schedule.total_steps
     run.say(f"resumed at step {run.step} of {last}" if newest else f"{last} steps to {folder}")
+    forecast = announcements.Forecast(last, run.batch_size, run.say)
     with (
         run.metrics,
         run.checkpoints,
@@ -146,31 +126,21 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> Train
         for batch in run.batches():
             run.train_on(batch, is_asked_to_end=asked.is_wanted())
             asked.can_wait = True
+            forecast.advance(run.step)
             bar.advance(run.batch_size, run.note())
             run.evaluation_is_due = run.step in run.schedule.evaluation_steps
             is_last = asked.is_wanted() if processes.count() == 1 else run.logs.is_asked_to_end
             if run.step % config.training.checkpoint_every == 0 or run.evaluation_is_due or is_last:
                 run.save()
             if is_last:
-                raise interruption.Interrupted
+                raise asked.end(run.step)
             if run.evaluation_is_due:
                 with run.logs.paused():
                     run.evaluate(asked)
+                forecast.leave_out()
 
         # 4. What came of it.
         return run.finish()
-
-
-def _ended(folder: Path) -> TrainingSummary | None:
-    """Reads how the run of a folder ended, if it has."""
-    values = run_directory.read_summary(folder)
-    if values is None or values.keys() != {field.name for field in dataclasses.fields(TrainingSummary)}:
-        return None
-    summary = TrainingSummary(**values)
-    if processes.is_first():
-        text = f"done before, after {summary.steps} steps{_best(summary)}: {folder}"
-        progress.console.print(text, soft_wrap=True, markup=False)
-    return summary
 
 
 class _Run:
@@ -230,15 +200,8 @@ class _Run:
 
     def describe(self) -> str:
         """Says in one line what is trained on what."""
-        training, (height, width) = self.config.training, self.config.model.image_size
         parameters = sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
-        return (
-            f"{parameters:,} parameters, {len(self.dataset.categories)} classes, {height} x {width} px; "
-            f"{self.dataset.num_examples} training and {self.dataset.num_validation} validation pictures; batch "
-            f"{self.batch_size}, {training.epochs:g} epochs, {training.precision}, {backend.running()}"
-            + (f", {self._replicas.count} devices" if self._replicas.count > 1 else "")
-            + (f" of {processes.count()} processes" if processes.count() > 1 else "")
-        )
+        return announcements.describe(self.config, self.dataset, parameters, self._replicas.count)
 
     def say(self, text: str) -> None:
         """Says something to the person and to log.txt; of several processes, the first does."""
@@ -276,6 +239,7 @@ class _Run:
         """Compiles the step; where batch statistics are to stay from here on, measures what they stay at."""
         is_fixed = self.step >= self.schedule.fixed_from
         if self.step == self.schedule.fixed_from:
+            self.say(announcements.fixed(self.step))
             self.state = self._replicas.place_state(self._recalibrate.fix(self._replicas.first(self.state)))
         learning_rate = self.schedule.learning_rate
         step = make_step(self.model, self._anchors, self.config, learning_rate, self._replicas, is_fixed=is_fixed)
@@ -326,7 +290,7 @@ class _Run:
         if processes.is_first():
             run_directory.write_evaluation(self.folder, self.step, found, self.dataset.categories, self.metrics)
         ap = found.evaluation.metrics["AP"]
-        self.say(f"epoch {self.epoch:.1f}: AP {_percent(ap)}, AP50 {_percent(found.evaluation.metrics['AP50'])}")
+        self.say(f"epoch {self.epoch:.1f}: {found.evaluation.line()}")
         self.cautions.evaluated(found)
         if ap is not None and (self.best_ap is None or ap > self.best_ap):
             self.best_ap, self.best_step, self.worse_evaluations = ap, self.step, 0
@@ -372,7 +336,7 @@ class _Run:
         }
         self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
 
-    def finish(self) -> TrainingSummary:
+    def finish(self) -> outcome.TrainingSummary:
         """Writes summary.json, once the last checkpoint is written."""
         self.checkpoints.wait()
         if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.first(self.state)))):
@@ -382,7 +346,7 @@ class _Run:
         if self.step < self.schedule.total_steps:
             ended = f"no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
         ended += self.cautions.ending()
-        summary = TrainingSummary(
+        summary = outcome.TrainingSummary(
             run_dir=str(self.folder),
             steps=self.step,
             epochs=self.epoch,
@@ -396,17 +360,5 @@ class _Run:
         if processes.is_first():
             files.write_json(self.folder / run_directory.SUMMARY, summary.to_dict())
         self.metrics.finish(summary.to_dict())
-        self.say(f"done after {self.step} steps, {ended}{_best(summary)}: {self.folder}")
+        self.say(f"done after {self.step} steps, {ended}{summary.best()}: {self.folder}")
         return summary
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def _best(summary: TrainingSummary) -> str:
-    return "" if summary.best_ap is None else f", best AP {_percent(summary.best_ap)}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

@@ -17,7 +17,7 @@ from efficientdet import draw, files
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
-from efficientdet.training import checkpoint, liveness, processes
+from efficientdet.training import checkpoint, continuation, liveness, processes
 from efficientdet.training.dataset import Dataset
 from efficientdet.training.metrics import MetricsWriter
 from efficientdet.training.validation import ValidationResult
@@ -155,13 +155,19 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
     # A knob that is newer than the run has its default there.
     defaults = json.loads(json.dumps(configs.to_dict(ExperimentConfig())))
     old, new = {**configs.flatten(defaults), **configs.flatten(before)}, configs.flatten(now)
-    # What was derived differs because something else does, or because another version derives it.
-    for name in sorted(old.keys() | new.keys(), key=lambda name: (name.startswith("derived."), name)):
-        if name not in _FREE and old.get(name) != new.get(name):
-            raise UserError(
-                f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
-                "give the same to resume it, or another `--run-dir` to start anew."
-            )
+    differing = sorted(
+        (name for name in old.keys() | new.keys() if name not in _FREE and old.get(name) != new.get(name)),
+        # A preset brings its knobs along. What was derived differs because something else does, or because another
+        # version derives it.
+        key=lambda name: (name != "preset", name.startswith("derived."), name),
+    )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            continuation.explain(path.parent, old, new, differing)
+            or f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
+            "give the same to resume it, or another `--run-dir` for a new run."
+        )
 
 
 def _check_data(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from efficientdet.config import ExperimentConfig, TrainingConfig
 _LONG_RUN = 10_000
 """Steps from which on a small batch has a learning rate in proportion to its size."""
 _REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
-_REFERENCE_ADAM_RATE = 0.011
+_REFERENCE_ADAM_RATE = 0.02
 _LEAST_WARMUP = 100
 _STATISTICS = (10, 100)
 _FEW_TOGETHER, _RECALIBRATION, _FIXED = 32, 640, 0.5

@@ -24,7 +24,7 @@ from efficientdet import backend, evaluation, files, limits, progress
 from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
-from efficientdet.training import interruption, processes, run, run_directory, tracking
+from efficientdet.training import interruption, outcome, processes, run_directory, tracking
 
 RESULT, TABLE = "seeds.json", "seeds.md"
 
@@ -37,7 +37,7 @@ class SeedsSummary:
     """How the runs ended."""
 
     run_dir: str
-    runs: dict[int, run.TrainingSummary]
+    runs: dict[int, outcome.TrainingSummary]
     """Seed -> its run."""
     mean: dict[str, float | None]
     """Of each metric over the seeds; none where a seed has none."""
@@ -101,13 +101,13 @@ def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)
 
     Raises:
         UserError: a run cannot be trained, or the folder is a run itself.
-        Interrupted: as `train`; the same call goes on.
+        Interrupted, Stopped: as `train`; the same call goes on.
     """
     _check(config, seeds)
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
     if (folder / run_directory.CONFIG).exists():
         raise UserError(f"`{folder}` is a run itself; give another `--run-dir` for several seeds.")
-    found: dict[int, run.TrainingSummary] = {}
+    found: dict[int, outcome.TrainingSummary] = {}
     for number, seed in enumerate(seeds, start=1):
         progress.console.print(f"seed {seed}, {number} of {len(seeds)}", markup=False)
         training = dataclasses.replace(config.training, seed=seed)
@@ -127,7 +127,7 @@ def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
     tracking.check(config)
 
 
-def _train(config: ExperimentConfig) -> run.TrainingSummary:
+def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
     """Trains one seed in a process of its own, which speaks for itself; what ends this process ends it gently."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / run_directory.CONFIG
@@ -143,15 +143,17 @@ def _train(config: ExperimentConfig) -> run.TrainingSummary:
                 raise
     if status == interruption.STATUS:
         raise interruption.Interrupted
+    if status == interruption.STOPPED_STATUS:
+        raise interruption.Stopped
     if status != 0:
         raise UserError(
             f"Seed {config.training.seed} ended with status {status}, for the reason above; the same command goes on."
         )
     values = json.loads((Path(config.run_dir) / run_directory.SUMMARY).read_text(encoding="utf-8"))
-    return run.TrainingSummary(**values)
+    return outcome.TrainingSummary(**values)
 
 
-def _sum_up(folder: Path, runs: dict[int, run.TrainingSummary]) -> SeedsSummary:
+def _sum_up(folder: Path, runs: dict[int, outcome.TrainingSummary]) -> SeedsSummary:
     """Computes mean and standard deviation of each metric that every run has."""
     rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
     names = [*evaluation.METRICS, "best_AP", "loss", "class_loss", "box_loss"]

@@ -1,10 +1,10 @@
 """step(state, batch) -> (state, logs): loss, gradient, guard, update, average; pure, the same on every backend.
 
 The state is a dict of arrays, lists in the order of the model's variables:
-    trainable, momentum, average_trainable: float32; square: float32, with Adam only; non_trainable, average_non_trainable: batch statistics, and the
-    states of random generators; step: steps done; updates: steps that changed the weights; bad_steps: steps in a row
-    that did not, those that overflowed from too large a loss scale left out; loss_scale, good_steps: dynamic loss
-    scale (Micikevicius et al. 2018, section 3.2).
+    trainable, momentum, average_trainable: float32; square: float32, with Adam only; non_trainable,
+    average_non_trainable: batch statistics, and the states of random generators; step: steps done; updates: steps that
+    changed the weights; bad_steps: steps in a row that did not, those that overflowed from too large a loss scale left
+    out; loss_scale, good_steps: dynamic loss scale (Micikevicius et al. 2018, section 3.2).
 """
 
 import contextlib
