@@ -89,9 +89,8 @@ class ModelConfig:
     normalize_twice: bool = False
     """Subtract the mean and divide by the standard deviation once more, as NVIDIA's weights were trained."""
     resize: Resize = "half_pixel"
-    """How a picture is resampled to the network input; weights remember what they were trained with. half_pixel:
-    bilinear between pixel centres; legacy: bilinear between top left corners (NVIDIA); antialiased: bilinear over all
-    pixels that a smaller one covers (Pillow's, which the PyTorch port uses)."""
+    """How an image is resampled to the network input, bilinearly; weights remember it. half_pixel: between pixel
+    centres; legacy: between top left corners (NVIDIA); antialiased: over all pixels that a smaller one covers (Pillow)."""
     padding: Literal["mean", "black"] = "mean"
     """Colour beside a picture that does not fill the network input; black for AdvProp weights."""
     batch_norm_momentum: float | None = None
@@ -115,7 +114,7 @@ class DataConfig:
     """Split of a converted dataset to validate on."""
     decode: Decode = "fast"
     """How JPEGs of training images become pixels. fast: only the part that is cut out, shrunk on the way where it is
-    needed at half its size or less; exact: whole, as evaluation does, and as images that `augmentation` changes first."""
+    needed at half its size or less; exact: whole, as in evaluation and where `augmentation` changes the image first."""
     synthetic_examples: int = 1024
     """Pictures in an epoch of `synthetic` data."""
     synthetic_classes: int = 6
@@ -181,8 +180,8 @@ class OptimizerConfig:
     method: Method | None = None
     """sgd, with momentum, as published, or adam. None: adam for fewer than 10,000 steps from random weights."""
     learning_rate: float | None = None
-    """Peak, for the global batch. None: with sgd 0.08 * batch_size / 64, and for a batch below 64 in fewer than 10,000
-    steps sqrt(10,000 / steps) times that, at most 0.08 * sqrt(batch_size / 64); with adam 0.02 * sqrt(batch_size / 64)."""
+    """Peak. None, sgd: 0.08 * batch_size / 64, for a batch below 64 in fewer than 10,000 steps sqrt(10,000 / steps)
+    times that, at most 0.08 * sqrt(batch_size / 64). None, adam: 0.02 * sqrt(batch_size / 64)."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first step."""
     warmup_epochs: float | None = None
@@ -224,10 +223,10 @@ class TrainingConfig:
     """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
     recalibrate_images: int | None = None
     """Training images, not augmented, on which batch statistics are measured before weights are evaluated and written
-    ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 images are normalised together, else 0."""
+    ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 are normalised together, else 0."""
     fixed_statistics: float | None = None
     """Fraction of the steps, at the end, that train with the statistics inference uses: measured once, as above, then
-    constant. None: 0.5 if fewer than 32 images are normalised together, else 0."""
+    constant. None: 0.5 if fewer than 32 are normalised together, else 0."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
     xla: Switch = "auto"
