@@ -90,7 +90,7 @@ class ModelConfig:
     """Subtract the mean and divide by the standard deviation once more, as NVIDIA's weights were trained."""
     resize: Resize = "half_pixel"
     """How an image is resampled to the network input, bilinearly; weights remember it. half_pixel: between pixel
-    centres; legacy: between top left corners (NVIDIA); antialiased: over all pixels that a smaller one covers (Pillow)."""
+    centres; legacy: between top left corners (NVIDIA); antialiased: over all that a smaller one covers (Pillow)."""
     padding: Literal["mean", "black"] = "mean"
     """Colour beside a picture that does not fill the network input; black for AdvProp weights."""
     batch_norm_momentum: float | None = None
