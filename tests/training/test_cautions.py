@@ -183,6 +183,9 @@ def test_an_evaluation_that_explodes_is_said_by_loss_and_by_image(running):
     assert "image 0 (100)" in said[0]
     assert said[1].startswith("warning: the validation loss, 26.9, is 57 times the training loss, 0.47: ")
     assert run.said == [text.removeprefix("warning: ") for text in said]
+    run.evaluated(_found(27.9))
+    assert len(said) == 3
+    assert run.said == [said[2].removeprefix("warning: ")], "the summary has those of the last evaluation"
 
 
 def test_a_loss_that_diverges_is_said_once_and_at_the_end(running):

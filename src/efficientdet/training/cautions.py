@@ -56,7 +56,8 @@ class Cautions:
         """
         self._config, self._dataset, self._num_devices, self._say = config, dataset, num_devices, say
         self.said: list[str] = []
-        """What was said so far, for `summary.json`."""
+        """What was said so far, of the evaluations only the last, for `summary.json`."""
+        self._of_last_evaluation: list[str] = []
         self._trend, self._has_diverged = LossTrend(), False
         self._last_loss: float | None = None
         before = 0
@@ -93,8 +94,15 @@ class Cautions:
 
     def evaluated(self, found: ValidationResult) -> None:
         """Says which validation images are full of confident boxes, and that their loss is far above training's."""
-        self._warn(found.watch.warning(self._dataset.validation_name))
-        self._warn(plausibility.warn_of_losses(self._last_loss, found.losses["loss"]))
+        before = [text for text in self.said if text not in self._of_last_evaluation]
+        lines = [
+            found.watch.warning(self._dataset.validation_name),
+            plausibility.warn_of_losses(self._last_loss, found.losses["loss"]),
+        ]
+        self._of_last_evaluation = [line for line in lines if line]
+        self.said = before
+        for line in self._of_last_evaluation:
+            self._warn(line)
 
     def ending(self) -> str:
         """Says, for the last line of the run, that the loss diverged; empty: it did not, or recovered."""
