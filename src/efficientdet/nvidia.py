@@ -94,7 +94,7 @@ HPARAMS: Rows = (
     ("`loss_scale`", "none: it begins at 2^15 and follows the gradients"),
     (
         "`iou_loss_type`, `positives_momentum`, `lr_decay_method`, `optimizer`",
-        "none: one loss, one schedule, one optimizer",
+        "none: one loss, one schedule; `optimizer.method` is sgd in these presets",
     ),
 )
 """Keys of its `--hparams`."""
