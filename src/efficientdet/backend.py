@@ -174,6 +174,11 @@ def gpus() -> int:
     return len(tf.config.list_physical_devices("GPU"))
 
 
+def is_tensorflow_on_cpu() -> bool:
+    """Says whether Keras runs on TensorFlow, and TensorFlow on processors alone."""
+    return running() == "tensorflow" and not gpus()
+
+
 def wait_for(arrays: Any) -> None:
     """Waits until nested arrays of the running backend are computed; they stay where they are."""
     if running() == "jax":

@@ -1,81 +1,131 @@
-"""Convolutions with gradients of their own answer and differentiate as TensorFlow's do."""
+"""Convolutions and their gradients are those of float64, but for rounding, however they are computed."""
 
+import math
+
+import float64
 import keras
 import numpy as np
 import pytest
 
-from efficientdet.model import kernels, layers
+from efficientdet import backend
+from efficientdet.model import convolutions, layers, mixed_precision
 
-tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernels")
+_LARGE = (2, 65, 66, 33)  # worth a form of our own with TensorFlow on a CPU; SAME padding differs between the sides
+_SMALL = (2, 17, 18, 24)
 
-
-def _differentiate(function, arrays, weights):
-    """Computes `function` and the gradients of its weighted sum."""
-    with tf.GradientTape() as tape:
-        tape.watch(arrays)
-        outputs = function(*arrays)
-        total = tf.reduce_sum(tf.cast(outputs, "float32") * weights)
-    return [np.asarray(tf.cast(x, "float32")) for x in (outputs, *tape.gradient(total, arrays))]
+each_type = pytest.mark.parametrize("dtype", list(float64.POLICIES))
+each_size = pytest.mark.parametrize("shape", [_LARGE, _SMALL], ids=["large", "small"])
 
 
-def _of_layer(layer, **options):
-    """Makes a function of the input and the layer's variables."""
-
-    def call(x, *values):
-        with keras.StatelessScope(state_mapping=list(zip(layer.trainable_variables, values, strict=True))):
-            return layer(x, **options)
-
-    return call
-
-
-def _compare(layer, x, rng, tolerance):
-    layer.build(x.shape)
-    values = [tf.constant(rng.normal(size=v.shape), "float32") for v in layer.trainable_variables]
-    weights = tf.constant(rng.normal(size=layer.compute_output_shape(x.shape)), "float32")
-    assert kernels.pays(x)
-    ours = _differentiate(_of_layer(layer, training=True), [x, *values], weights)
-    plain = _differentiate(_of_layer(layer, training=False), [x, *values], weights)
-    assert len(ours) == len(plain) == 2 + len(values)
-    for found, expected in zip(ours, plain, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def _convolve(x, kernel, upstream, stride, is_depthwise):
+    """Computes a convolution with SAME padding and its gradients, tap after tap, in float64."""
+    extent, (height, width) = kernel.shape[0], upstream.shape[1:3]
+    spans = [(side - 1) * stride + 1 for side in (height, width)]
+    missing = [max(span + extent - 1 - side, 0) for span, side in zip(spans, x.shape[1:3], strict=True)]
+    sides = [(total // 2, total - total // 2) for total in missing]
+    padded = np.pad(x, [(0, 0), *sides, (0, 0)])
+    outputs, by_padded, by_kernel = 0.0, np.zeros_like(padded), np.zeros_like(kernel)
+    for i in range(extent):
+        for j in range(extent):
+            seen = (slice(None), slice(i, i + spans[0], stride), slice(j, j + spans[1], stride))
+            tap = np.diag(kernel[i, j, :, 0]) if is_depthwise else kernel[i, j]
+            outputs = outputs + padded[seen] @ tap
+            by_padded[seen] += upstream @ tap.T
+            products = np.einsum("bhwc,bhwd->cd", padded[seen], upstream)
+            by_kernel[i, j] = np.diag(products)[:, None] if is_depthwise else products
+    (top, _), (left, _) = sides
+    return outputs, by_padded[:, top : top + x.shape[1], left : left + x.shape[2]], by_kernel
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 4e-2)])
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_a_pointwise_convolution_is_tensorflow_s(rng, use_bias, dtype, tolerance):
-    layer = layers.Conv(24, 1, use_bias=use_bias, dtype=dtype)
-    x = tf.cast(rng.normal(size=(2, 65, 66, 33)), layer.compute_dtype)
-    _compare(layer, x, rng, tolerance)
+def _check(rng, layer, shape, dtype, *, is_depthwise=False, training=True, xla=False):
+    x = float64.draw(rng, shape, dtype)
+    stride, extent = layer.strides[0], layer.kernel_size[0]
+    kernel = float64.draw(rng, (extent, extent, shape[-1], 1 if is_depthwise else layer.filters), dtype)
+    upstream = float64.draw(rng, layer.compute_output_shape(shape), dtype)
+    values = [kernel] if not layer.use_bias else [kernel, bias := float64.draw(rng, kernel.shape[-1:], dtype)]
+    found = float64.run(layer, x, upstream, dtype, values, xla=xla, training=training)
+    exact = _convolve(x, kernel, upstream, stride, is_depthwise)
+    terms = _convolve(np.abs(x), np.abs(kernel), np.abs(upstream), stride, is_depthwise)
+    taps = extent**2
+    counts = [taps * (1 if is_depthwise else shape[-1]), taps * (1 if is_depthwise else layer.filters)]
+    counts.append(math.prod(upstream.shape[:3]))
+    if layer.use_bias:  # the sum is rounded, and again with the bias
+        found[0] -= bias
+        float64.compare(found.pop(), upstream.sum((0, 1, 2)), np.abs(upstream).sum((0, 1, 2)), counts[-1], dtype)
+        extra = 1.01 * float64.ROUNDING[dtype] * (np.abs(exact[0]) + np.abs(bias))
+        assert (np.abs(found[0] - exact[0]) <= 2 * extra + 1e-6 * terms[0] + 2 * float64.LEAST[dtype]).all()
+        found, exact, terms, counts = found[1:], exact[1:], terms[1:], counts[1:]
+    for row in zip(found, exact, terms, counts, strict=True):
+        float64.compare(*row, dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 4e-2)])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-@pytest.mark.parametrize("size", [(65, 66), (64, 67)])
-def test_a_depthwise_convolution_is_tensorflow_s(rng, kernel, stride, size, dtype, tolerance):
-    layer = layers.DepthwiseConv(kernel, strides=stride, dtype=dtype)
-    x = tf.cast(rng.normal(size=(2, *size, 33)), layer.compute_dtype)
-    _compare(layer, x, rng, tolerance)
+@each_type
+@each_size
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_a_depthwise_convolution(rng, kernel, stride, training, shape, dtype):
+    layer = layers.DepthwiseConv(kernel, strides=stride, dtype=float64.POLICIES[dtype])
+    _check(rng, layer, shape, dtype, is_depthwise=True, training=training)
 
 
-def test_only_1_x_1_at_stride_1_is_a_product_of_matrices(rng):
-    x = tf.constant(rng.normal(size=(2, 64, 64, 33)), "float32")
-    for layer in (layers.Conv(8, 3), layers.Conv(8, 1, strides=2)):
-        _compare(layer, x, rng, 1e-5)
+@each_type
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_a_depthwise_convolution_as_shifts(rng, kernel, stride, dtype):
+    layer = layers.DepthwiseConv(kernel, strides=stride, dtype=float64.POLICIES[dtype])
+    layer.method = "shifts"
+    _check(rng, layer, _SMALL, dtype, is_depthwise=True)
 
 
-def test_xla_takes_them_too(rng):
+@each_type
+def test_a_depthwise_convolution_in_a_kernel_for_gpus(rng, dtype):
+    if keras.backend.backend() != "jax":
+        pytest.skip("needs JAX")
+    layer = layers.DepthwiseConv(3, strides=2, dtype=float64.POLICIES[dtype])
+    layer.method = "pallas"
+    _check(rng, layer, (2, 33, 34, 16), dtype, is_depthwise=True)
+
+
+@each_type
+@each_size
+@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+def test_a_pointwise_convolution(rng, use_bias, shape, dtype):
+    layer = layers.Conv(24, 1, use_bias=use_bias, dtype=float64.POLICIES[dtype])
+    _check(rng, layer, shape, dtype)
+
+
+@each_type
+@pytest.mark.parametrize("by_blocks", [False, True], ids=["plain", "blocks"])
+def test_the_stem(rng, by_blocks, dtype):
+    if by_blocks and keras.backend.backend() != "jax":
+        pytest.skip("needs JAX")
+    layer = layers.Conv(24, 3, strides=2, use_bias=False, dtype=float64.POLICIES[dtype])
+    layer.by_blocks = by_blocks
+    _check(rng, layer, (2, 65, 66, 3), dtype)
+
+
+@each_type
+def test_xla_takes_them_too(rng, dtype):
     """`--training.xla on` compiles the whole step, the gradients included."""
-    x = tf.constant(rng.normal(size=(1, 64, 64, 65)), "float32")
-    for layer in (layers.Conv(8, 1), layers.DepthwiseConv(3, strides=2)):
-        layer.build(x.shape)
-        values = [tf.convert_to_tensor(v) for v in layer.trainable_variables]
+    _check(rng, layers.Conv(8, 1, dtype=float64.POLICIES[dtype]), _LARGE, dtype, xla=True)
+    layer = layers.DepthwiseConv(3, strides=2, dtype=float64.POLICIES[dtype])
+    _check(rng, layer, _LARGE, dtype, is_depthwise=True, xla=True)
 
-        def gradient(layer=layer, values=values):
-            with tf.GradientTape() as tape:
-                tape.watch(values)
-                total = tf.reduce_sum(_of_layer(layer, training=True)(x, *values))
-            return tape.gradient(total, values)
 
-        for found, expected in zip(tf.function(gradient, jit_compile=True)(), gradient(), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+def test_ours_train_where_the_backend_s_are_slow_or_add_in_16_bits():
+    if keras.backend.backend() != "tensorflow" or not backend.is_tensorflow_on_cpu():
+        pytest.skip("for TensorFlow on a CPU")
+    large, small = keras.ops.zeros(_LARGE), keras.ops.zeros(_SMALL)
+    assert convolutions.pay(large, is_slow=True)
+    assert not convolutions.pay(large, is_slow=False)
+    assert not convolutions.pay(small, is_slow=True)
+    assert convolutions.pay(keras.ops.cast(small, "bfloat16"), is_slow=False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_graph_for_any_processor_does_not_ask_this_one(dtype):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow's graphs")
+    x = keras.ops.zeros((1, 8, 8, 4), dtype)
+    with mixed_precision.portable():
+        assert not mixed_precision.convolves_in_float32(x)
+    assert mixed_precision.convolves_in_float32(keras.ops.zeros((1,), "float32"))

@@ -1,14 +1,14 @@
-"""A chain in a kernel gives the values and gradients of its operations one by one, which Keras and float64 confirm."""
+"""Chains in kernels: when, how often, and what sums in them lose. Their numbers: test_sums.py."""
 
-import functools
+import math
 
+import float64
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from efficientdet.model import kernels, layers, normalization
-from efficientdet.training import losses
 
 _SHAPE = (2, 64, 64, 32)  # as many numbers as a kernel pays for
 
@@ -23,52 +23,19 @@ def _draw(rng, *shape, dtype="float32"):
     return tf.constant(rng.normal(size=shape), dtype)
 
 
-def _differentiate(function, arrays, weights):
-    """Computes the outputs, and the gradient of their sum weighted with the first one's weights."""
-    with tf.GradientTape() as tape:
-        floats = [array for array in arrays if array.dtype.is_floating]
-        tape.watch(floats)
-        outputs = tf.nest.flatten(function(*arrays))
-        total = tf.reduce_sum(tf.cast(outputs[0], "float32") * weights)
-    return [np.asarray(tf.cast(x, "float32")) for x in (*outputs, *tape.gradient(total, floats))]
-
-
-def _compare(function, arrays, weights, tolerance=1e-5, **options):
-    """Holds the kernel against the plain operations."""
-    plain = _differentiate(functools.partial(function, **options), arrays, weights)
-    kernel = _differentiate(functools.partial(kernels.compute, function, **options), arrays, weights)
-    for found, expected in zip(kernel, plain, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("activation", [None, "swish", "relu6"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 2e-3)])
-def test_normalisation_is_that_of_its_operations(rng, activation, dtype, tolerance):
-    x = _draw(rng, *_SHAPE, dtype=dtype) * 3 + 1
-    gamma, beta = 1 + 0.1 * _draw(rng, 32), _draw(rng, 32)
-    _compare(
-        normalization.normalize_by_batch,
-        [x, gamma, beta],
-        _draw(rng, *_SHAPE),
-        tolerance,
-        epsilon=1e-3,
-        activation=activation,
-    )
-
-
-def test_normalisation_is_keras_s_with_its_gradient_and_moving_statistics(rng):
-    x, weights = _draw(rng, *_SHAPE) * 3 + 1, _draw(rng, *_SHAPE)
+def test_normalisation_moves_the_statistics_as_keras_does(rng):
+    """Each of the two is within 8 sqrt(n) roundings of float64, relative to the sum of sizes (`float64`)."""
+    x = _draw(rng, *_SHAPE) * 3 + 1
     ours = normalization.batch_norm("norm", 0.9, "float32", "swish")
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3)
     for layer in (ours, theirs):
         layer.build(_SHAPE)
-        layer.gamma.assign(np.linspace(0.5, 1.5, 32))
-    found = _differentiate(lambda x: ours(x, training=True), [x], weights)
-    expected = _differentiate(lambda x: keras.ops.silu(theirs(x, training=True)), [x], weights)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
-    for name in ("moving_mean", "moving_variance"):
-        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-6)
+        layer(x, training=True)
+    rows = np.asarray(x, np.float64).reshape(-1, _SHAPE[-1])
+    rounding = float64.SUM_FACTOR * math.sqrt(len(rows)) * 2.0**-24
+    for name, terms in (("moving_mean", np.abs(rows)), ("moving_variance", np.square(rows - rows.mean(0)))):
+        difference = np.abs(np.asarray(getattr(ours, name)) - np.asarray(getattr(theirs, name)))
+        assert (difference <= 0.1 * 2 * rounding * terms.mean(0) + 2.0**-23).all()
 
 
 def test_sums_over_many_pixels_are_exact_enough(rng):
@@ -78,22 +45,10 @@ def test_sums_over_many_pixels_are_exact_enough(rng):
         normalization.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
     )
     exact = np.asarray(x, np.float64).reshape(-1, 8)
-    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-4)
-
-
-@pytest.mark.parametrize("method", ["fast_attention", "attention", "sum"])
-def test_fusion_is_that_of_its_operations(rng, method):
-    features = [_draw(rng, *_SHAPE) for _ in range(3)]
-    weights = [] if method == "sum" else [tf.constant(value) for value in (0.5, 1.5, -0.2)]
-    _compare(layers.fuse, features + weights, _draw(rng, *_SHAPE), method=method, relu=True, activation="swish")
-
-
-def test_the_focal_loss_is_that_of_its_operations(rng):
-    logits = 3 * _draw(rng, 2, 5000, 90)
-    labels = tf.constant(rng.integers(-2, 90, (2, 5000)), "int32")
-    options = {"alpha": 0.25, "gamma": 1.5, "label_smoothing": 0.1}
-    _compare(losses.focal_by_anchor, [logits, labels], _draw(rng, 2, 5000), **options)
+    # All terms of the mean have one sign, and so have those of the variance, of which each has the mean's error twice.
+    rounding = float64.SUM_FACTOR * math.sqrt(len(exact)) * 2.0**-24
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=rounding)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=rounding, atol=np.square(30 * rounding))
 
 
 def test_layers_of_one_shape_share_a_kernel(rng):

@@ -1,9 +1,10 @@
-"""Convolutions computed otherwise than the backend does, where it is slow.
+"""Convolutions computed otherwise than the backend does, where it is slow or not exact enough.
 
-For training with TensorFlow on a CPU, `pointwise` and `depthwise`: forward they are TensorFlow's. Backward, the
-gradient of a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is
-asked for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for
-it as TensorFlow's own loop. For GPUs, `by_blocks` and `shift_and_add`.
+For training with TensorFlow on a CPU, `dense` and `depthwise`: forward they are TensorFlow's. Backward, the gradient of
+a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is asked for with
+its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for it as
+TensorFlow's own loop. What would be added up in 16 bits is converted to float32 first (`mixed_precision`); where
+oneDNN has instructions for bfloat16 it is several times faster, and stays. For GPUs, `by_blocks` and `shift_and_add`.
 """
 
 import functools
@@ -11,29 +12,41 @@ from typing import Any
 
 from keras import ops
 
+from efficientdet import backend
+from efficientdet.model import kernels, mixed_precision
 
-def pointwise(x: Any, kernel: Any, bias: Any = None) -> Any:
-    """Computes a 1 x 1 convolution of stride 1.
+
+def pay(x: Any, *, is_slow: bool) -> bool:
+    """Says whether training is better off with `dense` and `depthwise` than with the backend's own.
 
     Args:
-        x: tensor of TensorFlow's, [B, h, w, C], of a known size.
-        kernel: [1, 1, C, D].
-        bias: [D], or none.
+        x: what is convolved.
+        is_slow: the backend's own are slow for such a convolution, where it is large.
+    """
+    return (is_slow and kernels.pays(x)) or (mixed_precision.is_sixteen_bit(x) and backend.is_tensorflow_on_cpu())
+
+
+def dense(x: Any, kernel: Any, stride: int) -> Any:
+    """Computes a convolution with SAME padding.
+
+    Args:
+        x: tensor of TensorFlow's, [B, h, w, C].
+        kernel: [k, k, C, D].
+        stride: downwards and to the right.
 
     Returns:
-        [B, h, w, D].
+        [B, h / stride, w / stride, D], sizes rounded up.
     """
     import tensorflow as tf
 
-    outputs = _pointwise()(x, tf.convert_to_tensor(kernel))  # a variable would want a gradient of its own
-    return outputs if bias is None else tf.nn.bias_add(outputs, bias)
+    return _dense(stride)(x, tf.convert_to_tensor(kernel))  # a variable would want a gradient of its own
 
 
 def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     """Computes a depthwise convolution with SAME padding.
 
     Args:
-        x: tensor of TensorFlow's, [B, h, w, D], of a known size.
+        x: tensor of TensorFlow's, [B, h, w, D].
         kernel: [k, k, D, 1].
         stride: downwards and to the right.
 
@@ -45,19 +58,41 @@ def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     return _depthwise(stride)(x, tf.convert_to_tensor(kernel))
 
 
+def depthwise_in_float32(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
+    """Computes the same in float32, rounded at the end, with the backend's own gradients."""
+    wide = (ops.cast(array, "float32") for array in (x, kernel))
+    return ops.cast(ops.depthwise_conv(*wide, strides=strides, padding="same"), x.dtype)
+
+
 @functools.cache
-def _pointwise() -> Any:
+def _dense(stride: int) -> Any:
     import tensorflow as tf
+
+    strides = [1, stride, stride, 1]
 
     @tf.custom_gradient
     def convolve(x: Any, kernel: Any) -> Any:
         def differentiate(upstream: Any) -> tuple[Any, Any]:
-            options = {"out_backprop": upstream, "strides": [1, 1, 1, 1], "padding": "VALID"}
-            by_x = tf.raw_ops.Conv2DBackpropInput(input_sizes=x.shape, filter=kernel, **options)
-            columns = (tf.reshape(array, [-1, array.shape[-1]]) for array in (x, upstream))
-            return by_x, tf.reshape(tf.matmul(*columns, transpose_a=True), kernel.shape)
+            is_exact = mixed_precision.convolves_in_float32(x)
+            by_x = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=_widened(kernel, is_exact),
+                out_backprop=_widened(upstream, is_exact),
+                strides=strides,
+                padding="SAME",
+            )
+            # oneDNN takes 200 times as long for float16 (TensorFlow 2.21 with AVX-512 FP16).
+            arrays = [_widened(array, is_exact and x.dtype != tf.float16) for array in (x, upstream)]
+            if stride == 1 and kernel.shape[:2] == (1, 1):
+                columns = (tf.reshape(array, [-1, array.shape[-1]]) for array in arrays)
+                by_kernel = tf.reshape(tf.matmul(*columns, transpose_a=True), kernel.shape)
+            else:
+                by_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                    input=arrays[0], filter_sizes=kernel.shape, out_backprop=arrays[1], strides=strides, padding="SAME"
+                )
+            return tf.cast(by_x, x.dtype), tf.cast(by_kernel, kernel.dtype)
 
-        return tf.nn.conv2d(x, kernel, 1, "VALID"), differentiate
+        return tf.nn.conv2d(x, kernel, stride, "SAME"), differentiate
 
     return convolve
 
@@ -70,25 +105,40 @@ def _depthwise(stride: int) -> Any:
 
     @tf.custom_gradient
     def convolve(x: Any, kernel: Any) -> Any:
-        outputs = tf.nn.depthwise_conv2d(x, kernel, strides, "SAME")
+        is_exact = mixed_precision.convolves_in_float32(x)
+        outputs = tf.nn.depthwise_conv2d(_widened(x, is_exact), _widened(kernel, is_exact), strides, "SAME")
 
         def differentiate(upstream: Any) -> tuple[Any, Any]:
-            options = {"out_backprop": upstream, "strides": strides}
+            # Of 16 bits too: oneDNN is slower with them in both gradients, TensorFlow's own loop adds in them.
+            options = {"out_backprop": _widened(upstream), "strides": strides}
             by_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-                input_sizes=x.shape, filter=kernel, padding="SAME", **options
+                input_sizes=tf.shape(x), filter=_widened(kernel), padding="SAME", **options
             )
             by_kernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-                input=x,
+                input=_widened(x),
                 filter_sizes=kernel.shape,
-                padding="EXPLICIT",
-                explicit_paddings=_same_padding(x.shape[1:3], outputs.shape[1:3], kernel.shape[0], stride),
+                **_padding(x.shape[1:3], outputs.shape[1:3], kernel.shape[0], stride),
                 **options,
             )
-            return by_x, by_kernel
+            return tf.cast(by_x, x.dtype), tf.cast(by_kernel, kernel.dtype)
 
-        return outputs, differentiate
+        return tf.cast(outputs, x.dtype), differentiate
 
     return convolve
+
+
+def _widened(array: Any, is_exact: bool = False) -> Any:
+    """Converts an array to float32, unless it is exact enough as it is."""
+    import tensorflow as tf
+
+    return array if is_exact else tf.cast(array, tf.float32)
+
+
+def _padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> dict[str, Any]:
+    """Spells out SAME padding where sizes are known, as options of an operation."""
+    if None in (*sizes, *new_sizes):
+        return {"padding": "SAME"}
+    return {"padding": "EXPLICIT", "explicit_paddings": _same_padding(sizes, new_sizes, extent, stride)}
 
 
 def _same_padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> list[int]:
@@ -143,9 +193,10 @@ def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
         for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
     ]
     padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
+    padded, kernel = ops.cast(padded, "float32"), ops.cast(kernel, "float32")  # no cost: it becomes part of the loop
     terms = [
         padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]
-    return sum(terms[1:], terms[0])
+    return ops.cast(sum(terms[1:], terms[0]), x.dtype)

@@ -6,7 +6,6 @@ of the last block of stride 2^l.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -115,13 +114,12 @@ class SqueezeExcite(keras.layers.Layer):
         """Scales."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         gate = self.expand(normalization.activate(self.reduce(mean), self.activation))
-        compute = functools.partial(kernels.compute, scale_channels) if training else scale_channels
-        return compute(x, gate)
+        return kernels.compute(scale_channels, x, gate) if training else x * ops.sigmoid(gate)
 
 
 def scale_channels(x: Any, gate: Any) -> Any:
-    """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]."""
-    return x * ops.sigmoid(gate)
+    """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]; in float32, since a gate's gradient sums over pixels."""
+    return ops.cast(ops.cast(x, "float32") * ops.sigmoid(ops.cast(gate, "float32")), x.dtype)
 
 
 class Block(keras.layers.Layer):

@@ -15,7 +15,7 @@ from keras import ops
 from efficientdet import backend
 from efficientdet.config import Depthwise, Upsampling
 from efficientdet.errors import UserError
-from efficientdet.model import convolutions, kernels, normalization
+from efficientdet.model import convolutions, kernels, mixed_precision, normalization
 from efficientdet.model.normalization import activate
 
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
@@ -48,10 +48,12 @@ class Conv(keras.layers.Conv2D):
         """Convolves."""
         if self.by_blocks:
             return convolutions.by_blocks(inputs, ops.convert_to_tensor(self.kernel))
-        is_pointwise = self.kernel_size == self.strides == (1, 1)
-        if not (training and is_pointwise and kernels.pays(inputs)):
+        is_better = convolutions.pay(inputs, is_slow=self.kernel_size == self.strides == (1, 1))
+        if not training or not (is_better or mixed_precision.is_sixteen_bit(inputs)):
             return super().call(inputs)
-        return convolutions.pointwise(inputs, self.kernel, self.bias)
+        convolve = functools.partial(convolutions.dense, stride=self.strides[0]) if is_better else self.convolution_op
+        outputs = convolve(inputs, self.kernel)
+        return mixed_precision.add_bias(outputs, self.bias) if self.use_bias else outputs
 
 
 class DepthwiseConv(keras.layers.DepthwiseConv2D):
@@ -80,8 +82,10 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
             if math.prod(inputs.shape) > pallas.MOST_NUMBERS:
                 return super().call(inputs)
             return depthwise_pallas.convolve(inputs, ops.convert_to_tensor(self.kernel), self.strides)
-        if training and kernels.pays(inputs):
+        if training and convolutions.pay(inputs, is_slow=True):
             return convolutions.depthwise(inputs, self.kernel, self.strides[0])
+        if backend.is_tensorflow_on_cpu() and not mixed_precision.convolves_in_float32(inputs):
+            return convolutions.depthwise_in_float32(inputs, self.kernel, self.strides)
         return super().call(inputs)
 
 
@@ -188,12 +192,15 @@ class Fusion(keras.layers.Layer):
         self.weights_of_inputs = (
             []
             if self.method == "sum"
-            else [self.add_weight(shape=(), initializer="ones", name=f"weight_{i}") for i in range(len(input_shape))]
+            else [
+                self.add_weight(shape=(), initializer="ones", name=f"weight_{i}", autocast=False)
+                for i in range(len(input_shape))
+            ]
         )
 
     def call(self, inputs: list[Any], training: bool = False) -> Any:
         """Fuses and activates."""
-        weights = [ops.cast(weight, self.compute_dtype) for weight in self.weights_of_inputs]
+        weights = [weight.value for weight in self.weights_of_inputs]
         compute = functools.partial(kernels.compute, fuse) if training else fuse
         return compute(*inputs, *weights, method=self.method, relu=self.relu, activation=self.activation)
 
@@ -201,17 +208,19 @@ class Fusion(keras.layers.Layer):
 def fuse(*arrays: Any, method: str, relu: bool, activation: str | None) -> Any:
     """Adds feature maps, each times its share, and activates; see `Fusion`.
 
+    The arithmetic is float32: the gradient of a weight is a sum over all pixels.
+
     Args:
-        *arrays: n feature maps [B, h, w, D], and unless the method is sum n weights, [] each.
+        *arrays: n feature maps [B, h, w, D], and unless the method is sum n weights, float32[] each.
         method: fast_attention, attention or sum.
         relu: of fast_attention: a weight below 0 is 0.
         activation: of `activate`, or none.
 
     Returns:
-        [B, h, w, D].
+        [B, h, w, D], of the type of the feature maps.
     """
     count = len(arrays) if method == "sum" else len(arrays) // 2
-    inputs, weights = arrays[:count], list(arrays[count:])
+    inputs, weights = [ops.cast(x, "float32") for x in arrays[:count]], list(arrays[count:])
     if method == "sum":
         outputs = sum(inputs[1:], inputs[0])
     elif method == "attention":
@@ -222,7 +231,8 @@ def fuse(*arrays: Any, method: str, relu: bool, activation: str | None) -> Any:
             weights = [ops.relu(w) for w in weights]
         total = sum(weights) + FUSION_EPSILON
         outputs = sum(x * w / total for x, w in zip(inputs, weights, strict=True))
-    return outputs if activation is None else activate(outputs, activation)
+    outputs = outputs if activation is None else activate(outputs, activation)
+    return ops.cast(outputs, arrays[0].dtype)
 
 
 class Resample(keras.layers.Layer):

@@ -185,7 +185,7 @@ def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activat
     mean = ops.mean(rows, axis=0)
     variance = ops.mean(ops.square(rows - mean), axis=0)
     factor = gamma * ops.rsqrt(variance + epsilon)
-    outputs = ops.cast(rows * factor + (beta - mean * factor), x.dtype)
+    outputs = rows * factor + (beta - mean * factor)
     if activation is not None:
         outputs = activate(outputs, activation)
-    return ops.reshape(outputs, x.shape), mean, variance
+    return ops.reshape(ops.cast(outputs, x.dtype), x.shape), mean, variance

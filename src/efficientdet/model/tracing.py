@@ -6,7 +6,7 @@ from typing import Any
 from efficientdet import backend, limits
 from efficientdet.config import Answer
 from efficientdet.errors import UserError
-from efficientdet.model import anchors, postprocess, weights
+from efficientdet.model import anchors, mixed_precision, postprocess, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 
@@ -57,7 +57,8 @@ def trace(network: Any, loaded: weights.Weights, *, answer: Answer, batch_size: 
 
     @tf.function(input_signature=signature, autograph=False)
     def run(images: Any, valid_size: Any) -> dict[str, Any]:
-        raw = network({"images": images, "valid_size": valid_size}, training=False)
+        with mixed_precision.portable():
+            raw = network({"images": images, "valid_size": valid_size}, training=False)
         if answer == "detections":
             return dict(postprocess.detect(raw, boxes, loaded.postprocess))
         return {**raw, "best_logits": ops.max(raw["class_logits"], axis=-1)}

@@ -1,0 +1,98 @@
+"""Sums of 16-bit numbers: always in float32 and rounded once (Micikevicius et al. 2018, section 3.3).
+
+bfloat16 has 8 binary digits, float16 has 11. Rounding a result to them does little harm; rounding a sum after each of
+its terms does: what is smaller than the last digit of the sum so far is lost. XLA on a CPU, and TensorFlow's own loops,
+add in the type of their input. oneDNN, which TensorFlow uses where the processor has instructions for the type
+(AVX-512 BF16, AMX), adds in float32. What is added up here is therefore converted first wherever that is not certain.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from efficientdet import backend
+
+_DIGITS = {"bfloat16": 8, "float16": 11}
+_stays_here = contextvars.ContextVar("stays_here", default=True)  # see `portable`
+
+
+def is_sixteen_bit(x: Any) -> bool:
+    """Says whether a tensor has 16-bit floats."""
+    return _name(x) in _DIGITS
+
+
+def convolves_in_float32(x: Any) -> bool:
+    """Says whether TensorFlow's convolutions on this CPU add up numbers like those of `x` in float32.
+
+    float32 does, of course. For 16 bits it depends on the processor, so one is tried, once.
+    """
+    name = _name(x)
+    if name not in _DIGITS:
+        return True
+    return _stays_here.get() and _adds_in_float32(name)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Lets no graph that is traced inside depend on this processor: it may run on another one."""
+    token = _stays_here.set(False)
+    try:
+        yield
+    finally:
+        _stays_here.reset(token)
+
+
+def add_bias(x: Any, bias: Any) -> Any:
+    """Adds a number to each channel; its gradient, a sum over all pixels, is added up in float32.
+
+    Args:
+        x: [B, h, w, D], of any float type.
+        bias: [D].
+
+    Returns:
+        The same shape and type as x.
+    """
+    if backend.running() == "tensorflow":
+        return _bias_adder()(x, ops.cast(bias, x.dtype))
+    return ops.cast(ops.cast(x, "float32") + ops.cast(bias, "float32"), x.dtype)  # in a loop that it costs nothing in
+
+
+@functools.cache
+def _bias_adder() -> Any:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def add(x: Any, bias: Any) -> Any:
+        def differentiate(upstream: Any) -> tuple[Any, Any]:
+            return upstream, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(upstream, tf.float32)), bias.dtype)
+
+        return tf.nn.bias_add(x, bias), differentiate
+
+    return add
+
+
+@functools.cache
+def _adds_in_float32(name: str) -> bool:
+    """Tries: each output is the exact one, rounded once, only if it was not rounded on the way."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    with tf.init_scope():
+        x, kernel = (
+            tf.cast(tf.constant(rng.normal(size=size), tf.float32), name) for size in ((1, 16, 16, 32), (3, 3, 32, 1))
+        )
+        found, exact = (
+            tf.cast(tf.nn.depthwise_conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), [1, 1, 1, 1], "SAME"), tf.float64)
+            for dtype in (name, tf.float32)
+        )
+    error = np.abs(found.numpy() - exact.numpy())
+    return bool((error <= 1.01 * 2.0 ** -_DIGITS[name] * np.abs(exact) + 1e-5).all())
+
+
+def _name(x: Any) -> str:
+    return getattr(x.dtype, "name", str(x.dtype))
