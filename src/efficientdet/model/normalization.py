@@ -163,8 +163,8 @@ def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | Non
     Returns:
         The same shape and type as x.
     """
-    outputs = ops.cast(ops.cast(x, "float32") * factor + shift, x.dtype)
-    return outputs if activation is None else activate(outputs, activation)
+    outputs = ops.cast(x, "float32") * factor + shift
+    return ops.cast(outputs if activation is None else activate(outputs, activation), x.dtype)
 
 
 def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:
