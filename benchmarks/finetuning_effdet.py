@@ -62,6 +62,7 @@ def train(
     splits: list[str],
     output: str,
     workers: int,
+    tries_soft: bool,
 ) -> dict[str, Any]:
     """Trains once and writes what it finds on each split.
 
@@ -76,9 +77,10 @@ def train(
         rate: peak of the learning rate.
         scales: smallest and largest scale of a training image.
         seed: of weights, order and augmentation.
-        splits: to detect on.
+        splits: to detect on; the last one is what both are compared on.
         output: folder for the detections, in COCO's results format.
         workers: processes that load images.
+        tries_soft: detect on the last split with effdet's soft suppression too, which takes minutes.
     """
     import torch
 
@@ -99,21 +101,14 @@ def train(
     run = _Training(bench, rate, steps, warmup_steps(len(dataset), batch_size, steps))
     used = _processor_seconds()
     seconds = run.go(loader, layout)
-    minutes, used = (time.monotonic() - began - trial) / 60, _processor_seconds() - used
-    began = time.monotonic()
-    found = {
-        name: {split: _detect(network, Path(data) / split, Path(output) / name, layout) for split in splits}
-        for name, network in run.variants().items()
-    }
     return {
         "images_per_second": (steps - warm_steps) * batch_size / sum(seconds[warm_steps:]),
         "images_per_second_with_start": steps * batch_size / sum(seconds),
-        "minutes": minutes,
-        "processor_seconds_a_step": used / steps,
-        "evaluation_minutes": (time.monotonic() - began) / 60,
+        "minutes": (time.monotonic() - began - trial) / 60,
+        "processor_seconds_a_step": (_processor_seconds() - used) / steps,
         "peak_rate": rate,
         "loss": float(np.mean(run.losses[-warm_steps:])),
-        "detections": found,
+        "detections": _detect_all(run.variants(), Path(data), splits, Path(output), layout, tries_soft),
         "layout": layout,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("torch", "effdet", "timm")},
@@ -324,13 +319,28 @@ class _Training:
         return {"last weights": self._bench.model, **{name: each.module.model for name, each in averages.items()}}
 
 
-def _detect(network: Any, folder: Path, output: Path, layout: str) -> str:
+def _detect_all(
+    networks: dict[str, Any], data: Path, splits: list[str], output: Path, layout: str, tries_soft: bool
+) -> dict[str, dict[str, str]]:
+    """Writes what each network finds in each split; returns the files."""
+    found = {
+        name: {split: _detect(network, data / split, output / name, layout) for split in splits}
+        for name, network in networks.items()
+    }
+    for name in ("last weights", "averages") if tries_soft else ():
+        folder, soft = data / splits[-1], f"{name}, soft suppression"
+        found[soft] = {splits[-1]: _detect(networks[name], folder, output / soft, layout, is_soft=True)}
+    return found
+
+
+def _detect(network: Any, folder: Path, output: Path, layout: str, *, is_soft: bool = False) -> str:
     """Writes what a network finds in a split, with effdet's own detections; returns the file."""
     import torch
     from effdet import DetBenchPredict
     from effdet.data import loader, transforms
 
     bench = DetBenchPredict(network).eval()
+    bench.soft_nms = is_soft
     # effdet fails where an image has fewer candidates than it looks at.
     bench.max_detection_points = min(bench.max_detection_points, len(bench.anchors.boxes) * bench.num_classes)
     given = _input(bench)
@@ -355,7 +365,7 @@ def _detect(network: Any, folder: Path, output: Path, layout: str) -> str:
 
 
 def _rows(image_id: int, detections: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Writes the detections of an image, x1, y1, x2, y2, score, class, in COCO's results format; padding is left out."""
+    """Writes the detections of an image, x1, y1, x2, y2, score, class, in COCO's results format, without padding."""
     for x1, y1, x2, y2, score, category in detections[detections[:, 4] > 0].tolist():
         box = [x1, y1, max(x2 - x1, 0.0), max(y2 - y1, 0.0)]
         yield {"image_id": image_id, "category_id": int(category), "bbox": box, "score": score}

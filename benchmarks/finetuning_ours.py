@@ -100,7 +100,6 @@ def train(*, split: str, **settings: Any) -> dict[str, Any]:
     seconds, then = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
     assert summary.steps == settings["steps"], summary
     folder = Path(config.run_dir)
-    began = time.monotonic()
     paths = {HEADLINE: folder / "weights" / "last.safetensors", **write_variants(folder)}
     found = {name: efficientdet.evaluate(path, data=config.data.train, split=split) for name, path in paths.items()}
     written = json.loads((folder / run_directory.CONFIG).read_text())
@@ -110,7 +109,6 @@ def train(*, split: str, **settings: Any) -> dict[str, Any]:
         **speed(rates, settings["warm_steps"], settings["steps"], settings["batch_size"]),
         "minutes": seconds / 60,
         "processor_seconds_a_step": (then.ru_utime + then.ru_stime - used.ru_utime - used.ru_stime) / summary.steps,
-        "evaluation_minutes": (time.monotonic() - began) / 60,
         "AP": {name: {split: short(each)} for name, each in found.items()},
         "peak_rate": settings["rate"] or written["derived"]["optimizer.learning_rate"],
         "loss": next(line["values"]["loss"] for line in reversed(lines) if line["kind"] == "train"),

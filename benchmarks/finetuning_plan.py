@@ -139,6 +139,9 @@ def summarize(options: Options, done: dict[str, Any]) -> dict[str, Any]:
         if weights and other != weights:
             rows.append(_row(f"effdet, {other}", theirs, other, options.test))
     rows.append(_row("effdet, averages as ours", theirs, "averages as ours", options.test))
+    soft = f"{weights}, soft suppression"
+    softened = {seed: run for seed, run in theirs.items() if soft in run["AP"]}
+    rows.append(_row(f"effdet, {soft}", softened, soft, options.test))
     for other_rate in options.rates:
         if weights and other_rate != rate:
             tried = _found(done, EFFDET, other_rate, options.seeds[:1])

@@ -59,7 +59,7 @@ def _read(opened: records.Records, number: int) -> dict[str, Any]:
 
 
 def _boxes(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lists the boxes of a record as COCO writes them, px of the image; float64, so that corners stay what they were."""
+    """Lists the boxes of a record as COCO writes them, px of the image; float64, so that corners do not move."""
     size = np.array([record["height"], record["width"]] * 2, np.float64)
     corners = record["boxes"].astype(np.float64) * size
     sides = np.concatenate([corners[:, 1::-1], corners[:, :1:-1] - corners[:, 1::-1]], axis=1)

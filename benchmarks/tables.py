@@ -311,8 +311,9 @@ def _finetuning_runs() -> str:
             ]
             for row in found["rows"]
         ]
-        header = f"{data['name']}: {data['images'][test]} images of {test}; {hardware['cores']} cores of an {hardware['cpu']}"
-        header = [header, "seeds", "AP", "AP50", "images/s: median (range)", "minutes"]
+        where = f"{hardware['cores']} cores of an {hardware['cpu']}"
+        title = f"{data['name']}: {data['images'][test]} images of {test}; {where}"
+        header = [title, "seeds", "AP", "AP50", "images/s: median (range)", "minutes"]
         tables.append(_table(header, rows))
     return "\n\n".join(tables) or "Not measured yet."
 

@@ -272,9 +272,7 @@ def test_both_backbones_make_the_same_features_of_an_image(tmp_path):
     finetuning_unpack.write_backbone("imagenet", model, tmp_path / "backbone.safetensors")
     image = tmp_path / "image.npy"
     np.save(image, np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32))
-    finetuning_ours.features(
-        preset="lite0", backbone="imagenet", image=str(image), output=str(tmp_path / "ours.npz")
-    )
+    finetuning_ours.features(preset="lite0", backbone="imagenet", image=str(image), output=str(tmp_path / "ours.npz"))
     job = {"data": str(tmp_path), "model": "tf_efficientdet_lite0", "image": str(image)}
     theirs = _call(job | {"task": "features", "output": str(tmp_path / "effdet.npz")}, tmp_path)
     assert theirs == {}
@@ -307,9 +305,16 @@ def test_effdet_trains_on_the_images_and_its_detections_can_be_counted(photograp
         "splits": ["val"],
         "output": str(tmp_path / "found"),
         "workers": 0,
+        "tries_soft": True,
     }
     found = _call(job, tmp_path)
-    assert found["detections"].keys() == {"last weights", "averages", "averages as ours"}
+    assert found["detections"].keys() == {
+        "last weights",
+        "averages",
+        "averages as ours",
+        "last weights, soft suppression",
+        "averages, soft suppression",
+    }
     for paths in found["detections"].values():
         counted = efficientdet.evaluation.evaluate_detections(
             pathlib.Path(paths["val"]), data=str(photographs), split="val"
