@@ -23,7 +23,7 @@ REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench bench-gpu \
+.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench bench-finetune bench-gpu \
   bench-gpu-train bench-gpu-inference gpu-environment clean python FORCE
 .NOTPARALLEL:
 
@@ -40,6 +40,7 @@ help:
 	@echo "             RECORDS=records/ and PHOTOS=photographs/ give real pictures"
 	@echo "make bench-gpu  measure training step and inference on one GPU with JAX; GPU_PYTHON=python3 takes a Python that has"
 	@echo "             JAX for CUDA, PYTHON_WITH_EFFDET=... measures effdet in turns with ours (docs/performance.md)"
+	@echo "make bench-finetune RECORDS=records/  train this and effdet on the same images, in turns; hours (docs/performance.md)"
 	@echo "make clean   remove .venv, caches and the demo's output; your runs stay"
 	@echo
 	@echo "Each makes .venv and installs into it by itself. PYTHON=python3.12 chooses the Python (3.11 to 3.13);"
@@ -102,6 +103,15 @@ bench: $(DEV)
 	$(BIN)/efficientdet benchmark inference $(if $(PHOTOS),--pictures $(PHOTOS)) --rival "$(RIVAL) inference" \
 	  --output $(RESULTS)/inference-cpu.json
 	$(BIN)/efficientdet benchmark train --rival "$(RIVAL) train" --output $(RESULTS)/train-cpu.json
+	$(BIN)/python benchmarks/tables.py
+
+# Both fine-tune on the same records. The result file is named after the dataset; what is in it is not trained again.
+FINETUNE_OPTIONS ?=
+bench-finetune: $(DEV)
+	@[ -n "$(RECORDS)" ] || { echo "make: \`RECORDS\` is empty; give a converted dataset, RECORDS=records/." >&2; exit 1; }
+	@$(MAKE) --no-print-directory VENV=.venv-parity environment
+	$(BIN)/python benchmarks/finetuning_compare.py $(RECORDS) \
+	  --output $(RESULTS)/finetuning-$(notdir $(RECORDS:%/=%)).json $(FINETUNE_OPTIONS)
 	$(BIN)/python benchmarks/tables.py
 
 # One GPU, with JAX and generated pictures. GPU_PYTHON is a Python that has JAX for CUDA and what pyproject.toml lists

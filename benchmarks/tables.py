@@ -266,6 +266,64 @@ def _tiles() -> str:
     return _table([header, "AP", "AP50", "boxes shown", "ms a picture"], rows)
 
 
+def _finetuning_files() -> list[dict[str, Any]]:
+    """Reads the comparisons with effdet, one a dataset."""
+    return [json.loads(path.read_text()) for path in sorted(_RESULTS.glob("finetuning-*.json"))]
+
+
+def _finetuning() -> str:
+    """Fine-tuning beside effdet: one row a dataset."""
+    rows = []
+    for found in _finetuning_files():
+        difference, settings = found["finetune_ap_minus_effdet"], found["settings"]
+        if difference is None:
+            continue
+        data = found["dataset"]
+        what = f"{settings['preset']}, {settings['image_size'][0]} px, {settings['steps']} steps"
+        rows.append(
+            [
+                f"{data['name']}, {data['images']['train']} images; {what}",
+                *(_mean(row["AP"]) for row in found["rows"][:2]),
+                f"{difference:+.3f}",
+                _range(found["ratios"]["finetune_images_per_second_vs_effdet"]),
+            ]
+        )
+    if not rows:
+        return "Not measured yet."
+    header = ["fine-tuning from an ImageNet backbone", "AP", "AP of effdet (PyTorch)"]
+    return _table([*header, "difference, goal 0.08", "ratio of images/s: median (range), goal 1.5"], rows)
+
+
+def _finetuning_runs() -> str:
+    """Each comparison whole: both, and what explains the difference."""
+    tables = []
+    for found in _finetuning_files():
+        data, settings, hardware = found["dataset"], found["settings"], found["hardware"]
+        test = settings["test"]
+        rows = [
+            [
+                row["what"],
+                str(len(row["seeds"])),
+                _mean(row["AP"]),
+                _mean(row["AP50"]),
+                _range(row["images_per_second"]),
+                f"{row['minutes']['median']:.1f}",
+            ]
+            for row in found["rows"]
+        ]
+        where = f"{hardware['cores']} cores of an {hardware['cpu']}"
+        title = f"{data['name']}: {data['images'][test]} images of {test}; {where}"
+        header = [title, "seeds", "AP", "AP50", "images/s: median (range)", "minutes"]
+        tables.append(_table(header, rows))
+    return "\n\n".join(tables) or "Not measured yet."
+
+
+def _mean(value: dict[str, Any]) -> str:
+    """Writes a mean with its standard deviation, where there are several seeds."""
+    deviation = value["standard_deviation"]
+    return f"{value['mean']:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "ratios": _ratios,
     "input": _input,
@@ -278,6 +336,8 @@ _TABLES: dict[str, Callable[[], str]] = {
     "exports of D0": lambda: _exports("exports-d0.json"),
     "serving": _serving,
     "tiles": _tiles,
+    "finetuning": _finetuning,
+    "finetuning runs": _finetuning_runs,
 }
 
 

@@ -110,9 +110,16 @@ def weights_file(folder, model, name):
 
 def build(model, image_size, **options):
     """Builds a network without weights, in inference mode; options are of `effdet.create_model`."""
+    effdet = import_effdet()
+    options = {"num_classes": agreement.NUM_CLASSES, "pretrained": False, "pretrained_backbone": False} | options
+    return effdet.create_model(model, image_size=image_size, **options).eval()
+
+
+def import_effdet():
+    """Imports effdet, also where torchvision is not installed."""
     import torch
 
-    if importlib.util.find_spec("torchvision") is None:
+    if "effdet" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         sys.meta_path.append(_Placeholders())
     compiler = torch.jit.script
     # What effdet compiles while it is imported is post-processing and losses, with torchvision's functions inside.
@@ -121,9 +128,7 @@ def build(model, image_size, **options):
         import effdet
     finally:
         torch.jit.script = compiler
-    options |= {"pretrained": False, "pretrained_backbone": False}
-    network = effdet.create_model(model, num_classes=agreement.NUM_CLASSES, image_size=image_size, **options)
-    return network.eval()
+    return effdet
 
 
 def _fill(network, seed):
