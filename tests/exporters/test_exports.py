@@ -106,6 +106,23 @@ def test_an_export_finds_what_keras_finds(made, weights_file, rng, format):
             ours.predict(*batch)
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
+def test_openvino_s_own_suppression_finds_what_keras_finds_again_and_again(weights_file, rng, tmp_path, batch_size):
+    """OpenVINO 2026.4.1 takes numbers from other memory where a batch of one is gathered from."""
+    output = tmp_path / "export"
+    made = exports.export(weights_file, format="openvino", answer="detections", output=output, batch_size=batch_size)
+    assert (made.agreement["apart"], made.agreement["extra"]) == (0, 0)
+    ours, keras = runtimes.load_runtime(made.path), KerasRuntime(weights_file)
+    batch = _batch(rng, ours.image_size, 3)
+    expected = keras.detect(*batch)
+    for _ in range(5):
+        found = ours.detect(*batch)
+        np.testing.assert_array_equal(found["labels"], expected["labels"])
+        np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-3)
+        np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.5)
+
+
 @each_format
 def test_detector_takes_the_folder_or_the_graph_in_it(made, weights_file, rng, format):
     export = made(format)

@@ -39,25 +39,25 @@ def _compare(found, expected, has_raw=False):
 
 
 @pytest.mark.parametrize(
-    ("found", "apart"),
+    ("found", "apart", "extra"),
     [
-        pytest.param([(_A, 0, 0.9), (_B, 1, 0.6)], 0, id="the same"),
-        pytest.param([(_B, 1, 0.6), (_A, 0, 0.9)], 0, id="in another order"),
-        pytest.param([((10.3, 10, 50, 50), 0, 0.9005), (_B, 1, 0.6)], 0, id="within the limits"),
-        pytest.param([((10.6, 10, 50, 50), 0, 0.9), (_B, 1, 0.6)], 1, id="a side too far"),
-        pytest.param([(_A, 0, 0.897), (_B, 1, 0.6)], 1, id="a score too far"),
-        pytest.param([(_A, 0, 0.9)], 1, id="one missing"),
-        pytest.param([], 2, id="nothing"),
-        pytest.param([(_A, 1, 0.9), (_B, 1, 0.6)], 2, id="another class is missing there and left over here"),
-        pytest.param([(_A, 0, 0.9), (_C, 0, 0.8), (_B, 1, 0.6)], 1, id="one left over"),
-        pytest.param([(_A, 0, 0.9), (_C, 0, 0.04), (_B, 1, 0.6)], 0, id="one left over, below what counts"),
-        pytest.param([(_A, 0, float("nan")), (_B, 1, 0.6)], 1, id="not a number"),
+        pytest.param([(_A, 0, 0.9), (_B, 1, 0.6)], 0, 0, id="the same"),
+        pytest.param([(_B, 1, 0.6), (_A, 0, 0.9)], 0, 0, id="in another order"),
+        pytest.param([((10.3, 10, 50, 50), 0, 0.9005), (_B, 1, 0.6)], 0, 0, id="within the limits"),
+        pytest.param([((10.6, 10, 50, 50), 0, 0.9), (_B, 1, 0.6)], 1, 0, id="a side too far"),
+        pytest.param([(_A, 0, 0.897), (_B, 1, 0.6)], 1, 0, id="a score too far"),
+        pytest.param([(_A, 0, 0.9)], 1, 0, id="one missing"),
+        pytest.param([], 2, 0, id="nothing"),
+        pytest.param([(_A, 1, 0.9), (_B, 1, 0.6)], 1, 1, id="another class is missing there and left over here"),
+        pytest.param([(_A, 0, 0.9), (_C, 0, 0.8), (_B, 1, 0.6)], 0, 1, id="one left over"),
+        pytest.param([(_A, 0, 0.9), (_C, 0, 0.04), (_B, 1, 0.6)], 0, 0, id="one left over, below what counts"),
+        pytest.param([(_A, 0, float("nan")), (_B, 1, 0.6)], 1, 0, id="not a number"),
     ],
 )
-def test_detections_are_paired_by_class_and_place(found, apart):
+def test_detections_are_paired_by_class_and_place(found, apart, extra):
     agreement = _compare(_Fixed(*found), _Fixed((_A, 0, 0.9), (_B, 1, 0.6)))
-    assert (agreement.detections, agreement.apart) == (2, apart)
-    assert (agreement.problem(_LIMITS) is None) == (apart == 0)
+    assert (agreement.detections, agreement.apart, agreement.extra) == (2, apart, extra)
+    assert (agreement.problem(_LIMITS) is None) == (apart + extra == 0)
 
 
 def test_two_boxes_close_to_each_other_find_their_own():
@@ -81,5 +81,14 @@ def test_of_a_network_that_is_sure_of_nothing_the_better_half_counts():
 
 def test_a_small_share_may_be_apart():
     figures = {"pictures": 1, "score_difference": 0.0, "box_difference": 0.0, "raw_score_difference": None}
-    assert Agreement(detections=100, apart=1, **figures).problem(_LIMITS) is None
-    assert "2 of 100 detections" in Agreement(detections=100, apart=2, **figures).problem(_LIMITS)
+    assert Agreement(detections=100, apart=1, extra=0, **figures).problem(_LIMITS) is None
+    problem = Agreement(detections=100, apart=2, extra=0, **figures).problem(_LIMITS)
+    assert "of Keras's 100 detections 2 are missing or further apart than 0.001" in problem
+    assert "has 2 that Keras does not have" in Agreement(detections=100, apart=0, extra=2, **figures).problem(_LIMITS)
+
+
+def test_no_more_are_apart_than_there_are():
+    """What the export has beside them is counted for itself: 345 of 173 tells nobody anything."""
+    rows = [(_A, 1, 0.9), (_B, 2, 0.8), (_C, 3, 0.7)]
+    agreement = _compare(_Fixed(*rows), _Fixed((_A, 0, 0.9)))
+    assert (agreement.detections, agreement.apart, agreement.extra) == (1, 1, 3)

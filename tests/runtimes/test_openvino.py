@@ -156,6 +156,17 @@ def test_a_precision_without_hardware_is_said(weights_file, monkeypatch):
         openvino_runtime.OpenVinoRuntime(weights_file, precision="mixed_bfloat16")
 
 
+@pytest.mark.parametrize("answer", ["raw", "detections"])
+def test_arithmetic_is_float32_unless_asked_otherwise(weights_file, rng, tmp_path, answer):
+    """OpenVINO itself chooses bfloat16 where the processor has it."""
+    exports.export(weights_file, format="openvino", answer=answer, output=tmp_path / "export")
+    runtime = openvino_runtime.OpenVinoRuntime(tmp_path / "export")
+    runtime.detect(*_batch(rng, (64, 96), 1))
+    runtime.detect(*_batch(rng, (64, 96), 3))
+    hints = [one.get_property("INFERENCE_PRECISION_HINT").get_type_name() for one in runtime._compiled.values()]
+    assert hints == ["f32", "f32"]
+
+
 def test_nothing_is_reported_to_the_makers_of_openvino(weights_file):
     openvino_runtime.OpenVinoRuntime(weights_file)
     assert sys.modules["openvino_telemetry"] is None

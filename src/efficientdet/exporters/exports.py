@@ -63,7 +63,8 @@ class Export:
             return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
         return what + (
             f"{found['detections']} detections on {found['pictures']} pictures differ from Keras's by at most "
-            f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more"
+            f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more; "
+            f"{found['extra']} are in the export alone"
         )
 
 

@@ -58,7 +58,9 @@ class Agreement:
     detections: int
     """Of Keras, compared."""
     apart: int
-    """Detections without a partner within the limits, on either side."""
+    """Those of them without a partner within the limits."""
+    extra: int
+    """Detections of the export that have no partner at all."""
     score_difference: float
     """Largest of the other detections."""
     box_difference: float
@@ -72,10 +74,11 @@ class Agreement:
 
     def problem(self, limits: Limits) -> str | None:
         """Says which limit is exceeded, if one is."""
-        if self.apart > limits.share * self.detections:
+        if self.apart + self.extra > limits.share * self.detections:
             return (
-                f"{self.apart} of {self.detections} detections are further apart than {limits.score:g} in score and "
-                f"{limits.box:g} px, or missing; {limits.share:.0%} is the most"
+                f"of Keras's {self.detections} detections {self.apart} are missing or further apart than "
+                f"{limits.score:g} in score and {limits.box:g} px, and the export has {self.extra} that Keras does not "
+                f"have; {limits.share:.0%} together is the most"
             )
         raw = self.raw_score_difference
         if raw is not None and not raw <= limits.score:
@@ -109,7 +112,8 @@ def compare(export: Runtime, keras: Runtime, samples: Iterable[Sample], limits: 
     return Agreement(
         pictures=len(rows),
         detections=sum(count for _, _, count in rows),
-        apart=sum(apart for _, apart, _ in rows),
+        apart=sum(count - len(near) for near, _, count in rows),
+        extra=sum(extra for _, extra, _ in rows),
         score_difference=largest[0],
         box_difference=largest[1],
         raw_score_difference=float(np.max(raw)) if has_raw else None,
@@ -134,7 +138,8 @@ def _pair(
     """Pairs the detections of a picture.
 
     Returns:
-        Differences of score and box of the pairs within the limits; detections that are in none; detections of Keras.
+        Differences of score and box of the pairs within the limits; detections of the export that Keras does not have;
+        how many of Keras there are.
     """
     boxes, labels, scores = found
     their_boxes, their_labels, their_scores = expected
@@ -151,7 +156,7 @@ def _pair(
     count = int(is_counted.sum())
     # What Keras does not see at all, a little above the threshold so that rounding at it does not count.
     extra = int((~taken & (scores >= least + limits.score)).sum())
-    return near, count - len(near) + extra, count
+    return near, extra, count
 
 
 def _best_first(iou: np.ndarray) -> list[tuple[int, int]]:
