@@ -63,6 +63,9 @@ def test_small_data_has_values_of_its_own(name):
         pytest.param({"backbone": "imagenet"}, 300, "sgd", id="a backbone that knows images"),
         pytest.param({"weights": "coco"}, 300, "sgd", id="a detector"),
         pytest.param({}, 3400, "sgd", id="random weights, 10,200 steps"),
+        pytest.param(
+            {"optimizer": OptimizerConfig(learning_rate=0.03)}, 300, "sgd", id="a rate, as published ones are"
+        ),
     ],
 )
 def test_adam_is_for_short_runs_from_random_weights(start, num_examples, expected):

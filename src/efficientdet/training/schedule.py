@@ -59,8 +59,9 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
     steps = _total_steps(config.training, num_examples)
     warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
     together = batch_size // config.training.accumulate_steps
-    is_random = not config.weights and not config.backbone
-    method = config.optimizer.method or ("adam" if is_random and steps < _LONG_RUN else "sgd")
+    # Whoever gives a rate has SGD's in mind: all published ones are.
+    is_open = config.optimizer.learning_rate is None and not config.weights and not config.backbone
+    method = config.optimizer.method or ("adam" if is_open and steps < _LONG_RUN else "sgd")
     rules: dict[str, float | str] = {
         "optimizer.method": method,
         "optimizer.learning_rate": peak_rate(batch_size, steps) if method == "sgd" else adam_rate(batch_size),
