@@ -60,7 +60,7 @@ def depthwise(x: Any, kernel: Any, stride: int) -> Any:
 
 def depthwise_in_float32(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
     """Computes the same in float32, rounded at the end, with the backend's own gradients."""
-    wide = (ops.cast(array, "float32") for array in (x, kernel))
+    wide = (mixed_precision.widened(array) for array in (x, kernel))
     return ops.cast(ops.depthwise_conv(*wide, strides=strides, padding="same"), x.dtype)
 
 
@@ -128,10 +128,8 @@ def _depthwise(stride: int) -> Any:
 
 
 def _widened(array: Any, is_exact: bool = False) -> Any:
-    """Converts an array to float32, unless it is exact enough as it is."""
-    import tensorflow as tf
-
-    return array if is_exact else tf.cast(array, tf.float32)
+    """Converts 16 bits to float32, unless they are exact enough as they are."""
+    return array if is_exact else mixed_precision.widened(array)
 
 
 def _padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> dict[str, Any]:
@@ -193,7 +191,10 @@ def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
         for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
     ]
     padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
-    padded, kernel = ops.cast(padded, "float32"), ops.cast(kernel, "float32")  # no cost: it becomes part of the loop
+    padded, kernel = (
+        mixed_precision.widened(padded),
+        mixed_precision.widened(kernel),
+    )  # no cost: it becomes part of the loop
     terms = [
         padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
         for i in range(kernel.shape[0])

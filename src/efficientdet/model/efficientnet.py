@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import BackboneConfig
-from efficientdet.model import kernels, layers, normalization
+from efficientdet.model import kernels, layers, mixed_precision, normalization
 
 STEM_FILTERS = 32
 SQUEEZE_RATIO = 0.25
@@ -119,7 +119,7 @@ class SqueezeExcite(keras.layers.Layer):
 
 def scale_channels(x: Any, gate: Any) -> Any:
     """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]; in float32, since a gate's gradient sums over pixels."""
-    return ops.cast(ops.cast(x, "float32") * ops.sigmoid(ops.cast(gate, "float32")), x.dtype)
+    return ops.cast(mixed_precision.widened(x) * ops.sigmoid(mixed_precision.widened(gate)), x.dtype)
 
 
 class Block(keras.layers.Layer):

@@ -220,7 +220,8 @@ def fuse(*arrays: Any, method: str, relu: bool, activation: str | None) -> Any:
         [B, h, w, D], of the type of the feature maps.
     """
     count = len(arrays) if method == "sum" else len(arrays) // 2
-    inputs, weights = [ops.cast(x, "float32") for x in arrays[:count]], list(arrays[count:])
+    inputs = [mixed_precision.widened(x) for x in arrays[:count]]
+    weights = [ops.cast(weight, inputs[0].dtype) for weight in arrays[count:]]
     if method == "sum":
         outputs = sum(inputs[1:], inputs[0])
     elif method == "attention":

@@ -26,6 +26,11 @@ def is_sixteen_bit(x: Any) -> bool:
     return _name(x) in _DIGITS
 
 
+def widened(x: Any) -> Any:
+    """Converts 16-bit floats to float32; others stay what they are."""
+    return ops.cast(x, "float32") if is_sixteen_bit(x) else x
+
+
 def convolves_in_float32(x: Any) -> bool:
     """Says whether TensorFlow's convolutions on this CPU add up numbers like those of `x` in float32.
 
@@ -59,7 +64,8 @@ def add_bias(x: Any, bias: Any) -> Any:
     """
     if backend.running() == "tensorflow":
         return _bias_adder()(x, ops.cast(bias, x.dtype))
-    return ops.cast(ops.cast(x, "float32") + ops.cast(bias, "float32"), x.dtype)  # in a loop that it costs nothing in
+    wide = widened(x)
+    return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # in a loop that it costs nothing in
 
 
 @functools.cache
@@ -69,7 +75,7 @@ def _bias_adder() -> Any:
     @tf.custom_gradient
     def add(x: Any, bias: Any) -> Any:
         def differentiate(upstream: Any) -> tuple[Any, Any]:
-            return upstream, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(upstream, tf.float32)), bias.dtype)
+            return upstream, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=widened(upstream)), bias.dtype)
 
         return tf.nn.bias_add(x, bias), differentiate
 
