@@ -15,10 +15,12 @@ from efficientdet.benchmarks import drawn_weights, inference
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, PostprocessConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
-from efficientdet.exporters import exports
+from efficientdet.exporters import calibration, exports
+from efficientdet.exporters import onnx as onnx_exporter
 from efficientdet.model import weights
 from efficientdet.runtimes import manifest as manifests
 from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.runtimes.manifest import Manifest
 from efficientdet.training.run import train
 
 _PROGRAMS = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
@@ -238,8 +240,9 @@ def learnt(tiny, tmp_path_factory):
         training=TrainingConfig(batch_size=8, epochs=160, evaluate_every=0),
         overfit=8,
     )
-    assert train(config).best_ap > 0.6
-    return root / "run", str(root / "records")
+    best_ap = train(config).best_ap
+    assert best_ap > 0.5  # 0.57 to 0.86 with four seeds
+    return root / "run", str(root / "records"), best_ap
 
 
 @pytest.mark.slow
@@ -250,13 +253,18 @@ def learnt(tiny, tmp_path_factory):
     strict=False,
 )
 def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, tmp_path):
-    run, records = learnt
+    """A fifth of its AP, which is the most that may be allowed: how much this one loses depends on what it has learnt.
+
+    It does not depend on the processor: see the next test. Detectors from four seeds lost 0.03 to 0.10.
+    """
+    run, records, ap = learnt
     gate = {"data": records, "split": "train"}
+    loss = 0.99 * ap / 5
     made = exports.export(
-        run, format="onnx", precision="int8", output=tmp_path / "int8", calibration=records, max_ap_loss=0.12, **gate
+        run, format="onnx", precision="int8", output=tmp_path / "int8", calibration=records, max_ap_loss=loss, **gate
     )
-    assert made.agreement["keras_ap"] > 0.6
-    assert made.agreement["keras_ap"] - made.agreement["ap"] <= 0.12
+    assert made.agreement["keras_ap"] == pytest.approx(ap, abs=0.01)
+    assert made.agreement["keras_ap"] - made.agreement["ap"] <= loss
     assert b"QuantizeLinear" in (tmp_path / "int8" / "model.onnx").read_bytes()
     assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
     with pytest.raises(UserError, match=r"int8 of onnx loses too much: AP .* `max_ap_loss` is -1"):
@@ -265,11 +273,48 @@ def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, 
         exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
+def test_int8_is_as_exact_on_this_processor_as_its_graph_is(weights_file, tmp_path):
+    """What the kernels for integers add to the error of 8 bits is smaller than that error.
+
+    The graph as it is written, computed in float32, has no integers to overflow. With weights of 8 bits instead of 7,
+    processors without VNNI add ten times the error.
+    """
+    import onnxruntime
+
+    loaded = weights.load(weights_file)
+    manifest = Manifest(
+        target="onnx",
+        precision="int8",
+        answer="raw",
+        batch_size=0,
+        has_letterbox=False,
+        model=loaded.model,
+        categories=loaded.categories,
+        postprocess=loaded.postprocess,
+    )
+    samples = list(calibration.generated(loaded.model, 8))
+    onnx_exporter.write(tmp_path, loaded, manifest, samples)
+    as_written = onnxruntime.SessionOptions()
+    as_written.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+    def logits(options):
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+        inputs = [{"images": sample.images, "valid_size": sample.valid_size} for sample in samples]
+        return np.concatenate([session.run(["class_logits"], one)[0] for one in inputs])
+
+    keras = KerasRuntime(weights_file)
+    exact = np.concatenate([keras.predict(sample.images, sample.valid_size)["class_logits"] for sample in samples])
+    written = logits(as_written)
+    by_bits, by_kernels = written - exact, logits(onnxruntime.SessionOptions()) - written
+    assert np.square(by_kernels).mean() < np.square(by_bits).mean()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="NNCF is not installed")
 def test_int8_that_loses_more_is_not_written(learnt, tmp_path, monkeypatch):
-    """How much NNCF's loses depends on the processor; it can never gain a whole."""
-    run, records = learnt
+    """How much it loses depends on what it has learnt; it can never gain a whole."""
+    run, records, _ = learnt
     gate = {"data": records, "split": "train", "calibration": records, "max_ap_loss": -1.0}
     verify, has_integers = exports._verify, []
 
