@@ -247,11 +247,6 @@ def learnt(tiny, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="ONNX Runtime is not installed")
-@pytest.mark.xfail(
-    Path("/proc/cpuinfo").is_file() and "avx512_vnni" in Path("/proc/cpuinfo").read_text(),
-    reason="ONNX Runtime's int8 can lose .19 of AP .83 on processors with VNNI; the cause is not known yet",
-    strict=False,
-)
 def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, tmp_path):
     """A fifth of its AP, which is the most that may be allowed: how much this one loses depends on what it has learnt.
 
