@@ -52,7 +52,7 @@ TRAIN: Rows = (
         "`--seed`",
         "`--training.seed 1`; order and augmentation differ from epoch to epoch, and no two processes read the same",
     ),
-    ("`--debug`", "`efficientdet doctor` says what works here; a step that is not finite names its pictures by itself"),
+    ("`--debug`", "`efficientdet doctor` says what works here; a step that is not finite names its images by itself"),
     ("`--time_history`", "none: images/s and the input's share of the time are always logged"),
     ("`--validate`", "none: every evaluation also has the losses"),
     (
@@ -87,7 +87,7 @@ HPARAMS: Rows = (
         "`--loss.focal-alpha 0.25 --loss.focal-gamma 1.5 --loss.label-smoothing 0.0`",
     ),
     ("`delta`, `box_loss_weight`", "`--loss.huber-delta 0.1 --loss.box-weight 50`"),
-    ("`max_instances_per_image`", "none: room is made for the fullest picture"),
+    ("`max_instances_per_image`", "none: room is made for the fullest image"),
     ("`skip_crowd_during_training`", "none: crowds are never trained on"),
     ("`survival_prob`", "`--model.backbone.survival 0.8`"),
     ("`var_freeze_expr`", "`--training.freeze backbone`, or `all_but_heads`"),
@@ -143,7 +143,7 @@ PREDICT: Rows = (
     ("`--amp`", "`efficientdet predict runs/d0 photograph.jpg --precision mixed_float16`"),
     ("`--use_xla`", "`efficientdet predict runs/d0 photograph.jpg --xla on`"),
     ("`--input_image`, `--output_image_dir`", "`efficientdet predict runs/d0 photograph.jpg --output found`"),
-    ("`--max_boxes_to_draw`", "none: 100, the most of a picture; in Python `postprocess` of `Detector`"),
+    ("`--max_boxes_to_draw`", "none: 100, the most of an image; in Python `postprocess` of `Detector`"),
     ("`--min_score_thresh`", "`efficientdet predict runs/d0 photograph.jpg --score-threshold 0.4`"),
     ("`--nms_method`", "none: Gaussian soft-NMS of each class, what the AP is measured with"),
 )

@@ -26,7 +26,7 @@ _PER_OBJECT, _SURPLUS = 2, 10
 _MOST_UNKNOWN = 50
 """The same where no image has objects annotated: confident boxes."""
 _LOSS_FACTOR = 5.0
-"""A validation loss beyond so many training losses is far above it."""
+"""A validation loss more than this many times the training loss is far above it."""
 
 _SHOWN = 5
 _ADVICE = (

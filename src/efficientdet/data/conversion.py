@@ -60,7 +60,7 @@ def convert(
         splits: convert only these splits; all if empty.
         files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
             themselves; relative paths start at the source.
-        val_fraction: share of the training pictures that becomes the split val, for a dataset without one; splits.json
+        val_fraction: share of the training images that becomes the split val, for a dataset without one; splits.json
             in the output names the images of each split.
         num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
             pictures; 0: one for about 1000 pictures or 100 MB, at most 256.

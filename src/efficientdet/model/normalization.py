@@ -113,8 +113,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * rest)
 
 
-@contextlib.contextmanager
-def fixed(model: Any) -> Iterator[None]:
+def fixed(model: Any) -> contextlib.AbstractContextManager[None]:
     """Lets a network that is trained inside normalise by its moving statistics, which stay as they are.
 
     Functions compiled before stay as they are.
@@ -122,18 +121,10 @@ def fixed(model: Any) -> Iterator[None]:
     Args:
         model: EfficientDet, or a layer of it.
     """
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
-    for layer in found:
-        layer.is_fixed = True
-    try:
-        yield
-    finally:
-        for layer in found:
-            layer.is_fixed = False
+    return _switched_on(model, "is_fixed")
 
 
-@contextlib.contextmanager
-def measured(model: Any) -> Iterator[None]:
+def measured(model: Any) -> contextlib.AbstractContextManager[None]:
     """Lets a network that is called inside normalise by the batch, and its moving statistics become those of the batch.
 
     All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
@@ -141,14 +132,19 @@ def measured(model: Any) -> Iterator[None]:
     Args:
         model: EfficientDet, or a layer of it.
     """
+    return _switched_on(model, "measures")
+
+
+@contextlib.contextmanager
+def _switched_on(model: Any, switch: str) -> Iterator[None]:
     found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
     for layer in found:
-        layer.measures = True
+        setattr(layer, switch, True)
     try:
         yield
     finally:
         for layer in found:
-            layer.measures = False
+            setattr(layer, switch, False)
 
 
 def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | None) -> Any:

@@ -29,7 +29,7 @@ _MANY_SMALL, _LEFT_SMALL = 0.10, 0.05
 _SIDES = 128
 """Image sizes that are advised are multiples of it, px: the stride of the coarsest level."""
 _LARGER = 2.0
-"""An image is advised to be at most so many times as high and wide: four times the memory and time."""
+"""The most by which a larger image is advised in height and width: four times the memory and time."""
 _LOWER_RATE = 3.0
 _SHOWN = 10
 
