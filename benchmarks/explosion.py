@@ -4,13 +4,16 @@ An image explodes where activations grow from layer to layer until the class log
 that was trained on, and fills up with confident boxes. The sign that is counted: the largest class logit of the
 validation images against that of the training images, and images full of confident boxes (`plausibility`).
 
-    python benchmarks/explosion.py demo/records --plan demo --output benchmarks/results/explosion-demo.json
+    python benchmarks/explosion.py demo/records --output benchmarks/results/explosion-demo.json
+    python benchmarks/explosion.py records/ --preset d0 --image-size 320 320 --batch-sizes 2 4 8 --seeds 0 1 \
+      --output benchmarks/results/explosion-d0.json
 
-`demo/records` is a converted dataset with the splits train and val. Finished runs stay in the output: the same command
-again goes on. `--fixed 0` trains without the cure.
+The dataset is a converted one with the splits train and val. Finished runs stay in the output: the same command again
+goes on, and other batch sizes, seeds or another KERAS_BACKEND are added. `--fixed 0` trains without the cure.
 """
 
 import dataclasses
+import itertools
 import json
 import tempfile
 import time
@@ -24,12 +27,6 @@ from efficientdet import backend, files, presets
 from efficientdet import config as configs
 from efficientdet.benchmarks import report
 
-# Batch size and seed of each run.
-_PLANS: dict[str, tuple[tuple[int, int], ...]] = {
-    "demo": ((8, 0), (8, 1), (8, 2), (8, 3), (8, 4), (2, 0), (4, 0), (4, 1), (16, 0), (16, 1)),
-    "d0": ((8, 0), (8, 1), (8, 2), (2, 0), (4, 0), (4, 1), (16, 0), (16, 1)),
-    "few": ((8, 0), (2, 0)),
-}
 _BOUND = 5.0
 """A validation image whose largest logit is this far above that of all training images has exploded."""
 
@@ -39,23 +36,25 @@ def main(
     /,
     *,
     output: Path,
-    plan: Literal["demo", "d0", "few"] = "demo",
     preset: str = "demo",
     image_size: tuple[int, int] = (128, 128),
-    images: int = 1280,
+    batch_sizes: tuple[int, ...] = (2, 4, 8, 16),
+    seeds: tuple[int, ...] = (0, 1),
+    steps: int = 160,
     fixed: float | None = None,
     recalibrate: int | None = None,
     method: Literal["sgd", "adam"] | None = None,
 ) -> None:
-    """Trains every run of a plan and writes a row for each.
+    """Trains for each batch size and seed, and writes a row for each.
 
     Args:
         records: converted dataset with the splits train and val.
         output: JSON file to write, or to go on with.
-        plan: batch sizes and seeds.
         preset: model.
         image_size: height and width of the network input, px.
-        images: seen by each run.
+        batch_sizes: images an update.
+        seeds: of weights, order and augmentation; one training for each batch size and seed.
+        steps: updates of each training.
         fixed: `training.fixed_statistics`; none: what the run derives.
         recalibrate: `training.recalibrate_images`; none: what the run derives.
         method: `optimizer.method`; none: what the run derives.
@@ -63,14 +62,14 @@ def main(
     backend.choose()
     knobs = {"fixed_statistics": fixed, "recalibrate_images": recalibrate}
     done = json.loads(output.read_text())["rows"] if output.is_file() else []
-    for batch_size, seed in _PLANS[plan]:
+    for batch_size, seed in itertools.product(batch_sizes, seeds):
         settings = {
             "preset": preset,
             "backend": backend.running(),
             "image_size": list(image_size),
             "batch_size": batch_size,
             "seed": seed,
-            "images": images,
+            "steps": steps,
             "method": method,
             **knobs,
         }
@@ -107,7 +106,7 @@ def _run(records: Path, settings: dict[str, Any]) -> dict[str, Any]:
         optimizer=configs.OptimizerConfig(method=settings["method"]),
         training=configs.TrainingConfig(
             batch_size=settings["batch_size"],
-            epochs=settings["images"] / _num_examples(records),
+            epochs=(settings["steps"] - 0.5) * settings["batch_size"] / _num_examples(records),  # rounded up
             evaluate_every=0,
             seed=settings["seed"],
             fixed_statistics=settings["fixed_statistics"],

@@ -127,7 +127,7 @@ _NAN = float("nan")
         ("model.image_size", (100_001, 32)),
         ("model.image_size", (10**4000, 32)),
         ("model.min_level", 2),
-        ("model.max_level", 5),
+        ("model.max_level", 4),
         ("model.max_level", 9),
         ("data.synthetic_examples", 0),
         ("data.synthetic_classes", 0),
@@ -197,7 +197,7 @@ def test_check_names_the_knob(name, value):
     [
         ("model.image_size", (32, 32)),
         ("model.head_repeats", 0),
-        ("model.max_level", 6),
+        ("model.max_level", 5),
         ("augmentation.scale_max", 16.0),
         ("optimizer.momentum", 0.0),
         ("optimizer.clip_norm", 0.0),

@@ -75,7 +75,7 @@ class ModelConfig:
     min_level: int = 3
     """First level of the feature network; level l has stride 2^l."""
     max_level: int = 7
-    """Last level of the feature network."""
+    """Last level of the feature network; those from 6 on are made from level 5."""
     anchor_scale: float = 4.0
     """Side of the smallest anchor of a level in strides of that level."""
     num_octaves: int = 3

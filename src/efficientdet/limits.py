@@ -113,9 +113,9 @@ def check(config: ExperimentConfig) -> None:
 
 def _check_levels(model: ModelConfig) -> None:
     """Raises a UserError for levels or anchors that cannot work."""
-    if model.min_level != 3 or not 6 <= model.max_level <= 8:
+    if model.min_level != 3 or not 5 <= model.max_level <= 8:
         levels = f"{model.min_level}..{model.max_level}"
-        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 6, 7 or 8.")
+        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 5, 6, 7 or 8.")
     wrong = [shape for shape in model.aspect_ratios if not all(0 < factor <= 100 for factor in shape)]
     if wrong or not model.aspect_ratios:
         found = f"has {wrong[0]}" if wrong else "is ()"

@@ -21,7 +21,7 @@ def _features(rng, sizes=((8, 12), (4, 6), (2, 3)), channels=(16, 32, 80)):
     return [rng.normal(size=(1, *size, c)).astype(np.float32) for size, c in zip(sizes, channels, strict=True)]
 
 
-@pytest.mark.parametrize("max_level", [6, 7, 8])
+@pytest.mark.parametrize("max_level", [5, 6, 7, 8])
 def test_every_node_reads_what_was_built_before_it(max_level):
     nodes = bifpn.node_inputs(3, max_level)
     levels = max_level - 2
@@ -30,7 +30,7 @@ def test_every_node_reads_what_was_built_before_it(max_level):
         assert max(inputs) < levels + number
 
 
-@pytest.mark.parametrize("max_level", [6, 7, 8])
+@pytest.mark.parametrize("max_level", [5, 6, 7, 8])
 def test_every_node_and_every_input_is_used(max_level):
     nodes = bifpn.node_inputs(3, max_level)
     last_of_level = {level: max_level - 2 + number for number, (level, _) in enumerate(nodes)}

@@ -17,6 +17,7 @@ _CHANGES = {
     "as it is": {},
     "levels to 8": {"max_level": 8},
     "levels to 6": {"max_level": 6},
+    "levels to 5": {"max_level": 5},
     "plain sums": {"fusion": "sum"},
     "softmax": {"fusion": "attention"},
     "several cells": {"num_cells": 3},

@@ -79,7 +79,8 @@ class _Trainer:
         from efficientdet.training import engine
 
         state = self.replicas.place_state(self.first)
-        return engine.to_host(self.replicas.first(self._step(state, self.replicas.place_batch(batch))))
+        state, logs = self._step(state, self.replicas.place_batch(batch))
+        return engine.to_host((self.replicas.read_state(state), self.replicas.first(logs)))
 
 
 def _write_step(path):

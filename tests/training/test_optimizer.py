@@ -143,11 +143,3 @@ def test_adam_is_keras_s_while_the_rate_changes(rng):
         theirs.learning_rate = 0.1 / number
         theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
     np.testing.assert_allclose(ours[0], variable.numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_arrays_that_are_joined_come_apart_as_they_were(rng):
-    lists = [[rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (), (4,))] for _ in range(2)]
-    sums, products = optimizer.elementwise(lambda a, b: (a + b, a * b), *lists)
-    for a, b, found_sum, found_product in zip(*lists, sums, products, strict=True):
-        np.testing.assert_array_equal(found_sum, a + b)
-        np.testing.assert_array_equal(found_product, a * b)

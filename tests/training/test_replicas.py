@@ -78,7 +78,7 @@ class _Trainer:
 
         state = self.replicas.place_state(self._first)
         state, logs = self._step(state, self.replicas.place_batch(batch))
-        state, logs = engine.to_host((self.replicas.first(state), self.replicas.first(logs)))
+        state, logs = engine.to_host((self.replicas.read_state(state), self.replicas.first(logs)))
         lists = {"momentum": state["momentum"], "non_trainable": state["non_trainable"]}
         return {**logs, **{f"{key}/{n}": array for key, arrays in lists.items() for n, array in enumerate(arrays)}}
 

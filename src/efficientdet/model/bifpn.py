@@ -80,7 +80,7 @@ class Node(keras.layers.Layer):
 
 
 class BiFPN(keras.layers.Layer):
-    """Features P3..P5 of the backbone to P3..P7 (P8), fused in `num_cells` cells.
+    """Features P3..P5 of the backbone to P3..P7 (P5, P6, P8), fused in `num_cells` cells.
 
     P6 is P5 projected, normalised and max-pooled; P7 and P8 are pooled again (EfficientDet, section 3.2).
 

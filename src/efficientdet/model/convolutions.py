@@ -21,9 +21,9 @@ def pay(x: Any, *, is_slow: bool) -> bool:
 
     Args:
         x: what is convolved.
-        is_slow: the backend's own are slow for such a convolution, where it is large.
+        is_slow: the backend's own are slow for such a convolution.
     """
-    return (is_slow and kernels.pays(x)) or (mixed_precision.is_sixteen_bit(x) and backend.is_tensorflow_on_cpu())
+    return (is_slow and kernels.are_known(x)) or (mixed_precision.is_sixteen_bit(x) and backend.is_tensorflow_on_cpu())
 
 
 def dense(x: Any, kernel: Any, stride: int) -> Any:

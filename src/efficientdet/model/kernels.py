@@ -21,12 +21,16 @@ LEAST_SIZE = 2**18
 
 def pays(*arrays: Any) -> bool:
     """Says whether arrays are large, of a known size, and TensorFlow's on a CPU."""
+    return are_known(*arrays) and max(math.prod(array.shape) for array in arrays) >= LEAST_SIZE
+
+
+def are_known(*arrays: Any) -> bool:
+    """Says whether arrays are of a known size, and TensorFlow's on a CPU."""
     if not backend.is_tensorflow_on_cpu():
         return False
     import tensorflow as tf
 
-    is_known = all(tf.TensorShape(array.shape).is_fully_defined() for array in arrays)
-    return is_known and max(math.prod(array.shape) for array in arrays) >= LEAST_SIZE
+    return all(tf.TensorShape(array.shape).is_fully_defined() for array in arrays)
 
 
 def compute(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:

@@ -55,7 +55,8 @@ def _block(path: str, stage: efficientnet.Stage, filters: int, squeeze_excite: b
 def _feature_network(config: ModelConfig) -> _Shapes:
     of_backbone = efficientnet.feature_filters(config.backbone)
     channels = config.feature_channels
-    yield from _projection("feature_network/resample_p6", of_backbone[-1], channels)
+    if config.max_level > 5:
+        yield from _projection("feature_network/resample_p6", of_backbone[-1], channels)
     for cell in range(config.num_cells):
         for number, (_, inputs) in enumerate(bifpn.node_inputs(config.min_level, config.max_level)):
             path = f"feature_network/cell_{cell}_node_{number}"

@@ -13,10 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from keras import ops
-
-from efficientdet import backend
 
 ADAM_EPSILON = 1e-6
 """Beside the root of the squares: a gradient far below it moves a weight by less than the rate."""
@@ -81,7 +78,7 @@ def momentum_update(
         moment = momentum * moment + gradient
         return weight - rate * moment, moment
 
-    weights, momenta = elementwise(move, weights, gradients, momenta)
+    weights, momenta = _apply(move, weights, gradients, momenta)
     return weights, momenta
 
 
@@ -120,33 +117,8 @@ def adam_update(
         step = (mean / of_mean) / (ops.sqrt(square / of_square) + ADAM_EPSILON)
         return weight - rate * step, mean, square
 
-    weights, means, squares = elementwise(move, weights, gradients, means, squares)
+    weights, means, squares = _apply(move, weights, gradients, means, squares)
     return weights, means, squares
-
-
-def elementwise(function: Callable[..., tuple[Any, ...]], *lists: list[Any]) -> tuple[list[Any], ...]:
-    """Applies an element-wise function to each row of arrays of equal shape.
-
-    TensorFlow on a CPU runs one operation at a time, and most of a network's several hundred arrays are tiny: it takes
-    them joined, as one vector a list.
-
-    Args:
-        function: (array of the first list, of the second, ...) -> tuple of arrays of the same shape.
-        *lists: float32 arrays, equally many in each.
-
-    Returns:
-        A list for each array that the function returns.
-    """
-    if len(lists[0]) < 2 or backend.running() != "tensorflow" or backend.gpus():
-        rows = [function(*row) for row in zip(*lists, strict=True)]
-        return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
-    shapes = [tuple(array.shape) for array in lists[0]]
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1].tolist()
-    results = function(*(ops.concatenate([ops.reshape(array, (-1,)) for array in arrays]) for arrays in lists))
-    return tuple(
-        [ops.reshape(part, shape) for part, shape in zip(ops.split(result, ends), shapes, strict=True)]
-        for result in results
-    )
 
 
 def average_decay(updates: Any, decay: float) -> Any:
@@ -157,14 +129,13 @@ def average_decay(updates: Any, decay: float) -> Any:
 
 def average_update(averages: list[Any], values: list[Any], decay: Any) -> list[Any]:
     """Moves averages towards values; integers (states of random generators) are copied."""
-    is_float = [_is_float(value) for value in values]
-    floats = (
-        [array for array, chosen in zip(arrays, is_float, strict=True) if chosen] for arrays in (averages, values)
-    )
-    (moved,) = elementwise(lambda average, value: (average + (1.0 - decay) * (value - average),), *floats)
-    rest = iter(moved)
-    return [next(rest) if chosen else value for value, chosen in zip(values, is_float, strict=True)]
+    return [
+        average + (1.0 - decay) * (value - average) if "float" in str(value.dtype) else value
+        for average, value in zip(averages, values, strict=True)
+    ]
 
 
-def _is_float(array: Any) -> bool:
-    return "float" in str(array.dtype)
+def _apply(function: Callable[..., tuple[Any, ...]], *lists: list[Any]) -> tuple[list[Any], ...]:
+    """Applies (array of the first list, of the second, ...) -> arrays; returns a list for each array of the answer."""
+    rows = [function(*row) for row in zip(*lists, strict=True)]
+    return tuple(map(list, zip(*rows, strict=True))) if rows else ([],) * len(lists)

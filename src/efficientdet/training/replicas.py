@@ -20,7 +20,7 @@ from keras import ops, tree
 from efficientdet import backend
 from efficientdet.config import ModelConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import engine, processes
+from efficientdet.training import engine, packing, processes
 
 
 class Replicas(abc.ABC):
@@ -28,6 +28,8 @@ class Replicas(abc.ABC):
 
     count: int
     """Devices, of all processes."""
+    packing = packing.Packing()
+    """How the state is kept on them."""
 
     @abc.abstractmethod
     def sum(self, values: Any) -> Any:
@@ -52,6 +54,10 @@ class Replicas(abc.ABC):
     @abc.abstractmethod
     def place_batch(self, batch: Any) -> Any:
         """Brings this process's rows of a batch to its devices, in parts."""
+
+    def read_state(self, state: Any) -> Any:
+        """Returns the state, or some of it, as one device of this process has it, with an array for each variable."""
+        return self.packing.unpack(self.first(state))
 
     @abc.abstractmethod
     def first(self, values: Any) -> Any:
@@ -85,7 +91,7 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
             f"{training.batch_size // total} pictures of a batch that each device has."
         )
     if total == 1:
-        return OneDevice()
+        return OneDevice(packing.joined(model) if backend.is_tensorflow_on_cpu() else None)
     if backend.running() == "jax":
         return JaxReplicas(devices, is_local=training.batch_norm == "per_replica")
     return MirroredReplicas(devices, model, is_local=training.batch_norm == "per_replica")
@@ -140,6 +146,10 @@ class OneDevice(Replicas):
 
     count = 1
 
+    def __init__(self, kept: packing.Packing | None = None):
+        """Takes how the state is kept; none: as it is."""
+        self.packing = kept or packing.Packing()
+
     def sum(self, values: Any) -> Any:
         """Has nothing to sum."""
         return values
@@ -150,7 +160,7 @@ class OneDevice(Replicas):
 
     def place_state(self, state: Any) -> Any:
         """Brings arrays to the device."""
-        return engine.to_device(state)
+        return engine.to_device(self.packing.pack(state))
 
     def place_batch(self, batch: Any) -> Any:
         """Brings arrays to the device."""

@@ -240,7 +240,7 @@ class _Run:
         is_fixed = self.step >= self.schedule.fixed_from
         if self.step == self.schedule.fixed_from:
             self.say(announcements.fixed(self.step))
-            self.state = self._replicas.place_state(self._recalibrate.fix(self._replicas.first(self.state)))
+            self.state = self._replicas.place_state(self._recalibrate.fix(self._replicas.read_state(self.state)))
         learning_rate = self.schedule.learning_rate
         step = make_step(self.model, self._anchors, self.config, learning_rate, self._replicas, is_fixed=is_fixed)
         self._step = self._replicas.compile(step, xla=self.config.training.xla)
@@ -316,9 +316,8 @@ class _Run:
 
     def _averages(self, asked: Interruption) -> tuple[list[Any], list[Any]]:
         """Returns the averaged weights, on the device, and the batch statistics to use them with."""
-        trainable, averaged = (
-            self._replicas.first(self.state[f"average_{name}"]) for name in ("trainable", "non_trainable")
-        )
+        names = ("average_trainable", "average_non_trainable")
+        trainable, averaged = self._replicas.read_state({name: self.state[name] for name in names}).values()
         if self.step > self.schedule.fixed_from:
             return trainable, averaged
         return trainable, self._recalibrate(trainable, averaged, asked.guard)
@@ -334,12 +333,12 @@ class _Run:
             "worse_evaluations": self.worse_evaluations,
             "evaluation_is_due": self.evaluation_is_due,
         }
-        self.checkpoints.write(engine.to_host(self._replicas.first(self.state)), position, self.best_step)
+        self.checkpoints.write(engine.to_host(self._replicas.read_state(self.state)), position, self.best_step)
 
     def finish(self) -> outcome.TrainingSummary:
         """Writes summary.json, once the last checkpoint is written."""
         self.checkpoints.wait()
-        if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.first(self.state)))):
+        if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.read_state(self.state)))):
             self.say(same)
         training = self.config.training
         ended = f"all {training.epochs:g} epochs are done"

@@ -18,7 +18,7 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, Method
 from efficientdet.model import normalization
 from efficientdet.structures import Batch
-from efficientdet.training import engine, losses, optimizer, targets
+from efficientdet.training import engine, losses, optimizer, packing, targets
 from efficientdet.training.replicas import Replicas
 
 State = dict[str, Any]
@@ -80,7 +80,8 @@ def make_step(
         process's own, asked_to_end counts them: the sums of a step are the one moment at which all processes agree.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
-    is_kernel = [v.path.endswith("kernel") for v in model.trainable_variables]
+    weights, statistics = replicas.packing.trainable, replicas.packing.non_trainable
+    is_kernel = packing.which_decay(model, weights)
     num_parts = config.training.accumulate_steps
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
@@ -93,12 +94,15 @@ def make_step(
 
             def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
                 with normalization.fixed(model) if is_fixed else contextlib.nullcontext():
-                    raw, moved = model.stateless_call(trainable, non_trainable, inputs, training=True)
+                    raw, moved = model.stateless_call(
+                        trainable, statistics.unpack(non_trainable), inputs, training=True
+                    )
                 values = losses.detection_losses(raw, rows["wanted"], config.loss, num_matched=num_matched)
                 return values["loss"] * state["loss_scale"], (values, moved)
 
-            _, (values, moved), gradients = engine.value_and_gradients(scaled_loss, state["trainable"])
-            return values, moved, gradients
+            arrays = weights.unpack(state["trainable"])
+            _, (values, moved), gradients = engine.value_and_gradients(scaled_loss, arrays)
+            return values, statistics.pack(moved), weights.pack(gradients)
 
         if num_parts == 1:
             values, non_trainable, gradients = differentiate(rows, state["non_trainable"])
@@ -111,7 +115,7 @@ def make_step(
             gradients = [g / state["loss_scale"] for g in gradients]
         gradients, l2_loss = _add_l2(gradients, state["trainable"], is_kernel, config.optimizer.weight_decay)
         ok = _all_finite([values["loss"], *gradients, *non_trainable])
-        gradients = optimizer.clip(gradients, config.optimizer.clip_norm)
+        gradients = weights.join(optimizer.clip(weights.pieces(gradients), config.optimizer.clip_norm))
         rate = optimizer.learning_rate(state["step"], **schedule)
         new = _update(state, gradients, non_trainable, rate, config)
         new = _choose(ok, new, {key: state[key] for key in new})
@@ -157,11 +161,7 @@ def _add_l2(
     rows = list(zip(gradients, weights, is_kernel, strict=True))
     kernels = [w for _, w, chosen in rows if chosen]
     l2_loss = 0.5 * weight_decay * sum(ops.sum(ops.square(kernel)) for kernel in kernels)
-    (decayed,) = optimizer.elementwise(
-        lambda g, w: (g + weight_decay * w,), [g for g, _, chosen in rows if chosen], kernels
-    )
-    rest = iter(decayed)
-    return [next(rest) if chosen else g for g, _, chosen in rows], l2_loss
+    return [g + weight_decay * w if chosen else g for g, w, chosen in rows], l2_loss
 
 
 def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: Any, config: ExperimentConfig) -> State:
@@ -199,7 +199,7 @@ def _choose(ok: Any, new: State, old: State) -> State:
     if backend.gpus():
         # Joined with the update itself. A branch copies a thousand arrays, each with a kernel of its own.
         return tree.map_structure(lambda a, b: ops.where(ok, a, b), new, old)
-    # There the thousand choices took 10 % of a small model's step.
+    # There they are few, and choosing would read and write all of them.
     return ops.cond(ok, lambda: new, lambda: old)
 
 

@@ -292,7 +292,7 @@ def _feature_network_modules(config: ModelConfig) -> Iterator[_Module]:
     channels = config.feature_channels
     by_level = efficientnet.feature_filters(config.backbone)
     num_levels = config.max_level - config.min_level + 1
-    if by_level[-1] != channels:
+    if config.max_level > 5 and by_level[-1] != channels:
         fields: dict[str, str | int] = {"level": 6, "number": 0, "below": 6 - config.min_level}
         yield _Module("feature_network/resample_p6/conv", "level_conv", "conv with bias", fields)
         yield _Module("feature_network/resample_p6/norm", "level_norm", "norm", fields)
