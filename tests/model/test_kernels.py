@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from efficientdet.model import kernels, layers, normalization
 
-_SHAPE = (2, 64, 64, 32)  # as many numbers as a kernel pays for
+_SHAPE = (2, 128, 128, 32)  # as many numbers as a kernel pays for
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,16 @@ def _draw(rng, *shape, dtype="float32"):
     return tf.constant(rng.normal(size=shape), dtype)
 
 
-def test_normalisation_moves_the_statistics_as_keras_does(rng):
+@pytest.mark.parametrize("shape", [_SHAPE, (2, 8, 8, 32), (1, 1, 1, 32)], ids=["kernel", "operation", "one pixel"])
+def test_normalisation_moves_the_statistics_as_keras_does(rng, shape):
     """Each of the two is within 8 sqrt(n) roundings of float64, relative to the sum of sizes (`float64`)."""
-    x = _draw(rng, *_SHAPE) * 3 + 1
+    x = _draw(rng, *shape) * 3 + 1
     ours = normalization.batch_norm("norm", 0.9, "float32", "swish")
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3)
     for layer in (ours, theirs):
-        layer.build(_SHAPE)
+        layer.build(shape)
         layer(x, training=True)
-    rows = np.asarray(x, np.float64).reshape(-1, _SHAPE[-1])
+    rows = np.asarray(x, np.float64).reshape(-1, shape[-1])
     rounding = float64.SUM_FACTOR * math.sqrt(len(rows)) * 2.0**-24
     for name, terms in (("moving_mean", np.abs(rows)), ("moving_variance", np.square(rows - rows.mean(0)))):
         difference = np.abs(np.asarray(getattr(ours, name)) - np.asarray(getattr(theirs, name)))
@@ -58,6 +59,39 @@ def test_layers_of_one_shape_share_a_kernel(rng):
     known = kernels._kernel.cache_info().misses
     kernels.compute(layers.fuse, *arrays, **options)
     assert kernels._kernel.cache_info().misses == known
+
+
+@pytest.mark.parametrize("shape", [_SHAPE, (2, 8, 8, 32)], ids=["kernel", "operation"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, shape, dtype):
+    layer = normalization.batch_norm("norm", 0.9, dtype, "swish")
+    layer.build(shape)
+    drawn = {name: rng.uniform(0.5, 2.0, 32).astype(np.float32) for name in ("gamma", "beta", "mean", "variance")}
+    for variable, value in zip(layer.weights, drawn.values(), strict=True):
+        variable.assign(value)
+    x, upstream = _draw(rng, *shape, dtype=dtype), _draw(rng, *shape, dtype=dtype)
+
+    def differentiate(function, *inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function()
+        return [outputs, *tape.gradient(outputs, inputs, tf.cast(upstream, outputs.dtype))]
+
+    with normalization.fixed(layer):
+        found = differentiate(lambda: layer(x, training=True), x, layer.gamma.value, layer.beta.value)
+    np.testing.assert_array_equal(layer.moving_mean, drawn["mean"])
+    wide, gamma, beta = tf.cast(x, "float64"), *(tf.constant(drawn[name], "float64") for name in ("gamma", "beta"))
+    exact = differentiate(
+        lambda: tf.nn.silu((wide - drawn["mean"]) / tf.sqrt(drawn["variance"].astype("float64") + 1e-3) * gamma + beta),
+        wide,
+        gamma,
+        beta,
+    )
+    rounding = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    for one, other in zip(found, exact, strict=True):
+        # A few roundings of each number; of the sums over pixels each term has been rounded.
+        limit = 16 * rounding * np.abs(other).max() * (1 if one.shape.rank == 4 else math.sqrt(math.prod(shape[:-1])))
+        assert np.abs(np.asarray(one, np.float64) - other).max() <= limit
 
 
 def test_a_small_array_or_one_of_unknown_size_is_not_worth_a_kernel(rng):

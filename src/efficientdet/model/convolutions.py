@@ -1,9 +1,9 @@
 """Convolutions computed otherwise than the backend does, where it is slow or not exact enough.
 
-For training with TensorFlow on a CPU, `dense` and `depthwise`: forward they are TensorFlow's. Backward, the gradient of
-a 1 x 1 kernel is computed as the product of two matrices that it is; and that of a depthwise kernel is asked for with
-its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for it as
-TensorFlow's own loop. What would be added up in 16 bits is converted to float32 first (`mixed_precision`); where
+For training with TensorFlow on a CPU, `dense` and `depthwise`: forward they are TensorFlow's. Backward, the gradients
+of a 1 x 1 convolution are computed as the products of two matrices that they are; and that of a depthwise kernel is
+asked for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for
+it as TensorFlow's own loop. What would be added up in 16 bits is converted to float32 first (`mixed_precision`); where
 oneDNN has instructions for bfloat16 it is several times faster, and stays. For GPUs, `by_blocks` and `shift_and_add`.
 """
 
@@ -74,21 +74,19 @@ def _dense(stride: int) -> Any:
     def convolve(x: Any, kernel: Any) -> Any:
         def differentiate(upstream: Any) -> tuple[Any, Any]:
             is_exact = mixed_precision.convolves_in_float32(x)
-            by_x = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x),
-                filter=_widened(kernel, is_exact),
-                out_backprop=_widened(upstream, is_exact),
-                strides=strides,
-                padding="SAME",
-            )
+            by = [_widened(array, is_exact) for array in (kernel, upstream)]
             # oneDNN takes 200 times as long for float16 (TensorFlow 2.21 with AVX-512 FP16).
-            arrays = [_widened(array, is_exact and x.dtype != tf.float16) for array in (x, upstream)]
+            of = [_widened(array, is_exact and x.dtype != tf.float16) for array in (x, upstream)]
             if stride == 1 and kernel.shape[:2] == (1, 1):
-                columns = (tf.reshape(array, [-1, array.shape[-1]]) for array in arrays)
+                kernel_columns, upstream_columns, *columns = (_columns(array) for array in (*by, *of))
+                by_x = tf.reshape(tf.matmul(upstream_columns, kernel_columns, transpose_b=True), tf.shape(x))
                 by_kernel = tf.reshape(tf.matmul(*columns, transpose_a=True), kernel.shape)
             else:
+                by_x = tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(x), filter=by[0], out_backprop=by[1], strides=strides, padding="SAME"
+                )
                 by_kernel = tf.raw_ops.Conv2DBackpropFilter(
-                    input=arrays[0], filter_sizes=kernel.shape, out_backprop=arrays[1], strides=strides, padding="SAME"
+                    input=of[0], filter_sizes=kernel.shape, out_backprop=of[1], strides=strides, padding="SAME"
                 )
             return tf.cast(by_x, x.dtype), tf.cast(by_kernel, kernel.dtype)
 
@@ -125,6 +123,13 @@ def _depthwise(stride: int) -> Any:
         return tf.cast(outputs, x.dtype), differentiate
 
     return convolve
+
+
+def _columns(array: Any) -> Any:
+    """Makes a matrix with a row for each pixel."""
+    import tensorflow as tf
+
+    return tf.reshape(array, [-1, array.shape[-1]])
 
 
 def _widened(array: Any, is_exact: bool = False) -> Any:

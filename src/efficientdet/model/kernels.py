@@ -15,7 +15,7 @@ from typing import Any
 
 from efficientdet import backend
 
-LEAST_SIZE = 2**18
+LEAST_SIZE = 2**20
 """Numbers in the largest array from which on a kernel is worth the second that it takes to compile."""
 
 

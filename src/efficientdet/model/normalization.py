@@ -82,6 +82,9 @@ class BatchNorm(keras.layers.BatchNormalization):
         gamma, beta, mean, variance = (
             ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
+        if kernels.are_known(inputs) and not kernels.pays(inputs):
+            outputs, *_ = _normalize_in_operation(inputs, gamma, beta, self.epsilon, mean, variance)
+            return outputs if self.activation is None else activate(outputs, self.activation)
         factor = gamma * ops.rsqrt(variance + self.epsilon)
         return kernels.compute(scale_and_activate, inputs, factor, beta - mean * factor, activation=self.activation)
 
@@ -95,16 +98,11 @@ class BatchNorm(keras.layers.BatchNormalization):
         return outputs
 
     def _normalize_in_operation(self, inputs: Any) -> Any:
-        """Does the same for a small input with one operation of TensorFlow's: Keras takes ten, and thirty backwards."""
-        import tensorflow as tf
-
+        """Does the same for a small input."""
         gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=mixed_precision.widened(inputs), scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon
-        )
-        count = math.prod(inputs.shape[:-1])
-        self._move(mean, variance * ((count - 1) / count))  # the operation divides by one less, as a sample's variance
-        return ops.cast(outputs, inputs.dtype)
+        outputs, mean, variance = _normalize_in_operation(inputs, gamma, beta, self.epsilon)
+        self._move(mean, variance)
+        return outputs
 
     def _normalize_in_few_passes(self, inputs: Any) -> Any:
         """Does the same with JAX, which compiles whole steps, but would keep and read more than it must."""
@@ -160,6 +158,38 @@ def _switched_on(model: Any, switch: str) -> Iterator[None]:
     finally:
         for layer in found:
             setattr(layer, switch, False)
+
+
+def _normalize_in_operation(
+    x: Any, gamma: Any, beta: Any, epsilon: float, mean: Any = None, variance: Any = None
+) -> tuple[Any, Any, Any]:
+    """Normalises by the batch or as given, with one operation of TensorFlow's; Keras takes ten, and thirty backwards.
+
+    Args:
+        x: [B, h, w, D], of a known size and any float type.
+        gamma: float32[D].
+        beta: float32[D].
+        epsilon: beside the variance.
+        mean: float32[D]; none: that of the batch.
+        variance: float32[D]; likewise.
+
+    Returns:
+        The same shape and type as x; mean and (biased) variance of the batch, float32[D].
+    """
+    import tensorflow as tf
+
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=mixed_precision.widened(x),
+        scale=gamma,
+        offset=beta,
+        mean=[] if mean is None else mean,
+        variance=[] if variance is None else variance,
+        epsilon=epsilon,
+        is_training=mean is None,
+    )
+    count = math.prod(x.shape[:-1])
+    # The operation divides by one less, as for a sample.
+    return ops.cast(outputs, x.dtype), mean, variance * ((count - 1) / count)
 
 
 def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | None) -> Any:
