@@ -4,7 +4,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.errors import UserError
-from efficientdet.model import bifpn, efficientnet
+from efficientdet.model import architecture
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ from efficientdet.model import bifpn, efficientnet
     ],
 )
 def test_the_backbone_of(name, channels, blocks):
-    stages = efficientnet.stages(presets.MODELS[name].backbone)
+    stages = architecture.stages(presets.MODELS[name].backbone)
     # P3 ends before the stage of stride 16, P4 before that of stride 32, P5 is the last.
     assert [stages[i].filters for i in (2, 4, 6)] == channels
     assert sum(stage.repeats for stage in stages) == blocks
 
 
 def test_lite_backbones_keep_stem_and_ends():
-    stages = efficientnet.stages(presets.MODELS["lite4"].backbone)
+    stages = architecture.stages(presets.MODELS["lite4"].backbone)
     assert [stage.repeats for stage in stages] == [1, 4, 4, 6, 6, 8, 1]
 
 
@@ -43,7 +43,7 @@ def test_lite_backbones_keep_stem_and_ends():
     ],
 )  # fmt: skip
 def test_a_bifpn_cell_has_the_published_nodes(max_level, nodes):
-    assert bifpn.node_inputs(3, max_level) == nodes
+    assert architecture.node_inputs(3, max_level) == nodes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import efficientdet
@@ -136,14 +136,13 @@ def _run(verb: str, words: list[str]) -> int:
         name = "evaluate_detections"
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
-    function = getattr(importlib.import_module(module), name)
-    _check_options(verb, function, words)
     if verb == "train":
-        result = _train(function, words)
-    elif verb == "preview":
-        result = _preview(function, words)
+        _check_options(verb, (), words)
+        result = _train(words)
     else:
-        result = _call(program, function, words)
+        function = getattr(importlib.import_module(module), name)
+        _check_options(verb, inspect.signature(function).parameters, words)
+        result = _preview(function, words) if verb == "preview" else _call(program, function, words)
     if verb == "predict" and result.output == "-":
         pass  # its lines are the result
     elif as_json:
@@ -157,11 +156,10 @@ def _run(verb: str, words: list[str]) -> int:
     return 1 if verb == "doctor" and not result.is_good else 0
 
 
-def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:
+def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> None:
     """Raises a UsageError for an option whose right name is known; the parser refuses the others."""
     from efficientdet import options
 
-    parameters = () if verb == "train" else inspect.signature(function).parameters
     if (text := options.explain(verb, parameters, words)) is not None:
         raise UsageError(text)
 
@@ -180,7 +178,7 @@ def _call(program: str, function: Callable[..., Any], words: list[str]) -> Any:
     return tyro.cli(function, args=words, prog=program)
 
 
-def _train(function: Callable[..., Any], words: list[str]) -> Any:
+def _train(words: list[str]) -> Any:
     """Trains once, or once a seed of `--seeds`."""
     words, text = _take_option(words, "--seeds")
     words, export_format = _take_option(words, "--export")
@@ -188,7 +186,9 @@ def _train(function: Callable[..., Any], words: list[str]) -> Any:
         _check_export(export_format, text)
     config = _training_config(words)
     if text is None:
-        summary = function(config)
+        from efficientdet.training.run import train
+
+        summary = train(config)
         if export_format is not None:
             _export_run(summary.run_dir, export_format)
         return summary

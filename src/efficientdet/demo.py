@@ -16,7 +16,6 @@ from efficientdet.detector import Detector
 from efficientdet.errors import UserError
 from efficientdet.evaluation import EvaluationResult
 from efficientdet.model import complexity
-from efficientdet.training.run import train
 
 SPLITS = {"train": 1400, "val": 64, "test": 400}
 _SHOWN = 8
@@ -71,6 +70,8 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     Raises:
         UserError: the folder has something else in it.
     """
+    from efficientdet.training.run import train
+
     began = time.monotonic()
     _clear(output)
     say = progress.console.print

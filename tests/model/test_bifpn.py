@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from efficientdet.model import bifpn
+from efficientdet.model import architecture
 from efficientdet.model.bifpn import BiFPN
 
 
@@ -23,7 +23,7 @@ def _features(rng, sizes=((8, 12), (4, 6), (2, 3)), channels=(16, 32, 80)):
 
 @pytest.mark.parametrize("max_level", [5, 6, 7, 8])
 def test_every_node_reads_what_was_built_before_it(max_level):
-    nodes = bifpn.node_inputs(3, max_level)
+    nodes = architecture.node_inputs(3, max_level)
     levels = max_level - 2
     assert len(nodes) == 2 * (levels - 1)
     for number, (_, inputs) in enumerate(nodes):
@@ -32,7 +32,7 @@ def test_every_node_reads_what_was_built_before_it(max_level):
 
 @pytest.mark.parametrize("max_level", [5, 6, 7, 8])
 def test_every_node_and_every_input_is_used(max_level):
-    nodes = bifpn.node_inputs(3, max_level)
+    nodes = architecture.node_inputs(3, max_level)
     last_of_level = {level: max_level - 2 + number for number, (level, _) in enumerate(nodes)}
     read = {i for _, inputs in nodes for i in inputs}
     assert read | set(last_of_level.values()) == set(range(max_level - 2 + len(nodes)))

@@ -6,7 +6,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.config import BackboneConfig
-from efficientdet.model import efficientnet
+from efficientdet.model import architecture, efficientnet
 from efficientdet.model.checkpoints import applications
 from efficientdet.model.efficientnet import EfficientNet
 
@@ -70,7 +70,7 @@ def test_features_equal_those_of_keras_applications(name, image_size, rng):
         variable.assign(arrays.pop(variable.path))
     assert not arrays
 
-    stages = [(position, efficientnet.stages(config)[position - 1].repeats) for position in (3, 5, 7)]
+    stages = [(position, architecture.stages(config)[position - 1].repeats) for position in (3, 5, 7)]
     # The last block of P3, P4 and P5; with one repeat there is no skip to add.
     ends = [
         f"block{n}{'abcdefghijklmnop'[repeats - 1]}_{'add' if repeats > 1 else 'project_bn'}" for n, repeats in stages
@@ -95,7 +95,7 @@ def test_features_equal_those_of_keras_applications(name, image_size, rng):
     ],
 )
 def test_a_strided_convolution_pads_as_tensorflow(size, kernel, before, after, output):
-    stage = efficientnet.Stage(1, kernel, 2, 1, 8)
+    stage = architecture.Stage(1, kernel, 2, 1, 8)
     block = efficientnet.Block(stage, 2, 1, squeeze_excite=False, activation="swish", survival=1.0, momentum=0.9)
     block.build((None, None, None, 1))
     conv = block.depthwise
@@ -124,7 +124,7 @@ def test_the_stem_pads_as_tensorflow(small):
     ],
 )
 def test_filters_are_multiples_of_8(filters, width, expected):
-    assert efficientnet.round_filters(filters, width) == expected
+    assert architecture.round_filters(filters, width) == expected
 
 
 def test_squeezed_channels_come_from_the_block_s_input(b0):

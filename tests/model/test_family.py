@@ -14,7 +14,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.config import ModelConfig
-from efficientdet.model import anchors, bifpn, efficientnet, operations, variables, weights
+from efficientdet.model import anchors, architecture, operations, variables, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 
@@ -164,8 +164,8 @@ def test_the_parts_follow_from_their_layers(expected):
     def head(outputs):
         return config.head_repeats * (separable(width) + levels * 2 * width) + separable(9 * outputs)
 
-    nodes = bifpn.node_inputs(config.min_level, config.max_level)
-    channels = [efficientnet.stages(config.backbone)[stage].filters for stage in (2, 4, 6)]
+    nodes = architecture.node_inputs(config.min_level, config.max_level)
+    channels = [architecture.stages(config.backbone)[stage].filters for stage in (2, 4, 6)]
     # P5 for P6, and in the first cell each use of P3, P4, P5: projection with bias, gamma and beta.
     projected = [channels[2], *(channels[i] for _, inputs in nodes for i in inputs if i < 3)]
     projections = sum(width * (c + 3) for c in projected if c != width)
@@ -178,8 +178,8 @@ def test_the_parts_follow_from_their_layers(expected):
 @pytest.mark.parametrize("expected", _FAMILY, ids=lambda row: row.name)
 def test_the_variables_follow_from_their_layers(expected):
     config = presets.MODELS[expected.name]
-    stages = efficientnet.stages(config.backbone)
-    nodes = bifpn.node_inputs(config.min_level, config.max_level)
+    stages = architecture.stages(config.backbone)
+    nodes = architecture.node_inputs(config.min_level, config.max_level)
     inputs = [i for _, ids in nodes for i in ids]
     blocks, without_expand = sum(stage.repeats for stage in stages), stages[0].repeats
     norms = 1 + 3 * blocks - without_expand  # of the backbone, each with one kernel

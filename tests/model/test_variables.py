@@ -9,7 +9,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.config import BackboneConfig
-from efficientdet.model import efficientnet, variables, weights
+from efficientdet.model import architecture, efficientnet, variables, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 # By what they change in the smallest network, so that every branch is taken.
@@ -54,4 +54,4 @@ def test_those_of_a_backbone_are_those_that_begin_with_its_name(tiny):
 def test_the_features_have_the_channels_of_the_last_block_of_their_stride(name):
     config = presets.MODELS[name].backbone
     network = efficientnet.EfficientNet(config, activation="swish", momentum=0.99)
-    assert efficientnet.feature_filters(config) == network.feature_filters
+    assert architecture.feature_filters(config) == network.feature_filters

@@ -16,7 +16,6 @@ from efficientdet.config import AugmentationConfig, LossConfig, ModelConfig
 from efficientdet.data import augment, tfrecord
 from efficientdet.data.records import Records
 from efficientdet.model import anchors as anchor_boxes
-from efficientdet.training import targets
 
 
 def batches(
@@ -114,6 +113,8 @@ def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tup
         What `training.targets.assign` gives for the picture: int32[A] and float32[A, 4].
     """
     import tensorflow as tf
+
+    from efficientdet.training import targets
 
     num_anchors = len(anchors)
 

@@ -18,7 +18,7 @@ from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, 
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import images, preprocess, synthetic
 from efficientdet.errors import UserError
-from efficientdet.model import host_postprocess, layers
+from efficientdet.model import host_postprocess
 from efficientdet.runtimes import manifest
 from efficientdet.training import memory
 
@@ -176,6 +176,8 @@ def benchmark_inference(
         runtimes, precisions = (manifest.read(model)[1].target,), ("float32",)  # type: ignore[assignment]
     if "openvino" in runtimes:
         precisions = _with_arithmetic(precisions)
+    from efficientdet.model import layers
+
     encoded = _read_pictures(pictures)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,7 @@ import numpy as np
 from efficientdet import backend
 from efficientdet.benchmarks import timing
 from efficientdet.config import PostprocessConfig
-from efficientdet.model import host_postprocess, postprocess
+from efficientdet.model import host_postprocess
 
 _CALLS = 5  # a turn
 _CONFIG = PostprocessConfig()
@@ -51,6 +51,8 @@ def spread_candidates(count: int = 5000, num_classes: int = 80) -> Candidates:
 
 def predicted_candidates(raw: Any, anchors: np.ndarray) -> Candidates:
     """Takes the best of a network's answer to one picture."""
+    from efficientdet.model import postprocess
+
     found = postprocess.top_candidates(raw, anchors, _CONFIG.max_candidates)
     boxes, labels, scores = (np.asarray(part) for part in found)
     return Candidates(name="predicted", boxes=boxes, labels=labels, scores=scores)
@@ -100,6 +102,8 @@ def _works(case: Candidates, in_graph: Callable[..., Any]) -> dict[str, Callable
 
 
 def _graph(candidates: tuple[Any, Any, Any]) -> Any:
+    from efficientdet.model import postprocess
+
     boxes, labels, scores = candidates
     return postprocess.soft_nms(
         boxes,

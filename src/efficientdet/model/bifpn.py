@@ -9,31 +9,7 @@ from typing import Any
 import keras
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import layers, normalization
-
-
-def node_inputs(min_level: int, max_level: int) -> list[tuple[int, list[int]]]:
-    """Lists the nodes of a cell.
-
-    Ids 0..L-1 are the cell's inputs from `min_level` up, node i gets id L + i. Top-down, a node joins the latest
-    feature of its level with the latest of the level above; bottom-up, all features of its level with the latest of
-    the level below.
-
-    Returns:
-        (level, ids of the inputs) of each node, in order of building. The last node of a level is the cell's output.
-    """
-    ids = {level: [number] for number, level in enumerate(range(min_level, max_level + 1))}
-    nodes = []
-    next_id = len(ids)
-    for level in range(max_level - 1, min_level - 1, -1):
-        nodes.append((level, [ids[level][-1], ids[level + 1][-1]]))
-        ids[level].append(next_id)
-        next_id += 1
-    for level in range(min_level + 1, max_level + 1):
-        nodes.append((level, [*ids[level], ids[level - 1][-1]]))
-        ids[level].append(next_id)
-        next_id += 1
-    return nodes
+from efficientdet.model import architecture, layers, normalization
 
 
 class Node(keras.layers.Layer):
@@ -91,7 +67,7 @@ class BiFPN(keras.layers.Layer):
         """Makes the cells."""
         super().__init__(**kwargs)
         self.config = config
-        self.nodes = node_inputs(config.min_level, config.max_level)
+        self.nodes = architecture.node_inputs(config.min_level, config.max_level)
         self.coarser = [
             layers.Resample(
                 config.feature_channels,

@@ -5,7 +5,6 @@ and followed by batch normalisation; the block's input is added where shapes all
 of the last block of stride 2^l.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -13,65 +12,7 @@ import keras
 from keras import ops
 
 from efficientdet.config import BackboneConfig
-from efficientdet.model import kernels, layers, mixed_precision, normalization
-
-STEM_FILTERS = 32
-SQUEEZE_RATIO = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A row of EfficientNet's table 1: `repeats` blocks, the first of which has the stride."""
-
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    filters: int
-
-
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
-
-
-def round_filters(filters: int, width: float) -> int:
-    """Scales channels by `width` to a multiple of 8, never losing more than a tenth."""
-    scaled = filters * width
-    rounded = max(8, int(scaled + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * scaled else rounded
-
-
-def stem_filters(config: BackboneConfig) -> int:
-    """Counts the channels behind the stem."""
-    return STEM_FILTERS if config.fixed_ends else round_filters(STEM_FILTERS, config.width)
-
-
-def squeezed_filters(filters: int) -> int:
-    """Counts the channels inside the squeeze-and-excitation of a block with `filters` at its input."""
-    return max(1, int(filters * SQUEEZE_RATIO))
-
-
-def stages(config: BackboneConfig) -> list[Stage]:
-    """Scales table 1 by the config's width and depth."""
-    scaled = []
-    for number, stage in enumerate(STAGES):
-        fixed = config.fixed_ends and number in (0, len(STAGES) - 1)
-        repeats = stage.repeats if fixed else math.ceil(config.depth * stage.repeats)
-        scaled.append(dataclasses.replace(stage, repeats=repeats, filters=round_filters(stage.filters, config.width)))
-    return scaled
-
-
-def feature_filters(config: BackboneConfig) -> list[int]:
-    """Counts the channels of P3, P4, P5: those of the last stage of each stride."""
-    filters = [stage.filters for stage in stages(config)]
-    return [filters[2], filters[4], filters[6]]
+from efficientdet.model import architecture, kernels, layers, mixed_precision, normalization
 
 
 def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
@@ -130,7 +71,7 @@ class Block(keras.layers.Layer):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: architecture.Stage,
         stride: int,
         in_filters: int,
         *,
@@ -161,7 +102,7 @@ class Block(keras.layers.Layer):
         self.depthwise_norm = normalization.batch_norm("depthwise_norm", momentum, dtype, activation)
         if squeeze_excite:
             self.squeeze = SqueezeExcite(
-                inner, squeezed_filters(in_filters), activation, name="squeeze_excite", dtype=dtype
+                inner, architecture.squeezed_filters(in_filters), activation, name="squeeze_excite", dtype=dtype
             )
         self.project = _conv(stage.filters, 1, 1, "project", dtype)
         self.project_norm = normalization.batch_norm("project_norm", momentum, dtype)
@@ -204,12 +145,12 @@ class EfficientNet(keras.layers.Layer):
     def __init__(self, config: BackboneConfig, *, activation: str, momentum: float | None, **kwargs: Any):
         """Makes stem and blocks."""
         super().__init__(**kwargs)
-        filters = stem_filters(config)
+        filters = architecture.stem_filters(config)
         self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
         self.stem_norm = normalization.batch_norm("stem_norm", momentum, self.dtype_policy, activation)
         self.blocks: list[Block] = []
         self.levels: list[int] = []  # the level of each block's output
-        scaled, level = stages(config), 1
+        scaled, level = architecture.stages(config), 1
         total = sum(stage.repeats for stage in scaled)
         for stage in scaled:
             for repeat in range(stage.repeats):

@@ -10,14 +10,17 @@ The same picks, scores to float32 rounding; a test holds the two equal. It need 
 """
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from efficientdet.config import PostprocessConfig
-from efficientdet.model.postprocess import MAX_LOG_SIZE
 from efficientdet.structures import Detections
+
+# Larger sides than this times the anchor cannot be meant; without a limit an untrained network answers infinity.
+MAX_LOG_SIZE = math.log(1000 / 16)
 
 _FIRST_WINDOW = 4  # candidates a wanted detection
 _GROWTH = 4

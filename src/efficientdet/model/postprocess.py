@@ -7,7 +7,6 @@ threshold. That code loops over classes and merges; since classes do not touch e
 the best of all classes again and again gives the same list, already sorted.
 """
 
-import math
 from typing import Any
 
 import keras
@@ -16,10 +15,9 @@ from keras import ops
 from efficientdet import backend
 from efficientdet import boxes as box_geometry
 from efficientdet.config import PostprocessConfig
+from efficientdet.model.host_postprocess import MAX_LOG_SIZE
 from efficientdet.structures import Detections, RawPredictions
 
-# Larger sides than this times the anchor cannot be meant; without a limit an untrained network answers infinity.
-MAX_LOG_SIZE = math.log(1000 / 16)
 _DROPPED = -1.0
 _SORTS_INTEGERS = True
 

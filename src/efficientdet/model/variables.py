@@ -7,7 +7,7 @@ of the claimed size exists. A test holds this page equal to the networks themsel
 from collections.abc import Iterator
 
 from efficientdet.config import BackboneConfig, ModelConfig
-from efficientdet.model import anchors, bifpn, efficientnet
+from efficientdet.model import anchors, architecture
 
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -27,17 +27,17 @@ def backbone_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _backbone(config: BackboneConfig) -> _Shapes:
-    filters = efficientnet.stem_filters(config)
+    filters = architecture.stem_filters(config)
     yield from _conv("backbone/stem", 3, 3, filters)
     yield from _norm("backbone/stem_norm", filters)
     number = 0
-    for stage in efficientnet.stages(config):
+    for stage in architecture.stages(config):
         for _ in range(stage.repeats):
             yield from _block(f"backbone/block_{number}", stage, filters, config.squeeze_excite)
             filters, number = stage.filters, number + 1
 
 
-def _block(path: str, stage: efficientnet.Stage, filters: int, squeeze_excite: bool) -> _Shapes:
+def _block(path: str, stage: architecture.Stage, filters: int, squeeze_excite: bool) -> _Shapes:
     inner = filters * stage.expand
     if stage.expand != 1:
         yield from _conv(f"{path}/expand", 1, filters, inner)
@@ -45,7 +45,7 @@ def _block(path: str, stage: efficientnet.Stage, filters: int, squeeze_excite: b
     yield f"{path}/depthwise/kernel", (stage.kernel, stage.kernel, inner, 1)
     yield from _norm(f"{path}/depthwise_norm", inner)
     if squeeze_excite:
-        squeezed = efficientnet.squeezed_filters(filters)
+        squeezed = architecture.squeezed_filters(filters)
         yield from _conv(f"{path}/squeeze_excite/reduce", 1, inner, squeezed, has_bias=True)
         yield from _conv(f"{path}/squeeze_excite/expand", 1, squeezed, inner, has_bias=True)
     yield from _conv(f"{path}/project", 1, inner, stage.filters)
@@ -53,12 +53,12 @@ def _block(path: str, stage: efficientnet.Stage, filters: int, squeeze_excite: b
 
 
 def _feature_network(config: ModelConfig) -> _Shapes:
-    of_backbone = efficientnet.feature_filters(config.backbone)
+    of_backbone = architecture.feature_filters(config.backbone)
     channels = config.feature_channels
     if config.max_level > 5:
         yield from _projection("feature_network/resample_p6", of_backbone[-1], channels)
     for cell in range(config.num_cells):
-        for number, (_, inputs) in enumerate(bifpn.node_inputs(config.min_level, config.max_level)):
+        for number, (_, inputs) in enumerate(architecture.node_inputs(config.min_level, config.max_level)):
             path = f"feature_network/cell_{cell}_node_{number}"
             for place, source in enumerate(inputs):
                 if cell == 0 and source < len(of_backbone):

@@ -24,7 +24,7 @@ import numpy as np
 from efficientdet import presets
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import efficientnet
+from efficientdet.model import architecture
 from efficientdet.model.checkpoints import hdf5
 
 IMAGENET = "imagenet"
@@ -61,7 +61,7 @@ def applications_names(config: BackboneConfig) -> dict[str, tuple[str, str]]:
     """
     layers = {"stem": "stem_conv", "stem_norm": "stem_bn"}
     number = 0
-    for position, stage in enumerate(efficientnet.stages(config), start=1):
+    for position, stage in enumerate(architecture.stages(config), start=1):
         for repeat in range(stage.repeats):
             for ours, theirs in _BLOCK_LAYERS.items():
                 if stage.expand != 1 or not ours.startswith("expand"):

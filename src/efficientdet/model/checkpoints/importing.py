@@ -15,7 +15,7 @@ import numpy as np
 from efficientdet import coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import heads, variables, weights
+from efficientdet.model import variables, weights
 from efficientdet.model.checkpoints import class_tables, matching, names, reading
 from efficientdet.model.checkpoints.tensors import Checkpoint
 from efficientdet.structures import Category
@@ -303,6 +303,8 @@ def _with_fresh_predictor(
     arrays: dict[str, np.ndarray], config: ModelConfig
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Puts the initial values of a class predictor into a model's arrays; also returns their paths."""
+    from efficientdet.model import heads
+
     head = heads.class_head(config)
     head.build(None)
     fresh = {variable.path: variable.numpy() for variable in head.predict.weights}

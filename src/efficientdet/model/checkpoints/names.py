@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from efficientdet.config import ModelConfig
-from efficientdet.model import bifpn, efficientnet
+from efficientdet.model import architecture
 
 Naming = Literal["automl", "automl_objects", "nvidia_objects", "effdet", "timm", "lite_pytorch", "nvidia_backbone"]
 BACKBONES: tuple[Naming, ...] = ("timm", "lite_pytorch", "nvidia_backbone")
@@ -267,7 +267,7 @@ def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
         yield _Module(f"backbone/{name}", name, kind, {**fields, "layer": layer})
         layer += 1
     number = 0
-    for stage_number, stage in enumerate(efficientnet.stages(config.backbone)):
+    for stage_number, stage in enumerate(architecture.stages(config.backbone)):
         has_expand = stage.expand != 1
         parts = [("depthwise", "depthwise"), ("depthwise_norm", "norm")]
         if has_expand:
@@ -290,14 +290,14 @@ def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
 def _feature_network_modules(config: ModelConfig) -> Iterator[_Module]:
     """Goes through P6 and the nodes; only where channels differ has a node convolutions for its inputs."""
     channels = config.feature_channels
-    by_level = efficientnet.feature_filters(config.backbone)
+    by_level = architecture.feature_filters(config.backbone)
     num_levels = config.max_level - config.min_level + 1
     if config.max_level > 5 and by_level[-1] != channels:
         fields: dict[str, str | int] = {"level": 6, "number": 0, "below": 6 - config.min_level}
         yield _Module("feature_network/resample_p6/conv", "level_conv", "conv with bias", fields)
         yield _Module("feature_network/resample_p6/norm", "level_norm", "norm", fields)
     for cell in range(config.num_cells):
-        for node, (_, inputs) in enumerate(bifpn.node_inputs(config.min_level, config.max_level)):
+        for node, (_, inputs) in enumerate(architecture.node_inputs(config.min_level, config.max_level)):
             path = f"feature_network/cell_{cell}_node_{node}"
             fields = {"cell": cell, "node": node, "id": num_levels + node, "num_inputs": len(inputs)}
             for place, number in enumerate(inputs):
