@@ -17,10 +17,11 @@ from typing import Any
 from efficientdet.errors import UserError
 
 NAMES = ("tensorflow", "jax")
+_GPU_DEVICES = ("nvidiactl", "nvidia0", "nvmap", "dxg", "kfd")  # NVIDIA, its embedded boards, Windows's Linux, AMD
 
 
 def choose(wanted: str | None = None) -> str:
-    """Fixes Keras's backend: `wanted`, else KERAS_BACKEND, else keras.json, else TensorFlow, else JAX.
+    """Fixes Keras's backend and imports it: `wanted`, else KERAS_BACKEND, else keras.json, else TensorFlow, else JAX.
 
     Returns:
         The backend's name.
@@ -28,6 +29,14 @@ def choose(wanted: str | None = None) -> str:
     Raises:
         UserError: the backend is unknown, not installed, or Keras already runs on another.
     """
+    name = prefer(wanted)
+    with _start_up_lines_hidden():
+        importlib.import_module("keras")
+    return name
+
+
+def prefer(wanted: str | None = None) -> str:
+    """Does as `choose`, but leaves the import, which takes seconds, to whoever needs Keras; an export does not."""
     name = wanted or os.environ.get("KERAS_BACKEND") or _configured() or _installed()
     if name not in NAMES:
         raise UserError(f"`backend` is `{name}`; there are {' and '.join(NAMES)}.")
@@ -41,8 +50,6 @@ def choose(wanted: str | None = None) -> str:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow leaves oneDNN off on processors without AVX-512; with AVX2 too it makes a step a fifth faster.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with _start_up_lines_hidden():
-        importlib.import_module("keras")
     return name
 
 
@@ -172,6 +179,14 @@ def gpus() -> int:
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
+
+
+def may_have_gpu() -> bool:
+    """Says whether a GPU may be there, by what drivers leave in /dev; TensorFlow, which knows, takes seconds to load.
+
+    Where that says nothing, as on systems other than Linux, there may be one.
+    """
+    return sys.platform != "linux" or any(pathlib.Path("/dev", name).exists() for name in _GPU_DEVICES)
 
 
 def is_tensorflow_on_cpu() -> bool:

@@ -119,8 +119,9 @@ def _run(verb: str, words: list[str]) -> int:
     if not {"-h", "--help"} & set(words):
         from efficientdet import backend
 
-        # Records are TensorFlow's, whichever backend trains on them.
-        backend.choose("tensorflow" if verb in ("convert", "download") else wanted)
+        # An export is run without Keras. Records are TensorFlow's, whichever backend trains on them.
+        choose = backend.prefer if verb == "predict" else backend.choose
+        choose("tensorflow" if verb in ("convert", "download") else wanted)
     program = f"efficientdet {verb}"
     module, name, _ = VERBS[verb]
     if verb == "benchmark":

@@ -69,6 +69,7 @@ def load_runtime(
         return _load_export(location, runtime, knobs)
     name = _best(xla) if runtime == "auto" else runtime
     if name == "keras":
+        backend.choose()
         from efficientdet.runtimes.keras import KerasRuntime
 
         return KerasRuntime(location, xla=xla, depthwise=depthwise, **knobs)
@@ -95,8 +96,11 @@ def _load_export(location: str | Path, runtime: RuntimeName, knobs: dict[str, An
 
 def _best(xla: Switch) -> RuntimeName:
     """Names the fastest runtime; a wish for XLA is one for Keras. Weights are converted on TensorFlow."""
-    if importlib.util.find_spec("openvino") is None or xla == "on" or backend.running() != "tensorflow":
+    if importlib.util.find_spec("openvino") is None or xla == "on" or backend.prefer() != "tensorflow":
         return "keras"
+    if not backend.may_have_gpu():
+        return "openvino"
+    backend.choose()
     import tensorflow as tf
 
     return "keras" if tf.config.list_physical_devices("GPU") else "openvino"

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 import efficientdet
-from efficientdet import files, web
+from efficientdet import backend, files, web
 from efficientdet.config import Answer, PostprocessConfig, Precision, Resize
 from efficientdet.errors import UserError
 from efficientdet.runtimes import exported
@@ -288,6 +288,7 @@ def convert(
         UserError: Keras does not run on TensorFlow, or the size is impossible.
     """
     openvino = import_openvino()
+    backend.choose()
 
     from efficientdet.model import tracing
 

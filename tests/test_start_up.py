@@ -1,0 +1,72 @@
+"""What a command imports before it answers, in a process of its own: help and exports do without Keras."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientdet import cli
+
+_HEAVY = ("keras", "tensorflow", "jax")
+_HELP = [*([verb] for verb in cli.VERBS), *(["benchmark", name] for name in cli.BENCHMARKS)]
+
+
+def _run(*words):
+    """Runs a command; returns (status, standard output, standard error, which heavy packages it imported)."""
+    program = (
+        "import sys, json, atexit\n"
+        f"atexit.register(lambda: print(json.dumps([m for m in {_HEAVY} if m in sys.modules]), file=sys.stderr))\n"
+        "from efficientdet.cli import main\n"
+        f"sys.exit(main({list(map(str, words))!r}))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    *lines, heavy = found.stderr.splitlines()
+    return found.returncode, found.stdout, lines, json.loads(heavy)
+
+
+@pytest.mark.parametrize("words", _HELP, ids=" ".join)
+def test_help_prints_nothing_else_and_does_without_keras(words):
+    status, output, errors, heavy = _run(*words, "--help")
+    assert status == 0
+    assert "usage: efficientdet" in output
+    assert errors == []
+    assert heavy == []
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("start_up") / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_an_export_is_run_without_keras_and_tensorflow(tmp_path, finding_weights, image, format, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    from efficientdet.exporters import exports
+
+    made = exports.export(finding_weights, format=format, output=tmp_path / format, answer="raw")
+    assert made is not None
+    status, _, _, heavy = _run("predict", tmp_path / format, image, "--output", tmp_path / "found")
+    assert status == 0
+    assert heavy == []
+
+
+@pytest.mark.slow
+def test_weights_that_were_converted_before_are_too(tmp_path, finding_weights, image):
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    from efficientdet import backend
+
+    if backend.may_have_gpu():
+        pytest.skip("a GPU decides which runtime is fastest")
+    for number in range(2):  # the first converts
+        status, _, _, heavy = _run("predict", finding_weights, image, "--output", tmp_path / str(number))
+        assert status == 0
+        assert not heavy or number == 0
