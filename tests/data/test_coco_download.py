@@ -223,6 +223,14 @@ def test_a_damaged_archive_is_named_and_leaves_nothing_that_looks_complete(serve
     assert _download(server, tmp_path / "coco", splits=("val",)).is_converted
 
 
+def test_what_coco_s_own_server_sends_must_be_what_is_published(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(coco_download, "SERVER", server.address)
+    text = _fail(server, tmp_path / "coco")
+    assert "has the SHA-256 " in text
+    assert "instead of 113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268" in text
+    assert _fetched(server) == [ANNOTATIONS]
+
+
 def test_an_archive_without_instances_is_refused(server, tmp_path):
     # What NVIDIA's script converted: captions have no boxes.
     server.files[ANNOTATIONS].content = _zip({"annotations/captions_val2017.json": b"{}"})

@@ -28,6 +28,9 @@ _MARGIN = 1.05
 # However small an archive is, so much may come out of it.
 _LEAST_LIMIT = 10**8  # bytes
 
+SERVER = "http://images.cocodataset.org"
+"""COCO's own; it offers no https."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Archive:
@@ -36,6 +39,7 @@ class _Archive:
     Attributes:
         place: path on the server.
         published_size: as COCO publishes it, bytes; used where the server does not tell.
+        sha256: of the file on COCO's own server, as TensorFlow Datasets publishes it.
         growth: how many times as large the unpacked files are at most, estimated.
         root: folder in the archive that is unpacked.
         folder: where it is unpacked to, in the output.
@@ -43,6 +47,7 @@ class _Archive:
 
     place: str
     published_size: int
+    sha256: str
     growth: float
     root: str
     folder: str
@@ -55,6 +60,7 @@ class _Archive:
 _ANNOTATIONS = _Archive(
     place="annotations/annotations_trainval2017.zip",
     published_size=252_907_541,
+    sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     growth=5.0,
     root="annotations",
     folder="annotations",
@@ -64,6 +70,7 @@ _PICTURES = {
     "val": _Archive(
         place="zips/val2017.zip",
         published_size=815_585_330,
+        sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
         growth=_MARGIN,
         root="val2017",
         folder="images/val2017",
@@ -71,6 +78,7 @@ _PICTURES = {
     "train": _Archive(
         place="zips/train2017.zip",
         published_size=19_336_861_798,
+        sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
         growth=_MARGIN,
         root="train2017",
         folder="images/train2017",
@@ -124,7 +132,7 @@ def download(
     *,
     output: Path,
     splits: tuple[Split, ...] = ("train", "val"),
-    mirror: str = "http://images.cocodataset.org",
+    mirror: str = SERVER,
     num_workers: int = 0,
     remove_archives: bool = False,
     remove_images: bool = False,
@@ -140,7 +148,8 @@ def download(
         dataset: coco2017, the pictures and boxes of COCO 2017.
         output: folder for archives, annotations, images and records.
         splits: fetch and convert only these.
-        mirror: address of another server with the same files in the same places.
+        mirror: address of another server with the same files in the same places; what COCO's own server sends is
+            compared with published checksums, what a mirror sends is not.
         num_workers: processes that convert; 0: as many as there are cores.
         remove_archives: remove the archives when the records are complete.
         remove_images: remove the pictures when the records, which hold them too, are complete.
@@ -304,7 +313,8 @@ def _fetch(archive: _Archive, output: Path, mirror: str) -> dict[str, int]:
     path = _path(archive, output)
     if path.is_file():
         return {}
-    web.fetch(_url(archive, mirror), path)
+    # COCO's server has no https, so what it sends is checked; a mirror may have archives of its own.
+    web.fetch(_url(archive, mirror), path, sha256=archive.sha256 if mirror == SERVER else None)
     return {archive.name: path.stat().st_size}
 
 

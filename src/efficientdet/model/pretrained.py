@@ -20,7 +20,6 @@ ADDRESS_VARIABLE = "EFFICIENTDET_WEIGHTS_URL"
 _ADDRESS = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientdet"
 # D7x, the largest, is 0.9 GB: two copies of each variable, and the optimizer's.
 _LARGEST_ARCHIVE = 4 * 10**9
-_LARGEST_CHECKPOINT = 8 * 10**9
 _SILENCE = 30.0  # s, after which the server is taken for dead
 _ATTEMPTS = 3
 _NAMES = [name for name in presets.MODELS if name != "demo"]
@@ -78,7 +77,7 @@ def _fetch_and_import(preset: str, name: str, target: Path) -> None:
     )
     checkpoint = target.with_name(name)
     try:
-        archives.unpack(archive, checkpoint, max_bytes=_LARGEST_CHECKPOINT, max_files=1000)
+        archives.unpack(archive, checkpoint, max_bytes=importing.LARGEST_CHECKPOINT, max_files=1000)
         importing.import_weights(checkpoint, output=target, model=preset)
     except UserError:
         archive.unlink(missing_ok=True)  # so that the next call does not stumble over the same bytes

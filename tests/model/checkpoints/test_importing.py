@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import sys
+import tarfile
+import zipfile
 
 import little_checkpoints
 import numpy as np
@@ -163,6 +165,44 @@ def test_d0_comes_back_bit_for_bit(write, arrays, stale, tmp_path):
     assert loaded.arrays.keys() == arrays.keys()
     for path, array in arrays.items():
         np.testing.assert_array_equal(loaded.arrays[path], array, err_msg=path)
+
+
+@pytest.mark.parametrize("write", [_tensorflow1, _automl_saved_model, _effdet_zip], ids=["folder", "saved", "file"])
+def test_an_archive_is_imported_as_it_was_downloaded(write, arrays, stale, tmp_path):
+    (tmp_path / "inside").mkdir()
+    write(tmp_path / "inside", arrays, stale)
+    archive = tmp_path / "efficientdet-d0.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(tmp_path / "inside", "efficientdet-d0")
+    result = importing.import_weights(archive, output=tmp_path / "ours.safetensors")
+    assert (result.model, result.num_variables) == ("efficientdet-d0", 709)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == [
+        "efficientdet-d0.tar.gz",
+        "inside",
+        "ours.safetensors",
+    ]
+
+
+def test_an_archive_without_a_checkpoint_or_with_several_names_what_it_holds(arrays, tmp_path):
+    (tmp_path / "inside").mkdir()
+    archive = tmp_path / "weights.tgz"
+    for files, expected in (((), "holds no checkpoint"), (("a.pth", "b.pth"), "holds `a.pth`, `b.pth`; expected one")):
+        for name in files:
+            (tmp_path / "inside" / name).write_bytes(b"x")
+        (tmp_path / "inside" / "readme.txt").write_bytes(b"x")
+        with tarfile.open(archive, "w:gz") as file:
+            file.add(tmp_path / "inside", ".")
+        with pytest.raises(UserError, match=expected):
+            importing.import_weights(archive, output=tmp_path / "ours.safetensors")
+
+
+def test_a_whole_model_of_keras_is_named_as_what_it_is(tmp_path):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            file.writestr(name, b"{}")
+    with pytest.raises(UserError, match=r"is a whole model saved by Keras \(\.keras\)"):
+        importing.import_weights(path, output=tmp_path / "ours.safetensors")
 
 
 def test_what_exporting_adds_is_set_aside(arrays, stale, tmp_path):

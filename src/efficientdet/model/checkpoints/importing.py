@@ -7,16 +7,17 @@ anything missing, left over, or of another shape stops the import. What the auth
 
 import dataclasses
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from efficientdet import coco_classes, files, presets
+from efficientdet import archives, coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
-from efficientdet.model.checkpoints import class_tables, matching, names, reading
+from efficientdet.model.checkpoints import bundles, class_tables, matching, names, reading
 from efficientdet.model.checkpoints.tensors import Checkpoint
 from efficientdet.structures import Category
 
@@ -24,6 +25,8 @@ _NVIDIA_CLASSES = 91
 # A file may claim any number without being large; ImageNet-21k has 21,841.
 _MOST_CLASSES = 30_000
 _PREDICTOR = "class_head/predict/"
+LARGEST_CHECKPOINT = 8 * 10**9
+"""Bytes that may come out of an archive; D7x, with two copies of each variable and the optimizer's, has a third."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,8 @@ def import_weights(
     from the file. Nothing in the file is executed.
 
     Args:
-        file: a file, the prefix of a TensorFlow checkpoint, the folder of one, or a SavedModel.
+        file: a file, the prefix of a TensorFlow checkpoint, the folder of one, or a SavedModel; or one of these in a
+            .tar.gz, .tgz or .zip, as google/automl publishes them.
         output: the weights file to write; <model>.safetensors if not given.
         model: preset that the checkpoint belongs to, where the file does not tell (d6 and d7 have the same variables).
         raw: take the values of the last training step also where there are averaged ones.
@@ -97,7 +101,23 @@ def import_weights(
     Raises:
         UserError: the file cannot be read, or does not fit the model.
     """
-    checkpoint = reading.open_checkpoint(Path(file))
+    file = Path(file)
+    if reading.is_archive(file):
+        with tempfile.TemporaryDirectory(dir=output.parent if output and output.parent.is_dir() else None) as folder:
+            unpacked = archives.unpack(
+                file, Path(folder, file.name.split(".")[0]), max_bytes=LARGEST_CHECKPOINT, max_files=1000
+            )
+            return import_weights(
+                _sole_checkpoint(unpacked, file),
+                output=output,
+                model=model,
+                raw=raw,
+                classes=classes,
+                reset_classes=reset_classes,
+                advprop=advprop,
+                overwrite=overwrite,
+            )
+    checkpoint = reading.open_checkpoint(file)
     _check_detector(checkpoint)
     config = recognize(checkpoint, model)
     target = output or Path(f"{config.name}{weights.SUFFIX}")
@@ -297,6 +317,22 @@ def _without_last_class(arrays: dict[str, np.ndarray], num_classes: int) -> dict
         by_anchor = array.reshape(*array.shape[:-1], -1, num_classes)
         changed[f"{_PREDICTOR}pointwise/{leaf}"] = by_anchor[..., :-1].reshape(*array.shape[:-1], -1)
     return {**arrays, **changed}
+
+
+def _sole_checkpoint(folder: Path, archive: Path) -> Path:
+    """Finds what an archive holds: the folder of a checkpoint, also inside of others, or a file that could be one.
+
+    Raises:
+        UserError: there is nothing of that kind, or more than one.
+    """
+    folders = [path for path in (folder, *sorted(folder.rglob("*"))) if path.is_dir() and bundles.find_prefix(path)]
+    alone = [path for path in sorted(folder.rglob("*")) if path.suffix in (".h5", ".pth", ".safetensors")]
+    # A SavedModel is the folder around its variables.
+    found = [path for path in folders if not any(path in other.parents for other in folders)] or alone
+    if len(found) != 1:
+        what = ", ".join(f"`{path.relative_to(folder)}`" for path in found[:5]) or "no checkpoint"
+        raise UserError(f"`{archive}` holds {what}; expected one checkpoint. Unpack it and name one.")
+    return found[0]
 
 
 def _with_fresh_predictor(

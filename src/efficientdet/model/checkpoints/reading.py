@@ -1,5 +1,6 @@
 """Opens a checkpoint file of any known format: found out from the file itself."""
 
+import contextlib
 import re
 import zipfile
 from collections import Counter
@@ -56,11 +57,28 @@ def open_checkpoint(location: Path) -> Checkpoint:
         raise UserError(f"`{location}` cannot be read: {error.strerror}; expected {_KNOWN}.") from error
     if start.startswith(hdf5.START):
         return _open_hdf5(location)
+    if zipfile.is_zipfile(location) and _is_whole_keras_model(location):
+        raise UserError(
+            f"`{location}` is a whole model saved by Keras (.keras), with layers of its own; expected {_KNOWN}. "
+            "Import the checkpoint that it was made from."
+        )
     if start.startswith(pickles.LEGACY_START) or zipfile.is_zipfile(location):
         return _open_pytorch(location, pickles.read_pickled(location))
     if start[8:9] == b"{":
         return _open_pytorch(location, _describe_safetensors(location))
     raise UserError(f"`{location}` is in no known format; expected {_KNOWN}.")
+
+
+def is_archive(location: Path) -> bool:
+    """Says whether a file is an archive with a checkpoint inside, by its name; .pth files are zip archives too."""
+    return location.name.endswith((".tar.gz", ".tgz", ".zip")) and location.is_file()
+
+
+def _is_whole_keras_model(location: Path) -> bool:
+    """Says whether a zip archive is a model that Keras 3 saved whole."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(location) as archive:
+        return "model.weights.h5" in archive.namelist()
+    return False
 
 
 def _open_bundle(location: Path, prefix: Path) -> Checkpoint:
