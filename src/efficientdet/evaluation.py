@@ -254,7 +254,7 @@ def evaluate(
     /,
     *,
     data: str,
-    split: str = "val",
+    split: str = "",
     image_size: tuple[int, int] | None = None,
     batch_size: int = 8,
     max_images: int = 0,
@@ -271,7 +271,7 @@ def evaluate(
     Args:
         weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
         data: converted dataset, or glob of TFRecord files.
-        split: split of a converted dataset.
+        split: split of a converted dataset; empty: val, else test, else the only one.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         batch_size: pictures a batch.
         max_images: evaluate only the first so many; 0: all.
@@ -297,7 +297,7 @@ def evaluate(
         for name in (_METRICS_FILE, results_name):
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split, may_lack_boxes=output is not None)
+    opened = records.open_records(data, split or records.choose_split(data), may_lack_boxes=output is not None)
     runtime: Any
     if runtimes.manifest.is_export(weights):
         runtime = runtimes.load_runtime(weights, image_size=image_size, precision=precision)
@@ -346,7 +346,7 @@ def evaluate_runtime(
         batch_size=batch_size,
         max_images=max_images,
     )
-    with progress.track("evaluate", min(len(opened), max_images or len(opened))) as bar:
+    with progress.track(f"evaluate on {opened.name}", min(len(opened), max_images or len(opened))) as bar:
         for batch, originals in batches:
             found = runtime.detect(batch["images"], batch["valid_size"])
             evaluator.add(originals, to_originals(found, originals))
@@ -360,14 +360,14 @@ def _check_max_images(number: int) -> None:
 
 
 def evaluate_detections(
-    detections: Path, /, *, data: str, split: str = "val", max_images: int = 0, output: Path | None = None
+    detections: Path, /, *, data: str, split: str = "", max_images: int = 0, output: Path | None = None
 ) -> EvaluationResult:
     """Measures COCO AP of detections that are in a file, whoever found them; no model runs.
 
     Args:
         detections: JSON file in COCO's results format.
         data: converted dataset, or glob of TFRecord files.
-        split: split of a converted dataset.
+        split: split of a converted dataset; empty: val, else test, else the only one.
         max_images: evaluate only the first so many; 0: all.
         output: folder for metrics.json.
 
@@ -383,7 +383,7 @@ def evaluate_detections(
     if output is not None:
         files.check_writable(output / _METRICS_FILE)
     backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split)
+    opened = records.open_records(data, split or records.choose_split(data))
     evaluator = CocoEvaluator(opened.categories)
     with progress.track("read truth", min(len(opened), max_images or len(opened))) as bar:
         for originals in pipeline.truth_batches(opened, max_images=max_images):

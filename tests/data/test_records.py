@@ -234,6 +234,20 @@ def test_a_missing_split_lists_those_there_are(converted):
         records.open_records(str(converted), "test")
 
 
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [(["train", "val", "test"], "val"), (["train", "test"], "test"), (["all"], "all"), (["a", "b"], None)],
+)
+def test_what_is_evaluated_on_is_the_split_that_exists(tmp_path, names, chosen):
+    (tmp_path / "dataset.json").write_text(json.dumps({"version": 1, "splits": dict.fromkeys(names)}))
+    if chosen is None:
+        with pytest.raises(UserError, match="has the splits a, b; say which with `--split`"):
+            records.choose_split(str(tmp_path))
+    else:
+        assert records.choose_split(str(tmp_path)) == chosen
+    assert records.choose_split(str(tmp_path / "*.tfrecord")) == "val"
+
+
 def test_a_location_without_files_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"nothing-\*` matches no file"):
         records.open_records(str(tmp_path / "nothing-*"), "train")

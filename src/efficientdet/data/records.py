@@ -110,6 +110,23 @@ def split_names(folder: Path) -> list[str]:
     return list(_read_manifest(folder)["splits"])
 
 
+def choose_split(location: str) -> str:
+    """Chooses what to evaluate on where nobody says: val, else test, else the only split there is.
+
+    Args:
+        location: as for `open_records`.
+
+    Raises:
+        UserError: there are several others.
+    """
+    folder = Path(location).expanduser()
+    names = split_names(folder) if folder.is_dir() else ["val"]
+    for name in ("val", "test", *(names if len(names) == 1 else ())):
+        if name in names:
+            return name
+    raise UserError(f"`{location}` has the splits {', '.join(names)}; say which with `--split`.")
+
+
 def index_name(split: str) -> str:
     """Names the index file of a split."""
     return f"{split}.index.npz"
