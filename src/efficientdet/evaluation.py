@@ -19,7 +19,7 @@ from rich.table import Table
 
 from efficientdet import backend, files, intervals, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
-from efficientdet.config import Precision, Switch
+from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.data import preprocess
 from efficientdet.data.records import Records
 from efficientdet.errors import UserError
@@ -259,6 +259,7 @@ def evaluate(
     batch_size: int = 8,
     max_images: int = 0,
     precision: Precision = "float32",
+    runtime: RuntimeName = "auto",
     xla: Switch = "auto",
     output: Path | None = None,
     results_name: str = "detections.json",
@@ -276,7 +277,8 @@ def evaluate(
         batch_size: pictures a batch.
         max_images: evaluate only the first so many; 0: all.
         precision: of the arithmetic inside the network.
-        xla: compile with XLA; auto: on a GPU.
+        runtime: of weights, as for `predict`; auto: OpenVINO on a CPU where it is installed, else Keras.
+        xla: compile with XLA, which is Keras's; auto: on a GPU.
         output: folder for metrics.json and detections.json (COCO's results format).
         results_name: name of detections.json in it; COCO's server wants detections_test-dev2017_NAME_results.json.
 
@@ -287,7 +289,6 @@ def evaluate(
         UserError: weights or data cannot be used, or their classes differ.
     """
     from efficientdet.data import coco_results, records, tfrecord
-    from efficientdet.runtimes.keras import KerasRuntime
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
@@ -298,12 +299,8 @@ def evaluate(
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
     opened = records.open_records(data, split or records.choose_split(data), may_lack_boxes=output is not None)
-    runtime: Any
-    if runtimes.manifest.is_export(weights):
-        runtime = runtimes.load_runtime(weights, image_size=image_size, precision=precision)
-    else:
-        runtime = KerasRuntime(weights, image_size=image_size, precision=precision, xla=xla)
-    evaluator = evaluate_runtime(runtime, opened, batch_size=batch_size, max_images=max_images)
+    loaded = runtimes.load_runtime(weights, runtime=runtime, image_size=image_size, precision=precision, xla=xla)
+    evaluator = evaluate_runtime(loaded, opened, batch_size=batch_size, max_images=max_images)
     result = evaluator.result()
     for warning in (
         evaluator.watch.warning(lambda position: tfrecord.file_name(records.read(opened, position))),
