@@ -70,3 +70,14 @@ def test_weights_that_were_converted_before_are_too(tmp_path, finding_weights, i
         status, _, _, heavy = _run("predict", finding_weights, image, "--output", tmp_path / str(number))
         assert status == 0
         assert not heavy or number == 0
+
+
+@pytest.mark.slow
+def test_tensorflow_s_own_lines_stay_away_from_the_terminal_also_in_other_processes(tmp_path):
+    from efficientdet.data import synthetic
+
+    synthetic.write_coco_folder(tmp_path / "source", {"train": 3}, (64, 64), seed=0)
+    words = ["--output", tmp_path / "records", "--num-workers", "2", "--num-shards", "2"]
+    status, _, errors, _ = _run("convert", "coco", tmp_path / "source", *words)
+    assert status == 0
+    assert [line for line in errors if "absl" in line or "oneDNN" in line or "tensorflow" in line.lower()] == []

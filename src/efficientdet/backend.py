@@ -30,7 +30,7 @@ def choose(wanted: str | None = None) -> str:
         UserError: the backend is unknown, not installed, or Keras already runs on another.
     """
     name = prefer(wanted)
-    with _start_up_lines_hidden():
+    with start_up_lines_hidden():
         importlib.import_module("keras")
     return name
 
@@ -54,7 +54,7 @@ def prefer(wanted: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def _start_up_lines_hidden() -> Iterator[None]:
+def start_up_lines_hidden() -> Iterator[None]:
     """Keeps what TensorFlow writes while it is imported (which CPU instructions it found) from hiding our lines.
 
     TF_CPP_MIN_LOG_LEVEL does not reach the lines before its logging is set up (TensorFlow 2.21). An import that fails

@@ -5,6 +5,7 @@ import concurrent.futures
 import concurrent.futures.process
 import dataclasses
 import hashlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import progress
+from efficientdet import backend, progress
 from efficientdet.data import policy, sources, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
@@ -89,8 +90,8 @@ def write_all(tasks: list[Task], num_workers: int) -> list[Shard]:
 def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.Tracker) -> list[Shard]:
     """Hands the shards to spawned processes; a shared counter tells how many pictures are done."""
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (counter, stop))
+    counter, stop, writes = context.Value("q", 0), context.Event(), any(task.path for task in tasks)
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (counter, stop, writes))
     shown = 0
     try:
         futures = [pool.submit(_write_counted, task) for task in tasks]
@@ -121,13 +122,16 @@ _counter: Any = None
 _stop: Any = None
 
 
-def _start_worker(counter: Any, stop: Any) -> None:
+def _start_worker(counter: Any, stop: Any, writes: bool) -> None:
     """Prepares a spawned process: Ctrl-C is the parent's to handle, TensorFlow needs no GPU and says nothing."""
     global _counter, _stop
     _counter, _stop = counter, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    if writes:
+        with backend.start_up_lines_hidden():
+            importlib.import_module("tensorflow")
 
 
 def _write_counted(task: Task) -> Shard:
