@@ -15,7 +15,11 @@ import efficientdet
 from efficientdet.errors import UsageError, UserError, one_line
 
 VERBS = {
-    "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
+    "convert": (
+        "efficientdet.data.conversion",
+        "convert",
+        "annotations in a dozen formats and their images to records",
+    ),
     "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
     "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
@@ -43,7 +47,7 @@ BENCHMARKS = {
 
 _EXAMPLES = """\
 a first run, from photographs to pictures with boxes:
-  efficientdet convert voc photographs/ --output records/
+  efficientdet convert photographs/ --output records/
   efficientdet train d0 --data.train records/ --model.image-size 256 256 --training.batch-size 8
   efficientdet evaluate runs/d0 --data records/ --split test
   efficientdet predict runs/d0 photograph.jpg
@@ -136,6 +140,8 @@ def _run(verb: str, words: list[str]) -> int:
         name = "evaluate_detections"
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
+    if verb == "convert":
+        words = _with_format(words)
     function = getattr(importlib.import_module(module), name)
     _check_options(verb, function, words)
     if verb == "train":
@@ -155,6 +161,23 @@ def _run(verb: str, words: list[str]) -> int:
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
     return 1 if verb == "doctor" and not result.is_good else 0
+
+
+def _with_format(words: list[str]) -> list[str]:
+    """Writes `auto` in front of `FOLDER --output DIR`, where the words name no format."""
+    from efficientdet.data import formats
+
+    if {"-h", "--help"} & set(words):
+        return words
+    flags = ("--dry-run", "--overwrite", "--skip-", "--drop-", "--no-")
+    for place, word in enumerate(words[:-1]):
+        before = words[place - 1] if place else ""
+        is_value = before.startswith("--") and "=" not in before and not before.replace("_", "-").startswith(flags)
+        if word in ("auto", *formats.NAMES) and not is_value and not words[place + 1].startswith("-"):
+            return words
+    # A format alone, without a folder, is for the parser to explain; a folder may be called as a format is.
+    is_format_alone = bool(words) and words[0] in formats.NAMES and not os.path.isdir(words[0])  # noqa: PTH112
+    return words if is_format_alone else ["auto", *words]
 
 
 def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:

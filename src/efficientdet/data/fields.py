@@ -1,0 +1,155 @@
+"""Values of annotation files, read strictly by their type, and the files themselves as JSON, XML or CSV.
+
+A value of another type is an error that names the file, the place in it and the field; nothing is guessed, and a
+number in quotes is not a number. NaN and infinity are numbers here: `policy` drops their boxes and reports them.
+"""
+
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import defusedxml
+import defusedxml.ElementTree
+
+from efficientdet.data import sources
+from efficientdet.errors import UserError
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
+_MAX_SIDE = 2**31
+
+
+def number(value: Any, where: str, field: str) -> float:
+    """Takes a number of a JSON document.
+
+    Args:
+        value: what the document has.
+        where: the file in backticks, and the place in it, for the error.
+        field: its name, for the error.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a number.")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
+def numbers(value: Any, count: int, where: str, field: str) -> list[float]:
+    """Takes a list of `count` numbers of a JSON document."""
+    if not isinstance(value, list) or len(value) != count:
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a list of {count} numbers.")
+    return [number(one, where, f"{field}[{index}]") for index, one in enumerate(value)]
+
+
+def points(value: Any, where: str, field: str) -> list[tuple[float, float]]:
+    """Takes a list of points, each (x, y), of a JSON document; an empty list is an error."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a list of points [x, y].")
+    pairs = [numbers(one, 2, where, f"{field}[{index}]") for index, one in enumerate(value)]
+    return [(x, y) for x, y in pairs]
+
+
+def text(value: Any, where: str, field: str) -> str:
+    """Takes a text of a JSON document that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a text.")
+    return value.strip()
+
+
+def mapping(value: Any, where: str, field: str) -> dict[str, Any]:
+    """Takes an object of a JSON document."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected an object.")
+    return value
+
+
+def mappings(value: Any, where: str, field: str) -> list[dict[str, Any]]:
+    """Takes a list of objects of a JSON document."""
+    if not isinstance(value, list):
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a list of objects.")
+    return [mapping(one, where, f"{field}[{index}]") for index, one in enumerate(value)]
+
+
+def parse_number(value: str | None, where: str, field: str) -> float:
+    """Reads a number of a CSV or XML file."""
+    if value is None or not _NUMBER.fullmatch(value.strip()):
+        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a number.")
+    return float(value)
+
+
+def is_number(value: str) -> bool:
+    """Says whether `parse_number` reads a value."""
+    return _NUMBER.fullmatch(value.strip()) is not None
+
+
+def image_size(height: float | None, width: float | None, where: str) -> tuple[int, int] | None:
+    """Takes the height and width of an image, px; none where one of them is 0 or missing.
+
+    Raises:
+        UserError: a side is negative, too large, or not whole.
+    """
+    for field, side in (("height", height), ("width", width)):
+        if side is not None and (not 0 <= side < _MAX_SIDE or side != int(side)):
+            raise UserError(f"{where}: has the `{field}` {side:g}; expected a whole number of px.")
+    return (int(height), int(width)) if height and width else None
+
+
+def load_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: it is missing, unreadable, too large, or not JSON.
+    """
+    return parse_json(sources.read_text(path), f"`{path}`")
+
+
+def parse_json(content: str, where: str) -> Any:
+    """Reads JSON from a text."""
+    try:
+        return json.loads(content)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON, it may be cut short: {error}.") from error
+
+
+def load_xml(path: Path) -> ElementTree.Element:
+    """Reads an XML file in the encoding that it declares; entities, which can exhaust the memory, are refused."""
+    try:
+        if path.stat().st_size > sources.MAX_ANNOTATION_BYTES:
+            raise UserError(f"`{path}` is larger than {sources.MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it.")
+        return defusedxml.ElementTree.fromstring(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
+    except (ElementTree.ParseError, defusedxml.DefusedXmlException, LookupError) as error:
+        raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
+
+
+def load_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Reads a CSV file: the number of each line and its cells; empty lines are skipped.
+
+    Cells are separated by commas, semicolons or tabs: by what the first line has most of.
+    """
+    return split_rows(sources.read_text(path), path)
+
+
+def split_rows(content: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Reads the rows of a CSV file from its content."""
+    first = content.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append((reader.line_num, [cell.strip() for cell in row]))
+    except csv.Error as error:
+        raise UserError(f"`{path}`, line {reader.line_num}: cannot be read as CSV: {error}.") from error
+    return rows
+
+
+def _quoted(value: Any) -> str:
+    """Writes a value for an error."""
+    return "(missing)" if value is None else repr(value)[:60]
