@@ -13,9 +13,11 @@ from efficientdet.data import fields, gallery, shapes, sources
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-MOVED = "images found elsewhere than their annotation says"
+MOVED = "images found by name elsewhere than their annotation says"
 UNUSED_IMAGE = "images that no annotation names left out"
-UNUSED_FILE = "files that are not annotations of this format left out"
+UNUSED_FILE = "files that are not annotations in this format left out"
+TWICE = "boxes that stand twice in their image dropped once"
+LISTED_TWICE = "images listed twice in a file; their boxes were put together"
 SEVERAL_FILES = "images annotated in several files; their boxes were put together"
 TWO_SPLITS = "images that are in two splits"
 NOT_HERE = "annotations of images that are not in the dataset's folder left out"
@@ -57,6 +59,7 @@ class Collection:
         self._images: dict[tuple[str, str], Annotated] = {}
         self._problems: dict[tuple[str, str, str], tuple[int, str]] = {}
         self._first_uses: dict[str, str] = {}
+        self._read: set[Path] = set()
 
     def add_image(
         self,
@@ -67,6 +70,7 @@ class Collection:
         split: str | None = None,
         size: tuple[int, int] | None = None,
         key: str | None = None,
+        is_listing: bool = False,
     ) -> Annotated:
         """Adds an image, or finds it again.
 
@@ -77,6 +81,7 @@ class Collection:
             split: as the annotation says; none: the annotation file's name, its folders, then the image's tell.
             size: declared height and width, px.
             key: of the image in the gallery, where the caller knows it better than its name does.
+            is_listing: a file of this format names each image once; twice is reported.
 
         Raises:
             UserError: several images could be meant, or two annotations declare different sizes.
@@ -94,8 +99,10 @@ class Collection:
                 f"but it said {image.size[0]} x {image.size[1]} before."
             )
         image.size = image.size or size
+        if is_listing and file in image.files:
+            self.report(LISTED_TWICE, image, detail=self.gallery.key(file))
         image.files.add(file)
-        if key and key != named:
+        if key and key != named and not f"/{key}".endswith(f"/{name}"):
             self._problems[MOVED, split, file_name] = (1, f"named {name}")
         return image
 
@@ -119,14 +126,17 @@ class Collection:
         """Reports something about a file that is not an image."""
         self._report(kind, self.gallery.split_of(file) or "", self.gallery.key(file), count, detail)
 
+    def mark(self, file: Path) -> None:
+        """Notes that a file was read; the others are reported in the end."""
+        self._read.add(file)
+
     def documents(self, is_document: Callable[[Any], bool], *suffixes: str) -> Iterator[tuple[Path, Any]]:
-        """Reads the JSON files of a format one by one; the others are reported."""
+        """Reads the JSON files of a format one by one."""
         for path in self.gallery.files(*(suffixes or (".json",))):
             document = fields.load_json(path)
             if is_document(document):
+                self.mark(path)
                 yield path, document
-            else:
-                self.report_file(UNUSED_FILE, path)
 
     def class_names(self) -> list[str]:
         """Lists the classes of the boxes so far, sorted."""
@@ -191,10 +201,17 @@ class Collection:
         return sources.Source(categories=categories, splits=examples, problems=problems)
 
     def _account(self, wanted: list[str]) -> None:
-        """Reports the images that are in no split, in two, or in several files."""
+        """Reports the files that were not read, and the images that are in no split, in two, or in several files."""
+        for path in self.gallery.others:
+            if path not in self._read:
+                self.report_file(UNUSED_FILE, path)
         homes: dict[str, list[str]] = {}
         for (split, name), image in sorted(self._images.items()):
             homes.setdefault(name, []).append(split)
+            kept = list({(*box, label): (box, label, crowd) for box, label, crowd in image.boxes}.values())
+            if len(kept) < len(image.boxes):
+                self._report(TWICE, split, name, len(image.boxes) - len(kept))
+                image.boxes = kept
             if len(image.files) > 1:
                 names = ", ".join(sorted(self.gallery.key(file) for file in image.files))
                 self._report(SEVERAL_FILES, split, name, 1, names)

@@ -45,7 +45,7 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
 def _add_image(gathered: collection.Collection, path: Path, entry: dict[str, Any], where: str) -> None:
     """Adds an image and its boxes."""
     name = fields.text(_first(entry, _NAMES, where), where, "image")
-    image = gathered.add_image(name, file=path, where=where)
+    image = gathered.add_image(name, file=path, where=where, is_listing=True)
     field = next((name for name in _LISTS if name in entry), "annotations")
     for index, annotation in enumerate(fields.mappings(entry.get(field), where, field)):
         place = f"{where}.{field}[{index}]"

@@ -41,8 +41,8 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         if is_video(root):
             raise UserError(f"`{path}` is CVAT's format for videos; export the task as `CVAT for images 1.1`.")
         if not is_document(root):
-            gathered.report_file(collection.UNUSED_FILE, path)
             continue
+        gathered.mark(path)
         names |= dict.fromkeys(_labels(root))
         for index, element in enumerate(root.findall("image")):
             _add_image(gathered, path, element, f"`{path}`: image {element.get('id', index)}")
@@ -67,7 +67,9 @@ def _add_image(gathered: collection.Collection, path: Path, element: ElementTree
         for field in ("height", "width")
     )
     split = gathered.gallery.image_split(f"{element.get('subset') or ''}/")
-    image = gathered.add_image(name, file=path, where=where, split=split, size=fields.image_size(height, width, where))
+    image = gathered.add_image(
+        name, file=path, where=where, split=split, size=fields.image_size(height, width, where), is_listing=True
+    )
     for index, shape in enumerate(element):
         _add_shape(gathered, image, shape, f"{where}: <{shape.tag}> {index}")
 

@@ -120,11 +120,21 @@ def load_xml(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > sources.MAX_ANNOTATION_BYTES:
             raise UserError(f"`{path}` is larger than {sources.MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it.")
-        return defusedxml.ElementTree.fromstring(path.read_bytes())
+        return _parse_xml(path.read_bytes())
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException, LookupError) as error:
+    except (ElementTree.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:
         raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
+
+
+def _parse_xml(content: bytes) -> ElementTree.Element:
+    """Parses XML; encodings that the parser does not know, such as GBK, are Python's to decode."""
+    declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""", content)
+    if declared is None or declared[1].lower() in (b"utf-8", b"utf-16", b"us-ascii", b"iso-8859-1"):
+        return defusedxml.ElementTree.fromstring(content)
+    return defusedxml.ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode()))
 
 
 def load_rows(path: Path) -> list[tuple[int, list[str]]]:

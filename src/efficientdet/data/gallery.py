@@ -23,6 +23,8 @@ _SPLITS |= {"test": "test", "testing": "test"}
 _FILLERS = {"images", "image", "img", "imgs", "labels", "label", "annotations", "annotation", "ann", "anns", "bbox"}
 _FILLERS |= {"boxes", "box", "data", "dataset", "set", "split", "instances", "oidv", "via", "region", "csv", "json"}
 _FILLERS |= {"metadata", "detections", "v", "export", "createml", "coco", "project"}
+# Images that may not decode here; whoever names them hears so.
+_RARE_IMAGES = (".jfif", ".jpe", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga", ".dng", ".mpo")
 # Folders that are no part of a dataset, though they may lie in it.
 _NOT_DATA = {"__MACOSX", "predictions"}
 _NUM_PLACES = 6
@@ -49,7 +51,7 @@ class Gallery:
         self.images: dict[str, Path] = {}
         self.others: list[Path] = []
         for path in _walk(root):
-            if path.suffix.lower() in images.SUFFIXES:
+            if path.suffix.lower() in (*images.SUFFIXES, *_RARE_IMAGES):
                 self.images[path.relative_to(root).as_posix()] = path
             else:
                 self.others.append(path)

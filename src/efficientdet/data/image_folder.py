@@ -37,8 +37,8 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]] = []
     for path in gathered.gallery.files(".jsonl", ".csv"):
         if path.name.lower() not in FILES:
-            gathered.report_file(collection.UNUSED_FILE, path)
             continue
+        gathered.mark(path)
         found += [(path, where, row, _objects(row, where)) for row, where in load_rows(path)]
     table = _table(gathered, found, classes)
     for path, where, row, objects in found:
@@ -48,7 +48,7 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
             height, width = (fields.number(side, where, name) for side, name in zip(sides, _SIDES, strict=True))
             size = fields.image_size(height, width, where)
         image = gathered.add_image(
-            fields.text(row.get("file_name"), where, "file_name"), file=path, where=where, size=size
+            fields.text(row.get("file_name"), where, "file_name"), file=path, where=where, size=size, is_listing=True
         )
         for (x, y, width, height), label in objects:
             name = table.get(label, "") if table and isinstance(label, int) else str(label)

@@ -115,7 +115,7 @@ def _add_regions(
         if None not in sides:
             height, width = (fields.number(side, where, "original_height") for side in sides)
             size = fields.image_size(height, width, where)
-    image = gathered.add_image(name, file=path, where=where, size=size, key=key)
+    image = gathered.add_image(name, file=path, where=where, size=size, key=key, is_listing=True)
     for index, (kind, names, value) in enumerate(regions):
         place = f"{where}: region {index}"
         if kind not in _SHAPES.values():

@@ -51,6 +51,9 @@ def _add_image(gathered: collection.Collection, path: Path, document: dict[str, 
     key = gathered.gallery.at(name, path, where)
     if key is None:
         key = gathered.gallery.find_stem(path.stem, where, folder=path.parent)
+    if key is None:
+        split = gathered.gallery.split_of(path)
+        key = gathered.gallery.search(name, where, split) or gathered.gallery.find_stem(path.stem, where, split)
     return gathered.add_image(name, file=path, where=where, size=fields.image_size(height, width, where), key=key)
 
 

@@ -38,11 +38,11 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
     for path in gathered.gallery.files(".csv"):
         rows = fields.load_rows(path)
         if rows and is_header(rows[0][1]):
+            gathered.mark(path)
             boxes.append((path, rows))
         elif rows and _DESCRIPTIONS in path.name.lower() and all(len(row) == 2 for _, row in rows):
+            gathered.mark(path)
             _add_names(names, path, rows)
-        else:
-            gathered.report_file(collection.UNUSED_FILE, path)
     for path, rows in boxes:
         _add_boxes(gathered, path, rows, names)
     return gathered.finish(splits=splits, classes=classes, is_normalized=True)

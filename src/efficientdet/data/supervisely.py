@@ -44,15 +44,15 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
     for path in gathered.gallery.files(".json"):
         document = fields.load_json(path)
         if is_document(document):
+            gathered.mark(path)
             _add_file(gathered, path, document)
         elif path.name == "meta.json" and isinstance(document, dict) and "classes" in document:
+            gathered.mark(path)
             entries = fields.mappings(document["classes"], f"`{path}`", "classes")
             names |= {
                 fields.text(entry.get("title"), f"`{path}`: classes[{index}]", "title"): None
                 for index, entry in enumerate(entries)
             }
-        else:
-            gathered.report_file(collection.UNUSED_FILE, path)
     names |= dict.fromkeys(gathered.class_names())
     return gathered.finish(splits=splits, classes=classes, table=dict(enumerate(names, start=1)))
 

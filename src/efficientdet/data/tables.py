@@ -66,13 +66,13 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
     for path in gathered.gallery.files(".csv"):
         rows = fields.load_rows(path)
         if is_classes(rows):
+            gathered.mark(path)
             table_file = path
             _add_classes(table, path, rows)
         elif is_boxes(rows):
+            gathered.mark(path)
             read_files.append(path)
             _add_boxes(gathered, path, rows)
-        else:
-            gathered.report_file(collection.UNUSED_FILE, path)
     is_normalized = _are_fractions(gathered.corners())
     for path in read_files if is_normalized else []:
         gathered.report_file(FRACTIONS, path)

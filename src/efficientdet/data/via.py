@@ -53,9 +53,8 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
     for path in gathered.gallery.files(".csv"):
         rows = fields.load_rows(path)
         if rows and is_header(rows[0][1]):
+            gathered.mark(path)
             regions += _read_csv(path, rows)
-        else:
-            gathered.report_file(collection.UNUSED_FILE, path)
     attribute = _class_attribute([region for region in regions if region[3]])
     for name, path, where, shape, attributes in regions:
         image = gathered.add_image(name, file=path, where=where)
