@@ -95,8 +95,8 @@ class Collection:
         image = self._images.setdefault((split, file_name), Annotated(path=path, file_name=file_name, split=split))
         if size and image.size and size != image.size:
             raise UserError(
-                f"{where}: says that `{name}` is {size[0]} x {size[1]} px (height x width), "
-                f"but it said {image.size[0]} x {image.size[1]} before."
+                f"{where}: declares `{name}` as {size[0]} x {size[1]} px (height x width); "
+                f"it was declared as {image.size[0]} x {image.size[1]} px before."
             )
         image.size = image.size or size
         if is_listing and file in image.files:
