@@ -42,9 +42,12 @@ def draw_all(root: Path, rename=lambda name: name) -> None:
 
 
 def save(path: Path, content) -> Path:
-    """Writes a text as it is, anything else as JSON."""
+    """Writes bytes and texts as they are, anything else as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 

@@ -70,6 +70,12 @@ _FAULTS = {
         "line 3: declares `a.png` as 160 x 120 px .* 120 x 160 px before",
     ),
     "csv quote": ("csv", "a.csv", _HEADER + '"a"b.png,160,120,red,4,3,10,8', "line 2: cannot be read as CSV"),
+    "csv in another encoding": (
+        "csv",
+        "a.csv",
+        (_HEADER + "caf\u00e9.png,160,120,red,4,3,10,8\n").encode("latin-1"),
+        "a.csv`, after line 1: is not UTF-8",
+    ),
     "csv without header": ("csv", "a.csv", "a.png,40,30,100,80,red\na.png,40,x,100,80,red", "line 2: has the `y1` 'x'"),
     "labelme text": (
         "labelme",
@@ -177,6 +183,14 @@ def test_a_fault_is_one_line_that_names_the_place(tmp_path, format, name, conten
     assert "\n" not in str(caught.value)
 
 
+def test_files_that_disagree_on_fractions_are_refused(tmp_path):
+    draw(tmp_path / "a.png")
+    save(tmp_path / "train.csv", _HEADER + "a.png,160,120,red,40,30,100,80\n")
+    save(tmp_path / "val.csv", _HEADER + "a.png,160,120,red,0.25,0.25,0.6,0.6\n")
+    with pytest.raises(UserError, match=r"train.csv` has boxes in px, but `.*val.csv` has fractions"):
+        formats.READERS["csv"](tmp_path)
+
+
 def test_an_image_that_is_missing_is_named(tmp_path):
     draw(tmp_path / "in" / "a.png")
     rows = "a.png,160,120,red,40,30,100,80\n../../etc/gone.png,160,120,red,4,3,10,8\n"
@@ -224,13 +238,13 @@ def test_a_format_that_is_not_known_is_named_as_what_it_looks_like(tmp_path, nam
     with pytest.raises(UserError, match=words) as caught:
         recognition.recognize(tmp_path)
     assert "\n" not in str(caught.value)
-    assert "Read are coco, voc, yolo, csv" in str(caught.value)
+    assert "Formats that are read: coco, voc, yolo, csv" in str(caught.value)
 
 
 def test_two_formats_in_one_folder_are_for_the_user_to_choose(tmp_path):
     write_labelme(tmp_path)
     write_csv(tmp_path)
-    words = r"looks like csv \(by `data/train_labels.csv`\) and labelme \(by `train/a b.json`\); say which"
+    words = r"looks like csv \(by `data/train_labels.csv`\) and labelme \(by `train/a b.json`\); name the one"
     with pytest.raises(UserError, match=words):
         recognition.recognize(tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from efficientdet import cli
-from efficientdet.data import formats, images, recognition, records, tfrecord
+from efficientdet.data import conversion, formats, images, recognition, records, tfrecord
 
 _DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -129,3 +129,19 @@ def test_the_command_without_a_format_says_which_one_it_was(tmp_path, capsys, mo
     little_formats.write_labelme(tmp_path / "voc")  # a folder may be called as a format is
     assert cli.main(["convert", "voc", "--output", "out", "--num-workers", "1", "--json"]) == 0
     assert '"format": "labelme"' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_cache")
+def test_a_source_to_train_on_is_recognised_and_converted_again_when_it_changes(tmp_path):
+    little_formats.write_roboflow_csv(tmp_path)
+    first = conversion.convert_once(tmp_path)
+    assert records.split_names(first) == ["train", "val"]
+    assert conversion.convert_once(tmp_path) == first
+    path = tmp_path / "train" / "_annotations.csv"
+    path.write_text(path.read_text().replace("green", "grey"))
+    second = conversion.convert_once(tmp_path)
+    assert [category.name for category in records.open_records(str(second), "train").categories] == [
+        "blue",
+        "grey",
+        "red",
+    ]

@@ -142,10 +142,6 @@ class Collection:
         """Lists the classes of the boxes so far, sorted."""
         return sorted(self._first_uses)
 
-    def corners(self) -> Iterator[float]:
-        """Gives every coordinate of every box so far."""
-        return (value for image in self._images.values() for box, _, _ in image.boxes for value in box)
-
     def finish(
         self,
         *,

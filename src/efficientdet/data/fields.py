@@ -5,10 +5,10 @@ number in quotes is not a number. NaN and infinity are numbers here: `policy` dr
 """
 
 import csv
-import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,26 +138,34 @@ def _parse_xml(content: bytes) -> ElementTree.Element:
 
 
 def load_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Reads a CSV file: the number of each line and its cells; empty lines are skipped.
+    """Reads a CSV file as a whole."""
+    return list(stream_rows(path))
+
+
+def stream_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Reads a CSV file row by row: the number of each line and its cells; empty lines are skipped.
 
     Cells are separated by commas, semicolons or tabs: by what the first line has most of.
     """
-    return split_rows(sources.read_text(path), path)
-
-
-def split_rows(content: str, path: Path) -> list[tuple[int, list[str]]]:
-    """Reads the rows of a CSV file from its content."""
-    first = content.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    rows = []
+    number = 1
     try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append((reader.line_num, [cell.strip() for cell in row]))
+        if path.stat().st_size > sources.MAX_ANNOTATION_BYTES:
+            raise UserError(f"`{path}` is larger than {sources.MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it.")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            for row in reader:
+                number = reader.line_num
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    yield number, cells
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"`{path}`, after line {number}: is not UTF-8; save it as CSV UTF-8.") from error
     except csv.Error as error:
-        raise UserError(f"`{path}`, line {reader.line_num}: cannot be read as CSV: {error}.") from error
-    return rows
+        raise UserError(f"`{path}`, line {number + 1}: cannot be read as CSV: {error}.") from error
 
 
 def _quoted(value: Any) -> str:

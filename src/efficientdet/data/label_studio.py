@@ -79,7 +79,7 @@ def _add_task(gathered: collection.Collection, path: Path, task: dict[str, Any],
     regions = []
     labels = {one.get("id"): one.get("value", {}).get("labels") for one in results if one.get("type") == "labels"}
     for result in (one for one in results if one.get("type") != "labels"):
-        value = fields.mapping(result.get("value"), where, "value")
+        value = fields.mapping(result.get("value", {}), where, "value")  # a relation of regions has none
         kind = _SHAPES.get(str(result.get("type")), str(result.get("type")))
         names = value.get(str(result.get("type"))) if result.get("type") in _SHAPES else labels.get(result.get("id"))
         sides = {side: result.get(side) for side in ("original_height", "original_width", "image_rotation")}

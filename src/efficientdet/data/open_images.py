@@ -33,41 +33,41 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
             occur, sorted.
     """
     gathered = collection.Collection(source)
-    boxes: list[tuple[Path, list[tuple[int, list[str]]]]] = []
+    boxes: list[Path] = []
     names: dict[str, str] = {}
     for path in gathered.gallery.files(".csv"):
-        rows = fields.load_rows(path)
-        if rows and is_header(rows[0][1]):
+        _, header = next(fields.stream_rows(path), (1, []))
+        if is_header(header):
             gathered.mark(path)
-            boxes.append((path, rows))
-        elif rows and _DESCRIPTIONS in path.name.lower() and all(len(row) == 2 for _, row in rows):
+            boxes.append(path)
+        elif len(header) == 2 and _DESCRIPTIONS in path.name.lower():
             gathered.mark(path)
-            _add_names(names, path, rows)
-    for path, rows in boxes:
-        _add_boxes(gathered, path, rows, names)
+            _add_names(names, path)
+    for path in boxes:
+        _add_boxes(gathered, path, names)
     return gathered.finish(splits=splits, classes=classes, is_normalized=True)
 
 
-def _add_names(names: dict[str, str], path: Path, rows: list[tuple[int, list[str]]]) -> None:
+def _add_names(names: dict[str, str], path: Path) -> None:
     """Reads code and name of each class."""
-    for line, (code, name) in rows:
+    for line, row in fields.stream_rows(path):
+        code, name = row if len(row) == 2 else ("", "")
         if (code, name) == ("LabelName", "DisplayName"):
             continue
         if not code or not name:
-            raise UserError(f"`{path}`, line {line}: has an empty cell; expected a code and a name.")
+            raise UserError(f"`{path}`, line {line}: has {','.join(row)[:60]!r}; expected a code and a name.")
         if names.setdefault(code, name) != name:
             raise UserError(f"`{path}`, line {line}: calls `{code}` `{name}`; it was called `{names[code]}` before.")
 
 
-def _add_boxes(
-    gathered: collection.Collection, path: Path, rows: list[tuple[int, list[str]]], names: dict[str, str]
-) -> None:
-    """Adds the boxes of one CSV file."""
-    columns = {name.lower(): place for place, name in enumerate(rows[0][1])}
+def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str]) -> None:
+    """Adds the boxes of one CSV file; that of Open Images' training images has 14 million rows."""
+    rows = fields.stream_rows(path)
+    columns = {name.lower(): place for place, name in enumerate(next(rows)[1])}
     split = gathered.gallery.split_of(path)
     keys: dict[str, str | None] = {}
     codes: set[str] = set()
-    for line, row in rows[1:]:
+    for line, row in rows:
         where = f"`{path}`, line {line}"
         if len(row) != len(columns):
             raise UserError(f"{where}: has {len(row)} cells; the first line has {len(columns)}.")

@@ -5,6 +5,7 @@ where.
 """
 
 import collections
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,7 @@ def recognize(folder: Path) -> formats.Format:
     if len(found) > 1:
         which = " and ".join(f"{name} ({_example(listed, seen.get(name, []))})" for name in found)
         raise UserError(
-            f"`{folder}` looks like {which}; say which it is: `efficientdet convert {found[0]} {folder} ...`."
+            f"`{folder}` looks like {which}; name the one you mean: `efficientdet convert {found[0]} {folder} ...`."
         )
     if not found:
         raise UserError(_describe(folder, listed, seen))
@@ -105,12 +106,14 @@ def _has_root(folder: Path, is_root: Callable[[Path], bool]) -> bool:
 def _survey(listed: gallery.Gallery) -> dict[str, list[Path]]:
     """Looks into a few files of each kind in each folder: what they look like -> the files."""
     taken: collections.Counter[tuple[Path, str]] = collections.Counter()
+    num_samples = 0
     seen: dict[str, list[Path]] = {}
     for path in listed.others:
         suffix = path.suffix.lower()
-        taken[path.parent, suffix] += 1
-        if taken[path.parent, suffix] > _SAMPLES_A_FOLDER or taken.total() > _MAX_SAMPLES * _SAMPLES_A_FOLDER:
+        if taken[path.parent, suffix] >= _SAMPLES_A_FOLDER or num_samples >= _MAX_SAMPLES:
             continue
+        taken[path.parent, suffix] += 1
+        num_samples += 1
         kind = _kind(path, suffix)
         if kind:
             seen.setdefault(kind, []).append(path)
@@ -171,9 +174,7 @@ def _kind_of_table(path: Path, suffix: str) -> str | None:
             return "imagefolder"
     if suffix == ".jsonl":
         return None
-    head = _head(path)
-    text = (head if len(head) < _HEAD_BYTES else head.rpartition(b"\n")[0]).decode("utf-8-sig", "replace")
-    rows_of_cells = fields.split_rows("\n".join(text.splitlines()[:20]) + "\n", path)
+    rows_of_cells = list(itertools.islice(fields.stream_rows(path), 1))
     if not rows_of_cells:
         return None
     if open_images.is_header(rows_of_cells[0][1]):
@@ -213,5 +214,5 @@ def _describe(folder: Path, listed: gallery.Gallery, seen: dict[str, list[Path]]
     looks_like = f" {'; '.join(looks[:3])}." if looks else ""
     return (
         f"`{folder}` holds no dataset in a known format. It holds {listed.contents()}.{looks_like} "
-        f"Read are {', '.join(formats.NAMES)} (layouts: docs/data.md)."
+        f"Formats that are read: {', '.join(formats.NAMES)}; docs/data.md has their layouts."
     )

@@ -4,18 +4,17 @@ Two kinds are read. With a header, whose columns may be in any order: those of t
 Roboflow (`filename,width,height,class,xmin,ymin,xmax,ymax`), and the same under other usual names. Without one, as in
 keras-retinanet: `path,x1,y1,x2,y2,class`. A row whose box and class are empty is an image without boxes.
 
-A file of two columns, a name and a number, is the class table. Coordinates are px; where not one of the whole dataset
-exceeds 1, they are fractions of the image, which is reported.
+A file of two columns, a name and a number, is the class table. Coordinates are px; where none exceeds 1, they are
+fractions of the image, which is reported; all files must agree.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 from efficientdet.data import collection, fields, sources
 from efficientdet.errors import UserError
 
-FRACTIONS = "files of boxes read as fractions of the image: no coordinate of the dataset exceeds 1"
+FRACTIONS = "files whose boxes are read as fractions of the image: no coordinate exceeds 1"
 UNUSED_COLUMNS = "files with columns that are not read"
 
 _COLUMNS = {
@@ -60,7 +59,7 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
             table, all names that occur, sorted.
     """
     gathered = collection.Collection(source)
-    read_files: list[Path] = []
+    are_fractions: dict[Path, bool] = {}
     table: dict[int, str] = {}
     table_file = None
     for path in gathered.gallery.files(".csv"):
@@ -71,11 +70,18 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
             _add_classes(table, path, rows)
         elif is_boxes(rows):
             gathered.mark(path)
-            read_files.append(path)
-            _add_boxes(gathered, path, rows)
-    is_normalized = _are_fractions(gathered.corners())
-    for path in read_files if is_normalized else []:
-        gathered.report_file(FRACTIONS, path)
+            corners = _add_boxes(gathered, path, rows)
+            if corners:
+                are_fractions[path] = _are_fractions(corners)
+    is_normalized = any(are_fractions.values())
+    for path, is_so in are_fractions.items():
+        if is_normalized and not is_so:
+            other = next(path for path in are_fractions if are_fractions[path])
+            raise UserError(
+                f"`{path}` has boxes in px, but `{other}` has fractions of the image; expected one of them."
+            )
+        if is_normalized:
+            gathered.report_file(FRACTIONS, path)
     return gathered.finish(
         splits=splits, classes=classes, table=table or None, table_file=table_file, is_normalized=is_normalized
     )
@@ -108,8 +114,9 @@ def _add_classes(table: dict[int, str], path: Path, rows: _Rows) -> None:
             raise UserError(f"`{path}`, line {line}: has `{name},{number}`; each name and each number must be its own.")
 
 
-def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> None:
-    """Adds the boxes of one CSV file."""
+def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list[float]:
+    """Adds the boxes of one CSV file and returns their coordinates."""
+    corners: list[float] = []
     columns = _header(rows[0][1])
     num_cells = len(rows[0][1])
     if columns is not None:
@@ -141,9 +148,11 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> None
         if not cells["class"]:
             raise UserError(f"{where}: has no `{names['class']}`.")
         gathered.add_box(image, box, cells["class"], where)
+        corners += box
+    return corners
 
 
-def _are_fractions(corners: Iterable[float]) -> bool:
+def _are_fractions(corners: list[float]) -> bool:
     """Says whether coordinates are fractions: none exceeds 1, and some are not whole."""
     finite = [abs(value) for value in corners if math.isfinite(value)]
     return max(finite, default=2.0) <= 1 and any(value % 1 for value in finite)
