@@ -5,6 +5,7 @@
 
 import importlib
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -175,9 +176,10 @@ def _with_format(words: list[str]) -> list[str]:
         is_value = before.startswith("--") and "=" not in before and not before.replace("_", "-").startswith(flags)
         if word in ("auto", *formats.NAMES) and not is_value and not words[place + 1].startswith("-"):
             return words
-    # A format alone, without a folder, is for the parser to explain; a folder may be called as a format is.
-    is_format_alone = bool(words) and words[0] in formats.NAMES and not os.path.isdir(words[0])  # noqa: PTH112
-    return words if is_format_alone else ["auto", *words]
+    # A format without a folder and a misspelt one are for the parser to explain; a folder may be called like a format.
+    leading = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    is_format = len(leading) > 1 or (leading[:1] and leading[0] in formats.NAMES)
+    return words if is_format and not os.path.isdir(leading[0]) else ["auto", *words]  # noqa: PTH112
 
 
 def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:

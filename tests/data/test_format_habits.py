@@ -6,7 +6,7 @@ import little_formats
 import numpy as np
 import pytest
 from little_annotations import read, write_cvat, write_studio, write_via
-from little_formats import RED, cvat_box, draw, label_studio_region, labelme, save, via_region
+from little_formats import RED, cvat_box, cvat_xml, draw, label_studio_region, labelme, save, via_region
 
 from efficientdet.data import collection, formats, image_folder, open_images, shapes, via
 from efficientdet.data import label_studio as studio
@@ -59,6 +59,18 @@ def test_label_studio_s_names_are_found(tmp_path, address, file_name):
     assert read("labelstudio", tmp_path)[0] == {f"train:images/{file_name}": [("red", RED)]}
 
 
+def test_one_file_may_name_images_of_two_subsets_alike(tmp_path):
+    text = ""
+    for subset in ("Train", "Validation"):
+        draw(tmp_path / "images" / subset / "a.png")
+        box = cvat_box("red", RED)
+        text += f'<image id="0" name="a.png" subset="{subset}" width="160" height="120">{box}</image>'
+    save(tmp_path / "annotations.xml", cvat_xml(text))
+    boxes, kinds = read("cvat", tmp_path)
+    assert list(boxes) == ["train:images/Train/a.png", "val:images/Validation/a.png"]
+    assert kinds == {}
+
+
 def test_two_candidates_are_an_error_that_names_both(tmp_path):
     for folder in ("one", "two"):
         draw(tmp_path / folder / "a.png")
@@ -107,13 +119,13 @@ def test_every_file_is_accounted_for(tmp_path):
         draw(tmp_path / name)
     save(tmp_path / "a.json", labelme("a.png", [("red", RED)]))
     save(tmp_path / "copy.json", labelme("a.png", [("blue", RED)]))
-    save(tmp_path / "notes.json", {"by": "me"})
+    save(tmp_path / "test" / "notes.json", {"by": "me"})
     save(tmp_path / "b.xml", "<annotation/>")
     save(tmp_path / "._a.json", "\0")
     source = formats.READERS["labelme"](tmp_path)
     assert {(problem.kind, problem.file_name) for problem in source.problems} == {
         (collection.UNUSED_IMAGE, "b.png"),
-        (collection.UNUSED_FILE, "notes.json"),
+        (collection.UNUSED_FILE, "test/notes.json"),
         (collection.UNUSED_FILE, "b.xml"),
         (collection.SEVERAL_FILES, "a.png"),
     }

@@ -115,6 +115,7 @@ def test_the_manual_has_every_format_and_every_way_to_export_is_tested():
         (["--dry-run", "voc", "in"], ["--dry-run", "voc", "in"]),
         (["--output=out", "voc", "in"], ["--output=out", "voc", "in"]),
         (["voc", "--output", "out"], ["voc", "--output", "out"]),
+        (["cocoo", "in"], ["cocoo", "in"]),
         (["--help"], ["--help"]),
     ],
     ids=" ".join,

@@ -60,6 +60,7 @@ class Collection:
         self._problems: dict[tuple[str, str, str], tuple[int, str]] = {}
         self._first_uses: dict[str, str] = {}
         self._read: set[Path] = set()
+        self._found: dict[tuple[Path, str, str | None, str | None], tuple[str | None, str | None]] = {}
 
     def add_image(
         self,
@@ -87,8 +88,11 @@ class Collection:
             UserError: several images could be meant, or two annotations declare different sizes.
         """
         split = split or self.gallery.split_of(file)
-        named = self.gallery.at(name, file, where)
-        key = key or named or self.gallery.search(name, where, split)
+        lookup = (file, name, key, split)
+        if lookup not in self._found:
+            at = self.gallery.at(name, file, where)
+            self._found[lookup] = at, key or at or self.gallery.search(name, where, split)
+        named, key = self._found[lookup]
         split = split or self.gallery.image_split(key or "") or "train"
         file_name = key or name
         path = self.gallery.images[key] if key else file.parent / (Path(name.replace("\\", "/")).name or "image")
@@ -190,9 +194,11 @@ class Collection:
                 number += 1
                 examples[split].append(_to_example(image, number, labels, is_normalized))
         problems = [
-            sources.Problem(kind=kind, split=split or wanted[0], file_name=name, count=count, detail=detail)
+            sources.Problem(
+                kind=kind, split=split if split in wanted else wanted[0], file_name=name, count=count, detail=detail
+            )
             for (kind, split, name), (count, detail) in self._problems.items()
-            if not split or split in wanted
+            if split in wanted or split not in available
         ]
         return sources.Source(categories=categories, splits=examples, problems=problems)
 

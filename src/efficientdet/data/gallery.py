@@ -57,6 +57,7 @@ class Gallery:
                 self.others.append(path)
         self._by_name = _group(self.images, lambda key: _loose(key.rpartition("/")[2]))
         self._by_stem: dict[str, list[str]] | None = None
+        self._splits: dict[Path, str | None] = {}
         self._told: dict[tuple[Path, str], set[str]] | None = None
 
     def files(self, *suffixes: str) -> list[Path]:
@@ -160,6 +161,17 @@ class Gallery:
 
     def split_of(self, file: Path) -> str | None:
         """Tells the split of an annotation file by its name, else by its folders; none if they do not say."""
+        if file not in self._splits:
+            self._splits[file] = self._tell_split(file)
+        return self._splits[file]
+
+    @staticmethod
+    def image_split(key: str) -> str | None:
+        """Tells the split of a file by its folders, the innermost first; none if they do not say."""
+        return next((split for part in reversed(key.split("/")[:-1]) if (split := _split_in(part))), None)
+
+    def _tell_split(self, file: Path) -> str | None:
+        """Tells the split of an annotation file."""
         stem = _stem(file)
         if (found := _split_in(stem)) or (found := self.image_split(self.key(file))):
             return found
@@ -171,11 +183,6 @@ class Gallery:
                 told_here.add(_split_in(_stem(path), strict=False) or "")
         told = self._told.get((file.parent, file.suffix.lower()), set()) - {""}
         return _split_in(stem, strict=False) if "train" in told and len(told) > 1 else None
-
-    @staticmethod
-    def image_split(key: str) -> str | None:
-        """Tells the split of a file by its folders, the innermost first; none if they do not say."""
-        return next((split for part in reversed(key.split("/")[:-1]) if (split := _split_in(part))), None)
 
     def _plain_key(self, folder: Path, parts: list[str]) -> str | None:
         """Joins a folder and the parts of a name to a key; none if that leads out of the root."""

@@ -67,6 +67,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
     split = gathered.gallery.split_of(path)
     keys: dict[str, str | None] = {}
     codes: set[str] = set()
+    num_elsewhere = 0
     for line, row in rows:
         where = f"`{path}`, line {line}"
         if len(row) != len(columns):
@@ -76,7 +77,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
             keys[image_id] = gathered.gallery.find_stem(image_id, where, split)
         key = keys[image_id]
         if key is None:
-            gathered.report_file(collection.NOT_HERE, path)
+            num_elsewhere += 1
             continue
         box = [_fraction(row[columns[side]], where, side) for side in _CORNERS]
         code = row[columns["labelname"]]
@@ -90,6 +91,8 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
         image = gathered.add_image(key, file=path, where=where, split=split, key=key)
         is_group = "isgroupof" in columns and _flag(row[columns["isgroupof"]], where)
         gathered.add_box(image, box, names.get(code, code), where, is_crowd=is_group)
+    if num_elsewhere:
+        gathered.report_file(collection.NOT_HERE, path, num_elsewhere)
 
 
 def _fraction(text: str, where: str, side: str) -> float:
