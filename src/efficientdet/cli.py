@@ -5,6 +5,7 @@
 
 import importlib
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -15,7 +16,11 @@ import efficientdet
 from efficientdet.errors import UsageError, UserError, one_line
 
 VERBS = {
-    "convert": ("efficientdet.data.conversion", "convert", "COCO, VOC or YOLO annotations and pictures to records"),
+    "convert": (
+        "efficientdet.data.conversion",
+        "convert",
+        "annotations in a dozen formats and their images to records",
+    ),
     "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
     "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
@@ -43,7 +48,7 @@ BENCHMARKS = {
 
 _EXAMPLES = """\
 a first run, from photographs to pictures with boxes:
-  efficientdet convert voc photographs/ --output records/
+  efficientdet convert photographs/ --output records/
   efficientdet train d0 --data.train records/ --model.image-size 256 256 --training.batch-size 8
   efficientdet evaluate runs/d0 --data records/ --split test
   efficientdet predict runs/d0 photograph.jpg
@@ -137,6 +142,8 @@ def _run(verb: str, words: list[str]) -> int:
         name = "evaluate_detections"
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
+    if verb == "convert":
+        words = _with_format(words)
     if verb == "train":
         _check_options(verb, (), words)
         result = _train(words)
@@ -155,6 +162,24 @@ def _run(verb: str, words: list[str]) -> int:
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
     return 1 if verb == "doctor" and not result.is_good else 0
+
+
+def _with_format(words: list[str]) -> list[str]:
+    """Writes `auto` in front of `FOLDER --output DIR`, where the words name no format."""
+    from efficientdet.data import formats
+
+    if {"-h", "--help"} & set(words):
+        return words
+    flags = ("--dry-run", "--overwrite", "--skip-", "--drop-", "--no-")
+    for place, word in enumerate(words[:-1]):
+        before = words[place - 1] if place else ""
+        is_value = before.startswith("--") and "=" not in before and not before.replace("_", "-").startswith(flags)
+        if word in ("auto", *formats.NAMES) and not is_value and not words[place + 1].startswith("-"):
+            return words
+    # A format without a folder and a misspelt one are for the parser to explain; a folder may be called like a format.
+    leading = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    is_format = len(leading) > 1 or (leading[:1] and leading[0] in formats.NAMES)
+    return words if is_format and not os.path.isdir(leading[0]) else ["auto", *words]  # noqa: PTH112
 
 
 def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> None:

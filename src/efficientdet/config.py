@@ -107,7 +107,7 @@ class DataConfig:
     validation: str = ""
     """The same for validation; empty: the validation split of `train`, where it has one. `none`: no validation."""
     source: str = ""
-    """Folder of photographs with annotations (COCO, VOC or YOLO): converted once into a cache, then used as `train`."""
+    """Folder of images with annotations in a format of docs/data.md: converted once into a cache, used as `train`."""
     train_split: str = "train"
     """Split of a converted dataset to train on."""
     validation_split: str = "val"

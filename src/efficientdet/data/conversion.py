@@ -8,15 +8,25 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from efficientdet import progress, web
-from efficientdet.data import coco, images, policy, records, shards, sources, staging, summary, voc, yolo
+from efficientdet.data import (
+    coco,
+    formats,
+    images,
+    policy,
+    recognition,
+    records,
+    shards,
+    sources,
+    staging,
+    summary,
+    voc,
+    yolo,
+)
 from efficientdet.errors import UserError
-
-Format = Literal["coco", "voc", "yolo"]
 
 _PICTURES_A_SHARD = 1000
 _BYTES_A_SHARD = 100 * 10**6
@@ -26,12 +36,12 @@ _PICTURES_A_WORKER = 1000
 _DETAILS = "conversion.json"
 _SPLITS = "splits.json"
 # What a dataset is made of; other files in its folder may change.
-_DATA_SUFFIXES = (*sorted(images.SUFFIXES), ".json", ".xml", ".txt", ".yaml", ".yml")
+_DATA_SUFFIXES = (*sorted(images.SUFFIXES), ".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml")
 _NOT_DATA = {"runs", "predictions"}
 
 
 def convert(
-    format: Format,
+    format: formats.Choice,
     source: Path,
     /,
     *,
@@ -54,7 +64,8 @@ def convert(
     processes are spawned for many pictures, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
-        format: how the annotations are written.
+        format: how the annotations are written; auto: what the files look like. The command line takes it as auto where
+            it is left out.
         source: folder of the dataset.
         output: folder to write; it must not exist or be empty.
         splits: convert only these splits; all if empty.
@@ -65,7 +76,7 @@ def convert(
         num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
             pictures; 0: one for about 1000 pictures or 100 MB, at most 256.
         num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
-        classes: VOC and YOLO: file with the class names, one a line, in the order of their ids.
+        classes: file with the class names, one a line, in the order of their ids; not for COCO, which lists them.
         drop_difficult: VOC: leave out the objects marked as difficult.
         skip_broken_images: leave out and report pictures that are missing, cannot be decoded, or have another size than
             their annotation says, instead of stopping.
@@ -79,6 +90,8 @@ def convert(
         UserError: the dataset or an argument cannot be used.
     """
     source, output = Path(source), Path(output)
+    if format == "auto":
+        format = "coco" if files else detect_format(source)
     _check_arguments(format, files, val_fraction, num_shards, num_workers, classes, drop_difficult)
     dataset = _read(format, source, splits, files, classes, drop_difficult)
     dataset = _hold_out(dataset, val_fraction)
@@ -101,22 +114,13 @@ def convert(
     return result
 
 
-def detect_format(folder: Path) -> Format:
+def detect_format(folder: Path) -> formats.Format:
     """Finds out how the annotations of a dataset are written.
 
     Raises:
         UserError: none of the known formats, or more than one.
     """
-    readers: dict[Format, Any] = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
-    found = [name for name, is_root in readers.items() if sources.find_root(folder, is_root) is not None]
-    if not found:
-        raise UserError(
-            f"`{folder}` is no dataset in a known format; expected COCO (annotations/instances_*.json), "
-            "VOC (Annotations/*.xml) or YOLO (data.yaml)."
-        )
-    if len(found) > 1:
-        raise UserError(f"`{folder}` looks like {' and '.join(found)}; convert it with `efficientdet convert FORMAT`.")
-    return found[0]
+    return recognition.recognize(folder)
 
 
 def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
@@ -131,11 +135,11 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
     Returns:
         Folder of the converted dataset.
     """
-    format = detect_format(source)
     parent = cache_dir or web.cache_dir() / "datasets"
     folder = parent / f"{source.resolve().name}-{_fingerprint(source)}"
     if (folder / records.MANIFEST).is_file():
         return folder
+    format = detect_format(source)
     progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
     dataset = _read(format, source, (), (), None, False)
     has_val = "val" in dataset.splits or "train" not in dataset.splits
@@ -159,8 +163,8 @@ def _check_arguments(
     drop_difficult: bool,
 ) -> None:
     """Raises a UserError for an argument that cannot work."""
-    if format not in ("coco", "voc", "yolo"):
-        raise UserError(f"`format` is `{format}`; there are coco, voc and yolo.")
+    if format not in formats.NAMES:
+        raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(formats.NAMES)}.")
     if not 0 <= val_fraction < 1:
         raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
     for number in num_shards.values() if isinstance(num_shards, dict) else [num_shards]:
@@ -177,7 +181,7 @@ def _check_arguments(
 
 
 def _read(
-    format: Format,
+    format: formats.Format,
     source: Path,
     splits: tuple[str, ...],
     files: tuple[tuple[str, Path, Path], ...],
@@ -185,6 +189,8 @@ def _read(
     drop_difficult: bool,
 ) -> sources.Source:
     """Reads the annotations."""
+    if format in formats.READERS:
+        return formats.READERS[format](source, splits=splits, classes=classes)
     if format == "coco":
         return coco.read(source, splits=splits, files=files)
     if format == "voc":

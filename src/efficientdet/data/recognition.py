@@ -1,0 +1,218 @@
+"""How the annotations of a folder are written, told by what its files contain, not by what they are called.
+
+A few files of each kind in each folder are looked into. What is not read is named as what it looks like, with what lies
+where.
+"""
+
+import collections
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from efficientdet.data import (
+    coco,
+    createml,
+    fields,
+    formats,
+    gallery,
+    image_folder,
+    label_studio,
+    labelme,
+    open_images,
+    sources,
+    supervisely,
+    tables,
+    via,
+    voc,
+    yolo,
+)
+from efficientdet.errors import UserError
+
+_SAMPLES_A_FOLDER = 12
+_MAX_SAMPLES = 400
+_HEAD_BYTES = 2**20
+_MAX_PARSED_BYTES = 2**26
+_NUMBERS = re.compile(r"\d+(\s+[-+0-9.eE]+){4,}\s*")
+_KITTI = re.compile(r"[A-Za-z_]+(\s+-?[0-9.]+){14,15}\s*")
+
+_JSON: dict[str, Callable[[Any], bool]] = {
+    "labelme": labelme.is_document,
+    "via": via.is_document,
+    "supervisely": supervisely.is_document,
+    "labelstudio": label_studio.is_document,
+    "createml": createml.is_document,
+}
+# What is not read, by fields of a JSON object or of the objects in a JSON list.
+_OTHERS = {
+    "VoTT's JSON (export `Pascal VOC` or CSV)": {"asset", "regions"},
+    "VIA 3's project (export the annotations as COCO)": {"project", "config", "metadata", "view"},
+    "Datumaro's JSON (export COCO)": {"categories", "items"},
+    "detections in COCO's results format (`evaluate` reads them)": {"image_id", "category_id", "score"},
+    "BDD100K's or Scalabel's JSON": {"name", "labels"},
+    "Labelbox's export": {"data_row", "projects"},
+    "COCO captions (no boxes; use instances_*.json)": {"images", "annotations"},
+}
+_BY_SUFFIX = {
+    ".tfrecord": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecord'`)",
+    ".tfrecords": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecords'`)",
+    ".record": "TFRecords (train on them directly: `--data.train 'FOLDER/*.record'`)",
+    ".parquet": "Parquet files (load them with `datasets` and save images and a metadata.jsonl)",
+    ".manifest": "SageMaker's manifest",
+    ".zip": "archives (unpack them first)",
+    ".tar": "archives (unpack them first)",
+    ".gz": "archives (unpack them first)",
+}
+
+
+def recognize(folder: Path) -> formats.Format:
+    """Finds out how the annotations of a dataset are written.
+
+    Args:
+        folder: the dataset.
+
+    Returns:
+        The format.
+
+    Raises:
+        UserError: none of the known formats, or more than one; it says what the folder holds.
+    """
+    listed = gallery.Gallery(folder)
+    seen = _survey(listed)
+    found: list[formats.Format] = [name for name in formats.NAMES if name in seen]
+    if not found:  # names of files and folders fit several formats: annotations/*.json may be anyone's
+        roots: dict[formats.Format, Callable[[Path], bool]]
+        roots = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
+        found = [name for name, is_root in roots.items() if _has_root(folder, is_root)]
+    if len(found) > 1:
+        which = " and ".join(f"{name} ({_example(listed, seen.get(name, []))})" for name in found)
+        raise UserError(
+            f"`{folder}` looks like {which}; name the one you mean: `efficientdet convert {found[0]} {folder} ...`."
+        )
+    if not found:
+        raise UserError(_describe(folder, listed, seen))
+    return found[0]
+
+
+def _has_root(folder: Path, is_root: Callable[[Path], bool]) -> bool:
+    """Says whether a dataset begins in the folder or below; several are for the reader to refuse."""
+    try:
+        return sources.find_root(folder, is_root) is not None
+    except UserError:
+        return True
+
+
+def _survey(listed: gallery.Gallery) -> dict[str, list[Path]]:
+    """Looks into a few files of each kind in each folder: what they look like -> the files."""
+    taken: collections.Counter[tuple[Path, str]] = collections.Counter()
+    num_samples = 0
+    seen: dict[str, list[Path]] = {}
+    for path in listed.others:
+        suffix = path.suffix.lower()
+        if taken[path.parent, suffix] >= _SAMPLES_A_FOLDER or num_samples >= _MAX_SAMPLES:
+            continue
+        taken[path.parent, suffix] += 1
+        num_samples += 1
+        kind = _kind(path, suffix)
+        if kind:
+            seen.setdefault(kind, []).append(path)
+    return seen
+
+
+def _kind(path: Path, suffix: str) -> str | None:
+    """Tells what a file looks like: a format's name, a phrase for one that is not read, or none."""
+    try:
+        if suffix == ".json":
+            return _kind_of_json(path)
+        if suffix == ".xml":
+            return _kind_of_xml(_head(path))
+        if suffix in (".csv", ".jsonl"):
+            return _kind_of_table(path, suffix)
+        if suffix == ".txt":
+            return _kind_of_text(path)
+        if suffix in (".yaml", ".yml"):
+            return "yolo" if re.search(rb"^names\s*:", _head(path), re.MULTILINE) else None
+    except UserError as error:
+        return f"a file that cannot be read: {str(error).rstrip('.')}"
+    return _BY_SUFFIX.get(suffix)
+
+
+def _kind_of_json(path: Path) -> str | None:
+    """Tells what a JSON file looks like; of a very large one only the beginning is looked at."""
+    if path.stat().st_size > _MAX_PARSED_BYTES:
+        head = _head(path)
+        return "coco" if re.search(rb'"(images|info|licenses)"\s*:', head) else None
+    document = fields.load_json(path)
+    if isinstance(document, dict) and isinstance(document.get("images"), list) and "categories" in document:
+        return "coco"
+    if isinstance(document, dict) and {"version", "format", "source", "categories", "splits"} <= document.keys():
+        return "converted already (train on it: `--data.train FOLDER`)"
+    for name, is_document in _JSON.items():
+        if is_document(document):
+            return name
+    entry = document[0] if isinstance(document, list) and document else document
+    keys = entry.keys() if isinstance(entry, dict) else set()
+    return next((phrase for phrase, needed in _OTHERS.items() if needed <= keys), None)
+
+
+def _kind_of_xml(head: bytes) -> str | None:
+    """Tells what an XML file looks like by its beginning; UTF-16 is read, too."""
+    plain = head.replace(b"\0", b"")
+    if re.search(rb"<annotations[\s>]", plain):
+        if re.search(rb"<track[\s>]", plain):
+            return "CVAT's format for videos (export `CVAT for images 1.1`)"
+        return "cvat" if re.search(rb"<image[\s>]", plain) else None
+    return "voc" if re.search(rb"<annotation[\s>]", plain) else None
+
+
+def _kind_of_table(path: Path, suffix: str) -> str | None:
+    """Tells what a CSV file looks like by its first lines, a JSON-lines file by its first."""
+    if path.name.lower() in image_folder.FILES:
+        rows = [row for row, _ in image_folder.load_rows(path)]
+        if any(map(image_folder.is_row, rows)):
+            return "imagefolder"
+    if suffix == ".jsonl":
+        return None
+    rows_of_cells = list(itertools.islice(fields.stream_rows(path), 1))
+    if not rows_of_cells:
+        return None
+    if open_images.is_header(rows_of_cells[0][1]):
+        return "openimages"
+    if via.is_header(rows_of_cells[0][1]):
+        return "via"
+    return "csv" if tables.is_boxes(rows_of_cells) else None
+
+
+def _kind_of_text(path: Path) -> str | None:
+    """Tells what a text file looks like by its first lines."""
+    lines = [line for line in _head(path).decode("utf-8", "replace").splitlines()[:5] if line.strip()]
+    if lines and all(_NUMBERS.fullmatch(line) for line in lines):
+        return "yolo"
+    return "KITTI's labels" if lines and all(_KITTI.fullmatch(line) for line in lines) else None
+
+
+def _head(path: Path) -> bytes:
+    """Reads the beginning of a file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
+
+
+def _example(listed: gallery.Gallery, paths: list[Path]) -> str:
+    """Names a file that a format was told by."""
+    return f"by `{listed.key(paths[0])}`" if paths else "by its folders"
+
+
+def _describe(folder: Path, listed: gallery.Gallery, seen: dict[str, list[Path]]) -> str:
+    """Says what a folder holds that is not a dataset in a known format."""
+    looks = [f"`{listed.key(paths[0])}` looks like {kind}" for kind, paths in seen.items()]
+    looks = [text.replace("looks like a file that", "is a file that") for text in looks]
+    looks = [text.replace("looks like converted", "was converted") for text in looks]
+    looks_like = f" {'; '.join(looks[:3])}." if looks else ""
+    return (
+        f"`{folder}` holds no dataset in a known format. It holds {listed.contents()}.{looks_like} "
+        f"Formats that are read: {', '.join(formats.NAMES)}; docs/data.md has their layouts."
+    )
