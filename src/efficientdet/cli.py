@@ -150,11 +150,19 @@ def _run(verb: str, words: list[str]) -> int:
         print(json.dumps(result.to_dict(), indent=2))
     else:
         _show(verb, result)
-    if verb == "convert" and not result.output and result.num_broken and "--skip-broken-images" not in words:
-        raise UserError(
-            f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
-        )
+    if verb == "convert" and not result.output:
+        _check_dry_run(result, words)
     return 1 if verb == "doctor" and not result.is_good else 0
+
+
+def _check_dry_run(result: Any, words: list[str]) -> None:
+    """Raises a UserError for faults that a dry run of `convert` found and that would stop a conversion."""
+    for count, what, option in (
+        (result.num_broken, "pictures", "--skip-broken-images"),
+        (result.num_broken_annotations, "annotations", "--skip-broken-annotations"),
+    ):
+        if count and option not in words:
+            raise UserError(f"{count} {what} of `{result.source}` cannot be used; they would stop a conversion.")
 
 
 def _check_options(verb: str, function: Callable[..., Any], words: list[str]) -> None:
