@@ -12,6 +12,7 @@ from efficientdet.errors import UserError
 
 _REPEATED = "annotations that repeat another one of their image, kept"
 _USED_TWICE = "images used more than once"
+_UNUSED_IMAGES = "images unused"
 _ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn, nothing to count"
 _ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".csv", ".yaml", ".yml", ".jsonl")
 _MOST_GROUPS = 6
@@ -59,7 +60,7 @@ def account(source: Path, dataset: sources.Source, wanted: tuple[str, ...]) -> A
     files = dataset.annotation_files
     return Account(
         num_background=sum(not len(example.labels) for example in examples),
-        num_unused_images=sum(lookup.is_image(problem.file_name) for problem in unused),
+        num_unused_images=sum(problem.kind.startswith(_UNUSED_IMAGES) for problem in unused),
         num_annotation_files=None if files is None else len(files),
         num_annotations=sum(len(e.labels) for e in examples) + sum(problem.lost for problem in dataset.problems),
         unused=tuple(unused),
@@ -132,13 +133,13 @@ def _reason(path: str, dataset: sources.Source, of_splits: str) -> str:
     """Says why a file is unused; empty for files of no concern."""
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if suffix in lookup.IMAGE_SUFFIXES:
-        return f"images unused: no annotation{of_splits} names them"
+        return f"{_UNUSED_IMAGES}: no annotation{of_splits} names them"
     if suffix in lookup.OTHER_IMAGE_SUFFIXES:
-        return f"images unused: files that end in {suffix} are not read"
+        return f"{_UNUSED_IMAGES}: files that end in {suffix} are not read"
     if dataset.annotation_files is None or suffix not in _ANNOTATION_SUFFIXES:
         return f"other files unused ({suffix or 'without an ending'})"
     if suffix == ".txt":
-        return f"text files unused: no image{of_splits} has their name"
+        return f"text files unused: neither labels of an image{of_splits}, nor a list that was read"
     if suffix == ".xml":
         return f"XML files unused: no annotation, or none{of_splits or ' of a split'}"
     return f"{suffix} files unused"
