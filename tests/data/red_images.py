@@ -27,8 +27,8 @@ def draw(path: Path, orientation: int = 1, size: tuple[int, int] = (WIDTH, HEIGH
     if orientation != 1:
         exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 95, "subsampling": 0} if path.suffix.lower() != ".png" else {}
     kind = {".png": "PNG", ".avif": "AVIF"}.get(path.suffix.lower(), "JPEG")
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     Image.fromarray(np.ascontiguousarray(pixels)).save(path, kind, exif=exif, **options)
     return path
 

@@ -13,6 +13,7 @@ from efficientdet.errors import UserError
 _REPEATED = "annotations that repeat another one of their image, kept"
 _USED_TWICE = "images used more than once"
 _UNUSED_IMAGES = "images unused"
+_WITHOUT = "splits in which no image has an annotation"
 _ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn, nothing to count"
 _ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".csv", ".yaml", ".yml", ".jsonl")
 _MOST_GROUPS = 6
@@ -90,12 +91,13 @@ def find_repeats(dataset: sources.Source) -> list[sources.Problem]:
     return problems
 
 
-def find_crowds(dataset: sources.Source) -> list[sources.Problem]:
-    """Reports splits in which every annotation marks a crowd.
+def find_useless(dataset: sources.Source) -> list[sources.Problem]:
+    """Reports splits without annotations beside splits that have some, and those in which each marks a crowd.
 
     Raises:
         UserError: that is so in all splits, or in train.
     """
+    problems: list[sources.Problem] = []
     only = {
         split: sum(len(example.labels) for example in examples)
         for split, examples in dataset.splits.items()
@@ -107,7 +109,17 @@ def find_crowds(dataset: sources.Source) -> list[sources.Problem]:
             f"All {count} annotations of `{split}` are crowds (`iscrowd` 1), which training skips, so there is nothing "
             "to learn. Some tools write this beside masks; `--crowds-as-objects` takes them as single objects."
         )
-    return [
+    empty = [
+        split
+        for split, examples in dataset.splits.items()
+        if split not in dataset.unannotated and not any(len(example.labels) for example in examples)
+    ]
+    if len(empty) < len(dataset.splits):
+        problems += [
+            sources.Problem(kind=_WITHOUT, split=split, file_name=split, detail=f"looked {dataset.searched}")
+            for split in empty
+        ]
+    return problems + [
         sources.Problem(kind=_ONLY_CROWDS, split=split, file_name=split, detail=f"{count} annotations")
         for split, count in only.items()
     ]

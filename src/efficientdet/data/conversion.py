@@ -119,8 +119,7 @@ def convert(
     )
     dataset = _hold_out(dataset, val_fraction)
     # A dry run that has found faults lists them, even if nothing else is left.
-    may_be_empty = dry_run and bool(faults.problems)
-    _check_not_empty(dataset, source, may_be_empty)
+    _check_not_empty(dataset, source, may_lack_boxes=dry_run and bool(faults.problems))
     account = accounts.account(source, dataset, wanted)
     workers = num_workers or _num_workers(sum(map(len, dataset.splits.values())))
     with staging.output_folder(output, source, dry_run, overwrite) as folder:
@@ -132,7 +131,8 @@ def convert(
             if not split.num_examples and not dry_run:
                 raise UserError(f"`{source}` has no usable picture in `{name}`; all of them are broken.")
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
-        if annotated and not may_be_empty and not any(split.num_boxes for split in annotated):
+        may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
+        if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):
             raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
         if folder is not None:
             dataset_files.write_manifest(folder, result, written)
@@ -265,9 +265,9 @@ def _check_not_empty(dataset: sources.Source, source: Path, may_lack_boxes: bool
     """Raises a UserError if there is nothing to learn from."""
     for name, examples in dataset.splits.items():
         if not examples:
-            raise UserError(f"`{source}` has no pictures in the split `{name}`.")
+            raise UserError(f"`{source}` has no pictures in the split `{name}`. {accounts.describe_files(source)}")
     if not dataset.splits:
-        raise UserError(f"`{source}` has no pictures.")
+        raise UserError(f"`{source}` has no pictures. {accounts.describe_files(source)}")
     annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
     has_boxes = any(len(example.labels) for examples in annotated for example in examples)
     if annotated and not has_boxes and not may_lack_boxes:

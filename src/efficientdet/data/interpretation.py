@@ -42,7 +42,7 @@ def interpret(
     if swap_corners:
         dataset = _swap(dataset)
     dataset = rotation.settle(dataset, exif_boxes)
-    found = [*accounts.find_repeats(dataset), *accounts.find_crowds(dataset)]
+    found = [*accounts.find_repeats(dataset), *accounts.find_useless(dataset)]
     return dataclasses.replace(dataset, problems=[*dataset.problems, *found])
 
 

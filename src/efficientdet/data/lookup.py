@@ -51,7 +51,7 @@ class Files:
             self._paths = sorted(_walk(str(self.root)))
             for path in self._paths:
                 if is_image(path):
-                    self._images.setdefault(_fold(os.path.basename(path)), []).append(path)  # noqa: PTH119
+                    self._images.setdefault(fold(os.path.basename(path)), []).append(path)  # noqa: PTH119
         return self._paths
 
     def images(self) -> list[str]:
@@ -61,7 +61,7 @@ class Files:
     def with_stem(self, stem: str) -> list[Path]:
         """Lists the images whose base name without its ending is `stem`, whatever its case and normal form."""
         self.paths()
-        wanted = _fold(stem)
+        wanted = fold(stem)
         found = (paths for suffix in IMAGE_SUFFIXES if (paths := self._images.get(wanted + suffix)))
         return sorted(Path(path) for paths in found for path in paths)
 
@@ -101,7 +101,7 @@ class Files:
         self.paths()
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         base = parts[-1] if parts else ""
-        matches = self._images.get(_fold(base), [])
+        matches = self._images.get(fold(base), [])
         exact = [path for path in matches if os.path.basename(path) == base]  # noqa: PTH119
         matches = exact or matches
         if within is not None:
@@ -141,9 +141,33 @@ def visible(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if not is_hidden(path))
 
 
-def same_name(one: str, other: str) -> bool:
-    """Says whether two names are the same but for case and normal form."""
-    return _fold(one) == _fold(other)
+def fold(name: str) -> str:
+    """Makes names equal that differ in case or in their normal form only."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def resolve(folder: Path, name: str) -> Path | None:
+    """Finds a file or folder by its path below a folder; where a part is not there, the only one in another case is.
+
+    Args:
+        folder: where the path begins.
+        name: parts with `/` between them; absolute ones are not below the folder, and found as they stand only.
+    """
+    path = folder / name
+    if path.exists():
+        return path
+    if path.is_absolute() and Path(name).is_absolute():
+        return None
+    path = folder
+    for part in Path(name).parts:
+        inner = path / part
+        if not inner.exists():
+            found = [p for p in path.iterdir() if fold(p.name) == fold(part)] if path.is_dir() else []
+            if len(found) != 1:
+                return None
+            inner = found[0]
+        path = inner
+    return path
 
 
 def _walk(root: str) -> Iterable[str]:
@@ -175,15 +199,11 @@ def _plain(name: str) -> str:
     return urllib.parse.unquote(text) if "%" in text else text
 
 
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 def _shared_end(parts: Sequence[str], path: Sequence[str]) -> int:
     """Counts the parts at the end that two paths share."""
     count = 0
     for one, other in zip(reversed(parts), reversed(path), strict=False):
-        if _fold(one) != _fold(other):
+        if fold(one) != fold(other):
             break
         count += 1
     return count

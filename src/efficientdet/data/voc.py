@@ -65,6 +65,8 @@ def read(
         names = sorted({name for ones in annotations.values() for one in ones for name, _ in one.objects})
     labels = {name: label for label, name in enumerate(names)}
     examples = _to_examples(annotations, labels, classes, source)
+    if not found.lists and list(examples) == ["train"] and not splits:
+        examples = _split_by_folder(examples["train"], root)
     files = [one.path for ones in annotations.values() for one in ones] + found.lists
     # Names that occur are unique; the merge reports those that differ in case only.
     first = next(iter(annotations))
@@ -107,6 +109,16 @@ def _to_examples(
     }
 
 
+def _split_by_folder(examples: list[sources.Example], root: Path) -> dict[str, list[sources.Example]]:
+    """Splits by the folders of the images (images/train/, images/val/), where those of the annotations do not."""
+    splits: dict[str, list[sources.Example]] = {"train": [], "val": [], "test": []}
+    for example in examples:
+        parts = example.path.relative_to(root).parts[:-1] if example.path.is_relative_to(root) else ()
+        names = [split for part in parts if (split := sources.split_in(part))]
+        splits[names[-1] if names else "train"].append(example)
+    return {name: some for name, some in splits.items() if some}
+
+
 class _Annotation:
     """One XML file, read field by field with errors that name it.
 
@@ -138,15 +150,22 @@ class _Annotation:
             self._tree = xml_files.parse(self.path)
             for index, entry in enumerate(self._tree.findall("object")):
                 with self._faults.of(self._split, self.path.name):
-                    name = values.name(_text(entry, "name", self.path), f"`{self.path}` has the `name`")
-                    if self._drop_difficult and values.flag(
-                        (entry.findtext("difficult") or "0").strip(), f"`{self.path}` has the `difficult`"
-                    ):
-                        self._num_difficult += 1
-                        continue
-                    self.objects.append((name, self._box(entry, f"object {index} ({name})")))
+                    self._read_object(entry, index)
             return True
         return False
+
+    def _read_object(self, entry: ElementTree.Element, index: int) -> None:
+        """Reads one object; an error says which one it is."""
+        try:
+            name = values.name(_text(entry, "name", self.path), f"`{self.path}` has the `name`")
+            flag = (entry.findtext("difficult") or "0").strip()
+            if self._drop_difficult and values.flag(flag, f"`{self.path}` has the `difficult`"):
+                self._num_difficult += 1
+            else:
+                self.objects.append((name, self._box(entry, f"object {index} ({name})")))
+        except UserError as error:
+            line = xml_files.line_of(self.path, "object", index)
+            raise UserError(f"{str(error).removesuffix('.')} (object {index}, line {line}).") from error
 
     def to_example(self, number: int, labels: dict[str, int], classes: Path | None) -> sources.Example | None:
         """Makes the example; none if its picture or its size cannot be told."""
@@ -180,8 +199,9 @@ class _Annotation:
         base = declared.replace("\\", "/").rsplit("/", 1)[-1]
         own = self._finder.with_stem(self.path.stem)
         candidates = next((near for f in folders if (near := [path for path in own if path.parent == f])), own)
+        candidates = [path for path in candidates if path.stem == self.path.stem] or candidates
         meant = [path for path in candidates if path.name == base] or [
-            path for path in candidates if lookup.same_name(path.name, base)
+            path for path in candidates if lookup.fold(path.name) == lookup.fold(base)
         ]
         if len(meant) == 1:
             return meant[0]

@@ -113,7 +113,7 @@ class _Index:
         self._by_key = {key_of(path, root): path for path in files}
         self._by_stem: dict[str, list[Path]] = {}
         for path in files:
-            self._by_stem.setdefault(path.stem, []).append(path)
+            self._by_stem.setdefault(lookup.fold(path.stem), []).append(path)
 
     def find(self, name: str) -> Path | None:
         """Finds the annotation file that a list means by `a`, `a.jpg`, `a.xml`, or a path that ends so."""
@@ -123,7 +123,7 @@ class _Index:
             if stem in self._by_key:
                 return self._by_key[stem]
         for stem in stems:
-            found = self._by_stem.get(stem.rsplit("/", 1)[-1], [])
+            found = self._by_stem.get(lookup.fold(stem.rsplit("/", 1)[-1]), [])
             if len(found) == 1:
                 return found[0]
         return None

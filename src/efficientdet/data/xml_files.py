@@ -52,6 +52,13 @@ def root_tag(path: Path) -> str:
     return found[1].decode("ascii", "replace") if found else ""
 
 
+def line_of(path: Path, tag: str, index: int) -> int:
+    """Finds the line, from 1, on which the element of a name and a number (from 0) begins; 0 if there is none."""
+    text = _decode(sources.read_bytes(path), path)
+    starts = [match.start() for match in re.finditer(rf"<{tag}[\s/>]", text)]
+    return text.count("\n", 0, starts[index]) + 1 if index < len(starts) else 0
+
+
 def _decode(content: bytes, path: Path) -> str:
     """Decodes by the byte order mark, else by the declaration, else as UTF-8."""
     declared = _DECLARED.match(content[:200])

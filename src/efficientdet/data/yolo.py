@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import os
 from pathlib import Path
 
 from efficientdet.data import accounts, lookup, sources, values, yolo_layout
@@ -104,6 +105,7 @@ class _Lines:
         self._labels, self._reading = labels, reading
         self._owners: dict[Path, list[tuple[str, str]]] = {}
         self._long: collections.Counter[tuple[int, bool, bool]] = collections.Counter()
+        self._listings: dict[Path, dict[str, str]] = {}
         self.files: list[Path] = []
         self.problems: list[sources.Problem] = []
         self.searched = "for lines in the label files"
@@ -111,11 +113,10 @@ class _Lines:
     def read(self, picture: Path, number: int, split: str, root: Path) -> sources.Example:
         """Reads the label file of one picture."""
         name = picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
-        candidates = yolo_layout.label_candidates(picture)
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        path = self._find(picture)
         boxes, box_labels = [], []
         if path is None:
-            folders = dict.fromkeys(str(candidate.parent) for candidate in candidates)
+            folders = [str(folder) for folder in yolo_layout.label_folders(picture) if folder.is_dir()]
             self.searched = f"for {picture.stem}.txt in {', '.join(folders)}"
         else:
             self._owners.setdefault(path, []).append((split, name))
@@ -146,6 +147,18 @@ class _Lines:
             labels=box_labels,
             is_normalized=True,
         )
+
+    def _find(self, picture: Path) -> Path | None:
+        """Finds the label file of a picture: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
+        for folder in yolo_layout.label_folders(picture):
+            if folder not in self._listings:
+                self._listings[folder] = _list_labels(folder)
+            listing = self._listings[folder]
+            for name in (f"{picture.stem}.txt", f"{picture.name}.txt"):
+                found = listing.get(name) or listing.get(lookup.fold(name))
+                if found is not None:
+                    return folder / found
+        return None
 
     def look_like_poses(self) -> tuple[int, int] | None:
         """Gives the keypoints that all long lines seem to have, of three numbers: x, y, and visibility 0, 1 or 2."""
@@ -226,6 +239,14 @@ class _Lines:
         elif count < 5 or count % 2 == 0:
             hint = " If keypoints follow the box, `--keypoints 17 3` says how many." if count > 6 else ""
             raise UserError(f"{where}: has {count} numbers; expected `class x y width height`, or a polygon.{hint}")
+
+
+def _list_labels(folder: Path) -> dict[str, str]:
+    """Lists the text files in a folder by their names, and by those without case and normal form."""
+    if not folder.is_dir():
+        return {}
+    names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(".txt") and entry.is_file()]
+    return {lookup.fold(name): name for name in sorted(names)} | {name: name for name in names}
 
 
 def _is_pose(numbers: list[float], size: int) -> bool:

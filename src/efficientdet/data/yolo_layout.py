@@ -18,6 +18,7 @@ _CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels/cl
 _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _MISSING_SPLIT = "splits left out, since what the dataset names is not there"
 _FOUND_BY_END = "folders found by the end of their path"
+_OTHER_NUMBER = "class tables whose number of classes is not that of their names; the names count"
 _NOT_SPLITS = {
     "path",
     "names",
@@ -87,6 +88,7 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
         names = dict(enumerate(sources.read_classes(class_file)))
     elif path is not None:
         names = _names(document.get("names"), path)
+        entries.check_number(document.get("nc"), len(names), path)
     else:
         raise UserError(f"`{root}` has no class names; give a file with one name a line: `--classes`.")
     splits = entries.of_document(document, path) if path is not None else entries.of_folders()
@@ -94,8 +96,8 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
     return Description(names=names, splits=splits, files=files, keypoints=keypoints, problems=entries.problems)
 
 
-def label_candidates(image: Path) -> list[Path]:
-    """Lists where the label file of an image may be, best first.
+def label_folders(image: Path) -> list[Path]:
+    """Lists the folders where the label file of an image may be, best first.
 
     The last `images` of the path becomes `labels`; else beside the image; else in a folder `labels` next to its own.
     """
@@ -110,8 +112,7 @@ def label_candidates(image: Path) -> list[Path]:
         folders += [before / name for name in _LABEL_FOLDERS[:1]]
     folders += [image.parent / _LABEL_FOLDERS[0], image.parent.parent / _LABEL_FOLDERS[0]]
     folders.append(image.parent.parent / _LABEL_FOLDERS[0] / image.parent.name)
-    names = (f"{image.stem}.txt", f"{image.name}.txt")
-    return list(dict.fromkeys(folder / name for folder in folders for name in names))
+    return list(dict.fromkeys(folders))
 
 
 class _Entries:
@@ -171,6 +172,12 @@ class _Entries:
             )
         return splits
 
+    def check_number(self, declared: Any, number: int, path: Path) -> None:
+        """Reports a number of classes that is not that of their names."""
+        if not yaml_text.is_absent(declared) and str(declared).strip() != str(number):
+            detail = f"`nc` is {declared}, `names` has {number}"
+            self.problems.append(sources.Problem(kind=_OTHER_NUMBER, split="train", file_name=path.name, detail=detail))
+
     def of_folders(self) -> dict[str, list[Path]]:
         """Finds the splits of a dataset that does not name them: folders in images/, else beside each other."""
         for parent in (self._base / "images", self._base / "Images", self._base):
@@ -197,6 +204,7 @@ class _Entries:
         # Roboflow writes ../train/images for what is train/images beside the file; darknet writes data/train.txt.
         candidates = [self._base / plain, self._parent / plain, self._parent / plain.removeprefix("../")]
         found = next((path for path in candidates if path.exists()), None)
+        found = found or lookup.resolve(self._parent, plain)
         if found is not None:
             return found
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
@@ -301,6 +309,8 @@ def _has_images(folder: Path) -> bool:
         return True
     inner = [path for path in folder.iterdir() if path.is_dir() and not lookup.is_hidden(path)]
     inner = [path for path in inner if sources.split_in(path.name)]
+    if any((path / "images").is_dir() for path in inner):
+        return True
     return any(lookup.is_image(path) for one in (folder, *inner) for path in one.iterdir())
 
 
