@@ -143,6 +143,13 @@ _LAYOUTS = {
         {"train": 1},
         "base name",
     ),
+    "COCO split in the names": (
+        "coco",
+        {"annotations/instances_train.json": red.coco(["train/a.jpg"])},
+        ["images/train/a.jpg"],
+        {"train": 1},
+        "",
+    ),
     "macOS files in COCO": (
         "coco",
         {"annotations/instances_train.json": red.coco(), "annotations/._instances_train.json": b"\x00\x05"},
@@ -308,6 +315,49 @@ _LAYOUTS = {
         {"train": 1, "val": 1},
         "",
     ),
+    "YOLO in another case": (
+        "yolo",
+        {"data.yaml": "train: Images/Train\nnames: [red]\n", "labels/train/A.TXT": _LINE},
+        ["images/train/a.jpg"],
+        {"train": 1},
+        "",
+    ),
+    "YOLO image decomposed, label composed": (
+        "yolo",
+        {"data.yaml": "train: images\nnames: [red]\n", "labels/café.txt": _LINE},
+        [f"images/{_NFD}"],
+        {"train": 1},
+        "",
+    ),
+    "YOLO with a folder a split and classes.txt": (
+        "yolo",
+        {"classes.txt": "red\n", "train/labels/a.txt": _LINE, "val/labels/b.txt": _LINE},
+        ["train/images/a.jpg", "val/images/b.jpg"],
+        {"train": 1, "val": 1},
+        "",
+    ),
+    "YOLO whose nc is not the number of names": (
+        "yolo",
+        {"data.yaml": "train: images\nnc: 3\nnames: [red]\n", "labels/a.txt": _LINE},
+        ["images/a.jpg"],
+        {"train": 1},
+        "number of classes",
+    ),
+    "YOLO split without a label": (
+        "yolo",
+        {"data.yaml": _YAML, "labels/train/a.txt": _LINE},
+        ["images/train/a.jpg", "images/val/b.jpg"],
+        {"train": 1, "val": 0},
+        "no image has an annotation",
+    ),
+    "VOC split by the folders of the images": (
+        "voc",
+        {"annotations/a.xml": red.xml(), "annotations/b.xml": red.xml("b.jpg")},
+        ["images/train/a.jpg", "images/val/b.jpg"],
+        {"train": 1, "val": 1},
+        "",
+    ),
+    "VOC in another case": ("voc", {"Annotations/A.xml": red.xml("A.JPG")}, ["JPEGImages/a.jpg"], {"train": 1}, ""),
     "YOLO beside files of macOS": (
         "yolo",
         {"data.yaml": "train: images\nnames: [red]\n", "labels/a.txt": _LINE, "labels/._a.txt": b"\x00\x05"},
@@ -795,6 +845,20 @@ def test_a_single_split_of_any_name_is_training_data(tmp_path, name):
     assert {split: figures.num_examples for split, figures in result.splits.items()} == {"train": 3, "val": 1}
     kept = read("coco", tmp_path / "source", splits=(name,))
     assert list(kept.splits) == [sources.normalize_split(name)]
+
+
+def test_an_empty_split_is_left_out_unless_it_is_train(tmp_path):
+    lay_out(tmp_path, {"data.yaml": _YAML, "labels/train/a.txt": _LINE}, ["images/train/a.jpg"])
+    (tmp_path / "images" / "val").mkdir()
+    dataset = read("yolo", tmp_path)
+    assert list(dataset.splits) == ["train"]
+    assert kinds(dataset) == ["splits without an image left out"]
+
+
+def test_fractions_where_px_are_expected_are_refused(tmp_path):
+    lay_out(tmp_path, {"instances.json": red.coco(bbox=[0.25, 0.25, 0.375, 0.41])}, ["images/a.jpg"])
+    with pytest.raises(UserError, match="look like fractions"):
+        read("coco", tmp_path)
 
 
 def test_a_split_that_is_asked_for_must_be_there(tmp_path):

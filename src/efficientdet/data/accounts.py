@@ -57,7 +57,7 @@ def account(source: Path, dataset: sources.Source, wanted: tuple[str, ...]) -> A
         kind = _reason(path, dataset, of_splits)
         if kind:
             name = os.path.relpath(path, Path(source).absolute())
-            unused.append(sources.Problem(kind=kind, split=next(iter(dataset.splits), ""), file_name=name))
+            unused.append(sources.Problem(kind=kind, split="", file_name=name))
     files = dataset.annotation_files
     return Account(
         num_background=sum(not len(example.labels) for example in examples),

@@ -263,7 +263,8 @@ class _Split:
         name = name or _field(image, "file_name", self._path, f"picture {number}")
         if not isinstance(name, str):
             raise UserError(f"`{self._path}`: picture {number} has the `file_name` {str(name)[:60]!r}; expected text.")
-        folders = [self._folder, self._path.parent, self._finder.root, self._path.parent.parent]
+        parent = self._path.parent
+        folders = [self._folder, parent, self._folder.parent, self._finder.root, parent.parent]
         path, is_mended = self._finder.find(name, folders, self._path, self._within)
         if path is None:
             return lookup.missing(self._folder, name, self._path), name

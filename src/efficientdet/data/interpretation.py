@@ -10,6 +10,7 @@ import numpy as np
 from efficientdet.data import accounts, rotation, sources
 from efficientdet.errors import UserError
 
+_EMPTY = "splits without an image left out"
 _SWAPPED = "boxes whose corners were in the wrong order swapped"
 
 
@@ -38,12 +39,38 @@ def interpret(
     if faults.problems and not is_lenient:
         raise UserError(_describe(faults.problems))
     dataset = dataclasses.replace(dataset, problems=[*dataset.problems, *faults.problems])
+    dataset = _drop_empty(dataset, wanted)
     dataset = sources.train_on_only_split(dataset, wanted)
+    _check_pixels(dataset)
     if swap_corners:
         dataset = _swap(dataset)
     dataset = rotation.settle(dataset, exif_boxes)
     found = [*accounts.find_repeats(dataset), *accounts.find_useless(dataset)]
     return dataclasses.replace(dataset, problems=[*dataset.problems, *found])
+
+
+def _drop_empty(dataset: sources.Source, wanted: tuple[str, ...]) -> sources.Source:
+    """Leaves out splits without an image beside others that have some, unless it is train or was asked for."""
+    kept = {name: some for name, some in dataset.splits.items() if some or name == "train" or wanted}
+    dropped = [name for name in dataset.splits if name not in kept]
+    if not kept or not dropped:
+        return dataset
+    problems = [
+        sources.Problem(kind=_EMPTY, split=next(iter(kept)), file_name=name, detail="no image") for name in dropped
+    ]
+    return dataclasses.replace(dataset, splits=kept, problems=[*dataset.problems, *problems])
+
+
+def _check_pixels(dataset: sources.Source) -> None:
+    """Raises a UserError where all boxes are fractions of an image in a format whose boxes are px."""
+    examples = [e for some in dataset.splits.values() for e in some if len(e.labels) and not e.is_normalized]
+    largest = max((float(np.abs(example.boxes).max()) for example in examples), default=0.0)
+    has_area = any((example.boxes[:, 2:] > example.boxes[:, :2]).all(axis=1).any() for example in examples)
+    if largest <= 1 and has_area:
+        raise UserError(
+            f"`{examples[0].file_name}` and all other images have boxes of at most {largest:g} px; expected px. They "
+            "look like fractions of the image: multiply them by its width and height."
+        )
 
 
 def _describe(broken: list[sources.Problem]) -> str:

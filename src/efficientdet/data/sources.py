@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -308,7 +309,8 @@ def read_text(path: Path) -> str:
 
 def read_classes(path: Path) -> list[str]:
     """Reads a list of class names, one a line; empty lines are skipped."""
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = unicodedata.normalize("NFC", read_text(path)).splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"`{path}` names no class; expected one name a line.")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]

@@ -144,6 +144,7 @@ def _show_problems(problems: tuple[sources.Problem, ...], console: Console, rest
         for problem in of_kind[:limit]:
             number = f" x {problem.count}" if problem.count > 1 else ""
             detail = f": {problem.detail}" if problem.detail else ""
-            console.print(f"  {problem.file_name} ({problem.split}){number}{detail}", markup=False, soft_wrap=True)
+            split = f" ({problem.split})" if problem.split else ""
+            console.print(f"  {problem.file_name}{split}{number}{detail}", markup=False, soft_wrap=True)
         if len(of_kind) > limit:
             console.print(f"  and {len(of_kind) - limit} more files{f', {rest}' if rest else ''}", markup=False)
