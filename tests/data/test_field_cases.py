@@ -124,7 +124,7 @@ _LAYOUTS = {
     ),
     "COCO address": (
         "coco",
-        {"instances.json": red.coco(["https://host/data/a.jpg?token=x"])},
+        {"instances.json": red.coco(["https://host/data/a.jpg?token=" + "x" * 300])},
         ["images/a.jpg"],
         {"train": 1},
         "base name",
@@ -424,6 +424,12 @@ _REFUSED_VALUES = {
     "class name list": (["categories", 0, "name"], ["red"], "expected text"),
     "bbox empty, nothing else": (["annotations", 0, "bbox"], [], "empty `bbox` and no segmentation"),
     "two names for one file": (["images", 1, "file_name"], "a.jpg", "lists `a.jpg` twice"),
+}
+
+
+_REFUSED_VALUES |= {
+    f"file_name {name}": (["images", 0, "file_name"], value, "expected the name of a file")
+    for name, value in {"empty": " ", "NUL": "a\0.jpg", "surrogate": "a\ud800.jpg", "long": "x" * 300 + ".jpg"}.items()
 }
 
 
@@ -780,6 +786,12 @@ def test_all_faults_are_listed_or_left_out(tmp_path, write, names):
     dataset = read(format, root, is_lenient=True)
     check_red(dataset)
     assert sum(len(e.labels) for e in dataset.splits["train"]) == 1
+
+
+def test_a_dry_run_lists_faults_where_nothing_else_is_left(tmp_path):
+    lay_out(tmp_path / "source", {"Annotations/a.xml": red.xml()[:-9]}, ["JPEGImages/a.jpg"])
+    result = conversion.convert("voc", tmp_path / "source", output=tmp_path / "out", num_workers=1, dry_run=True)
+    assert "a.xml` is no valid XML" in _show(result)
 
 
 def _show(result):

@@ -119,7 +119,8 @@ def convert(
     )
     dataset = _hold_out(dataset, val_fraction)
     # A dry run that has found faults lists them, even if nothing else is left.
-    _check_not_empty(dataset, source, may_lack_boxes=dry_run and bool(faults.problems))
+    if not (dry_run and faults.problems):
+        _check_not_empty(dataset, source)
     account = accounts.account(source, dataset, wanted)
     workers = num_workers or _num_workers(sum(map(len, dataset.splits.values())))
     with staging.output_folder(output, source, dry_run, overwrite) as folder:
@@ -261,7 +262,7 @@ def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
     )
 
 
-def _check_not_empty(dataset: sources.Source, source: Path, may_lack_boxes: bool) -> None:
+def _check_not_empty(dataset: sources.Source, source: Path) -> None:
     """Raises a UserError if there is nothing to learn from."""
     for name, examples in dataset.splits.items():
         if not examples:
@@ -270,7 +271,7 @@ def _check_not_empty(dataset: sources.Source, source: Path, may_lack_boxes: bool
         raise UserError(f"`{source}` has no pictures. {accounts.describe_files(source)}")
     annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
     has_boxes = any(len(example.labels) for examples in annotated for example in examples)
-    if annotated and not has_boxes and not may_lack_boxes:
+    if annotated and not has_boxes:
         looked = f" Looked {dataset.searched}." if dataset.searched else ""
         raise UserError(
             f"`{source}` has no boxes at all; there is nothing to learn.{looked} {accounts.describe_files(source)}"
@@ -319,7 +320,7 @@ def _summarize(
             num_examples=sum(len(shard.lengths) for shard in own),
             num_boxes=sum(per_class),
             num_crowds=sum(shard.num_crowds for shard in own),
-            max_boxes=max(shard.max_boxes for shard in own),
+            max_boxes=max((shard.max_boxes for shard in own), default=0),
             boxes_per_class=per_class,
         )
     order = {name: position for position, name in enumerate(dataset.splits)}

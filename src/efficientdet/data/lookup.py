@@ -27,6 +27,7 @@ OTHER_IMAGE_SUFFIXES = (
 """How names of images end that are not read, lower case; they are counted, so that none is missed."""
 
 _NOT_DATA = {"runs", "predictions", "__MACOSX"}
+_MOST_NAME_BYTES = 255
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -82,8 +83,8 @@ class Files:
         Raises:
             UserError: the name is empty or not a name, or several files fit it.
         """
-        if not name.strip() or _CONTROL.search(name):
-            raise UserError(f"`{where}` has the image name {name!r}; expected the name of a file.")
+        if not _can_be_a_name(name):
+            raise UserError(f"`{where}` has the image name {name[:60]!r}; expected the name of a file.")
         for folder in folders:
             path = os.path.normpath(os.path.join(folder, name.replace("\\", "/")))  # noqa: PTH118
             if (_is_below(path, folder) or _is_below(path, self.root)) and os.path.isfile(path):  # noqa: PTH113
@@ -122,7 +123,7 @@ def missing(folder: Path, name: str, where: Path) -> Path:
     """
     plain = name.replace("\\", "/")
     if plain.startswith("/") or "://" in plain or plain[1:2] == ":":
-        return folder / plain.rsplit("/", 1)[-1]
+        return folder / _plain(name).rsplit("/", 1)[-1]
     return sources.inside(folder, name, where)
 
 
@@ -168,6 +169,15 @@ def resolve(folder: Path, name: str) -> Path | None:
             inner = found[0]
         path = inner
     return path
+
+
+def _can_be_a_name(name: str) -> bool:
+    """Says whether a file could have this name: text without control characters, and no part that is too long."""
+    try:
+        parts = _plain(name).encode().split(b"/")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+        return False
+    return bool(name.strip()) and _CONTROL.search(name) is None and max(map(len, parts)) <= _MOST_NAME_BYTES
 
 
 def _walk(root: str) -> Iterable[str]:

@@ -116,7 +116,7 @@ def _split_by_folder(examples: list[sources.Example], root: Path) -> dict[str, l
         parts = example.path.relative_to(root).parts[:-1] if example.path.is_relative_to(root) else ()
         names = [split for part in parts if (split := sources.split_in(part))]
         splits[names[-1] if names else "train"].append(example)
-    return {name: some for name, some in splits.items() if some}
+    return {name: some for name, some in splits.items() if some} or {"train": []}
 
 
 class _Annotation:

@@ -116,7 +116,8 @@ class _Lines:
         path = self._find(picture)
         boxes, box_labels = [], []
         if path is None:
-            folders = [str(folder) for folder in yolo_layout.label_folders(picture) if folder.is_dir()]
+            places = yolo_layout.label_folders(picture)
+            folders = [str(folder) for folder in places if folder.is_dir()] or [str(picture.parent)]
             self.searched = f"for {picture.stem}.txt in {', '.join(folders)}"
         else:
             self._owners.setdefault(path, []).append((split, name))
