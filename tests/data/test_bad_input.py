@@ -102,7 +102,7 @@ _BAD_INPUTS = {
     ),
     "yaml names no folder": (
         "yolo",
-        _edit_file(_YOLO, "data.yaml", lambda c: c.replace(b"images/val", b"images/gone")),
+        _edit_file(_YOLO, "data.yaml", lambda c: c.replace(b"images/train", b"images/gone")),
         "data.yaml` names `images/gone`",
     ),
     "line of words": ("yolo", _edit_file(_YOLO, "labels/train/a.txt", lambda c: b"cat 1 2 3 4"), "a.txt`, line 1"),

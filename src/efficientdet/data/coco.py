@@ -1,51 +1,59 @@
-"""COCO's annotation format: one JSON file a split.
+"""COCO's annotation format, and LVIS's: one JSON file a split.
 
 Boxes are (x, y, width, height) px. Category ids stay as they are, holes included; a label is a position in the list
-sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs. A file without
-`annotations` lists pictures only (image_info_*.json, which COCO gives for its test pictures).
+sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs, in which classes of one
+name are one class. A file without `annotations` lists pictures only (image_info_*.json, which COCO gives for its test
+pictures). An annotation without a box has that of its segmentation. LVIS names images by their address only.
 """
 
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import sources
+from efficientdet.data import accounts, coco_layout, lookup, segmentation, sources, values
+from efficientdet.data.coco_layout import CocoSplit
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_ROBOFLOW = "_annotations.coco.json"
-_SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
 _PICTURES_ONLY = "files without annotations (pictures to detect in, nothing to count)"
+_UNLISTED = "annotations of pictures that are not listed dropped"
+_TEXT_IDS = "files whose ids are text; counted from 1 in their order"
+_FROM_SEGMENTATION = "boxes computed from polygons or masks, since the annotation has none"
+_REPEATED = "annotations with the id and content of an earlier one dropped"
+_SAME_ID = "annotations with the id of an earlier one, but other content, kept"
 _NEED_ANNOTATIONS = ("train", "val")
 _HINTS = {
     "categories": " (captions carry no boxes; use instances_*.json)",
     "annotations": " (a list of pictures to test on needs another split name than train and val)",
 }
-_OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "panoptic")
-
-CocoSplit = tuple[str, Path, Path]
-"""Name of a split, its annotation file, its folder of pictures."""
 
 # An annotation: box yxyx px, label, is_crowd, area px squared (-1 unknown).
 _Row = tuple[list[float], int, bool, float]
+_Key = int | str
 
 
 def is_root(folder: Path) -> bool:
     """Says whether the folder itself looks like a dataset in this format."""
-    return bool(_find(folder))
+    return bool(coco_layout.find(folder))
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), files: tuple[CocoSplit, ...] = ()) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    files: tuple[CocoSplit, ...] = (),
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset.
 
-    Known layouts: `annotations/instances_<split>.json` with the pictures in `<split>/`, `images/<split>/` or `images/`;
-    `<split>/_annotations.coco.json` beside the pictures; one `instances.json` with `images/`, which becomes `train`.
-
     Args:
-        source: the folder.
+        source: the folder; `coco_layout` says how it may look.
         splits: take only these; all if empty.
         files: where each split is, for any other layout; relative paths start at `source`.
+        reading: how to read what can be read in several ways, and where faults go.
     """
+    reading = reading or sources.Reading()
     if files:
         found = [(name, source / annotations, source / images) for name, annotations, images in files]
     else:
@@ -53,57 +61,39 @@ def read(source: Path, *, splits: tuple[str, ...] = (), files: tuple[CocoSplit, 
         if root is None:
             raise UserError(
                 f"`source` {source} holds no COCO annotations; expected annotations/instances_<split>.json, "
-                "instances.json or <split>/_annotations.coco.json. `--files` names files anywhere else."
+                "instances.json or <split>/_annotations.coco.json. `--files` names files anywhere else. "
+                + accounts.describe_files(source)
             )
-        found = _find(root)
+        found = coco_layout.find(root)
     wanted = sources.take_splits([name for name, _, _ in found], splits, source)
     found = [split for split in found if split[0] in wanted]
     for index, (name, _, _) in enumerate(found):
         if name in [other for other, _, _ in found[:index]]:
             raise UserError(f"`{source}` has the split `{name}` twice; name the files of each split.")
     documents = {name: _load(annotations, name) for name, annotations, _ in found}
-    categories = _merge_categories({path: documents[name] for name, path, _ in found})
-    labels = {category.id: label for label, category in enumerate(categories)}
+    problems: list[sources.Problem] = []
+    categories, labels = _merge_categories({path: documents[name] for name, path, _ in found}, found[0][0], problems)
     unannotated = frozenset(name for name, document in documents.items() if "annotations" not in document)
-    problems = [
+    problems += [
         sources.Problem(kind=_PICTURES_ONLY, split=name, file_name=path.name)
         for name, path, _ in found
         if name in unannotated
     ]
-    examples = {
-        name: _read_split(documents.pop(name), name, path, images, labels, problems) for name, path, images in found
-    }
-    return sources.Source(categories=categories, splits=examples, problems=problems, unannotated=unannotated)
-
-
-def _find(root: Path) -> list[CocoSplit]:
-    """Finds the splits of a known layout."""
-    nested = sorted(root.glob("*/" + _ROBOFLOW))
-    if nested:
-        return [(sources.normalize_split(path.parent.name), path, path.parent) for path in nested]
-    files = sorted((root / "annotations").glob("*.json"))
-    files = [p for p in files if p.name.startswith("instances_")] or [
-        p for p in files if not p.name.startswith(_OTHER_TASKS)
-    ]
-    if files:
-        return [_annotated(root, path) for path in files]
-    singles = [root / name for name in _SINGLE if (root / name).is_file()]
-    return [("train", path, _first_folder(root / "images", root)) for path in singles[:1]]
-
-
-def _annotated(root: Path, path: Path) -> CocoSplit:
-    """Pairs annotations/instances_<split>.json with its folder of pictures."""
-    name = path.stem.removeprefix("instances_")
-    return (
-        sources.normalize_split(name),
-        path,
-        _first_folder(root / name, root / "images" / name, root / "images", root),
+    finder = lookup.Files(source)
+    has_own_folders = len({folder for _, _, folder in found}) == len(found) > 1
+    examples = {}
+    for name, path, folder in found:
+        split = _Split(name, path, folder, finder, folder if has_own_folders else None, labels, reading)
+        examples[name] = split.read(documents.pop(name))
+        problems += split.problems
+    return sources.Source(
+        categories=categories,
+        splits=examples,
+        problems=problems,
+        unannotated=unannotated,
+        annotation_files=frozenset(path for _, path, _ in found),
+        searched=f"in `annotations` of {', '.join(path.name for _, path, _ in found)}",
     )
-
-
-def _first_folder(*candidates: Path) -> Path:
-    """Picks the first folder that exists, else the last one."""
-    return next((folder for folder in candidates if folder.is_dir()), candidates[-1])
 
 
 def _load(path: Path, split: str) -> dict[str, Any]:
@@ -113,91 +103,216 @@ def _load(path: Path, split: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"`{path}` is no valid JSON, it may be cut short: {error}.") from error
     for field in ("images", "annotations", "categories"):
-        values = document.get(field) if isinstance(document, dict) else None
+        entries = document.get(field) if isinstance(document, dict) else None
         if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:
             continue
-        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        if not isinstance(entries, list) or not all(isinstance(value, dict) for value in entries):
             hint = _HINTS.get(field, "")
             raise UserError(f"`{path}` has no list of objects `{field}`; expected COCO's instances format{hint}.")
     return document
 
 
-def _merge_categories(documents: dict[Path, dict[str, Any]]) -> tuple[Category, ...]:
-    """Unites the class tables of all splits."""
-    names: dict[int, tuple[str, Path]] = {}
+def _merge_categories(
+    documents: dict[Path, dict[str, Any]], split: str, problems: list[sources.Problem]
+) -> tuple[tuple[Category, ...], dict[_Key, int]]:
+    """Unites the class tables of all splits: the classes, and the label of each id."""
+    names: dict[_Key, tuple[str, Path]] = {}
     for path, document in documents.items():
-        own: set[int] = set()
+        own: set[_Key] = set()
         for index, entry in enumerate(document["categories"]):
             where = f"categories[{index}]"
-            number, name = _integer(entry, "id", path, where), str(_field(entry, "name", path, where)).strip()
+            number = values.key(_field(entry, "id", path, where), f"`{path}`: {where} has the `id`")
+            name = values.name(_field(entry, "name", path, where), f"`{path}`: {where} has the `name`")
             known, known_path = names.setdefault(number, (name, path))
             if known != name:
                 raise UserError(f"`{path}` calls the class {number} `{name}`, but {known_path} calls it `{known}`.")
             if number in own:
                 raise UserError(f"`{path}` lists the class {number} twice; each id must stand once.")
             own.add(number)
-    return tuple(Category(id=number, name=names[number][0]) for number in sorted(names))
+    first = next(iter(documents))
+    numbers, is_text = _number_keys(list(names))
+    if is_text:
+        problems.append(sources.Problem(kind=_TEXT_IDS, split=split, file_name=first.name, detail="categories"))
+    by_number = {numbers[key]: name for key, (name, _) in names.items()}
+    categories, labels, merged = sources.merge_categories(by_number, first, split)
+    problems += merged
+    return categories, {key: labels[number] for key, number in numbers.items()}
 
 
-def _read_split(
-    document: dict[str, Any],
-    split: str,
-    path: Path,
-    folder: Path,
-    labels: dict[int, int],
-    problems: list[sources.Problem],
-) -> list[sources.Example]:
-    """Turns the JSON of one split into examples, in the order of their ids."""
-    images = _read_images(document, path)
-    annotations = _read_annotations(document, split, path, labels, set(images), problems)
-    return [_to_example(images[number], annotations[number], number, path, folder) for number in sorted(images)]
+def _number_keys(keys: list[_Key]) -> tuple[dict[_Key, int], bool]:
+    """Gives each id its number: its own, or its place from 1 where not all are numbers; and says which."""
+    own: dict[_Key, int] = {key: key for key in keys if isinstance(key, int)}
+    if len(own) == len(keys):
+        return own, False
+    return {key: place for place, key in enumerate(keys, start=1)}, True
 
 
-def _read_images(document: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-    """Keys the pictures by their ids."""
-    images: dict[int, dict[str, Any]] = {}
-    for index, image in enumerate(document["images"]):
-        number = _integer(image, "id", path, f"images[{index}]")
-        if number in images:
-            raise UserError(f"`{path}` has two pictures with the id {number}; each id must stand once.")
-        images[number] = image
-    return images
+class _Split:
+    """One annotation file and its images."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        folder: Path,
+        finder: lookup.Files,
+        within: Path | None,
+        labels: dict[_Key, int],
+        reading: sources.Reading,
+    ):
+        self._name, self._path, self._folder, self._within = name, path, folder, within
+        self._finder, self._labels, self._reading = finder, labels, reading
+        self._num_from_segmentation = 0
+        self.problems: list[sources.Problem] = []
+
+    def read(self, document: dict[str, Any]) -> list[sources.Example]:
+        """Turns the JSON into examples, in the order of their ids."""
+        images = self._read_images(document)
+        rows = self._read_annotations(document, set(images))
+        numbers, is_text = _number_keys(list(images))
+        if is_text:
+            self._report(_TEXT_IDS, detail="images")
+        examples: dict[Path, sources.Example] = {}
+        for key in sorted(images, key=lambda key: numbers[key]):
+            with self._reading.faults.of(self._name, self._path.name, lost=len(rows[key])):
+                example = self._to_example(images[key], rows[key], numbers[key])
+                known = examples.get(example.path)
+                examples[example.path] = example if known is None else self._join(known, example)
+        return list(examples.values())
+
+    def _read_images(self, document: dict[str, Any]) -> dict[_Key, dict[str, Any]]:
+        """Keys the pictures by their ids."""
+        images: dict[_Key, dict[str, Any]] = {}
+        for index, image in enumerate(document["images"]):
+            where = f"images[{index}]"
+            number = values.key(_field(image, "id", self._path, where), f"`{self._path}`: {where} has the `id`")
+            if number in images:
+                raise UserError(f"`{self._path}` has two pictures with the id {number}; each id must stand once.")
+            images[number] = image
+        return images
+
+    def _read_annotations(self, document: dict[str, Any], ids: set[_Key]) -> dict[_Key, list[_Row]]:
+        """Gathers the annotations of each picture."""
+        rows: dict[_Key, list[_Row]] = {number: [] for number in ids}
+        seen: dict[_Key, dict[str, Any]] = {}
+        unlisted = repeated = same_id = 0
+        for index, entry in enumerate(document.get("annotations", [])):
+            own_id = entry.get("id")
+            known = seen.setdefault(own_id, entry) if isinstance(own_id, int | str) else entry
+            if known is not entry:
+                repeated += known == entry
+                same_id += known != entry
+                if known == entry:
+                    continue
+            with self._reading.faults.of(self._name, self._path.name):
+                number, row = self._read_annotation(entry, f"annotations[{index}]")
+                if number in rows:
+                    rows[number].append(row)
+                else:
+                    unlisted += 1
+        self._report(_UNLISTED, unlisted, lost=unlisted)
+        self._report(_REPEATED, repeated, lost=repeated)
+        self._report(_SAME_ID, same_id)
+        self._report(_FROM_SEGMENTATION, self._num_from_segmentation)
+        return rows
+
+    def _read_annotation(self, entry: dict[str, Any], where: str) -> tuple[_Key, _Row]:
+        """Reads one annotation and the id of its picture."""
+        start = f"`{self._path}`: {where}"
+        category = values.key(_field(entry, "category_id", self._path, where), f"{start} has the `category_id`")
+        if category not in self._labels:
+            raise UserError(f"{start} has the unknown class {category}; `categories` does not list it.")
+        area = entry.get("area")
+        is_crowd = values.flag(entry.get("iscrowd"), f"{start} has the `iscrowd`")
+        row = (
+            self._box(entry, where),
+            self._labels[category],
+            is_crowd and not self._reading.crowds_as_objects,
+            -1.0 if area is None else values.number(area, f"{start}: area has"),
+        )
+        return values.key(_field(entry, "image_id", self._path, where), f"{start} has the `image_id`"), row
+
+    def _box(self, entry: dict[str, Any], where: str) -> list[float]:
+        """Reads the box: yxyx px; that of the segmentation where there is no bbox."""
+        bbox, start = entry.get("bbox"), f"`{self._path}`: {where}"
+        if bbox in (None, [], ""):
+            shape = entry.get("segmentation")
+            box = segmentation.box(shape, f"{start}: segmentation has") if shape else None
+            if box is None:
+                _field(entry, "bbox", self._path, where)
+                raise UserError(f"{start} has an empty `bbox` and no segmentation.")
+            self._num_from_segmentation += 1
+            return box
+        if not isinstance(bbox, list) or len(bbox) != 4:
+            raise UserError(f"{start} has the bbox {str(bbox)[:60]}; expected [x, y, width, height].")
+        x, y, width, height = (values.number(value, f"{start}: bbox has") for value in bbox)
+        return [y, x, y + height, x + width]
+
+    def _to_example(self, image: dict[str, Any], rows: list[_Row], number: int) -> sources.Example:
+        """Puts a picture and its annotations together."""
+        where = f"`{self._path}`: picture {number}"
+        path, file_name = self._locate(image, number)
+        size = [values.pixels(image.get(side), f"{where}: {side} has") for side in ("height", "width")]
+        return _make(number, path, file_name, (size[0], size[1]), rows)
+
+    def _locate(self, image: dict[str, Any], number: int) -> tuple[Path, str]:
+        """Finds the file of a picture, and what to call it."""
+        address = image.get("coco_url")
+        is_address = image.get("file_name") is None and isinstance(address, str)
+        name: Any = urllib.parse.urlsplit(str(address)).path.strip("/") if is_address else None
+        name = name or _field(image, "file_name", self._path, f"picture {number}")
+        if not isinstance(name, str):
+            raise UserError(f"`{self._path}`: picture {number} has the `file_name` {str(name)[:60]!r}; expected text.")
+        parent = self._path.parent
+        folders = [self._folder, parent, self._folder.parent, self._finder.root, parent.parent]
+        path, is_mended = self._finder.find(name, folders, self._path, self._within)
+        if path is None:
+            return lookup.missing(self._folder, name, self._path), name
+        if not is_mended:
+            return path, name
+        root = self._finder.root
+        file_name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        if not is_address:
+            detail = f"{name} -> {file_name}"
+            self.problems.append(
+                sources.Problem(kind=sources.MENDED_NAME, split=self._name, file_name=file_name, detail=detail)
+            )
+        return path, file_name
+
+    def _join(self, one: sources.Example, other: sources.Example) -> sources.Example:
+        """Makes one example of two entries for one file; annotations that both have count once."""
+        if one.declared_size and other.declared_size and one.declared_size != other.declared_size:
+            raise UserError(
+                f"`{self._path}` lists `{one.file_name}` twice, as {one.declared_size[0]} x {one.declared_size[1]} px "
+                f"and as {other.declared_size[0]} x {other.declared_size[1]} px (height x width)."
+            )
+        rows, kept = [*_rows(one), *_rows(other)], []
+        for row in rows:
+            if row not in kept:
+                kept.append(row)
+        detail = f"ids {one.id} and {other.id}"
+        lost = len(rows) - len(kept)
+        self.problems.append(
+            sources.Problem(
+                kind=sources.REPEATED_IMAGE, split=self._name, file_name=one.file_name, detail=detail, lost=lost
+            )
+        )
+        return _make(one.id, one.path, one.file_name, one.declared_size or other.declared_size or (0, 0), kept)
+
+    def _report(self, kind: str, count: int = 1, *, detail: str = "", lost: int = 0) -> None:
+        if count:
+            problem = sources.Problem(
+                kind=kind, split=self._name, file_name=self._path.name, count=count, detail=detail, lost=lost
+            )
+            self.problems.append(problem)
 
 
-def _read_annotations(
-    document: dict[str, Any],
-    split: str,
-    path: Path,
-    labels: dict[int, int],
-    ids: set[int],
-    problems: list[sources.Problem],
-) -> dict[int, list[_Row]]:
-    """Gathers the annotations of each picture."""
-    annotations: dict[int, list[_Row]] = {number: [] for number in ids}
-    unlisted = 0
-    for index, entry in enumerate(document.get("annotations", [])):
-        number, row = _read_annotation(entry, path, f"annotations[{index}]", labels)
-        if number in annotations:
-            annotations[number].append(row)
-        else:
-            unlisted += 1
-    if unlisted:
-        kind = "annotations of pictures that are not listed dropped"
-        problems.append(sources.Problem(kind=kind, split=split, file_name=path.name, count=unlisted))
-    return annotations
-
-
-def _to_example(image: dict[str, Any], rows: list[_Row], number: int, path: Path, folder: Path) -> sources.Example:
-    """Puts a picture and its annotations together."""
-    file_name = str(_field(image, "file_name", path, f"picture {number}"))
-    height, width = (_number(image.get(side) or 0, path, f"picture {number}: {side}") for side in ("height", "width"))
-    if not max(abs(height), abs(width)) < 2**31:
-        raise UserError(f"`{path}`: picture {number} has the size {height} x {width}; expected px.")
+def _make(id: int, path: Path, file_name: str, size: tuple[int, int], rows: list[_Row]) -> sources.Example:
     return sources.make_example(
-        id=number,
-        path=sources.inside(folder, file_name, path),
+        id=id,
+        path=path,
         file_name=file_name,
-        declared_size=(int(height), int(width)),
+        declared_size=size,
         boxes=[row[0] for row in rows],
         labels=[row[1] for row in rows],
         is_crowd=[row[2] for row in rows],
@@ -205,42 +320,13 @@ def _to_example(image: dict[str, Any], rows: list[_Row], number: int, path: Path
     )
 
 
-def _read_annotation(entry: dict[str, Any], path: Path, where: str, labels: dict[int, int]) -> tuple[int, _Row]:
-    """Reads one annotation and the id of its picture."""
-    category = _integer(entry, "category_id", path, where)
-    if category not in labels:
-        raise UserError(f"`{path}`: {where} has the unknown class {category}; `categories` does not list it.")
-    bbox = _field(entry, "bbox", path, where)
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        raise UserError(f"`{path}`: {where} has the bbox {str(bbox)[:60]}; expected [x, y, width, height].")
-    x, y, width, height = (_number(value, path, f"{where}: bbox") for value in bbox)
-    area = entry.get("area")
-    row = (
-        [y, x, y + height, x + width],
-        labels[category],
-        bool(entry.get("iscrowd", 0)),
-        -1.0 if area is None else _number(area, path, f"{where}: area"),
-    )
-    return _integer(entry, "image_id", path, where), row
+def _rows(example: sources.Example) -> list[_Row]:
+    """Gives the annotations of an example back."""
+    columns = (example.boxes, example.labels, example.is_crowd, example.area)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _field(entry: dict[str, Any], field: str, path: Path, where: str) -> Any:
     if entry.get(field) is None:
         raise UserError(f"`{path}`: {where} has no `{field}`.")
     return entry[field]
-
-
-def _integer(entry: dict[str, Any], field: str, path: Path, where: str) -> int:
-    value = _field(entry, field, path, where)
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise UserError(f"`{path}`: {where} has the `{field}` {str(value)[:60]!r}; expected an integer.")
-    return value
-
-
-def _number(value: Any, path: Path, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"`{path}`: {where} has {str(value)[:60]!r}; expected a number.")
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")

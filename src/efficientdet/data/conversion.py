@@ -5,20 +5,21 @@ Formats and policy are in docs/data.md.
 
 import dataclasses
 import hashlib
-import json
 import os
 from pathlib import Path
 
-import numpy as np
-
 from efficientdet import progress, web
 from efficientdet.data import (
+    accounts,
     coco,
+    dataset_files,
     formats,
-    images,
+    interpretation,
+    lookup,
     policy,
     recognition,
     records,
+    rotation,
     shards,
     sources,
     staging,
@@ -33,10 +34,11 @@ _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
 _PICTURES_A_WORKER = 1000
-_DETAILS = "conversion.json"
-_SPLITS = "splits.json"
 # What a dataset is made of; other files in its folder may change.
-_DATA_SUFFIXES = (*sorted(images.SUFFIXES), ".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml")
+_DATA_SUFFIXES = (
+    *sorted(lookup.IMAGE_SUFFIXES),
+    *(".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names"),
+)
 _NOT_DATA = {"runs", "predictions"}
 
 
@@ -53,7 +55,13 @@ def convert(
     num_workers: int = 0,
     classes: Path | None = None,
     drop_difficult: bool = False,
+    keypoints: tuple[int, int] | None = None,
+    drop_confidence: bool = False,
+    crowds_as_objects: bool = False,
+    swap_corners: bool = False,
+    exif_boxes: rotation.BoxesDrawn = "auto",
     skip_broken_images: bool = False,
+    skip_broken_annotations: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> summary.Summary:
@@ -78,9 +86,16 @@ def convert(
         num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
         classes: file with the class names, one a line, in the order of their ids; not for COCO, which lists them.
         drop_difficult: VOC: leave out the objects marked as difficult.
+        keypoints: YOLO: number of keypoints behind each box, and of numbers of each, if data.yaml has no `kpt_shape`.
+        drop_confidence: YOLO: leave out a confidence in the last column, which detectors write.
+        crowds_as_objects: COCO: ignore `iscrowd`, which some tools set for every mask.
+        swap_corners: put corners in the wrong order right, instead of dropping the box.
+        exif_boxes: which image the boxes were drawn on where an EXIF rotation leaves that open: `upright`, or `stored`
+            as the file has it; `auto`: as the rest of the dataset shows, else upright.
         skip_broken_images: leave out and report pictures that are missing, cannot be decoded, or have another size than
             their annotation says, instead of stopping.
-        dry_run: only check everything and report; nothing is written.
+        skip_broken_annotations: leave out and report annotations that cannot be read, instead of stopping.
+        dry_run: only check everything and report all faults; nothing is written.
         overwrite: replace the output, if it is a converted dataset.
 
     Returns:
@@ -93,24 +108,41 @@ def convert(
     if format == "auto":
         format = "coco" if files else detect_format(source)
     _check_arguments(format, files, val_fraction, num_shards, num_workers, classes, drop_difficult)
-    dataset = _read(format, source, splits, files, classes, drop_difficult)
+    faults = sources.Faults(keeps=True)
+    reading = sources.Reading(
+        faults=faults, keypoints=keypoints, drop_confidence=drop_confidence, crowds_as_objects=crowds_as_objects
+    )
+    dataset = _read(format, source, splits, files, classes, drop_difficult, reading)
+    wanted = splits or tuple(name for name, _, _ in files)
+    dataset = interpretation.interpret(
+        dataset,
+        wanted=wanted,
+        faults=faults,
+        swap_corners=swap_corners,
+        exif_boxes=exif_boxes,
+        is_lenient=skip_broken_annotations or dry_run,
+    )
     dataset = _hold_out(dataset, val_fraction)
-    _check_not_empty(dataset, source)
+    # A dry run that has found faults lists them, even if nothing else is left.
+    if not (dry_run and faults.problems):
+        _check_not_empty(dataset, source)
+    account = accounts.account(source, dataset, wanted)
     workers = num_workers or _num_workers(sum(map(len, dataset.splits.values())))
     with staging.output_folder(output, source, dry_run, overwrite) as folder:
         written = shards.write_all(_plan(dataset, folder, num_shards), workers)
-        result = _summarize(format, source, "" if dry_run else str(output), dataset, written)
+        result = _summarize(format, source, "" if dry_run else str(output), dataset, written, account)
         if result.num_broken and not (skip_broken_images or dry_run):
             raise UserError(_describe_broken(result))
         for name, split in result.splits.items():
             if not split.num_examples and not dry_run:
                 raise UserError(f"`{source}` has no usable picture in `{name}`; all of them are broken.")
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
-        if annotated and not any(split.num_boxes for split in annotated):
+        may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
+        if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):
             raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
         if folder is not None:
-            _write_manifest(folder, result, written)
-            _write_splits(folder, dataset, result)
+            dataset_files.write_manifest(folder, result, written)
+            dataset_files.write_splits(folder, dataset, result)
     return result
 
 
@@ -141,7 +173,7 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
         return folder
     format = detect_format(source)
     progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
-    dataset = _read(format, source, (), (), None, False)
+    dataset = sources.train_on_only_split(_read(format, source, (), (), None, False, sources.Reading()), ())
     has_val = "val" in dataset.splits or "train" not in dataset.splits
     try:
         result = convert(format, source, output=folder, val_fraction=0.0 if has_val else 0.1)
@@ -187,15 +219,16 @@ def _read(
     files: tuple[tuple[str, Path, Path], ...],
     classes: Path | None,
     drop_difficult: bool,
+    reading: sources.Reading,
 ) -> sources.Source:
     """Reads the annotations."""
     if format in formats.READERS:
         return formats.READERS[format](source, splits=splits, classes=classes)
     if format == "coco":
-        return coco.read(source, splits=splits, files=files)
+        return coco.read(source, splits=splits, files=files, reading=reading)
     if format == "voc":
-        return voc.read(source, splits=splits, classes=classes, drop_difficult=drop_difficult)
-    return yolo.read(source, splits=splits, classes=classes)
+        return voc.read(source, splits=splits, classes=classes, drop_difficult=drop_difficult, reading=reading)
+    return yolo.read(source, splits=splits, classes=classes, reading=reading)
 
 
 def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
@@ -231,12 +264,16 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
     """Raises a UserError if there is nothing to learn from."""
     for name, examples in dataset.splits.items():
         if not examples:
-            raise UserError(f"`{source}` has no pictures in the split `{name}`.")
+            raise UserError(f"`{source}` has no pictures in the split `{name}`. {accounts.describe_files(source)}")
     if not dataset.splits:
-        raise UserError(f"`{source}` has no pictures.")
+        raise UserError(f"`{source}` has no pictures. {accounts.describe_files(source)}")
     annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
-    if annotated and not any(len(example.labels) for examples in annotated for example in examples):
-        raise UserError(f"`{source}` has no boxes at all; there is nothing to learn.")
+    has_boxes = any(len(example.labels) for examples in annotated for example in examples)
+    if annotated and not has_boxes:
+        looked = f" Looked {dataset.searched}." if dataset.searched else ""
+        raise UserError(
+            f"`{source}` has no boxes at all; there is nothing to learn.{looked} {accounts.describe_files(source)}"
+        )
 
 
 def _num_workers(num_examples: int) -> int:
@@ -265,7 +302,12 @@ def _plan(dataset: sources.Source, folder: Path | None, num_shards: int | dict[s
 
 
 def _summarize(
-    format: str, source: Path, output: str, dataset: sources.Source, written: list[shards.Shard]
+    format: str,
+    source: Path,
+    output: str,
+    dataset: sources.Source,
+    written: list[shards.Shard],
+    account: accounts.Account,
 ) -> summary.Summary:
     """Adds up the shards."""
     splits = {}
@@ -276,13 +318,13 @@ def _summarize(
             num_examples=sum(len(shard.lengths) for shard in own),
             num_boxes=sum(per_class),
             num_crowds=sum(shard.num_crowds for shard in own),
-            max_boxes=max(shard.max_boxes for shard in own),
+            max_boxes=max((shard.max_boxes for shard in own), default=0),
             boxes_per_class=per_class,
         )
     order = {name: position for position, name in enumerate(dataset.splits)}
     broken = [problem for shard in written for problem in shard.broken]
     problems = [*dataset.problems, *broken, *(problem for shard in written for problem in shard.problems)]
-    problems.sort(key=lambda problem: (order[problem.split], problem.file_name))
+    problems.sort(key=lambda problem: (order.get(problem.split, -1), problem.file_name))
     return summary.Summary(
         format=format,
         source=str(source),
@@ -291,6 +333,7 @@ def _summarize(
         splits=splits,
         problems=tuple(problems),
         num_broken=len(broken),
+        account=account,
     )
 
 
@@ -300,45 +343,6 @@ def _describe_broken(result: summary.Summary) -> str:
     others = result.num_broken - 1
     more = f" {others} more picture{'s are' if others > 1 else ' is'} broken." if others else ""
     return f"{first.detail}{more} `--skip-broken-images` leaves such pictures out; `--dry-run` lists them all."
-
-
-def _write_manifest(folder: Path, result: summary.Summary, written: list[shards.Shard]) -> None:
-    """Writes what belongs beside the shards: an index of each split, the details, and dataset.json."""
-    splits = {}
-    for name, split in result.splits.items():
-        own = [shard for shard in written if shard.split == name]
-        lengths = [shard.lengths for shard in own]
-        records.write_index(
-            folder / records.index_name(name),
-            np.repeat(np.arange(len(own), dtype=np.int32), [len(values) for values in lengths]),
-            np.concatenate([records.locate(values) for values in lengths]),
-            np.concatenate(lengths),
-        )
-        figures = dataclasses.asdict(split)
-        files = [{"name": shard.name, "bytes": shard.num_bytes, "sha256": shard.sha256} for shard in own]
-        splits[name] = figures | {"shards": files}
-    manifest = {
-        "version": records.VERSION,
-        "format": result.format,
-        "source": Path(result.source).name,
-        "categories": [dataclasses.asdict(category) for category in result.categories],
-        "splits": splits,
-        "problems": result.counts(),
-    }
-    details = {"problems": [dataclasses.asdict(problem) for problem in result.problems]}
-    for name, document in ((_DETAILS, details), (records.MANIFEST, manifest)):
-        (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_splits(folder: Path, dataset: sources.Source, result: summary.Summary) -> None:
-    """Writes which images are in which split, by file name; broken ones are in none."""
-    broken = {(problem.split, problem.file_name) for problem in result.problems if problem.kind == policy.BROKEN}
-    names = {
-        split: sorted(example.file_name for example in examples if (split, example.file_name) not in broken)
-        for split, examples in dataset.splits.items()
-    }
-    text = json.dumps(names, indent=0, ensure_ascii=False) + "\n"
-    (folder / _SPLITS).write_text(text, encoding="utf-8")
 
 
 def _fingerprint(source: Path) -> str:

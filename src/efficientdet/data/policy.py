@@ -57,10 +57,11 @@ def prepare(example: sources.Example, split: str) -> Picture:
     """
     problems: list[sources.Problem] = []
 
-    def report(kind: str, count: int = 1, detail: str = "") -> None:
+    def report(kind: str, count: int = 1, detail: str = "", lost: int = 0) -> None:
         if count:
+            name = example.file_name
             problems.append(
-                sources.Problem(kind=kind, split=split, file_name=example.file_name, count=count, detail=detail)
+                sources.Problem(kind=kind, split=split, file_name=name, count=count, detail=detail, lost=lost)
             )
 
     content = images.read_file(example.path, example.file_name)
@@ -78,7 +79,7 @@ def prepare(example: sources.Example, split: str) -> Picture:
         report(ROTATED if rotate else TAG_REMOVED, detail=f"orientation {facts.orientation}")
     boxes, keep, counts = clean_boxes(_in_pixels(example, height, width), height, width)
     for kind, count in counts.items():
-        report(kind, count)
+        report(kind, count, lost=0 if kind == CLIPPED else count)
     box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = example.area[keep]
     return Picture(
@@ -124,15 +125,15 @@ def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
     """Decides whether the annotation is of the upright picture or of the one as it is stored."""
     declared = example.declared_size
-    if declared is None or declared == facts.upright_size:
-        return True
-    if declared == facts.stored_size:
-        return False
-    height, width = facts.upright_size
-    raise UserError(
-        f"`{example.file_name}` is {height} x {width} px (height x width), "
-        f"but its annotation says {declared[0]} x {declared[1]}."
-    )
+    if declared not in (None, facts.upright_size, facts.stored_size):
+        height, width = facts.upright_size
+        raise UserError(
+            f"`{example.file_name}` is {height} x {width} px (height x width), "
+            f"but its annotation says {declared[0]} x {declared[1]}."
+        )
+    if example.is_upright is not None:  # `rotation` has looked at the whole dataset
+        return example.is_upright
+    return declared is None or declared == facts.upright_size
 
 
 def _in_pixels(example: sources.Example, height: int, width: int) -> np.ndarray:

@@ -1,12 +1,16 @@
 """Annotated pictures in memory, whichever format they came in; and what the readers of all formats share.
 
 `coco`, `voc` and `yolo` read a folder into a `Source`. Pictures are not opened here: `policy` meets each of them once.
+A reader hands every fault of an annotation to `Faults`, which raises it or keeps it, so that a report can be complete.
 """
 
+import codecs
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +21,16 @@ from efficientdet.structures import Category
 MAX_ANNOTATION_BYTES = 4 * 2**30
 """A larger annotation file is refused: it would be read into memory as a whole."""
 
-_SPLIT_NAMES = {"train2014": "train", "train2017": "train", "val2014": "val", "val2017": "val", "valid": "val"}
-_SPLIT_NAMES |= {"validation": "val", "training": "train", "test2017": "test", "testing": "test"}
+BROKEN_ANNOTATION = "broken annotations left out"
+MENDED_NAME = "images found by their base name, since the annotation's path is not there"
+REPEATED_IMAGE = "images listed more than once joined into one"
+
+_SPLITS = {
+    "train": "train training trainset",
+    "val": "val valid validation validate valset dev",
+    "test": "test testing testset",
+}
+_SPLIT_NAMES = {word: split for split, words in _SPLITS.items() for word in words.split()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +43,7 @@ class Problem:
         file_name: picture, or annotation file, that it happened to.
         count: how often in this file.
         detail: what exactly; may be empty.
+        lost: annotations that were not taken over because of it.
     """
 
     kind: str
@@ -38,6 +51,49 @@ class Problem:
     file_name: str
     count: int = 1
     detail: str = ""
+    lost: int = 0
+
+
+class Faults:
+    """Where readers put faults of single annotations: raised at once, or kept to be reported together.
+
+    Attributes:
+        problems: what was kept.
+    """
+
+    def __init__(self, *, keeps: bool = False):
+        """Starts without faults; `keeps` keeps them instead of raising."""
+        self._keeps = keeps
+        self.problems: list[Problem] = []
+
+    @contextlib.contextmanager
+    def of(self, split: str, file_name: str, lost: int = 1) -> Iterator[None]:
+        """Runs a block that reads one annotation; a UserError inside it is a fault of that annotation."""
+        try:
+            yield
+        except UserError as error:
+            if not self._keeps:
+                raise
+            self.problems.append(
+                Problem(kind=BROKEN_ANNOTATION, split=split, file_name=file_name, detail=str(error), lost=lost)
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How annotations are read where a format allows more than one reading, and where their faults go.
+
+    Attributes:
+        faults: of single annotations; raised at once by default.
+        keypoints: YOLO: how many keypoints follow each box, and how many numbers each has; none: as data.yaml says.
+        drop_confidence: YOLO: a last column of confidences is left out.
+        crowds_as_objects: COCO: `iscrowd` is ignored.
+    """
+
+    faults: Faults = dataclasses.field(default_factory=Faults)
+    keypoints: tuple[int, int] | None = None
+    drop_confidence: bool = False
+    crowds_as_objects: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +110,7 @@ class Example:
         is_crowd: bool[N].
         area: float32[N], px squared; -1 where the annotation does not say.
         is_normalized: the boxes are fractions.
+        is_upright: the boxes are of the image after (or before) its EXIF rotation; none: the declared size tells.
     """
 
     id: int
@@ -65,6 +122,7 @@ class Example:
     is_crowd: np.ndarray
     area: np.ndarray
     is_normalized: bool = False
+    is_upright: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,12 +134,16 @@ class Source:
         splits: examples of each split.
         problems: what the reader did not take over.
         unannotated: splits that are pictures only and say so (COCO's test-dev); nothing can be learnt from them.
+        annotation_files: the files that annotations, classes and splits were read from; none: not known.
+        searched: where annotations were looked for, for the message that there are none.
     """
 
     categories: tuple[Category, ...]
     splits: dict[str, list[Example]]
     problems: list[Problem]
     unannotated: frozenset[str] = frozenset()
+    annotation_files: frozenset[Path] | None = None
+    searched: str = ""
 
 
 def make_example(
@@ -119,17 +181,78 @@ def make_example(
 
 
 def normalize_split(name: str) -> str:
-    """Gives a split its short name: train2017 is train, valid is val."""
-    return _SPLIT_NAMES.get(name, name)
+    """Gives a split its short name: train2017 and Train are train, valid and Validation are val."""
+    return _SPLIT_NAMES.get(re.sub(r"[-_ ]?(20\d\d)?$", "", name.strip().casefold()), name)
+
+
+def split_in(name: str) -> str | None:
+    """Finds the one split that a name speaks of (`lvis_v1_train`, `instances_Validation`); none if it does not."""
+    found = {normalize_split(word) for word in re.split(r"[-_. ]+", name)} & set(_SPLITS)
+    return found.pop() if len(found) == 1 else None
 
 
 def take_splits(available: Iterable[str], wanted: tuple[str, ...], where: Path) -> list[str]:
     """Picks the splits that are wanted, all if none is named; an unknown one is an error that lists what there is."""
     names = list(available)
+    wanted = tuple(name if name in names else normalize_split(name) for name in wanted)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise UserError(f"`splits` names `{unknown[0]}`, which {where} does not have; it has {', '.join(names)}.")
     return [name for name in names if not wanted or name in wanted]
+
+
+def train_on_only_split(source: Source, wanted: tuple[str, ...]) -> Source:
+    """Calls the only split of a dataset `train`, whatever it was called, unless it was asked for by name."""
+    (name, *others) = source.splits or [""]
+    if others or wanted or name in ("", "train") or name in source.unannotated:
+        return source
+    problems = [dataclasses.replace(p, split="train") if p.split == name else p for p in source.problems]
+    problems.append(
+        Problem(
+            kind="splits taken as training data, since they are the only one",
+            split="train",
+            file_name=name,
+            detail=f"`--splits {name}` keeps its name",
+        )
+    )
+    return dataclasses.replace(source, splits={"train": source.splits[name]}, problems=problems)
+
+
+def merge_categories(
+    names: dict[int, str], where: Path, split: str
+) -> tuple[tuple[Category, ...], dict[int, int], list[Problem]]:
+    """Makes the class table; classes of one name are one class, with the lowest of their ids.
+
+    Args:
+        names: of each id.
+        where: file to name in the report.
+        split: to name in the report.
+
+    Returns:
+        The classes by id; the label of each id; what was merged.
+    """
+    first: dict[str, int] = {}
+    for number in sorted(names):
+        first.setdefault(names[number], number)
+    categories = tuple(Category(id=number, name=name) for name, number in sorted(first.items(), key=lambda i: i[1]))
+    label_of = {category.id: label for label, category in enumerate(categories)}
+    problems = [
+        Problem(
+            kind="classes of one name merged into that with the lowest id",
+            split=split,
+            file_name=where.name,
+            detail=f"`{name}` is {', '.join(str(n) for n in sorted(names) if names[n] == name)}; {number} stays",
+        )
+        for name, number in first.items()
+        if list(names.values()).count(name) > 1
+    ]
+    folded: dict[str, str] = {}
+    for name in first:
+        other = folded.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            kind = "classes whose names differ only in case or spaces kept apart"
+            problems.append(Problem(kind=kind, split=split, file_name=where.name, detail=f"`{other}` and `{name}`"))
+    return categories, {number: label_of[first[names[number]]] for number in names}, problems
 
 
 def inside(folder: Path, name: str, where: Path) -> Path:
@@ -151,11 +274,11 @@ def inside(folder: Path, name: str, where: Path) -> Path:
     return Path(path)
 
 
-def read_text(path: Path) -> str:
-    """Reads an annotation file as UTF-8.
+def read_bytes(path: Path) -> bytes:
+    """Reads an annotation file.
 
     Raises:
-        UserError: it is missing, unreadable, no text, or too large.
+        UserError: it is missing, unreadable, or too large.
     """
     try:
         if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
@@ -164,16 +287,30 @@ def read_text(path: Path) -> str:
             raise UserError(
                 f"`{path}` is larger than {MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it into several files."
             )
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads an annotation file as UTF-8, or as UTF-16 if it begins with the mark that says so.
+
+    Raises:
+        UserError: it is missing, unreadable, no text, or too large.
+    """
+    content = read_bytes(path)
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"`{path}` is no text in UTF-8: byte {error.start} cannot be read.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_classes(path: Path) -> list[str]:
     """Reads a list of class names, one a line; empty lines are skipped."""
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = unicodedata.normalize("NFC", read_text(path)).splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"`{path}` names no class; expected one name a line.")
     repeated = [name for i, name in enumerate(names) if name in names[:i]]

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from efficientdet.data import sources
+from efficientdet.data import accounts, policy, sources
 from efficientdet.structures import Category
 
 _NUM_NAMES = 20
@@ -44,6 +44,7 @@ class Summary:
         problems: what was mended, dropped, or (dry run) is broken.
         num_broken: pictures that cannot be used; after a dry run without `skip_broken_images` they would stop the
             conversion.
+        account: what became of every file and annotation.
     """
 
     format: str
@@ -53,6 +54,12 @@ class Summary:
     splits: dict[str, SplitSummary]
     problems: tuple[sources.Problem, ...]
     num_broken: int
+    account: accounts.Account = dataclasses.field(default_factory=accounts.Account)
+
+    @property
+    def num_broken_annotations(self) -> int:
+        """Counts annotations that cannot be read; they stop a conversion without `skip_broken_annotations`."""
+        return sum(problem.kind == sources.BROKEN_ANNOTATION for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Turns it into plain JSON values."""
@@ -84,15 +91,60 @@ def show(summary: Summary, console: Console | None = None) -> None:
         classes.add_row(str(category.id), category.name, *per_split)
     console.print()
     console.print(classes)
-    for kind, count in summary.counts().items():
-        console.print(f"\n{count:,} {kind}:", markup=False, soft_wrap=True)
-        of_kind = [problem for problem in summary.problems if problem.kind == kind]
-        for problem in of_kind[:_NUM_NAMES]:
-            number = f" x {problem.count}" if problem.count > 1 else ""
-            detail = f": {problem.detail}" if problem.detail else ""
-            console.print(f"  {problem.file_name} ({problem.split}){number}{detail}", markup=False, soft_wrap=True)
-        if len(of_kind) > _NUM_NAMES:
-            console.print(f"  and {len(of_kind) - _NUM_NAMES} more files, all of them in conversion.json", markup=False)
+    console.print()
+    for line in _account_lines(summary):
+        console.print(line, markup=False, soft_wrap=True)
+    _show_problems(summary.problems, console, "all of them in conversion.json" if summary.output else "")
+    if summary.account.unused:
+        console.print("\nFiles of the source that nothing uses")
+        _show_problems(summary.account.unused, console, "all of them in conversion.json" if summary.output else "")
     if summary.output:
         text = f"\nWritten to {summary.output}; splits.json there names the images of each split"
         console.print(text, markup=False, soft_wrap=True)
+
+
+def _account_lines(summary: Summary) -> list[str]:
+    """Says in lines that add up what became of images, annotation files and annotations."""
+    account = summary.account
+    used = sum(split.num_examples for split in summary.splits.values())
+    written = sum(split.num_boxes for split in summary.splits.values())
+    broken = f", {summary.num_broken:,} broken" if summary.num_broken else ""
+    lines = [
+        f"Images: {used:,} used ({account.num_background:,} of them background, without an annotation){broken}, "
+        f"{account.num_unused_images:,} unused"
+    ]
+    if account.num_annotation_files is not None:
+        num_unused = len(account.unused) - account.num_unused_images
+        lines.append(f"Annotation files: {account.num_annotation_files:,} used; other files unused: {num_unused:,}")
+    lost: dict[str, int] = {}
+    for problem in summary.problems:
+        if problem.lost:
+            lost[problem.kind] = lost.get(problem.kind, 0) + problem.lost
+    rest = account.num_annotations - written - sum(lost.values())
+    if rest > 0:
+        lost["of broken images"] = rest
+    dropped = "".join(f", {count:,} {kind}" for kind, count in lost.items())
+    clipped = summary.counts().get(policy.CLIPPED, 0)
+    lines.append(
+        f"Annotations: {account.num_annotations:,} read: {written:,} written ({clipped:,} of them clipped){dropped}"
+    )
+    return lines
+
+
+def _show_problems(problems: tuple[sources.Problem, ...], console: Console, rest: str) -> None:
+    """Prints problems by kind; all of them where no file will have the rest."""
+    kinds: dict[str, list[sources.Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    for kind, of_kind in kinds.items():
+        count = sum(problem.count for problem in of_kind)
+        console.print(f"\n{count:,} {kind}:", markup=False, soft_wrap=True)
+        is_fault = kind in (policy.BROKEN, sources.BROKEN_ANNOTATION)
+        limit = len(of_kind) if is_fault and not rest else _NUM_NAMES
+        for problem in of_kind[:limit]:
+            number = f" x {problem.count}" if problem.count > 1 else ""
+            detail = f": {problem.detail}" if problem.detail else ""
+            split = f" ({problem.split})" if problem.split else ""
+            console.print(f"  {problem.file_name}{split}{number}{detail}", markup=False, soft_wrap=True)
+        if len(of_kind) > limit:
+            console.print(f"  and {len(of_kind) - limit} more files{f', {rest}' if rest else ''}", markup=False)

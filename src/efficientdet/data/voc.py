@@ -3,201 +3,248 @@
 Corners are used as they stand, without VOC's -1 (its first pixel is 1): so does google/automl, and most tools that
 write this format today count from 0. `difficult` objects are ordinary ones unless the caller drops them (automl's
 default). The name of the XML file pairs it with its picture, as in VOC's own tools; its <filename>, which goes stale
-when pictures are renamed, is asked only where there is no such picture.
+when pictures are renamed, decides between several pictures of that name (`a.jpg`, `a.png`), and is asked where there is
+none.
 """
 
+import collections
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import defusedxml
-import defusedxml.ElementTree
-
-from efficientdet.data import images, sources
+from efficientdet.data import accounts, lookup, sources, values, voc_layout, xml_files
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_STANDARD_SPLITS = ("train", "val", "test")
-_PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
+_DIFFICULT = "difficult boxes dropped"
 
 
 def is_root(folder: Path) -> bool:
     """Says whether the folder itself looks like a dataset in this format."""
-    return next((folder / "Annotations").glob("*.xml"), None) is not None
+    return voc_layout.is_root(folder)
 
 
 def read(
-    source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None, drop_difficult: bool = False
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    drop_difficult: bool = False,
+    reading: sources.Reading | None = None,
 ) -> sources.Source:
     """Reads a dataset: Annotations/*.xml, JPEGImages/ and, where present, ImageSets/Main/<split>.txt.
 
     Without split files everything is `train`. `trainval` is taken where neither train nor val is, and called train.
 
     Args:
-        source: the folder.
+        source: the folder; `voc_layout` says how it may look.
         splits: take the split files with these names; empty: train, val and test, as far as they exist.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
         drop_difficult: drop the objects marked as difficult.
+        reading: where faults go.
     """
+    faults = (reading or sources.Reading()).faults
+    source = source.absolute()
     root = sources.find_root(source, is_root)
     if root is None:
-        raise UserError(f"`source` {source} holds no VOC annotations; expected Annotations/*.xml and JPEGImages/.")
-    trees = {
-        split: {stem: _parse(root / "Annotations" / f"{stem}.xml") for stem in stems}
-        for split, stems in _find_splits(root, splits).items()
+        raise UserError(
+            f"`source` {source} holds no VOC annotations; expected Annotations/*.xml and JPEGImages/, or XML files "
+            "beside the images. " + accounts.describe_files(source)
+        )
+    found = voc_layout.find_splits(root, voc_layout.annotation_files(root), splits, faults)
+    finder, folders = lookup.Files(source), voc_layout.ImageFolders(root)
+    annotations = {
+        split: [_Annotation(folders, path, split, finder, faults, drop_difficult) for path in paths]
+        for split, paths in found.files.items()
     }
+    annotations = {split: [one for one in ones if one.parse()] for split, ones in annotations.items()}
     if classes is not None:
         names = sources.read_classes(classes)
     else:
-        names = sorted({name for stems in trees.values() for name in _class_names(stems, root)})
+        names = sorted({name for ones in annotations.values() for one in ones for name, _ in one.objects})
     labels = {name: label for label, name in enumerate(names)}
-    examples, problems = _to_examples(root, trees, labels, classes, drop_difficult)
+    examples = _to_examples(annotations, labels, classes, source)
+    if not found.lists and list(examples) == ["train"] and not splits:
+        examples = _split_by_folder(examples["train"], root)
+    files = [one.path for ones in annotations.values() for one in ones] + found.lists
+    # Names that occur are unique; the merge reports those that differ in case only.
+    first = next(iter(annotations))
+    by_number = {label + 1: name for name, label in labels.items()}
+    problems = sources.merge_categories(by_number, classes or root, first)[2]
+    problems += [problem for ones in annotations.values() for one in ones for problem in one.problems]
     categories = tuple(Category(id=label + 1, name=name) for name, label in labels.items())
-    return sources.Source(categories=categories, splits=examples, problems=problems)
-
-
-def _class_names(trees: dict[str, ElementTree.Element], root: Path) -> set[str]:
-    """Collects the class names that occur."""
-    return {
-        _text(entry, "name", str(root / "Annotations" / f"{stem}.xml"))
-        for stem, tree in trees.items()
-        for entry in tree.findall("object")
-    }
+    return sources.Source(
+        categories=categories,
+        splits=examples,
+        problems=problems,
+        annotation_files=frozenset(files),
+        searched=f"for <object> in {len(files) - len(found.lists)} XML files below {root}",
+    )
 
 
 def _to_examples(
-    root: Path,
-    trees: dict[str, dict[str, ElementTree.Element]],
-    labels: dict[str, int],
-    classes: Path | None,
-    drop_difficult: bool,
-) -> tuple[dict[str, list[sources.Example]], list[sources.Problem]]:
+    annotations: dict[str, list["_Annotation"]], labels: dict[str, int], classes: Path | None, source: Path
+) -> dict[str, list[sources.Example]]:
     """Turns the XML files of all splits into examples; their ids count through the splits from 1."""
-    problems: list[sources.Problem] = []
     examples: dict[str, list[sources.Example]] = {}
     number = 0
-    for split, split_trees in trees.items():
+    for split, ones in annotations.items():
         examples[split] = []
-        for stem, tree in split_trees.items():
+        for annotation in ones:
             number += 1
-            annotation = _Annotation(root, stem, tree)
-            example, num_difficult = annotation.to_example(number, labels, classes, drop_difficult)
-            examples[split].append(example)
-            if num_difficult:
-                kind = "difficult boxes dropped"
-                problems.append(
-                    sources.Problem(kind=kind, split=split, file_name=example.file_name, count=num_difficult)
-                )
-    return examples, problems
+            example = annotation.to_example(number, labels, classes)
+            if example is not None:
+                examples[split].append(example)
+    # Folders inside of JPEGImages/ may have images of one name; the path then tells them apart.
+    count = collections.Counter(example.file_name for some in examples.values() for example in some)
+    return {
+        split: [
+            example
+            if count[example.file_name] == 1
+            else dataclasses.replace(example, file_name=example.path.relative_to(source).as_posix())
+            for example in some
+        ]
+        for split, some in examples.items()
+    }
+
+
+def _split_by_folder(examples: list[sources.Example], root: Path) -> dict[str, list[sources.Example]]:
+    """Splits by the folders of the images (images/train/, images/val/), where those of the annotations do not."""
+    splits: dict[str, list[sources.Example]] = {"train": [], "val": [], "test": []}
+    for example in examples:
+        parts = example.path.relative_to(root).parts[:-1] if example.path.is_relative_to(root) else ()
+        names = [split for part in parts if (split := sources.split_in(part))]
+        splits[names[-1] if names else "train"].append(example)
+    return {name: some for name, some in splits.items() if some} or {"train": []}
 
 
 class _Annotation:
-    """One XML file, read field by field with errors that name it."""
+    """One XML file, read field by field with errors that name it.
 
-    def __init__(self, root: Path, stem: str, tree: ElementTree.Element):
-        self._root, self._stem, self._tree = root, stem, tree
-        self._path = root / "Annotations" / f"{stem}.xml"
+    Attributes:
+        path: the file.
+        objects: class and box (yxyx px) of each object that can be read.
+        problems: what was not taken over as it stood.
+    """
 
-    def to_example(
-        self, number: int, labels: dict[str, int], classes: Path | None, drop_difficult: bool
-    ) -> tuple[sources.Example, int]:
-        """Returns the example and the number of difficult boxes that were left out of it."""
-        boxes, box_labels, num_difficult = [], [], 0
-        for index, entry in enumerate(self._tree.findall("object")):
-            name = _text(entry, "name", str(self._path))
-            if name not in labels:
-                raise UserError(f"`{self._path}` has the unknown class `{name}`; {classes} does not name it.")
-            if drop_difficult and (entry.findtext("difficult") or "0").strip() == "1":
-                num_difficult += 1
-                continue
-            box = entry.find("bndbox")
-            if box is None:
-                raise UserError(f"`{self._path}`: object {index} ({name}) has no `bndbox`.")
-            boxes.append([self._number(box, side) for side in ("ymin", "xmin", "ymax", "xmax")])
-            box_labels.append(labels[name])
-        size = self._tree.find("size")
-        picture = self._picture()
-        example = sources.make_example(
-            id=number,
-            path=picture,
-            file_name=picture.name,
-            declared_size=None
-            if size is None
-            else (int(self._number(size, "height")), int(self._number(size, "width"))),
-            boxes=boxes,
-            labels=box_labels,
-        )
-        return example, num_difficult
+    def __init__(
+        self,
+        folders: voc_layout.ImageFolders,
+        path: Path,
+        split: str,
+        finder: lookup.Files,
+        faults: sources.Faults,
+        drop_difficult: bool,
+    ):
+        self._folders, self.path, self._split, self._finder = folders, path, split, finder
+        self._faults, self._drop_difficult = faults, drop_difficult
+        self._tree = ElementTree.Element("annotation")
+        self._num_difficult = 0
+        self.objects: list[tuple[str, list[float]]] = []
+        self.problems: list[sources.Problem] = []
+
+    def parse(self) -> bool:
+        """Reads the objects; false if the file cannot be read."""
+        with self._faults.of(self._split, self.path.name):
+            self._tree = xml_files.parse(self.path)
+            for index, entry in enumerate(self._tree.findall("object")):
+                with self._faults.of(self._split, self.path.name):
+                    self._read_object(entry, index)
+            return True
+        return False
+
+    def _read_object(self, entry: ElementTree.Element, index: int) -> None:
+        """Reads one object; an error says which one it is."""
+        try:
+            name = values.name(_text(entry, "name", self.path), f"`{self.path}` has the `name`")
+            flag = (entry.findtext("difficult") or "0").strip()
+            if self._drop_difficult and values.flag(flag, f"`{self.path}` has the `difficult`"):
+                self._num_difficult += 1
+            else:
+                self.objects.append((name, self._box(entry, f"object {index} ({name})")))
+        except UserError as error:
+            line = xml_files.line_of(self.path, "object", index)
+            raise UserError(f"{str(error).removesuffix('.')} (object {index}, line {line}).") from error
+
+    def to_example(self, number: int, labels: dict[str, int], classes: Path | None) -> sources.Example | None:
+        """Makes the example; none if its picture or its size cannot be told."""
+        boxes, box_labels = [], []
+        for name, box in self.objects:
+            with self._faults.of(self._split, self.path.name):
+                if name not in labels:
+                    raise UserError(f"`{self.path}` has the unknown class `{name}`; {classes} does not name it.")
+                boxes.append(box)
+                box_labels.append(labels[name])
+        with self._faults.of(self._split, self.path.name, lost=len(boxes)):
+            picture = self._picture()
+            size = self._tree.find("size")
+            sides = ("height", "width")
+            declared = None if size is None else [self._pixels(size, side) for side in sides]
+            self._report(_DIFFICULT, self._num_difficult, file_name=picture.name, lost=self._num_difficult)
+            return sources.make_example(
+                id=number,
+                path=picture,
+                file_name=picture.name,
+                declared_size=None if declared is None else (declared[0], declared[1]),
+                boxes=boxes,
+                labels=box_labels,
+            )
+        return None
 
     def _picture(self) -> Path:
-        folder = next(
-            (self._root / n for n in _PICTURE_FOLDERS if (self._root / n).is_dir()), self._root / "Annotations"
-        )
+        """Finds the picture: of the XML's own name, among several the one that <filename> means; else by <filename>."""
+        folders = self._folders.of(self.path)
         declared = (self._tree.findtext("filename") or "").strip()
-        named = sources.inside(folder, declared, self._path) if declared else folder / f"{self._stem}.jpg"
-        candidates = [folder / f"{self._stem}{s}" for suffix in images.SUFFIXES for s in (suffix, suffix.upper())]
-        return next((path for path in (*candidates, named) if path.is_file()), named)
+        base = declared.replace("\\", "/").rsplit("/", 1)[-1]
+        own = self._finder.with_stem(self.path.stem)
+        candidates = next((near for f in folders if (near := [path for path in own if path.parent == f])), own)
+        candidates = [path for path in candidates if path.stem == self.path.stem] or candidates
+        meant = [path for path in candidates if path.name == base] or [
+            path for path in candidates if lookup.fold(path.name) == lookup.fold(base)
+        ]
+        if len(meant) == 1:
+            return meant[0]
+        if len(candidates) > 1:
+            raise UserError(
+                f"`{self.path}` may belong to {candidates[0]} or {candidates[1]}; name the one that is meant in "
+                "<filename>, or remove the other."
+            )
+        if candidates:
+            return candidates[0]
+        folder = folders[0] if folders else self.path.parent
+        if not declared:
+            return folder / f"{self.path.stem}.jpg"
+        found, is_mended = self._finder.find(declared, folders, self.path)
+        if found is None:
+            return folder / base if base else folder / f"{self.path.stem}.jpg"
+        if is_mended:
+            self._report(sources.MENDED_NAME, detail=f"{declared} -> {found.relative_to(self._finder.root)}")
+        return found
 
-    def _number(self, element: ElementTree.Element, field: str) -> float:
-        text = _text(element, field, str(self._path))
-        try:
-            value = float(text)
-        except ValueError:
-            raise UserError(f"`{self._path}` has the `{field}` {text[:60]!r}; expected a number.") from None
-        if element.tag == "size" and not abs(value) < 2**31:
-            raise UserError(f"`{self._path}` has the `{field}` {text[:60]!r}; expected a size in px.")
-        return value
+    def _box(self, entry: ElementTree.Element, where: str) -> list[float]:
+        box = entry.find("bndbox")
+        if box is None:
+            raise UserError(f"`{self.path}`: {where} has no `bndbox`.")
+        return [
+            values.number(_text(box, side, self.path), f"`{self.path}` has the `{side}`")
+            for side in ("ymin", "xmin", "ymax", "xmax")
+        ]
 
+    def _pixels(self, element: ElementTree.Element, side: str) -> int:
+        return values.pixels(element.findtext(side), f"`{self.path}` has the `{side}`")
 
-def _find_splits(root: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
-    """Reads the split files: names of annotation files without their ending, split by split."""
-    folder = root / "ImageSets" / "Main"
-    files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    if wanted:
-        names = sources.take_splits(files or ["train"], wanted, folder)
-    else:
-        names = [name for name in _STANDARD_SPLITS if name in files]
-        if not {"train", "val"} & set(names) and "trainval" in files:
-            names = ["trainval", *names]
-    if not names or not files:
-        return {"train": sorted(path.stem for path in (root / "Annotations").glob("*.xml"))}
-    return {"train" if n == "trainval" and "train" not in names else n: _read_split(files[n], root) for n in names}
-
-
-def _read_split(path: Path, root: Path) -> list[str]:
-    """Reads the names in one split file; a second column (per-class files: 1, 0 or -1) is skipped."""
-    stems: dict[str, None] = {}
-    for line in sources.read_text(path).splitlines():
-        stem = line.strip()
-        if not stem:
-            continue
-        head, _, flag = stem.rpartition(" ")
-        if flag in ("1", "0", "-1") and head:
-            stem = head.strip()
-        if stem in stems:
-            raise UserError(f"`{path}` names `{stem}` twice; each picture must stand once.")
-        annotation = sources.inside(root / "Annotations", f"{stem}.xml", path)
-        if not annotation.is_file():
-            raise UserError(f"`{path}` names `{stem}`, but there is no {annotation}.")
-        stems[stem] = None
-    if not stems:
-        raise UserError(f"`{path}` is empty; expected one picture name a line.")
-    return list(stems)
+    def _report(self, kind: str, count: int = 1, *, file_name: str = "", detail: str = "", lost: int = 0) -> None:
+        if count:
+            name = file_name or self.path.name
+            self.problems.append(
+                sources.Problem(kind=kind, split=self._split, file_name=name, count=count, detail=detail, lost=lost)
+            )
 
 
-def _parse(path: Path) -> ElementTree.Element:
-    """Reads one XML file; entities and other means to exhaust the memory are refused."""
-    try:
-        return defusedxml.ElementTree.fromstring(sources.read_text(path))
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"`{path}` is no valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
-
-
-def _text(element: ElementTree.Element, field: str, where: str) -> str:
+def _text(element: ElementTree.Element, field: str, path: Path) -> str:
     """Reads the text of a child element."""
     text = (element.findtext(field) or "").strip()
     if not text:
-        raise UserError(f"`{where}` has no `{field}` in <{element.tag}>.")
+        raise UserError(f"`{path}` has no `{field}` in <{element.tag}>.")
     return text

@@ -1,197 +1,265 @@
 """YOLO's annotation format: one text file a picture, a line `class x y width height` a box.
 
-x and y are the centre; all four are fractions of the upright picture. A longer line `class x1 y1 x2 y2 ...` is a
-polygon and becomes its bounding box. Category ids are YOLO's class numbers, from 0. A picture without a label file has
-no boxes.
+x and y are the centre; all four are fractions of the upright picture. A longer line is a polygon, `class x1 y1 x2 ...`,
+of four corners where boxes are oriented, and becomes its bounding box; or, where data.yaml has `kpt_shape`, a box and
+its keypoints, which are left out. Category ids are YOLO's class numbers, from 0. A picture without a label file has no
+boxes.
 """
 
+import collections
+import dataclasses
 import itertools
 import math
+import os
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from efficientdet.data import images, sources
+from efficientdet.data import accounts, lookup, sources, values, yolo_layout
 from efficientdet.errors import UserError
-from efficientdet.structures import Category
 
-_SPLITS = ("train", "val", "test")
 _LARGEST = 2.0
+_SHARED = "label files that belong to several images of one name; each has their boxes"
+_POSE = "label lines read as box and keypoints, since all of them fit that"
+_MAY_BE_POSE = "label lines read as polygons that may be box and keypoints; `--keypoints` or `kpt_shape` settles it"
+_CONFIDENCE = "confidences in the last column left out"
 
 
 def is_root(folder: Path) -> bool:
     """Says whether the folder itself looks like a dataset in this format."""
-    return _find_yaml(folder) is not None or ((folder / "classes.txt").is_file() and (folder / "images").is_dir())
+    return yolo_layout.is_root(folder)
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
-    """Reads a dataset: `data.yaml`, or `classes.txt` with images/ and labels/ (which may have a folder a split).
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
+    """Reads a dataset.
 
     Args:
-        source: the folder.
+        source: the folder; `yolo_layout` says how it may look.
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their numbers from 0; replaces the dataset's.
+        reading: how to read lines that can be read in several ways, and where faults go.
     """
+    reading = reading or sources.Reading()
+    source = source.absolute()
     root = sources.find_root(source, is_root)
-    if root is None and classes is not None and (source / "images").is_dir():
+    if root is None and classes is not None and lookup.Files(source).images():
         root = source
     if root is None:
         raise UserError(
-            f"`source` {source} holds no YOLO dataset; expected data.yaml, or classes.txt with images/ and labels/."
+            f"`source` {source} holds no YOLO dataset; expected data.yaml, obj.data, or classes.txt with images/ and "
+            "labels/. `--classes` gives the names of the classes where there is no such file. "
+            + accounts.describe_files(source)
         )
-    path = _find_yaml(root)
-    document = {} if path is None else _load(path)
-    folders = _folders_in(root) if path is None else _folders_of(document, path)
-    if path is None or classes is not None:
-        names = dict(enumerate(sources.read_classes(classes or root / "classes.txt")))
-    else:
-        names = _names(document.get("names"), path)
-    labels = {number: label for label, number in enumerate(sorted(names))}
+    description = yolo_layout.describe(root, lookup.Files(source), splits, classes)
+    categories, labels, problems = sources.merge_categories(
+        description.names, description.files[0], next(iter(description.splits), "train")
+    )
+    lines = _Lines(labels, dataclasses.replace(reading, keypoints=reading.keypoints or description.keypoints))
+    examples = _read_examples(description, root, lines)
+    if reading.keypoints is None and description.keypoints is None and lines.look_like_poses():
+        lines = _Lines(labels, dataclasses.replace(reading, keypoints=lines.look_like_poses()))
+        examples = _read_examples(description, root, lines)
+        lines.report(_POSE, next(iter(examples)))
+    elif lines.may_be_poses():
+        lines.report(_MAY_BE_POSE, next(iter(examples)))
+    return sources.Source(
+        categories=categories,
+        splits=examples,
+        problems=[*problems, *description.problems, *lines.problems],
+        annotation_files=frozenset({*description.files, *lines.files}),
+        searched=lines.searched,
+    )
+
+
+def _read_examples(
+    description: yolo_layout.Description, root: Path, lines: "_Lines"
+) -> dict[str, list[sources.Example]]:
+    """Reads the label files of all splits; ids count through the splits from 1."""
     examples: dict[str, list[sources.Example]] = {}
     first_id = 1
-    for split in sources.take_splits(folders, splits, source):
-        pictures = sorted(picture for entry in folders[split] for picture in _pictures(entry, root))
+    for split, pictures in description.splits.items():
+        pictures = sorted(pictures)
         for one, next_one in itertools.pairwise(pictures):
             if one == next_one:
-                raise UserError(f"`{path or root}` lists the picture {one} twice in `{split}`.")
-        examples[split] = [_read_example(picture, first_id + i, labels, root) for i, picture in enumerate(pictures)]
+                raise UserError(f"`{description.files[0]}` lists the picture {one} twice in `{split}`.")
+        examples[split] = [lines.read(picture, first_id + i, split, root) for i, picture in enumerate(pictures)]
         first_id += len(pictures)
-    categories = tuple(Category(id=number, name=names[number]) for number in sorted(names))
-    return sources.Source(categories=categories, splits=examples, problems=[])
+    lines.report_shared()
+    return examples
 
 
-def _find_yaml(folder: Path) -> Path | None:
-    """Finds the dataset's YAML file: data.yaml, else the only one that has `names`."""
-    for name in ("data.yaml", "data.yml", "dataset.yaml"):
-        if (folder / name).is_file():
-            return folder / name
-    candidates = [
-        p for p in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if "names:" in sources.read_text(p)
-    ]
-    return candidates[0] if len(candidates) == 1 else None
+class _Lines:
+    """Reads label files, and remembers what all of their lines show.
+
+    Attributes:
+        files: label files that were read.
+        problems: what was not taken over as it stood.
+        searched: where labels of the first image without any were looked for.
+    """
+
+    def __init__(self, labels: dict[int, int], reading: sources.Reading):
+        self._labels, self._reading = labels, reading
+        self._owners: dict[Path, list[tuple[str, str]]] = {}
+        self._long: collections.Counter[tuple[int, bool, bool]] = collections.Counter()
+        self._listings: dict[Path, dict[str, str]] = {}
+        self.files: list[Path] = []
+        self.problems: list[sources.Problem] = []
+        self.searched = "for lines in the label files"
+
+    def read(self, picture: Path, number: int, split: str, root: Path) -> sources.Example:
+        """Reads the label file of one picture."""
+        name = picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
+        path = self._find(picture)
+        boxes, box_labels = [], []
+        if path is None:
+            places = yolo_layout.label_folders(picture)
+            folders = [str(folder) for folder in places if folder.is_dir()] or [str(picture.parent)]
+            self.searched = f"for {picture.stem}.txt in {', '.join(folders)}"
+        else:
+            self._owners.setdefault(path, []).append((split, name))
+            self.files.append(path)
+            num_confidences = 0
+            with self._reading.faults.of(split, path.name, lost=0):
+                for line_number, line in enumerate(sources.read_text(path).splitlines(), start=1):
+                    words = line.split()
+                    if not words:
+                        continue
+                    with self._reading.faults.of(split, path.name):
+                        if self._reading.drop_confidence and self._has_confidence(len(words)):
+                            words = words[:-1]
+                            num_confidences += 1
+                        label, box = self._read_line(words, f"`{path}`, line {line_number}")
+                        boxes.append(box)
+                        box_labels.append(label)
+            if num_confidences:
+                self.problems.append(
+                    sources.Problem(kind=_CONFIDENCE, split=split, file_name=name, count=num_confidences)
+                )
+        return sources.make_example(
+            id=number,
+            path=picture,
+            file_name=name,
+            declared_size=None,
+            boxes=boxes,
+            labels=box_labels,
+            is_normalized=True,
+        )
+
+    def _find(self, picture: Path) -> Path | None:
+        """Finds the label file of a picture: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
+        for folder in yolo_layout.label_folders(picture):
+            if folder not in self._listings:
+                self._listings[folder] = _list_labels(folder)
+            listing = self._listings[folder]
+            for name in (f"{picture.stem}.txt", f"{picture.name}.txt"):
+                found = listing.get(name) or listing.get(lookup.fold(name))
+                if found is not None:
+                    return folder / found
+        return None
+
+    def look_like_poses(self) -> tuple[int, int] | None:
+        """Gives the keypoints that all long lines seem to have, of three numbers: x, y, and visibility 0, 1 or 2."""
+        if len(self._long) == 1:
+            (length, _, is_pose), _ = self._long.most_common(1)[0]
+            return ((length - 5) // 3, 3) if is_pose else None
+        return None
+
+    def may_be_poses(self) -> bool:
+        """Says whether all long lines are a box and points inside of it, which polygons hardly are."""
+        return len({length for length, _, _ in self._long}) == 1 and all(is_pose for _, is_pose, _ in self._long)
+
+    def report(self, kind: str, split: str) -> None:
+        """Reports how all long lines were read."""
+        count = sum(self._long.values()) or len(self.files)
+        self.problems.append(
+            sources.Problem(kind=kind, split=split, file_name=f"{len(self.files)} label files", count=count)
+        )
+
+    def report_shared(self) -> None:
+        """Reports the label files that several images have."""
+        for path, owners in self._owners.items():
+            if len(owners) > 1:
+                detail = ", ".join(name for _, name in owners)
+                self.problems.append(
+                    sources.Problem(kind=_SHARED, split=owners[0][0], file_name=path.name, detail=detail)
+                )
+
+    def _read_line(self, words: list[str], where: str) -> tuple[int, list[float]]:
+        """Reads one line: the label, and the box yxyx as fractions of the picture."""
+        try:
+            numbers = [values.number(word, "") for word in words]
+        except UserError:
+            raise UserError(
+                f"{where}: {' '.join(words)[:60]!r} is no list of numbers; expected `class x y width height`."
+            ) from None
+        labels, count = self._labels, len(numbers)
+        self._check_count(count, where)
+        if numbers[0] not in labels:
+            raise UserError(f"{where}: has the unknown class {words[0]}; `names` has {min(labels)}..{max(labels)}.")
+        label = labels[int(numbers[0])]
+        if self._reading.keypoints is not None:
+            numbers = numbers[:5]
+        elif count > 5:
+            self._long[count, _is_pose(numbers, 2), _is_pose(numbers, 3)] += 1
+        if any(abs(number) > _LARGEST for number in numbers[1:] if math.isfinite(number)):
+            largest = max(numbers[1:], key=abs)
+            raise UserError(f"{where}: has {largest:g}; expected fractions of the picture, 0..1, not px.")
+        if len(numbers) == 5:
+            x, y, width, height = numbers[1:]
+            return label, [y - height / 2, x - width / 2, y + height / 2, x + width / 2]
+        xs, ys = numbers[1::2], numbers[2::2]
+        if not all(map(math.isfinite, numbers)):
+            return label, [math.nan] * 4
+        return label, [min(ys), min(xs), max(ys), max(xs)]
+
+    def _has_confidence(self, count: int) -> bool:
+        """Says whether a line has one number more than a box, a polygon, or a box with keypoints."""
+        if self._reading.keypoints is not None:
+            points, size = self._reading.keypoints
+            return count in (6, 6 + points * size)
+        return count > 5 and count % 2 == 0
+
+    def _check_count(self, count: int, where: str) -> None:
+        """Raises a UserError for a line that is too long or too short."""
+        if self._reading.keypoints is not None:
+            points, size = self._reading.keypoints
+            if count not in (5, 5 + points * size):
+                raise UserError(
+                    f"{where}: has {count} numbers; expected 5 of a box, or {5 + points * size} with {points} "
+                    f"keypoints of {size}."
+                )
+        elif count == 6:
+            raise UserError(
+                f"{where}: has 6 numbers; expected `class x y width height`, or a polygon. If the last one is a "
+                "confidence, `--drop-confidence` leaves it out."
+            )
+        elif count < 5 or count % 2 == 0:
+            hint = " If keypoints follow the box, `--keypoints 17 3` says how many." if count > 6 else ""
+            raise UserError(f"{where}: has {count} numbers; expected `class x y width height`, or a polygon.{hint}")
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(sources.read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"`{path}` is no valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(document, dict):
-        raise UserError(f"`{path}` has no fields; expected `names`, `train` and `val`.")
-    return document
+def _list_labels(folder: Path) -> dict[str, str]:
+    """Lists the text files in a folder by their names, and by those without case and normal form."""
+    if not folder.is_dir():
+        return {}
+    names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(".txt") and entry.is_file()]
+    return {lookup.fold(name): name for name in sorted(names)} | {name: name for name in names}
 
 
-def _names(value: Any, path: Path) -> dict[int, str]:
-    """Reads `names`, a list or a dict from number to name."""
-    pairs = (
-        list(enumerate(value)) if isinstance(value, list) else list(value.items()) if isinstance(value, dict) else []
+def _is_pose(numbers: list[float], size: int) -> bool:
+    """Says whether a long line can be a box and keypoints inside of it; of three numbers, the last is 0, 1 or 2."""
+    x, y, width, height = numbers[1:5]
+    rest = numbers[5:]
+    if not rest or len(rest) % size or not all(map(math.isfinite, numbers)):
+        return False
+    if size == 3 and not {*rest[2::3]} <= {0.0, 1.0, 2.0}:
+        return False
+    points = [(a, b) for a, b in zip(rest[::size], rest[1::size], strict=True) if a or b]
+    margin = 0.01
+    return bool(points) and all(
+        abs(a - x) <= width / 2 + margin and abs(b - y) <= height / 2 + margin for a, b in points
     )
-    if not pairs:
-        raise UserError(f"`{path}` has no `names`; expected a list of class names.")
-    names: dict[int, str] = {}
-    for key, name in pairs:
-        if not str(key).isdecimal():
-            raise UserError(f"`{path}` has the class number {key!r} in `names`; expected 0, 1, 2 ...")
-        names[int(key)] = str(name).strip()
-    return names
-
-
-def _folders_of(document: dict[str, Any], path: Path) -> dict[str, list[Path]]:
-    """Finds the folders (or list files) of each split that a YAML file names."""
-    parent = path.parent
-    root = parent / str(document.get("path") or ".")
-    # `path` often is where the dataset lay on its author's machine.
-    root = root if root.is_dir() else parent
-    folders: dict[str, list[Path]] = {}
-    for key in (*_SPLITS, "valid"):
-        entries = document.get(key) or []
-        entries = [entries] if isinstance(entries, str) else entries
-        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            raise UserError(f"`{path}` has {str(entries)[:60]!r} as `{key}`; expected a folder of pictures.")
-        for entry in entries:
-            # Roboflow writes ../train/images for what is train/images beside the file.
-            candidates = [root / entry, parent / entry, parent / entry.removeprefix("../")]
-            found = next((c for c in candidates if c.exists()), None)
-            if found is None:
-                raise UserError(f"`{path}` names `{entry}` as `{key}`, but there is no {candidates[0]}.")
-            folders.setdefault(sources.normalize_split(key), []).append(found)
-    if not folders:
-        raise UserError(f"`{path}` names no folder of pictures; expected `train` and `val`.")
-    return folders
-
-
-def _folders_in(root: Path) -> dict[str, list[Path]]:
-    """Finds the splits of a dataset without a YAML file: the folders in images/, else all of it as train."""
-    nested = sorted(path for path in (root / "images").iterdir() if path.is_dir())
-    known = {sources.normalize_split(path.name): [path] for path in nested}
-    if known and set(known) <= set(_SPLITS):
-        return {name: known[name] for name in _SPLITS if name in known}
-    return {"train": [root / "images"]}
-
-
-def _pictures(entry: Path, root: Path) -> list[Path]:
-    """Lists the pictures in a folder and the folders below, or in a list file."""
-    if entry.is_file():
-        lines = [line.strip() for line in sources.read_text(entry).splitlines() if line.strip()]
-        if not lines:
-            raise UserError(f"`{entry}` is empty; expected one picture a line.")
-        return [sources.inside(entry.parent if line.startswith("./") else root, line, entry) for line in lines]
-    return sorted(path for path in entry.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file())
-
-
-def _read_example(picture: Path, number: int, labels: dict[int, int], root: Path) -> sources.Example:
-    """Reads the label file of one picture."""
-    path = _label_path(picture)
-    boxes, box_labels = [], []
-    if path.is_file():
-        for line_number, line in enumerate(sources.read_text(path).splitlines(), start=1):
-            if line.strip():
-                label, box = _read_line(line.split(), f"`{path}`, line {line_number}", labels)
-                boxes.append(box)
-                box_labels.append(label)
-    return sources.make_example(
-        id=number,
-        path=picture,
-        file_name=picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name,
-        declared_size=None,
-        boxes=boxes,
-        labels=box_labels,
-        is_normalized=True,
-    )
-
-
-def _label_path(picture: Path) -> Path:
-    """Finds the label file: the last `images` of the path becomes `labels`; without one, beside the picture."""
-    parts = list(picture.parts)
-    folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-    if not folders:
-        return picture.with_suffix(".txt")
-    parts[folders[-1]] = "labels"
-    swapped = Path(*parts).with_suffix(".txt")
-    beside = picture.with_suffix(".txt")
-    return beside if beside.is_file() and not swapped.is_file() else swapped
-
-
-def _read_line(words: list[str], where: str, labels: dict[int, int]) -> tuple[int, list[float]]:
-    """Reads one line: the label, and the box yxyx as fractions of the picture."""
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        raise UserError(
-            f"{where}: {' '.join(words)[:60]!r} is no list of numbers; expected `class x y width height`."
-        ) from None
-    if len(numbers) < 5 or (len(numbers) > 5 and (len(numbers) < 7 or len(numbers) % 2 == 0)):
-        raise UserError(f"{where}: has {len(numbers)} numbers; expected `class x y width height`, or a polygon.")
-    if numbers[0] not in labels:
-        raise UserError(f"{where}: has the unknown class {words[0]}; `names` has {min(labels)}..{max(labels)}.")
-    if any(abs(number) > _LARGEST for number in numbers[1:] if math.isfinite(number)):
-        raise UserError(f"{where}: has {max(numbers[1:], key=abs):g}; expected fractions of the picture, 0..1, not px.")
-    label = labels[int(numbers[0])]
-    if len(numbers) == 5:
-        x, y, width, height = numbers[1:]
-        return label, [y - height / 2, x - width / 2, y + height / 2, x + width / 2]
-    xs, ys = numbers[1::2], numbers[2::2]
-    if not all(map(math.isfinite, numbers)):
-        return label, [math.nan] * 4
-    return label, [min(ys), min(xs), max(ys), max(xs)]
