@@ -70,15 +70,15 @@ def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:
     known = sources.normalize_split(name)
     split = sources.split_in(name) or ("train" if is_only else name) if known == name else known
     names = [name, split, *(word for word in name.split("_") if sources.normalize_split(word) == split)]
-    return split, path, image_folder(root, names)
+    return split, path, find_images(root, names)
 
 
 def _beside(path: Path) -> Path:
     """Gives the folder of pictures of a file that lies with them, or beside the folder that has them."""
-    return image_folder(path.parent, [])
+    return find_images(path.parent, [])
 
 
-def image_folder(root: Path, names: list[str]) -> Path:
+def find_images(root: Path, names: list[str]) -> Path:
     """Picks a folder of pictures: that of the split, else images/, else the root."""
     of_split = [root / name for name in names] + [root / f / name for f in _IMAGE_FOLDERS[:2] for name in names]
     candidates = [*of_split, *(root / name for name in _IMAGE_FOLDERS)]

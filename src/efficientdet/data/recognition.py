@@ -84,6 +84,8 @@ def recognize(folder: Path) -> formats.Format:
     if not found:  # names of files and folders fit several formats: annotations/*.json may be anyone's
         roots: dict[formats.Format, Callable[[Path], bool]]
         roots = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
+        if any(path.suffix.lower() == ".json" for paths in seen.values() for path in paths):
+            del roots["coco"]  # its content is known to be something else
         found = [name for name, is_root in roots.items() if _has_root(folder, is_root)]
     if len(found) > 1:
         which = " and ".join(f"{name} ({_example(listed, seen.get(name, []))})" for name in found)
