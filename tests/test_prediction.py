@@ -46,7 +46,7 @@ def test_pictures_are_drawn_and_written_down(finding_weights, picture, tmp_path)
     exif[0x0112] = 6  # stored lying on its side: upright it is 70 high and 90 wide
     Image.fromarray(picture).save(folder / "two.jpg", exif=exif)
     result = _predict(finding_weights, folder, output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "two.jpg"]
+    assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "predictions.jsonl", "two.jpg"]
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert written == result.pictures
     first, second = written[str(folder / "one.png")], written[str(folder / "two.jpg")]
@@ -69,7 +69,7 @@ def test_classes_tiles_and_batches_reach_the_detector(finding_weights, picture, 
     answers = [each["detections"] for each in found.values()]
     assert {detection["class"] for detection in answers[0]} == {"dog"}
     assert answers[0] == answers[1] == answers[2]
-    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "out", classes=("dog",)).pictures
+    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "whole", classes=("dog",)).pictures
     assert next(iter(whole.values()))["detections"] != answers[0]
 
 
@@ -78,17 +78,37 @@ def test_pictures_of_the_same_name_do_not_replace_each_other(finding_weights, pi
         (tmp_path / folder).mkdir()
         Image.fromarray(picture).save(tmp_path / folder / "x.png")
     _predict(finding_weights, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["predictions.json", "x-2.jpg", "x.jpg"]
+    assert _names(tmp_path / "out") == ["predictions.json", "predictions.jsonl", "x-2.jpg", "x.jpg"]
 
 
-def test_one_broken_source_stops_before_anything_is_written(finding_weights, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "good.png")
+@pytest.mark.parametrize("output", ["out", "-"])
+def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, picture, tmp_path, capsys, output):
+    for name in ("a.png", "z.png"):
+        Image.fromarray(picture).save(tmp_path / name)
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
-    for bad in ("bad.jpg", "bad.mp4"):
-        with pytest.raises(UserError, match=bad):
-            _predict(finding_weights, tmp_path / "good.png", tmp_path / bad, output=tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    where = "-" if output == "-" else str(tmp_path / output)
+    assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", where]) == 1
+    shown = capsys.readouterr()
+    assert "3 of 5 sources could not be used" in shown.err
+    for name in ("bad.jpg", "bad.mp4", "cut.png"):
+        assert f"{name}` " in shown.err
+        assert name not in shown.out
+    assert "a.png" in shown.out
+    assert "z.png" in shown.out
+    if output != "-":
+        written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        assert list(written) == [str(tmp_path / "a.png"), str(tmp_path / "z.png")]
+        assert (tmp_path / "out" / "skipped.txt").read_text().count("\n") == 3
+
+
+def test_if_nothing_can_be_read_nothing_is_written(finding_weights, tmp_path):
+    for name in ("bad.jpg", "worse.jpg"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(UserError, match=r"bad\.jpg` .* The other 1 sources cannot be read either"):
+        _predict(finding_weights, tmp_path, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
@@ -105,7 +125,7 @@ def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
 def test_a_video_is_written_with_boxes_and_a_line_a_frame(finding_weights, tmp_path):
     drawn = little_videos.write(tmp_path / "a.mkv", 20, size=(64, 96))
     result = _predict(finding_weights, tmp_path / "a.mkv", output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["a.jsonl", "a.mp4", "predictions.json"]
+    assert _names(tmp_path / "out") == ["a.jsonl", "a.mp4", "predictions.json", "predictions.jsonl"]
     facts = result.videos[str(tmp_path / "a.mkv")]
     assert (facts["frames"], facts["height"], facts["width"], facts["seconds"]) == (20, 64, 96, 1.9)
     lines = _lines((tmp_path / "out" / "a.jsonl").read_text())
@@ -147,7 +167,7 @@ def camera(monkeypatch):
 
 def test_a_camera_is_written_as_far_as_asked(finding_weights, camera, tmp_path):
     result = _predict(finding_weights, "0", output=tmp_path / "out", max_frames=4)
-    assert _names(tmp_path / "out") == ["camera-0.jsonl", "camera-0.mp4", "predictions.json"]
+    assert _names(tmp_path / "out") == ["camera-0.jsonl", "camera-0.mp4", "predictions.json", "predictions.jsonl"]
     assert result.videos["camera 0"]["frames"] == 4
 
 
@@ -185,9 +205,10 @@ def test_a_picture_from_the_web_is_judged_as_a_file(finding_weights, picture, tm
         server.files["/b.png"] = little_server.File(content=b"<html>not found</html>")
         result = _predict(finding_weights, f"{server.address}/a.png?key=s3cret", output=tmp_path / "out")
         assert list(result.pictures) == [f"{server.address}/a.png"]
-        assert _names(tmp_path / "out") == ["a.jpg", "predictions.json"]
-        local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "out")
-        assert next(iter(local.pictures.values())) == next(iter(result.pictures.values()))
+        assert _names(tmp_path / "out") == ["a.jpg", "predictions.json", "predictions.jsonl"]
+        local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "local")
+        found, expected = (next(iter(each.pictures.values())) for each in (result, local))
+        assert found["detections"] == expected["detections"] != []
         with pytest.raises(UserError, match=r"/b\.png` is no picture that can be read"):
             _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -237,7 +258,7 @@ def test_hostile_names_are_only_names(finding_weights, picture, tmp_path, name, 
     assert "found" in shown.out
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(written) == [str(tmp_path / name)]
-    assert len(_names(tmp_path / "out")) == 2
+    assert len(_names(tmp_path / "out")) == 3
     (tmp_path / name).write_bytes(b"damaged")
     assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err

@@ -154,6 +154,8 @@ def _run(verb: str, words: list[str]) -> int:
         raise UserError(
             f"{result.num_broken} pictures of `{result.source}` cannot be used; they would stop a conversion."
         )
+    if verb == "predict" and result.skipped:
+        return 1
     return 1 if verb == "doctor" and not result.is_good else 0
 
 

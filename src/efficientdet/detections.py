@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from efficientdet import draw
+from efficientdet import draw, fonts
 from efficientdet.data import inputs
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
@@ -122,7 +122,9 @@ class PictureDetections:
                 f"`picture` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
                 f"{self.size[0]} x {self.size[1]}."
             )
-        names = [category.name for category in self.categories]
+        names = fonts.show(
+            [category.name for category in self.categories], [category.id for category in self.categories]
+        )
         return Image.fromarray(
             draw.draw_detections(pixels, self.boxes, self.labels, self.scores, names, score_threshold=score_threshold)
         )

@@ -143,8 +143,8 @@ class Detector:
         """Detects in a picture, or in several. `detector(...)` is the same.
 
         Args:
-            images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary mode;
-                an image of Pillow's; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` gives BGR:
+            images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary
+                mode; an image of Pillow's; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` gives BGR:
                 `image[..., ::-1]`); or several of these, in any sizes.
             score_threshold: detections below it are left out; none: the detector's.
             class_thresholds: names or ids of classes that have a threshold of their own; none: the detector's.
@@ -295,4 +295,3 @@ class Detector:
             (boxes[row][is_found[row]], found["labels"][row][is_found[row]], found["scores"][row][is_found[row]])
             for row in range(len(boxed))
         ]
-

@@ -2,7 +2,7 @@
 
 In this order: a score below the threshold of its class is out, then classes that are not wanted; with `class_agnostic`,
 of two boxes that share half of their union or more, whatever their classes, the better one stays (greedily, best
-first); and of what is left the best `max_detections` stay. The network's own suppression, which is per class, came before.
+first); and of what is left the best `max_detections` stay. The network's own suppression, per class, came before.
 """
 
 import dataclasses

@@ -276,7 +276,7 @@ def _further_formats(content: bytes, name: str) -> tuple[str, ...]:
         import pillow_heif
     except ModuleNotFoundError as error:
         raise UserError(
-            f"`{name}` is {kind}, which needs pillow-heif; `pip install 'efficientdet-keras[heif]'`, or save it as JPEG."
+            f"`{name}` is {kind}, which needs pillow-heif; `pip install 'efficientdet-keras[heif]'`."
         ) from error
     pillow_heif.register_heif_opener()
     return ("HEIF",)

@@ -1,7 +1,7 @@
 """Whatever a caller has an image in -> upright pixels: arrays, images of Pillow's, files, bytes, open files, addresses.
 
-An array is taken for RGB. OpenCV's `imread` gives BGR: turn it round with `image[..., ::-1]`; nothing in the values says
-which of the two it is. Of a file with several frames the first is taken, with a warning; `images.read_frames` has all.
+An array is taken for RGB. OpenCV's `imread` gives BGR: turn it round with `image[..., ::-1]`; nothing in the values
+says which of the two it is. Of a file with several frames the first is taken, with a warning.
 """
 
 import base64
@@ -31,9 +31,9 @@ _ADDRESS = re.compile(r"(https?|file|data):", re.IGNORECASE)
 
 def is_one(value: object) -> bool:
     """Says whether a value is meant as one image, and not as several."""
-    return isinstance(
-        value, np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview
-    ) or _is_file(value)
+    return isinstance(value, np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview) or _is_file(
+        value
+    )
 
 
 def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
@@ -138,10 +138,10 @@ def _from_address(address: str, name: str | None) -> tuple[Path | bytes, str]:
     from efficientdet.data import media
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "image"
-        kind = "picture"
-        web.fetch_within(address, path, max_bytes=media.MAX_BYTES[kind], max_seconds=media.MAX_SECONDS[kind])
-        return path.read_bytes(), name or unquote(connection.without_secrets(address))
+        fetched = Path(folder) / "image"
+        most, seconds = media.MAX_BYTES["picture"], media.MAX_SECONDS["picture"]
+        web.fetch_within(address, fetched, max_bytes=most, max_seconds=seconds)
+        return fetched.read_bytes(), name or unquote(connection.without_secrets(address))
 
 
 def _check_array(array: np.ndarray, name: str) -> np.ndarray:
