@@ -171,6 +171,22 @@ def test_a_camera_is_written_as_far_as_asked(finding_weights, camera, tmp_path):
     assert result.videos["camera 0"]["frames"] == 4
 
 
+def test_a_network_camera_is_looked_at_as_it_comes(finding_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with little_videos.network_camera() as address:
+        result = _predict(finding_weights, f"{address}?key=s3cret", output=tmp_path / "out", max_frames=3)
+        assert result.videos[address]["frames"] == 3
+        assert _names(tmp_path / "out") == ["live.jsonl", "live.mp4", "predictions.json", "predictions.jsonl"]
+        again = _predict(finding_weights, f"{address}?key=s3cret", output=tmp_path / "out", max_frames=3)
+    assert list(again.videos) == [f"{address} (2)"], "what a camera saw before stays"
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+    assert "s3cret" not in (tmp_path / "out" / "predictions.jsonl").read_text()
+    with pytest.raises(UserError, match=r"/live\.mjpg` is no stream that can be opened") as caught:
+        _predict(finding_weights, "rtsp://me:s3cret@127.0.0.1:9/live.mjpg", output=tmp_path / "no")
+    assert "s3cret" not in str(caught.value)
+    assert not (tmp_path / "no").exists()
+
+
 def test_ctrl_c_ends_a_camera_and_what_is_written_is_whole(finding_weights, camera, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     threads = threading.active_count()
@@ -264,3 +280,70 @@ def test_hostile_names_are_only_names(finding_weights, picture, tmp_path, name, 
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["out", "-"])
+def test_all_frames_of_an_animation_are_looked_at(finding_weights, tmp_path, rng, output, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frames = [Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save("a.tif", save_all=True, append_images=frames[1:])
+    frames[1].save("a-002.png")
+    words = ["predict", str(finding_weights), "a.tif", "a-002.png", "--output", output, "--score-threshold", "0.2"]
+    assert cli.main([*words, "--batch-size", "2"]) == 0
+    shown = capsys.readouterr().out
+    if output == "-":
+        found = {(line["source"], line.get("frame")): line["detections"] for line in _lines(shown)}
+        assert list(found) == [("a.tif", 0), ("a.tif", 1), ("a.tif", 2), ("a-002.png", None)]
+        first, _, _, last = found.values()
+        assert first != last
+        return
+    written = json.loads(Path("out/predictions.json").read_text())
+    assert list(written) == ["a.tif#1", "a.tif#2", "a.tif#3", "a-002.png"]
+    assert [Path(one["picture"]).name for one in written.values()] == [
+        "a-001.jpg",
+        "a-002-frame.jpg",
+        "a-003.jpg",
+        "a-002.jpg",
+    ]
+    assert len(_predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).pictures) == 2
+    assert _predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).num_kept == 1
+
+
+def test_annotations_are_a_dataset_of_copies(finding_weights, picture, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(picture).save(tmp_path / "in" / name)
+    little_videos.write(tmp_path / "in" / "c.mp4", 2)
+    result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
+    assert "takes images" in result.skipped[str(tmp_path / "in" / "c.mp4")]
+    assert _names(tmp_path / "out") == ["annotations", "images", "predictions.jsonl", "skipped.txt"]
+    assert _names(tmp_path / "out" / "images") == ["a.png", "b.jpg"]
+    assert (tmp_path / "out" / "images" / "a.png").read_bytes() == (tmp_path / "in" / "a.png").read_bytes()
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    assert len(document["annotations"]) == sum(len(one["detections"]) for one in result.pictures.values()) > 0
+    Image.fromarray(picture).save(tmp_path / "in" / "d.png")
+    with pytest.raises(UserError, match="may have been corrected since"):
+        _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
+    for output, said in ((tmp_path / "in", "has sources in it"), (tmp_path / "out" / "images", "is not empty")):
+        with pytest.raises(UserError, match=said):
+            _predict(finding_weights, tmp_path / "in", output=output, format="yolo")
+    with pytest.raises(UserError, match="`format` is csv, which is files"):
+        _predict(finding_weights, tmp_path / "in", output=Path("-"), format="csv")
+
+
+def test_options_of_the_command_line_reach_the_detector(finding_weights, picture, tmp_path, capsys):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", "-", "--score-threshold", "0.2"]
+    found = []
+    for options in (
+        [],
+        ["--max-detections", "2"],
+        ["--class-agnostic"],
+        ["--class-thresholds", "dog", "1", "cat", "1"],
+    ):
+        assert cli.main([*words, *options]) == 0
+        found.append(_lines(capsys.readouterr().out)[0]["detections"])
+    everything, two, agnostic, sure = found
+    assert two == everything[:2]
+    assert 0 < len(agnostic) < len(everything)
+    assert sure == [one for one in everything if one["class"] == "cow"]

@@ -56,10 +56,10 @@ def draw_detections(
     texts = {row: [names[int(labels[row])]] for row in order[:_MOST_TAGS]}
     if scores is not None:
         texts = {row: [f"{name} {100 * float(scores[row]):.0f}%", name] for row, (name,) in texts.items()}
-    letters = max(_SMALLEST_FONT + 1, round((height + width) * 0.0125))
-    tags = _place_tags(frames, texts, letters, line, (height, width))
+    font = _font(max(_SMALLEST_FONT + 1, round((height + width) * 0.0125)))
+    tags = _place_tags(frames, texts, font, line, (height, width))
     for row, (rectangle, text) in reversed(tags.items()):
-        _draw_tag(draw, rectangle, text, letters, colour(int(labels[row])))
+        _draw_tag(draw, rectangle, text, font, colour(int(labels[row])))
     return np.asarray(picture).copy()
 
 
@@ -196,7 +196,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, frame: _Rectangle, line: int, rgb: tu
 def _place_tags(
     frames: dict[int, _Rectangle],
     texts: dict[int, list[str]],
-    letters: int,
+    font: ImageFont.FreeTypeFont,
     line: int,
     size: tuple[int, int],
 ) -> dict[int, tuple[_Rectangle, str]]:
@@ -205,7 +205,7 @@ def _place_tags(
     Args:
         frames: of the boxes, best first.
         texts: of each box that gets a tag, the wished one first.
-        letters: size of all tags' letters, px.
+        font: of all tags; one of its size for letters that it lacks.
         line: width of a box's line, px.
         size: height and width of the picture, px.
 
@@ -214,7 +214,7 @@ def _place_tags(
     """
     tags: dict[int, tuple[_Rectangle, str]] = {}
     for row in texts:
-        sizes = {text: _tag_size(text, letters) for text in texts[row]}
+        sizes = {text: _tag_size(text, font) for text in texts[row]}
         fitting = [text for text, (width, height) in sizes.items() if width <= size[1] and height <= size[0]]
         if fitting:
             places = [_shift(place, size) for place in _places(frames[row], *sizes[fitting[0]], line)]
@@ -246,22 +246,22 @@ def _overlap(first: _Rectangle, second: _Rectangle) -> int:
     return max(0, width) * max(0, height)
 
 
-def _tag_size(text: str, letters: int) -> tuple[int, int]:
+def _tag_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     """Measures width and height of a tag, px."""
-    return round(fonts.load(text, letters).getlength(text) + letters * 0.5) + 1, round(letters * 1.3)
+    return round(_with_letters(font, text).getlength(text) + font.size * 0.5) + 1, round(font.size * 1.3)
 
 
 def _draw_tag(
     draw: ImageDraw.ImageDraw,
     rectangle: _Rectangle,
     text: str,
-    letters: int,
+    font: ImageFont.FreeTypeFont,
     rgb: tuple[int, int, int],
 ) -> None:
     """Writes a text on a filled tag."""
     x1, y1, x2, y2 = rectangle
-    draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius=letters * 0.2, fill=rgb)
-    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=text_colour(rgb), font=fonts.load(text, letters), anchor="mm")
+    draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius=font.size * 0.2, fill=rgb)
+    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=text_colour(rgb), font=_with_letters(font, text), anchor="mm")
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -271,3 +271,13 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…" if text else ""
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Loads the font that comes with Pillow at a size in px."""
+    return fonts.load("", size)
+
+
+def _with_letters(font: ImageFont.FreeTypeFont, text: str) -> ImageFont.FreeTypeFont:
+    """Gives a font back, or one of its size that has the letters of a text."""
+    return font if text.isascii() else fonts.load(text, round(font.size))

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import sys
 
 import little_server
 import numpy as np
@@ -94,9 +95,6 @@ def test_all_frames_are_read_and_of_one_alone_it_is_said(format):
     assert images.count_frames(content, "a") == 3
     found = list(images.read_frames(content, "a"))
     assert [total for total, _ in found] == [3, 3, 3]
-    assert [
-        abs(frame[5, 5, 0].astype(int) - level) < 12 for (_, frame), level in zip(found, (250, 130, 10), strict=True)
-    ]
     assert all(abs(int(frame[5, 5, 0]) - level) < 12 for (_, frame), level in zip(found, (250, 130, 10), strict=True))
     with pytest.warns(UserWarning, match="`image` has 3 frames; only the first is looked at"):
         first = inputs.to_array(content)
@@ -121,14 +119,14 @@ def test_reduced_copies_in_a_tiff_are_no_pages():
 
 def test_a_frame_that_is_damaged_comes_after_those_that_are_not():
     content = _animation("TIFF")
-    cut = content[: images_of(content)[2] - 4]
+    cut = content[: _strips(content)[2] - 4]
     frames = images.read_frames(cut, "cut")
     with pytest.raises(UserError, match="`cut`"):
         for _ in frames:
             pass
 
 
-def images_of(content):
+def _strips(content):
     """Finds where the strips of each page of a TIFF begin."""
     with Image.open(io.BytesIO(content)) as image:
         places = []
@@ -139,7 +137,7 @@ def images_of(content):
 
 
 def test_heic_without_its_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     content = b"\x00\x00\x00\x18ftypheic" + bytes(20)
     with pytest.raises(UserError, match=r"`a\.heic` is HEIC, which needs pillow-heif.*efficientdet-keras\[heif\]"):
         images.read_image(content, "a.heic")
