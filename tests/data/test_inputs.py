@@ -93,6 +93,7 @@ def _animation(format, colours=(250, 130, 10)):
 def test_all_frames_are_read_and_of_one_alone_it_is_said(format):
     content = _animation(format)
     assert images.count_frames(content, "a") == 3
+    assert images.inspect(content, "a").has_more_frames
     found = list(images.read_frames(content, "a"))
     assert [total for total, _ in found] == [3, 3, 3]
     assert all(abs(int(frame[5, 5, 0]) - level) < 12 for (_, frame), level in zip(found, (250, 130, 10), strict=True))
@@ -104,6 +105,7 @@ def test_all_frames_are_read_and_of_one_alone_it_is_said(format):
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG", "JPEG", "BMP"])
 def test_a_still_image_has_one_frame(format, pixels):
     content = _encode(Image.fromarray(pixels), format)
+    assert not images.inspect(content, "a").has_more_frames
     ((total, frame),) = images.read_frames(content, "a")
     assert total == images.count_frames(content, "a") == 1
     np.testing.assert_array_equal(frame, images.read_image(content, "a"))

@@ -65,6 +65,7 @@ class Facts:
         width: stored columns, px.
         orientation: EXIF orientation 1..8; 1 is upright.
         is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
+        has_more_frames: it is the first frame of an animation or the first page of several.
         decoded_pixels: px that decoding makes: more than the picture has where a TIFF's tiles are larger than it.
     """
 
@@ -74,6 +75,7 @@ class Facts:
     width: int
     orientation: int
     is_plain_jpeg: bool
+    has_more_frames: bool
     decoded_pixels: int
 
     @property
@@ -183,6 +185,7 @@ def inspect(source: Path | bytes, name: str) -> Facts:
             width=image.width,
             orientation=orientation if orientation in range(1, 9) else 1,
             is_plain_jpeg=is_plain,
+            has_more_frames=image.format in _OF_SEVERAL and bool(getattr(image, "is_animated", False)),
             decoded_pixels=_decoded_pixels(image),
         )
 

@@ -74,7 +74,8 @@ def _detect(facts: Any, limits: Limits) -> _Json:
     return {
         "operationId": "detect",
         "summary": "Detects objects in a picture, or in several.",
-        "description": "Boxes are in px of the picture, upright as its EXIF orientation says. "
+        "description": "Boxes are in px of the picture, upright as its EXIF orientation says. Of an animation, or of "
+        "several pages, the first image is looked at. "
         "If one picture of several cannot be used, none is answered.",
         "parameters": [
             {
