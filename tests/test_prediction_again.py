@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,26 @@ def test_other_sources_join_those_that_are_there(finding_weights, tmp_path, rng)
     assert [Path(found["picture"]).name for found in written.values()] == ["x.jpg", "x-2.jpg"]
 
 
+def test_a_pattern_does_not_find_what_was_drawn(finding_weights, tmp_path, rng, monkeypatch, looks):
+    monkeypatch.chdir(_images(tmp_path / "in", ["a.jpg", "b.jpg"], rng))
+    for _ in range(2):
+        result = _predict(finding_weights, "**/*.jpg", output=Path("out"))
+        assert list(result.pictures) == ["a.jpg", "b.jpg"]
+    assert sum(looks) == 2
+    with pytest.raises(UserError, match="`sources` are all in `out`, where this writes"):
+        _predict(finding_weights, "out/*.jpg", output=Path("out"))
+
+
+def test_other_weights_of_the_same_name_are_refused(finding_weights, tmp_path, rng):
+    _images(tmp_path / "in", ["a.png"], rng)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(finding_weights.read_bytes())
+    _predict(weights, tmp_path / "in", output=tmp_path / "out")
+    os.utime(weights, (1, 1))
+    with pytest.raises(UserError, match="with other settings \\(the file of `weights` has changed\\)"):
+        _predict(weights, tmp_path / "in", output=tmp_path / "out")
+
+
 def test_a_file_that_changed_is_looked_at_again(finding_weights, tmp_path, rng, looks):
     _images(tmp_path / "in", ["a.png", "b.png"], rng)
     _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", batch_size=1)
@@ -143,38 +164,36 @@ def test_two_at_once_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_twice_loses_nothing(finding_weights, tmp_path, rng):
+def test_a_process_that_is_killed_twice_loses_nothing(finding_weights, tmp_path, rng, monkeypatch):
     folder = _images(tmp_path / "in", [f"{number:03d}.png" for number in range(60)], rng)
-    options = [str(folder), "--score-threshold", "0.2", "--batch-size", "4", "--runtime", "keras"]
-    words = ["predict", str(finding_weights), *options, "--output", "out"]
+    options = ["--score-threshold", "0.2", "--batch-size", "4", "--runtime", "keras", "--output", "out"]
+    words = [sys.executable, "-m", "efficientdet", "predict", str(finding_weights), str(folder), *options]
     environment = os.environ | {"PYTHONPATH": str(_ROOT / "src")}
-    kills, dice = [], random.Random(0)
     for run in ("killed", "whole"):
         (tmp_path / run).mkdir()
-        lines = tmp_path / run / "out" / "predictions.jsonl"
-        while not (tmp_path / run / "out" / "predictions.json").exists():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "efficientdet", *words],
-                cwd=tmp_path / run,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            if run == "killed" and len(kills) < 2:
-                wanted = 1 + 20 * (1 + len(kills)) - dice.randrange(10)
-                while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= wanted):
-                    time.sleep(0.005)
-                process.kill()
-                kills.append(process.wait())
-            else:
-                assert process.wait(timeout=120) == 0
-    assert kills == [-9, -9]
-    killed, whole = (_contents(tmp_path / run / "out") for run in ("killed", "whole"))
-    assert killed["predictions.json"] == whole["predictions.json"]
-    assert {name: content for name, content in killed.items() if name.endswith(".jpg")} == {
-        name: content for name, content in whole.items() if name.endswith(".jpg")
-    }
+    out, dice = tmp_path / "killed" / "out", random.Random(0)
+    for least in (5, 30, None):
+        started = {"cwd": tmp_path / "killed", "env": environment, "stdout": subprocess.DEVNULL}
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL, **started) as process:
+            if least is None:
+                assert process.wait(timeout=240) == 0
+                break
+            wanted = least + dice.randrange(20)
+            while process.poll() is None and not _num_lines(out / "predictions.jsonl") >= wanted:
+                time.sleep(0.005)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (out / "predictions.json").exists()
+    monkeypatch.chdir(tmp_path / "whole")
+    _predict(finding_weights, folder, output=Path("out"), batch_size=4, runtime="keras")
+    killed, whole = (_contents(path) for path in (out, Path("out")))
     assert killed.keys() == whole.keys()
+    assert killed["predictions.json"] == whole["predictions.json"]
+    assert all(killed[name] == content for name, content in whole.items() if name.endswith(".jpg"))
+
+
+def _num_lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_ctrl_c_says_how_to_go_on(finding_weights, tmp_path, rng, monkeypatch, capsys):

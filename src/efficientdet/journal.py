@@ -26,6 +26,7 @@ ADVICE = "give another `--output`, or `--overwrite` to replace them"
 """What to do about results that are in the way."""
 
 _VERSION = 1
+_MARK = "_mark"  # ends the name of a setting that tells versions of a file apart
 _TEMPORARY = ".partial-*"
 
 
@@ -126,10 +127,13 @@ class Journal:
         names = [name for name in {**known, **self.settings} if known.get(name) != self.settings.get(name)]
         if names:
             was, now = (json.dumps(settings.get(names[0])) for settings in (known, self.settings))
+            changed = f"`{names[0]}` was {was}, is {now}"
+            if names[0].endswith(_MARK):
+                changed = f"the file of `{names[0].removesuffix(_MARK)}` has changed"
             others = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"`{self.path.parent}` has results of {len(self.entries)} sources with other settings (`{names[0]}` "
-                f"was {was}, is {now}{others}); {ADVICE}."
+                f"`{self.path.parent}` has results of {len(self.entries)} sources with other settings ({changed}"
+                f"{others}); {ADVICE}."
             )
         self._whole = sum(len(line) + 1 for line in lines)
 

@@ -44,6 +44,11 @@ class Directory:
         self.output, self.form, self.work, self.overwrite = output, form, work, overwrite
         path = output / journal.NAME
         self.journal = journal.Journal(path, settings) if overwrite else journal.read(output, settings)
+        if path.exists():  # a pattern such as **/*.jpg finds what was drawn, too
+            own = output.resolve()
+            found = [one for one in found if one.path is None or not one.path.resolve().is_relative_to(own)]
+            if not found:
+                raise UserError(f"`sources` are all in `{output}`, where this writes; {journal.ADVICE}.")
         self.tasks = image_batches.plan(found, self.journal)
         self.open = contextlib.ExitStack()
         self.is_open = False
