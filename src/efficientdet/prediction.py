@@ -128,7 +128,7 @@ def predict(
     is_printed = output == _STANDARD_OUTPUT
     if is_printed and format != "json":
         raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
-    found = media.find(sources)
+    found = [media.resolve(medium) for medium in media.find(sources)]
     choice: dict[str, Any] = {
         "score_threshold": score_threshold,
         "class_thresholds": class_thresholds,

@@ -7,7 +7,9 @@ by its content. From the web nothing is kept: a file of bounded size, in bounded
 
 import dataclasses
 import glob
+import queue
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -45,6 +47,7 @@ MAX_SECONDS = {"picture": 60.0, "video": 3600.0}
 """For a file from the web, all in all."""
 
 _LONGEST_STEM = 100  # bytes
+_STREAM_TYPES = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 
 
 Kind = Literal["picture", "video", "camera", "stream"]
@@ -93,6 +96,40 @@ def find(words: Sequence[str | Path]) -> list[Medium]:
     if not words:
         raise UserError("`sources` is empty; give at least one picture, folder, video, address or camera.")
     return [medium for word in words for medium in _find(word)]
+
+
+def resolve(medium: Medium, *, max_seconds: float = 10.0) -> Medium:
+    """Asks a server what an address is whose name does not say it: an image, a video or a stream.
+
+    Args:
+        medium: one of `find`; others than such an address are given back as they are.
+        max_seconds: to wait for the server; later, or if it fails, the address stays an image, and `fetch` says why.
+    """
+    suffix = Path(urlsplit(medium.url or "").path).suffix.lower()
+    if medium.url is None or medium.kind != "picture" or suffix in images.SUFFIXES:
+        return medium
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # A server can keep each single wait short and never come to an end, so the time is measured from outside.
+    threading.Thread(target=_ask_type, args=(medium.url, max_seconds, answers), daemon=True).start()
+    try:
+        kind = answers.get(timeout=max_seconds)
+    except queue.Empty:
+        return medium
+    if kind in _STREAM_TYPES:
+        return dataclasses.replace(medium, kind="stream")
+    return dataclasses.replace(medium, kind="video") if kind.startswith("video/") else medium
+
+
+def _ask_type(url: str, timeout: float, answers: "queue.SimpleQueue[str]") -> None:
+    """Answers with the content type of an address, lower case; empty if there is none."""
+    kind = ""
+    try:
+        with connection.ask(url, timeout=timeout) as response:
+            if response.status_code == 200:
+                kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    except (connection.BrokenError, OSError):
+        pass
+    answers.put(kind)
 
 
 def fetch(medium: Medium, folder: Path, *, max_bytes: int | None = None, max_seconds: float | None = None) -> Medium:
