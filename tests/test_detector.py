@@ -178,6 +178,72 @@ def test_a_call_may_have_a_threshold_of_its_own(detector, picture):
         detector(picture, score_threshold=-1)
 
 
+def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, detector, picture):
+    everything = detector(picture)
+    assert len(detector(picture, max_detections=2)) == 2
+    sure = detector(picture, class_thresholds={"dog": 1.0, 11: 0.0})
+    assert "dog" not in sure.names
+    assert sure.names.count("cow") >= everything.names.count("cow")
+    agnostic = detector(picture, class_agnostic=True)
+    assert 0 < len(agnostic) < len(everything)
+    for place, box in enumerate(agnostic.boxes):
+        sides = np.minimum(agnostic.boxes[:place, 2:], box[2:]) - np.maximum(agnostic.boxes[:place, :2], box[:2])
+        shared = np.prod(np.maximum(sides, 0), axis=1)
+        areas = np.prod(agnostic.boxes[:, 2:] - agnostic.boxes[:, :2], axis=1)
+        assert (shared < 0.5 * (areas[:place] + areas[place] - shared) + 1e-3).all()
+    options = {"class_agnostic": True, "max_detections": 3, "class_thresholds": {"cat": 0.9}}
+    made = detectors.Detector(finding_weights, score_threshold=0.2, **options)
+    assert _same(made(picture), detector(picture, **options))
+    with pytest.raises(UserError, match="`class_thresholds` has 'god'"):
+        detectors.Detector(finding_weights, class_thresholds={"god": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, r"`image` is None \(`cv2\.imread`"),
+        (3, "`image` is of type int; expected a path"),
+        ({"a.jpg": 1}, "`image` is of type dict"),
+        (b"hello", "`image` is no picture that can be read"),
+        ("ftp://host/a.jpg", "is an address that is not read here"),
+    ],
+)
+def test_what_is_neither_an_image_nor_several_is_refused(detector, given, said):
+    with pytest.raises(UserError, match=said):
+        detector(given)
+
+
+def test_bytes_and_open_files_can_be_drawn_on_afterwards(detector, picture, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    expected = np.asarray(detector(path).draw())
+    with path.open("rb") as file:
+        found = detector(file)
+    np.testing.assert_array_equal(np.asarray(found.draw()), expected)
+    np.testing.assert_array_equal(np.asarray(detector(path.read_bytes()).draw()), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+def test_a_fork_is_refused_at_once(detector, picture):
+    detector(picture)
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            detector(picture)
+            said = "found something"
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(sending, said.encode())
+        os._exit(0)
+    os.close(sending)
+    with os.fdopen(receiving, encoding="utf-8") as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    assert said.startswith(f"UserError: This Detector was made in process {os.getpid()} and cannot be used in {child}")
+
+
 def test_a_picture_of_one_tile_has_the_answer_it_has_without(detector, picture):
     for tiles in ((90, 70), (200, 300)):
         found, expected = detector(picture, tiles=tiles), detector(picture)

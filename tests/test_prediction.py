@@ -46,7 +46,7 @@ def test_pictures_are_drawn_and_written_down(finding_weights, picture, tmp_path)
     exif[0x0112] = 6  # stored lying on its side: upright it is 70 high and 90 wide
     Image.fromarray(picture).save(folder / "two.jpg", exif=exif)
     result = _predict(finding_weights, folder, output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "two.jpg"]
+    assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "predictions.jsonl", "two.jpg"]
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert written == result.pictures
     first, second = written[str(folder / "one.png")], written[str(folder / "two.jpg")]
@@ -69,7 +69,7 @@ def test_classes_tiles_and_batches_reach_the_detector(finding_weights, picture, 
     answers = [each["detections"] for each in found.values()]
     assert {detection["class"] for detection in answers[0]} == {"dog"}
     assert answers[0] == answers[1] == answers[2]
-    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "out", classes=("dog",)).pictures
+    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "whole", classes=("dog",)).pictures
     assert next(iter(whole.values()))["detections"] != answers[0]
 
 
@@ -78,17 +78,37 @@ def test_pictures_of_the_same_name_do_not_replace_each_other(finding_weights, pi
         (tmp_path / folder).mkdir()
         Image.fromarray(picture).save(tmp_path / folder / "x.png")
     _predict(finding_weights, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["predictions.json", "x-2.jpg", "x.jpg"]
+    assert _names(tmp_path / "out") == ["predictions.json", "predictions.jsonl", "x-2.jpg", "x.jpg"]
 
 
-def test_one_broken_source_stops_before_anything_is_written(finding_weights, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "good.png")
+@pytest.mark.parametrize("output", ["out", "-"])
+def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, picture, tmp_path, capsys, output):
+    for name in ("a.png", "z.png"):
+        Image.fromarray(picture).save(tmp_path / name)
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
-    for bad in ("bad.jpg", "bad.mp4"):
-        with pytest.raises(UserError, match=bad):
-            _predict(finding_weights, tmp_path / "good.png", tmp_path / bad, output=tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    where = "-" if output == "-" else str(tmp_path / output)
+    assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", where]) == 1
+    shown = capsys.readouterr()
+    assert "3 of 5 sources could not be used" in shown.err
+    for name in ("bad.jpg", "bad.mp4", "cut.png"):
+        assert f"{name}` " in shown.err
+        assert name not in shown.out
+    assert "a.png" in shown.out
+    assert "z.png" in shown.out
+    if output != "-":
+        written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        assert list(written) == [str(tmp_path / "a.png"), str(tmp_path / "z.png")]
+        assert (tmp_path / "out" / "skipped.txt").read_text().count("\n") == 3
+
+
+def test_if_nothing_can_be_read_nothing_is_written(finding_weights, tmp_path):
+    for name in ("bad.jpg", "worse.jpg"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(UserError, match=r"bad\.jpg` .* The other 1 sources cannot be read either"):
+        _predict(finding_weights, tmp_path, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
@@ -105,7 +125,7 @@ def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
 def test_a_video_is_written_with_boxes_and_a_line_a_frame(finding_weights, tmp_path):
     drawn = little_videos.write(tmp_path / "a.mkv", 20, size=(64, 96))
     result = _predict(finding_weights, tmp_path / "a.mkv", output=tmp_path / "out")
-    assert _names(tmp_path / "out") == ["a.jsonl", "a.mp4", "predictions.json"]
+    assert _names(tmp_path / "out") == ["a.jsonl", "a.mp4", "predictions.json", "predictions.jsonl"]
     facts = result.videos[str(tmp_path / "a.mkv")]
     assert (facts["frames"], facts["height"], facts["width"], facts["seconds"]) == (20, 64, 96, 1.9)
     lines = _lines((tmp_path / "out" / "a.jsonl").read_text())
@@ -147,8 +167,28 @@ def camera(monkeypatch):
 
 def test_a_camera_is_written_as_far_as_asked(finding_weights, camera, tmp_path):
     result = _predict(finding_weights, "0", output=tmp_path / "out", max_frames=4)
-    assert _names(tmp_path / "out") == ["camera-0.jsonl", "camera-0.mp4", "predictions.json"]
+    assert _names(tmp_path / "out") == ["camera-0.jsonl", "camera-0.mp4", "predictions.json", "predictions.jsonl"]
     assert result.videos["camera 0"]["frames"] == 4
+
+
+def test_a_network_camera_is_looked_at_as_it_comes(finding_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with little_videos.network_camera() as address:
+        result = _predict(finding_weights, f"{address}?key=s3cret", output=tmp_path / "out", max_frames=3)
+        assert result.videos[address]["frames"] == 3
+        assert _names(tmp_path / "out") == ["live.jsonl", "live.mp4", "predictions.json", "predictions.jsonl"]
+        again = _predict(finding_weights, f"{address}?key=s3cret", output=tmp_path / "out", max_frames=3)
+    assert list(again.videos) == [f"{address} (2)"], "what a camera saw before stays"
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+    assert "s3cret" not in (tmp_path / "out" / "predictions.jsonl").read_text()
+    with little_videos.network_camera() as address:
+        nameless = address.removesuffix("/live.mjpg") + "/video"
+        result = _predict(finding_weights, nameless, output=tmp_path / "nameless", max_frames=2)
+        assert result.videos[nameless]["frames"] == 2
+    with pytest.raises(UserError, match=r"/live\.mjpg` is no stream that can be opened") as caught:
+        _predict(finding_weights, "rtsp://me:s3cret@127.0.0.1:9/live.mjpg", output=tmp_path / "no")
+    assert "s3cret" not in str(caught.value)
+    assert not (tmp_path / "no").exists()
 
 
 def test_ctrl_c_ends_a_camera_and_what_is_written_is_whole(finding_weights, camera, tmp_path):
@@ -185,9 +225,10 @@ def test_a_picture_from_the_web_is_judged_as_a_file(finding_weights, picture, tm
         server.files["/b.png"] = little_server.File(content=b"<html>not found</html>")
         result = _predict(finding_weights, f"{server.address}/a.png?key=s3cret", output=tmp_path / "out")
         assert list(result.pictures) == [f"{server.address}/a.png"]
-        assert _names(tmp_path / "out") == ["a.jpg", "predictions.json"]
-        local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "out")
-        assert next(iter(local.pictures.values())) == next(iter(result.pictures.values()))
+        assert _names(tmp_path / "out") == ["a.jpg", "predictions.json", "predictions.jsonl"]
+        local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "local")
+        found, expected = (next(iter(each.pictures.values())) for each in (result, local))
+        assert found["detections"] == expected["detections"] != []
         with pytest.raises(UserError, match=r"/b\.png` is no picture that can be read"):
             _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
@@ -237,9 +278,76 @@ def test_hostile_names_are_only_names(finding_weights, picture, tmp_path, name, 
     assert "found" in shown.out
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(written) == [str(tmp_path / name)]
-    assert len(_names(tmp_path / "out")) == 2
+    assert len(_names(tmp_path / "out")) == 3
     (tmp_path / name).write_bytes(b"damaged")
     assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["out", "-"])
+def test_all_frames_of_an_animation_are_looked_at(finding_weights, tmp_path, rng, output, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frames = [Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save("a.tif", save_all=True, append_images=frames[1:])
+    frames[1].save("a-002.png")
+    words = ["predict", str(finding_weights), "a.tif", "a-002.png", "--output", output, "--score-threshold", "0.2"]
+    assert cli.main([*words, "--batch-size", "2"]) == 0
+    shown = capsys.readouterr().out
+    if output == "-":
+        found = {(line["source"], line.get("frame")): line["detections"] for line in _lines(shown)}
+        assert list(found) == [("a.tif", 0), ("a.tif", 1), ("a.tif", 2), ("a-002.png", None)]
+        first, _, _, last = found.values()
+        assert first != last
+        return
+    written = json.loads(Path("out/predictions.json").read_text())
+    assert list(written) == ["a.tif#1", "a.tif#2", "a.tif#3", "a-002.png"]
+    assert [Path(one["picture"]).name for one in written.values()] == [
+        "a-001.jpg",
+        "a-002-frame.jpg",
+        "a-003.jpg",
+        "a-002.jpg",
+    ]
+    assert len(_predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).pictures) == 2
+    assert _predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).num_kept == 1
+
+
+def test_annotations_are_a_dataset_of_copies(finding_weights, picture, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(picture).save(tmp_path / "in" / name)
+    little_videos.write(tmp_path / "in" / "c.mp4", 2)
+    result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
+    assert "takes images" in result.skipped[str(tmp_path / "in" / "c.mp4")]
+    assert _names(tmp_path / "out") == ["annotations", "images", "predictions.jsonl", "skipped.txt"]
+    assert _names(tmp_path / "out" / "images") == ["a.png", "b.jpg"]
+    assert (tmp_path / "out" / "images" / "a.png").read_bytes() == (tmp_path / "in" / "a.png").read_bytes()
+    document = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    assert len(document["annotations"]) == sum(len(one["detections"]) for one in result.pictures.values()) > 0
+    Image.fromarray(picture).save(tmp_path / "in" / "d.png")
+    with pytest.raises(UserError, match="may have been corrected since"):
+        _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
+    for output, said in ((tmp_path / "in", "has sources in it"), (tmp_path / "out" / "images", "is not empty")):
+        with pytest.raises(UserError, match=said):
+            _predict(finding_weights, tmp_path / "in", output=output, format="yolo")
+    with pytest.raises(UserError, match="`format` is csv, which is files"):
+        _predict(finding_weights, tmp_path / "in", output=Path("-"), format="csv")
+
+
+def test_options_of_the_command_line_reach_the_detector(finding_weights, picture, tmp_path, capsys):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", "-", "--score-threshold", "0.2"]
+    found = []
+    for options in (
+        [],
+        ["--max-detections", "2"],
+        ["--class-agnostic"],
+        ["--class-thresholds", "dog", "1", "cat", "1"],
+    ):
+        assert cli.main([*words, *options]) == 0
+        found.append(_lines(capsys.readouterr().out)[0]["detections"])
+    everything, two, agnostic, sure = found
+    assert two == everything[:2]
+    assert 0 < len(agnostic) < len(everything)
+    assert sure == [one for one in everything if one["class"] == "cow"]

@@ -159,6 +159,8 @@ def _run(verb: str, words: list[str]) -> int:
         _show(verb, result)
     if verb == "convert" and not result.output:
         _check_dry_run(result, words)
+    if verb == "predict" and result.skipped:
+        return 1
     return 1 if verb == "doctor" and not result.is_good else 0
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from efficientdet import draw
-from efficientdet.data import images
+from efficientdet import draw, fonts
+from efficientdet.data import inputs
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
@@ -26,7 +26,7 @@ class PictureDetections:
     scores: np.ndarray
     """float32[K] in [0, 1]."""
     categories: tuple[Category, ...]
-    picture: images.Picture | None = dataclasses.field(default=None, repr=False)
+    picture: inputs.Picture | None = dataclasses.field(default=None, repr=False)
     """Where it was found: what the detector was given. A path stays a path, so that many results need little memory."""
 
     def __len__(self) -> int:
@@ -100,7 +100,7 @@ class PictureDetections:
             },
         )
 
-    def draw(self, picture: images.Picture | None = None, *, score_threshold: float = 0.0) -> Image.Image:
+    def draw(self, picture: inputs.Picture | None = None, *, score_threshold: float = 0.0) -> Image.Image:
         """Draws the detections on a copy of the picture.
 
         Args:
@@ -116,13 +116,15 @@ class PictureDetections:
         ground = self.picture if picture is None else picture
         if ground is None:
             raise UserError("`picture` is missing: these detections do not know the picture they were found in.")
-        pixels = images.to_array(ground)
+        pixels = inputs.to_array(ground)
         if pixels.shape[:2] != self.size:
             raise UserError(
                 f"`picture` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
                 f"{self.size[0]} x {self.size[1]}."
             )
-        names = [category.name for category in self.categories]
+        names = fonts.show(
+            [category.name for category in self.categories], [category.id for category in self.categories]
+        )
         return Image.fromarray(
             draw.draw_detections(pixels, self.boxes, self.labels, self.scores, names, score_threshold=score_threshold)
         )

@@ -11,23 +11,21 @@ not each bears two calls at once, so there one batch waits for the other; pictur
 
 import contextlib
 import itertools
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
-from PIL import Image
 
-from efficientdet import runtimes
+from efficientdet import runtimes, selection
 from efficientdet import tiles as tile_grids
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch
-from efficientdet.data import images as image_files
-from efficientdet.data import preprocess
+from efficientdet.data import inputs, preprocess
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
 from efficientdet.runtimes import keras as keras_runtime
-from efficientdet.structures import Category
 
 Tiles = tuple[int, int] | Literal["input"]
 """Height and width of a tile, px of the picture; "input": as large as the network input."""
@@ -44,7 +42,10 @@ class Detector:
         weights: str | Path,
         *,
         score_threshold: float = 0.3,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
         classes: Sequence[str | int] | None = None,
+        class_agnostic: bool = False,
+        max_detections: int | None = None,
         batch_size: int = 8,
         image_size: tuple[int, int] | None = None,
         precision: Precision = "float32",
@@ -58,7 +59,11 @@ class Detector:
         Args:
             weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
             score_threshold: detections below this are left out.
+            class_thresholds: names or the dataset's ids of classes that have a threshold of their own.
             classes: names or the dataset's ids of the classes that are wanted; none: all.
+            class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
+            max_detections: most detections an image, the best ones; none: all that the network gives (100 at most,
+                unless `postprocess` says otherwise or there are tiles).
             batch_size: most pictures, or tiles, in the network at once; longer lists go through in parts.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
@@ -71,7 +76,7 @@ class Detector:
         Raises:
             UserError: the weights cannot be used, or have no such class.
         """
-        _check_threshold(score_threshold)
+        selection.check_threshold(score_threshold, "score_threshold")
         if batch_size < 1:
             raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
         self.runtime = runtimes.load_runtime(
@@ -86,17 +91,25 @@ class Detector:
         self.score_threshold = score_threshold
         self.batch_size = batch_size
         self.categories = self.runtime.categories
-        self.classes = _find_classes(classes, self.categories)
+        self.classes = classes
+        self.class_thresholds = class_thresholds
+        self.class_agnostic = class_agnostic
+        self.max_detections = max_detections
+        self._choose()  # what cannot be is said now
+        self._process = os.getpid()
         is_reentrant = isinstance(self.runtime, keras_runtime.KerasRuntime)
         self._turn = contextlib.nullcontext() if is_reentrant else threading.Lock()
 
     @overload
     def detect(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
         self,
-        images: image_files.Picture,
+        images: inputs.Picture,
         *,
         score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
         classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> PictureDetections: ...
@@ -104,29 +117,40 @@ class Detector:
     @overload
     def detect(
         self,
-        images: Iterable[image_files.Picture],
+        images: Iterable[inputs.Picture],
         *,
         score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
         classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> list[PictureDetections]: ...
 
     def detect(
         self,
-        images: image_files.Picture | Iterable[image_files.Picture],
+        images: inputs.Picture | Iterable[inputs.Picture],
         *,
         score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
         classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> PictureDetections | list[PictureDetections]:
         """Detects in a picture, or in several. `detector(...)` is the same.
 
         Args:
-            images: uint8[h, w, 3], RGB, upright; a picture of Pillow's; a path; or several of these, in any sizes.
+            images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary
+                mode; an image of Pillow's; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` gives BGR:
+                `image[..., ::-1]`); or several of these, in any sizes.
             score_threshold: detections below it are left out; none: the detector's.
+            class_thresholds: names or ids of classes that have a threshold of their own; none: the detector's.
             classes: names or ids of the classes that are wanted; none: the detector's.
+            class_agnostic: one box an object, whatever its class; none: as the detector.
+            max_detections: most detections an image; none: the detector's.
             tiles: look at pieces of this size too, for small objects in large pictures; none: at the whole only.
             tile_overlap: least share of a tile's side that the next one sees too, 0..0.9.
 
@@ -136,23 +160,30 @@ class Detector:
         Raises:
             UserError: a picture cannot be used, or the weights have no such class.
         """
+        is_one = inputs.is_one(images)
         found = self.detect_each(
-            [images] if _is_one(images) else images,  # type: ignore[list-item, arg-type]
+            [images] if is_one else images,  # type: ignore[list-item, arg-type]
             score_threshold=score_threshold,
+            class_thresholds=class_thresholds,
             classes=classes,
+            class_agnostic=class_agnostic,
+            max_detections=max_detections,
             tiles=tiles,
             tile_overlap=tile_overlap,
         )
-        return next(found) if _is_one(images) else list(found)
+        return next(found) if is_one else list(found)
 
     __call__ = detect
 
     def detect_each(
         self,
-        images: Iterable[image_files.Picture],
+        images: Iterable[inputs.Picture],
         *,
         score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
         classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> Iterator[PictureDetections]:
@@ -160,18 +191,19 @@ class Detector:
 
         A batch is read when its first answer is asked for.
         """
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        _check_threshold(threshold)
-        wanted = self.classes if classes is None else _find_classes(classes, self.categories)
+        self._check_process()
+        if isinstance(images, Mapping | set | frozenset) or not isinstance(images, Iterable):
+            images = [images]  # type: ignore[list-item]  # no image, and several of them neither: refused as one
+        choice = self._choose(score_threshold, class_thresholds, classes, class_agnostic, max_detections)
 
-        def answer(picture: image_files.Picture, size: tuple[int, int], found: _Found) -> PictureDetections:
+        def answer(picture: inputs.Picture, size: tuple[int, int], found: _Found) -> PictureDetections:
             boxes, labels, scores = found
-            is_shown = (scores >= threshold) & np.isin(labels, wanted)
+            rows = choice.rows(boxes, labels, scores)
             return PictureDetections(
                 size=size,
-                boxes=boxes[is_shown],
-                labels=labels[is_shown],
-                scores=scores[is_shown],
+                boxes=boxes[rows],
+                labels=labels[rows],
+                scores=scores[rows],
                 categories=self.categories,
                 picture=picture,
             )
@@ -181,27 +213,56 @@ class Detector:
         tile_size = self.runtime.image_size if tiles == "input" else tiles
         return self._in_tiles(images, tile_size, tile_overlap, answer)
 
+    def _choose(
+        self,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+    ) -> selection.Choice:
+        """Says what is shown: what a call asks for, else what the detector was made with."""
+        return selection.choose(
+            self.categories,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            class_thresholds=self.class_thresholds if class_thresholds is None else class_thresholds,
+            classes=self.classes if classes is None else classes,
+            class_agnostic=self.class_agnostic if class_agnostic is None else class_agnostic,
+            max_detections=self.max_detections if max_detections is None else max_detections,
+        )
+
+    def _check_process(self) -> None:
+        """Raises a UserError in a process that was forked from the one that loaded the weights.
+
+        Threads of the runtime do not survive a fork, so a call there would wait for them for ever.
+        """
+        if os.getpid() != self._process:
+            raise UserError(
+                f"This Detector was made in process {self._process} and cannot be used in {os.getpid()}, a fork of it. "
+                "Make one in each process, or start processes with multiprocessing.get_context('spawn')."
+            )
+
     def _in_batches(
-        self, images: Iterable[image_files.Picture], answer: Callable[..., PictureDetections]
+        self, images: Iterable[inputs.Picture], answer: Callable[..., PictureDetections]
     ) -> Iterator[PictureDetections]:
         """Looks at whole pictures."""
         pictures = iter(images)
-        while batch := list(itertools.islice(pictures, self.batch_size)):
+        while batch := [inputs.to_keep(each) for each in itertools.islice(pictures, self.batch_size)]:
             # Of what is read only the small network input stays in memory.
-            boxed = [self._letterbox(image_files.to_array(picture)) for picture in batch]
+            boxed = [self._letterbox(inputs.to_array(picture)) for picture in batch]
             for picture, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
                 yield answer(picture, size, found)
 
     def _in_tiles(
         self,
-        images: Iterable[image_files.Picture],
+        images: Iterable[inputs.Picture],
         tile_size: tuple[int, int],
         overlap: float,
         answer: Callable[..., PictureDetections],
     ) -> Iterator[PictureDetections]:
         """Looks at each picture as a whole, and at its tiles if it has more than one."""
-        for picture in images:
-            pixels = image_files.to_array(picture)
+        for picture in map(inputs.to_keep, images):
+            pixels = inputs.to_array(picture)
             height, width = pixels.shape[:2]
             grid = tile_grids.split((height, width), tile_size, overlap)
             origins = np.array([[0, 0, height, width], *(grid if len(grid) > 1 else [])])
@@ -234,38 +295,3 @@ class Detector:
             (boxes[row][is_found[row]], found["labels"][row][is_found[row]], found["scores"][row][is_found[row]])
             for row in range(len(boxed))
         ]
-
-
-def _is_one(images: object) -> bool:
-    """Tells a picture from several."""
-    return isinstance(images, np.ndarray | Image.Image | Path | str)
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise UserError(f"`score_threshold` is {threshold}; it must be in [0, 1].")
-
-
-def _find_classes(classes: Sequence[str | int] | None, categories: tuple[Category, ...]) -> np.ndarray:
-    """Finds the labels of classes by their names or ids.
-
-    Returns:
-        int[N], positions in `categories`.
-
-    Raises:
-        UserError: there is no such class.
-    """
-    if classes is None:
-        return np.arange(len(categories))
-    if isinstance(classes, str) or not len(classes):
-        raise UserError(f"`classes` is {classes!r}; expected a list of one or more names or ids.")
-    labels: dict[str, list[int]] = {}
-    for label, category in enumerate(categories):
-        labels.setdefault(category.name, []).append(label)
-    for label, category in enumerate(categories):  # a number is an id unless a class is called so
-        labels.setdefault(str(category.id), [label])
-    unknown = [each for each in classes if str(each) not in labels]
-    if unknown:
-        known = ", ".join(f"{category.name} ({category.id})" for category in categories)
-        raise UserError(f"`classes` has {unknown[0]!r}; these weights know {known}.")
-    return np.array([label for each in classes for label in labels[str(each)]])

@@ -5,11 +5,12 @@ any two neighbours in the list of classes differ. Letters are black or white, wh
 """
 
 import colorsys
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from efficientdet import fonts
 
 _GOLDEN_ANGLE = 0.3819660112501051  # of a full turn
 _SMALLEST_FONT = 8  # px
@@ -51,6 +52,7 @@ def draw_detections(
     for row in reversed(order):
         _draw_frame(draw, frames[row], line, colour(int(labels[row])))
 
+    names = fonts.show(names)
     texts = {row: [names[int(labels[row])]] for row in order[:_MOST_TAGS]}
     if scores is not None:
         texts = {row: [f"{name} {100 * float(scores[row]):.0f}%", name] for row, (name,) in texts.items()}
@@ -125,8 +127,9 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str])
     draw = ImageDraw.Draw(sheet)
     x = 0
     for picture, caption in zip((left, right), captions, strict=True):
-        text = _shorten(caption, _font(size), picture.shape[1] - 2 * (size // 3))
-        draw.text((x + size // 3, header / 2), text, fill=_INK, font=_font(size), anchor="lm")
+        font = fonts.load(caption, size)
+        text = _shorten(caption, font, picture.shape[1] - 2 * (size // 3))
+        draw.text((x + size // 3, header / 2), text, fill=_INK, font=font, anchor="lm")
         sheet.paste(Image.fromarray(picture), (x, header))
         x += picture.shape[1] + gap
     return np.asarray(sheet).copy()
@@ -202,7 +205,7 @@ def _place_tags(
     Args:
         frames: of the boxes, best first.
         texts: of each box that gets a tag, the wished one first.
-        font: of all tags.
+        font: of all tags; one of its size for letters that it lacks.
         line: width of a box's line, px.
         size: height and width of the picture, px.
 
@@ -245,7 +248,7 @@ def _overlap(first: _Rectangle, second: _Rectangle) -> int:
 
 def _tag_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     """Measures width and height of a tag, px."""
-    return round(font.getlength(text) + font.size * 0.5) + 1, round(font.size * 1.3)
+    return round(_with_letters(font, text).getlength(text) + font.size * 0.5) + 1, round(font.size * 1.3)
 
 
 def _draw_tag(
@@ -258,7 +261,7 @@ def _draw_tag(
     """Writes a text on a filled tag."""
     x1, y1, x2, y2 = rectangle
     draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius=font.size * 0.2, fill=rgb)
-    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=text_colour(rgb), font=font, anchor="mm")
+    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=text_colour(rgb), font=_with_letters(font, text), anchor="mm")
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -270,9 +273,11 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text + "…" if text else ""
 
 
-@functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Loads the font that comes with Pillow at a size in px."""
-    font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
+    return fonts.load("", size)
+
+
+def _with_letters(font: ImageFont.FreeTypeFont, text: str) -> ImageFont.FreeTypeFont:
+    """Gives a font back, or one of its size that has the letters of a text."""
+    return font if text.isascii() else fonts.load(text, round(font.size))

@@ -1,38 +1,31 @@
-"""`predict`: what is in pictures, videos and cameras, drawn and written down.
+"""`predict`: what is in images, videos, cameras and streams, drawn and written down, or as annotations.
 
-Into a folder it writes each picture and each video with its boxes, predictions.json, and beside a video a line of JSON
-a frame; to standard output it writes lines of JSON alone. Each file is written aside and renamed when it is whole. All
-pictures are decoded once before anything is written, and of all videos the first frame.
+Into a directory it writes each image and each video with its boxes, and a line of JSON a source as soon as it is done
+(predictions.jsonl); at the end predictions.json is made of the lines. With `format` it writes a dataset of annotations
+to correct instead. A source that cannot be read is left out and named. A run that is stopped goes on when the same
+command runs again; earlier results are only ever replaced on request. To standard output it writes lines of JSON alone.
 """
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
-import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import numpy as np
-
-from efficientdet import files, progress
+from efficientdet import image_batches, journal, labelling, prediction_directory, progress, video_prediction
 from efficientdet.config import Precision, RuntimeName, Switch
-from efficientdet.data import images as image_files
-from efficientdet.data import media, video
-from efficientdet.data.media import Medium
-from efficientdet.detections import PictureDetections
+from efficientdet.data import media
 from efficientdet.detector import Detector, Tiles
 from efficientdet.errors import UserError, one_line
+from efficientdet.image_batches import Detect, Work
+from efficientdet.structures import Category
 
 _STANDARD_OUTPUT = Path("-")
-_MOST_PIXELS = 64_000_000  # in a batch; the pictures are kept to draw on them
-
-_Detect = Callable[[Sequence[np.ndarray]], list[PictureDetections]]
+_MOST_NAMED = 20  # sources that the terminal lists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +34,16 @@ class Prediction:
 
     output: str
     pictures: dict[str, dict[str, Any]]
-    """Picture as it was given -> its size, its detections, and the annotated picture. Empty if lines were written."""
+    """Image as it was given -> its size, its detections, and the annotated image, or its copy. `a.gif#2` is the second
+    frame of a.gif. Empty if lines were written."""
     videos: dict[str, dict[str, Any]]
-    """Video or camera -> its size, number of frames, seconds, the annotated video, and the lines of its frames."""
+    """Video, camera or stream -> its size, number of frames, seconds, the annotated video, the lines of its frames."""
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Source that could not be used -> why."""
+    num_kept: int = 0
+    """Sources whose results were there from an earlier run of the same command."""
+    format: str = "json"
+    """Of the annotations."""
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the prediction into plain JSON values."""
@@ -51,14 +51,17 @@ class Prediction:
 
     def text(self) -> str:
         """Says what was found and where it is; nothing if it went to standard output."""
+        if self.output == str(_STANDARD_OUTPUT):
+            return ""
         lines = [
             f"{name}: {len(found['detections'])} found, {found['picture']}" for name, found in self.pictures.items()
         ]
-        lines += [
-            f"{name}: {found['frames']} frames, {found['video']}"
-            for name, found in self.videos.items()
-            if found["video"]
-        ]
+        lines += [f"{name}: {found['frames']} frames, {found['video']}" for name, found in self.videos.items()]
+        if self.format != "json":
+            number = sum(len(found["detections"]) for found in self.pictures.values())
+            lines.append(f"{self.output}: {len(self.pictures)} images, {number} boxes, format {self.format}")
+        if self.num_kept:
+            lines.append(f"{self.num_kept} of these were there from an earlier run.")
         return "\n".join(map(one_line, lines))
 
 
@@ -68,8 +71,13 @@ def predict(
     /,
     *,
     output: Path = Path("predictions"),
+    format: labelling.Form = "json",
+    overwrite: bool = False,
     score_threshold: float = 0.3,
+    class_thresholds: dict[str, float] | None = None,
     classes: tuple[str, ...] | None = None,
+    class_agnostic: bool = False,
+    max_detections: int | None = None,
     tiles: Tiles | None = None,
     tile_overlap: float = 0.2,
     batch_size: int = 8,
@@ -79,156 +87,130 @@ def predict(
     runtime: RuntimeName = "auto",
     xla: Switch = "auto",
 ) -> Prediction:
-    """Detects in pictures, videos and cameras, draws what was found, and writes it down as JSON.
+    """Detects in images, videos, cameras and streams, draws what was found, and writes it down as JSON.
+
+    A source that cannot be read is left out and named, and the exit status is 1 then. The same command goes on where it
+    was stopped.
 
     Args:
         weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
-        sources: pictures, videos, folders of them, patterns such as 'photos/**/*.jpg', http(s) addresses, or the number
-            of a camera, which Ctrl-C ends.
-        output: folder for annotated pictures and videos and predictions.json; - prints a line of JSON for each picture
+        sources: images, videos, folders of them, patterns such as 'photos/**/*.jpg', http(s) addresses, streams such as
+            rtsp://host/path, or the number of a camera; Ctrl-C ends a camera or a stream.
+        output: directory for annotated images and videos and predictions.json; - prints a line of JSON for each image
             and each frame of a video instead.
+        format: json: images with boxes drawn, and predictions.json; coco, yolo, voc, labelme, csv: copies of the images
+            with annotations to correct, which `convert` reads.
+        overwrite: replace the results of another command in `output`.
         score_threshold: detections below this are left out.
+        class_thresholds: classes, by name or id, that have a threshold of their own, such as person 0.5 dog 0.2.
         classes: names or ids of the classes that are wanted; all if not given.
-        tiles: look at pieces of this height and width too, px, for small objects in large pictures; input: as large as
+        class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
+        max_detections: most detections an image, the best ones; all if not given.
+        tiles: look at pieces of this height and width too, px, for small objects in large images; input: as large as
             the network input.
         tile_overlap: least share of a tile's side that the next one sees too.
-        batch_size: most pictures in the network at once; a camera has 1.
-        max_frames: of each video or camera; all if not given.
+        batch_size: most images in the network at once; a camera or a stream has 1.
+        max_frames: of each video, animation, camera or stream; all if not given.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         precision: of the arithmetic inside the network.
         runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
         xla: compile Keras's graph with XLA; auto: on a GPU.
 
     Returns:
-        What was found; boxes in px of each picture, upright as its EXIF orientation says.
+        What was found; boxes in px of each image, upright as its EXIF orientation says.
 
     Raises:
-        UserError: weights or a source cannot be used; nothing is written then, unless a video turns out to be damaged
-            behind its first frame.
+        UserError: the weights cannot be used, `output` has results of another command, or no source can be read;
+            nothing is written then.
     """
     if max_frames is not None and max_frames < 1:
         raise UserError(f"`max_frames` is {max_frames}; it must be at least 1.")
-    found = media.find(sources)
-    targets = _targets(found, output)
-    if output != _STANDARD_OUTPUT:
-        files.check_writable(output / "predictions.json")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        found = [media.fetch(medium, Path(folder)) for medium in found]
-        for medium in found:
-            _check(medium)
-        detector = Detector(
-            weights,
-            score_threshold=score_threshold,
-            classes=classes,
-            batch_size=batch_size,
-            image_size=image_size,
-            precision=precision,
-            runtime=runtime,
-            xla=xla,
+    is_printed = output == _STANDARD_OUTPUT
+    if is_printed and format != "json":
+        raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
+    found = [media.resolve(medium) for medium in media.find(sources)]
+    choice: dict[str, Any] = {
+        "score_threshold": score_threshold,
+        "class_thresholds": class_thresholds,
+        "classes": classes,
+        "class_agnostic": class_agnostic,
+        "max_detections": max_detections,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "precision": precision,
+        "runtime": runtime,
+        "xla": xla,
+    }
+
+    def load() -> tuple[Detect, tuple[Category, ...]]:
+        detector = Detector(weights, **choice)
+        return (
+            lambda batch: detector.detect(list(batch), tiles=tiles, tile_overlap=tile_overlap),
+            detector.categories,
         )
 
-        def detect(batch: Sequence[np.ndarray]) -> list[PictureDetections]:
-            return detector.detect(list(batch), tiles=tiles, tile_overlap=tile_overlap)
-
-        work = _Work(detect=detect, batch_size=batch_size, max_frames=max_frames)
-        if output == _STANDARD_OUTPUT:
+    looked = {"format": format, "tiles": tiles, "tile_overlap": tile_overlap, "max_frames": max_frames}
+    settings = {"weights": str(weights), "weights_mark": _mark(weights), **choice, **looked}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        work = Work(load=load, batch_size=batch_size, max_frames=max_frames, folder=Path(folder))
+        if is_printed:
             return _print(found, work)
-        return _write(found, targets, output, work)
+        directory = prediction_directory.Directory(output, format, found, settings, work, overwrite)
+        directory.write()
+    return _summary(directory)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Work:
-    """How pictures and frames are looked at."""
-
-    detect: _Detect
-    batch_size: int
-    max_frames: int | None
-
-    def pictures(self, found: Sequence[Medium]) -> Iterator[tuple[int, np.ndarray, PictureDetections]]:
-        """Looks at the pictures among media: position, pixels, detections of each."""
-        places = [place for place, medium in enumerate(found) if medium.kind == "picture"]
-        if not places:
-            return
-        read = ((place, image_files.read_image(_path(found[place]), found[place].name)) for place in places)
-        with progress.track("predict", len(places)) as bar:
-            for batch in _batches(read, self.batch_size):
-                for (place, image), detections in zip(batch, self.detect([image for _, image in batch]), strict=True):
-                    yield place, image, detections
-                    bar.advance(note=_path(found[place]).name)
-
-    def frames(self, medium: Medium, film: video.Video) -> Iterator[tuple[video.Frame, PictureDetections]]:
-        """Looks at the frames of a video or camera, which Ctrl-C ends."""
-        total = film.num_frames if self.max_frames is None else min(film.num_frames or self.max_frames, self.max_frames)
-        with progress.track(medium.name, total, unit="frames") as bar, _ended_by_hand(medium) as is_asked:
-            wanted = itertools.takewhile(
-                lambda _: not is_asked.is_set(), itertools.islice(film.frames, self.max_frames)
-            )
-            pairs = ((frame, frame.image) for frame in wanted)
-            for batch in _batches(pairs, 1 if medium.kind == "camera" else self.batch_size):
-                found = self.detect([image for _, image in batch])
-                for (frame, _), detections in zip(batch, found, strict=True):
-                    yield frame, detections
-                    bar.advance()
-
-
-def _write(found: Sequence[Medium], targets: Sequence[Path], output: Path, work: _Work) -> Prediction:
-    """Writes pictures, videos and the report into a folder."""
+def _summary(directory: prediction_directory.Directory) -> Prediction:
+    """Gathers what there is of the sources of a command."""
     pictures: dict[str, dict[str, Any]] = {}
     videos: dict[str, dict[str, Any]] = {}
-    for place, image, detections in work.pictures(found):
-        target = targets[place]
-        drawn = detections.draw(image)
-        files.write_aside(target, lambda temporary, drawn=drawn: drawn.save(temporary, quality=92))  # type: ignore[misc]
-        pictures[found[place].name] = {**detections.to_dict(), "picture": str(target)}
-    for medium, target in zip(found, targets, strict=True):
-        if medium.kind != "picture":
-            with _open(medium) as film:
-                videos[medium.name] = _write_video(medium, film, target, work)
-    files.write_json(output / "predictions.json", {**pictures, **videos})
-    return Prediction(output=str(output), pictures=pictures, videos=videos)
+    for task in directory.tasks:
+        results = task.results or (task.entry or {}).get("results", {})
+        (pictures if task.medium.kind == "picture" else videos).update(results)
+    skipped = {task.source: task.error for task in directory.tasks if task.error}
+    _say_skipped(skipped, len(directory.tasks), directory.output / journal.SKIPPED)
+    return Prediction(
+        output=str(directory.output),
+        pictures=pictures,
+        videos=videos,
+        skipped=skipped,
+        num_kept=sum(task.entry is not None for task in directory.tasks),
+        format=directory.form,
+    )
 
 
-def _write_video(medium: Medium, film: video.Video, target: Path, work: _Work) -> dict[str, Any]:
-    """Writes a video with boxes, and its detections as lines."""
-    lines = target.with_suffix(".jsonl")
-    number, seconds = 0, 0.0
-
-    def fill(picture_file: Path, lines_file: Path) -> None:
-        nonlocal number, seconds
-        with lines_file.open("w", encoding="utf-8") as text, video.write_video(picture_file, film) as writer:
-            for frame, detections in work.frames(medium, film):
-                writer.write(np.asarray(detections.draw(frame.image)), frame.ticks)
-                text.write(_frame_line(number, frame, detections))
-                number, seconds = number + 1, frame.seconds
-
-    files.write_aside(target, lambda temporary: files.write_aside(lines, lambda text: fill(temporary, text)))
-    height, width = film.size
-    facts = {"height": height, "width": width, "frames": number, "seconds": round(seconds, 3)}
-    return facts | {"video": str(target), "lines": str(lines)}
-
-
-def _print(found: Sequence[Medium], work: _Work) -> Prediction:
-    """Prints a line for each picture, and for each frame of a video."""
-    videos: dict[str, dict[str, Any]] = {}
+def _print(found: Sequence[media.Medium], work: Work) -> Prediction:
+    """Prints a line for each image, and for each frame of a video."""
+    tasks = image_batches.plan(found, journal.Journal(_STANDARD_OUTPUT, {}))
+    detect, _ = work.load()
+    num_lines = 0
     with _broken_pipe_ends():
-        for place, _, detections in work.pictures(found):
-            _say(sys.stdout, json.dumps({"source": found[place].name, **detections.to_dict()}))
-        for medium in found:
-            if medium.kind != "picture":
-                with _open(medium) as film:
-                    for number, (frame, detections) in enumerate(work.frames(medium, film)):
-                        _say(sys.stdout, _frame_line(number, frame, detections, source=medium.name))
-    return Prediction(output=str(_STANDARD_OUTPUT), pictures={}, videos=videos)
+        for piece, detections in work.pieces(tasks, detect):
+            piece.task.error = piece.error
+            if detections is not None:
+                frame = {} if piece.total == 1 else {"frame": piece.number}
+                _say({"source": piece.task.source, **frame, **detections.to_dict()})
+                num_lines += 1
+        for task in tasks:
+            if task.medium.kind != "picture":
+                try:
+                    for line in video_prediction.lines(
+                        task.medium, detect, work.batch_size, work.max_frames, work.folder
+                    ):
+                        _say({"source": task.source, **line})
+                        num_lines += 1
+                except UserError as error:
+                    task.error = str(error)
+    skipped = {task.source: task.error for task in tasks if task.error}
+    if skipped and not num_lines:
+        raise UserError(next(iter(skipped.values())))
+    _say_skipped(skipped, len(tasks), None)
+    return Prediction(output=str(_STANDARD_OUTPUT), pictures={}, videos={}, skipped=skipped)
 
 
-def _frame_line(number: int, frame: video.Frame, detections: PictureDetections, **facts: Any) -> str:
-    """Writes the detections of a frame as a line of JSON."""
-    return json.dumps({**facts, "frame": number, "seconds": round(frame.seconds, 3), **detections.to_dict()}) + "\n"
-
-
-def _say(stream: TextIO, text: str) -> None:
-    stream.write(text if text.endswith("\n") else f"{text}\n")
-    stream.flush()
+def _say(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager
@@ -241,67 +223,24 @@ def _broken_pipe_ends() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def _ended_by_hand(medium: Medium) -> Iterator[threading.Event]:
-    """Takes Ctrl-C for the end of a camera's pictures while the block runs, so that what is written is whole."""
-    is_asked = threading.Event()
-    if medium.kind != "camera" or threading.current_thread() is not threading.main_thread():
-        yield is_asked
+def _say_skipped(skipped: dict[str, str], total: int, path: Path | None) -> None:
+    """Names the sources that could not be used, on standard error."""
+    if not skipped:
         return
-    before = signal.signal(signal.SIGINT, lambda *_: is_asked.set())
+    lines = [f"{len(skipped)} of {total} sources could not be used:"]
+    lines += [f"  {one_line(reason)}" for reason in list(skipped.values())[:_MOST_NAMED]]
+    if len(skipped) > _MOST_NAMED:
+        lines.append(f"  and {len(skipped) - _MOST_NAMED} more" + (f", all in {path}" if path else ""))
+    progress.console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+def _mark(weights: Path) -> list[list[Any]]:
+    """Says what tells these weights from others of the same name; of a run its best ones count."""
     try:
-        yield is_asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _batches(pairs: Iterator[tuple[Any, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Any, np.ndarray]]]:
-    """Groups pictures, by number and by pixels."""
-    batch: list[tuple[Any, np.ndarray]] = []
-    pixels = 0
-    for pair in pairs:
-        batch.append(pair)
-        pixels += pair[1].shape[0] * pair[1].shape[1]
-        if len(batch) == batch_size or pixels > _MOST_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _open(medium: Medium) -> contextlib.AbstractContextManager[video.Video]:
-    """Opens a video or a camera."""
-    return (
-        video.open_camera(medium.camera) if medium.camera is not None else video.open_video(_path(medium), medium.name)
-    )
-
-
-def _check(medium: Medium) -> None:
-    """Raises a UserError for what cannot be decoded, of a video its first frame."""
-    if medium.kind == "picture":
-        image_files.read_image(_path(medium), medium.name)
-    else:
-        with _open(medium):
-            pass
-
-
-def _path(medium: Medium) -> Path:
-    assert medium.path is not None, "not fetched"
-    return medium.path
-
-
-def _targets(found: Sequence[Medium], output: Path) -> list[Path]:
-    """Names what is written as the originals; equal names are numbered, and no original is replaced."""
-    taken: set[str] = set()
-    targets = []
-    for medium in found:
-        stem, number = medium.stem, 2
-        while stem in taken:
-            stem, number = f"{medium.stem}-{number}", number + 1
-        taken.add(stem)
-        targets.append(output / f"{stem}{'.jpg' if medium.kind == 'picture' else '.mp4'}")
-    originals = {medium.path.resolve() for medium in found if medium.path is not None}
-    for target in targets:
-        if {target.resolve(), target.with_suffix(".jsonl").resolve()} & originals:
-            raise UserError(f"`output` is `{output}`, where `{target.name}` would be replaced; give another folder.")
-    return targets
+        if (weights / "weights" / "best.safetensors").is_file():
+            found = [weights / "weights" / "best.safetensors"]
+        else:
+            found = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    except OSError:  # a published name, or said when they are loaded
+        return []

@@ -1,9 +1,15 @@
-"""Short videos that tests write: a bright square on a dark ground, which moves."""
+"""Short videos that tests write: a bright square on a dark ground, which moves; and a network camera."""
 
+import contextlib
+import io
+import socket
+import threading
+import time
 from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image
 
 
 def write(path, count=12, *, size=(48, 64), rate=Fraction(10), codec="libx264", ticks=None, rotation=0, container=None):
@@ -41,3 +47,34 @@ def write(path, count=12, *, size=(48, 64), rate=Fraction(10), codec="libx264", 
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
     return frames
+
+
+@contextlib.contextmanager
+def network_camera(size=(48, 64), seconds=0.02):
+    """Runs a camera that sends JPEG after JPEG over HTTP while the block runs, and gives its address."""
+    is_over = threading.Event()
+
+    def send(connection):
+        with contextlib.suppress(OSError), connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=limit\r\n\r\n")
+            for number in range(10_000):
+                buffer = io.BytesIO()
+                Image.new("RGB", (size[1], size[0]), (number % 250, 60, 60)).save(buffer, "JPEG")
+                head = b"--limit\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % buffer.tell()
+                connection.sendall(head + buffer.getvalue() + b"\r\n")
+                if is_over.wait(seconds):
+                    return
+
+    def listen():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=send, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        threading.Thread(target=listen, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/live.mjpg"
+        is_over.set()
+        time.sleep(2 * seconds)

@@ -84,6 +84,16 @@ def test_formats_that_say_the_same_give_the_same_records(tmp_path):
         np.testing.assert_array_equal(left[name], right[name])
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp"])
+def test_further_frames_are_reported(tmp_path, suffix):
+    little_datasets.write_voc_file(tmp_path / "voc", "a", little_datasets.voc_object("cat", (15, 10, 45, 30)))
+    frames = [Image.new("RGB", (60, 40), (level, 0, 0)) for level in (200, 20)]
+    (tmp_path / "voc" / "JPEGImages" / "a.jpg").unlink()
+    frames[0].save(tmp_path / "voc" / "JPEGImages" / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    result = _convert("voc", tmp_path / "voc", tmp_path / "out")
+    assert _counts(result)[policy.FIRST_FRAME, f"a.{suffix}"] == 1
+
+
 def test_boxes_are_clipped_or_dropped_and_reported(tmp_path):
     boxes = {
         "inside": (1, 2, 3, 4),

@@ -45,6 +45,10 @@ def server(monkeypatch):
         pytest.param("0", [("0", "picture")], id="a file that is called like a camera"),
         pytest.param("1", [("camera 1", "camera")], id="a camera"),
         pytest.param("https://host/a%20b.jpg?key=s3cret", [("https://host/a%20b.jpg", "picture")], id="an address"),
+        pytest.param("rtsp://me:pw@host/live/1", [("rtsp://host/live/1", "stream")], id="a stream"),
+        pytest.param("RTMPS://host/live", [("rtmps://host/live", "stream")], id="a stream, in capitals"),
+        pytest.param("http://host/a.m3u8?key=1", [("http://host/a.m3u8", "stream")], id="a playlist on the web"),
+        pytest.param("http://host/cam.MJPG", [("http://host/cam.MJPG", "stream")], id="a network camera"),
         pytest.param("http://me:pw@host:81/c.MOV", [("http://host:81/c.MOV", "video")], id="a video on the web"),
     ],
 )
@@ -62,7 +66,9 @@ def test_words_stand_for_what_is_there(folder, word, found):
         ("x" * 300, "x` cannot be read: File name too long"),
         ("a\0b", "does not exist"),
         ("file:///etc/passwd", "is no address of a file on the web"),
-        ("rtsp://host/stream", "expected http://"),
+        ("rtsp://", "is not the address of a stream; expected rtsp://host/"),
+        ("rtsp://host:x/a", "is not the address of a stream"),
+        ("ftp://host/a.jpg", "expected http://"),
         ("http://", "is no address"),
     ],
 )

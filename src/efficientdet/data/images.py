@@ -1,4 +1,4 @@
-"""Picture files: any common format in, uint8 RGB or a plain JPEG out.
+"""Image files: any common format in, uint8 RGB or a plain JPEG out.
 
 Pictures come from strangers, so a file is judged by its header before its pixels are decoded, a file that decodes only
 in part is refused, and each refusal is a `UserError` that names the file. Needs Pillow only, no TensorFlow, no Keras.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from efficientdet.errors import UserError
 
@@ -35,14 +35,20 @@ class TooManyPixelsError(UserError):
 MAX_PIXELS = 178_956_970
 """Pixels of the largest picture that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-"""How names of picture files end, lower case."""
-
-Picture = np.ndarray | Image.Image | Path | str
-"""uint8[h, w, 3] (RGB, upright), a picture of Pillow's, or a file."""
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".heic", ".heif"),
+)
+"""How names of image files end, lower case."""
 
 # Pillow opens the photographs with a second picture inside that phones write (MPO) as JPEG.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+# What a file of boxes (ISO 14496-12) calls itself in its first one: the first is AVIF, the others are HEIC.
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+# Several images of equal rank. The second one of an MPO is a preview or a depth map.
+_OF_SEVERAL = ("GIF", "WEBP", "TIFF", "PNG", "AVIF")
+_SUBFILE_TYPE = 254  # of a TIFF's page; bit 0: a reduced copy of another page, bit 2: a mask
 _EXIF_ORIENTATION = 0x0112
 # Start-of-frame markers: baseline, extended sequential, progressive. Few decoders know lossless and arithmetic coding.
 _COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
@@ -59,6 +65,7 @@ class Facts:
         width: stored columns, px.
         orientation: EXIF orientation 1..8; 1 is upright.
         is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
+        has_more_frames: it is the first frame of an animation or the first page of several.
         decoded_pixels: px that decoding makes: more than the picture has where a TIFF's tiles are larger than it.
     """
 
@@ -68,6 +75,7 @@ class Facts:
     width: int
     orientation: int
     is_plain_jpeg: bool
+    has_more_frames: bool
     decoded_pixels: int
 
     @property
@@ -79,39 +87,6 @@ class Facts:
     def upright_size(self) -> tuple[int, int]:
         """Height and width after the EXIF rotation, px."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
-
-
-def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
-    """Takes the pixels of a picture of any kind, upright.
-
-    Args:
-        picture: pixels, a picture of Pillow's, or a file.
-        name: what an error calls the picture; none: its path, or `image`.
-
-    Returns:
-        uint8[H, W, 3], RGB; an array is given back as it is.
-
-    Raises:
-        UserError: an array of another kind, or a file that `read_image` refuses.
-    """
-    if isinstance(picture, np.ndarray):
-        name = name or "image"
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
-            hint = "; give a list of pictures for several" if picture.ndim == 4 else ""
-            raise UserError(
-                f"`{name}` is {picture.dtype}{list(picture.shape)}; expected uint8[height, width, 3]{hint}."
-            )
-        return picture
-    if isinstance(picture, Image.Image):
-        name = name or str(getattr(picture, "filename", "")) or "image"
-        with _explained(name):
-            _check_pixels(picture)
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), name))
-    if not isinstance(picture, Path | str):
-        raise UserError(
-            f"`{name or 'image'}` is of type {type(picture).__name__}; expected an array, a picture or a path."
-        )
-    return read_image(Path(picture), name or str(picture))
 
 
 def read_image(source: Path | bytes, name: str) -> np.ndarray:
@@ -128,7 +103,73 @@ def read_image(source: Path | bytes, name: str) -> np.ndarray:
         UserError: the file is missing, no picture, cut short, or larger than `MAX_PIXELS`.
     """
     with _open(source, name) as image:
+        return upright(image, name)
+
+
+def upright(image: Image.Image, name: str) -> np.ndarray:
+    """Takes the pixels of an image of Pillow's, turned upright as its EXIF orientation says.
+
+    Args:
+        image: open; of several frames the one it stands at.
+        name: what an error calls the image.
+
+    Returns:
+        uint8[H, W, 3], RGB.
+
+    Raises:
+        UserError: it is damaged, larger than `MAX_PIXELS`, or its pixels have no agreed white.
+    """
+    with _explained(name):
+        _check_pixels(image)
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image), name))
+
+
+def read_frames(source: Path | bytes, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decodes every frame of an animation or page of a TIFF, one in memory at a time; most files have one.
+
+    Reduced copies and masks among the pages of a TIFF are left out.
+
+    Args:
+        source: the file or its content.
+        name: what an error calls the image.
+
+    Yields:
+        How many frames there are, and each frame: uint8[H, W, 3], RGB, upright; sizes may differ.
+
+    Raises:
+        UserError: as of `read_image`; frames before a damaged one have been given.
+    """
+    content = source if isinstance(source, bytes) else read_file(source, name)
+    with contextlib.ExitStack() as closed_at_the_end:
+        with _explained(name), _quiet():  # not across a yield: what else runs meanwhile may warn
+            image = closed_at_the_end.enter_context(_opened(content, name))
+            places = _frame_places(image)
+        for place in places:
+            with _explained(name), _quiet():
+                if place:
+                    image.seek(place)
+                pixels = upright(image, name)
+            yield len(places), pixels
+
+
+def count_frames(source: Path | bytes, name: str) -> int:
+    """Counts the frames that `read_frames` gives; no pixel is decoded."""
+    with _open(source, name) as image:
+        return len(_frame_places(image))
+
+
+def _frame_places(image: Image.Image) -> list[int]:
+    """Finds the frames of equal rank in an open file."""
+    count = getattr(image, "n_frames", 1) if image.format in _OF_SEVERAL else 1
+    if count == 1 or not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return list(range(count))
+    places = []
+    for place in range(count):
+        image.seek(place)
+        if not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & 0b101:
+            places.append(place)
+    image.seek(0)
+    return places or [0]
 
 
 def inspect(source: Path | bytes, name: str) -> Facts:
@@ -144,6 +185,7 @@ def inspect(source: Path | bytes, name: str) -> Facts:
             width=image.width,
             orientation=orientation if orientation in range(1, 9) else 1,
             is_plain_jpeg=is_plain,
+            has_more_frames=image.format in _OF_SEVERAL and bool(getattr(image, "is_animated", False)),
             decoded_pixels=_decoded_pixels(image),
         )
 
@@ -200,12 +242,47 @@ def strip_exif(jpeg: bytes) -> bytes:
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Opens a picture; whatever Pillow raises inside the block becomes a UserError that names the file."""
     content = source if isinstance(source, bytes) else read_file(source, name)
-    with _explained(name), warnings.catch_warnings():
-        # Broken EXIF, odd palettes, large pictures: Pillow's remarks on files that it reads all the same.
+    with _explained(name), _quiet(), _opened(content, name) as image:
+        yield image
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    """Opens the content of a file and judges its header."""
+    image = Image.open(io.BytesIO(content), formats=(*_FORMATS, *_further_formats(content, name)))
+    _check_pixels(image)
+    return image
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Pillow's remarks on files that it reads all the same: broken EXIF, odd palettes, large images."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            _check_pixels(image)
-            yield image
+        yield
+
+
+def _further_formats(content: bytes, name: str) -> tuple[str, ...]:
+    """Names the format of a file that Pillow cannot always read, and makes it readable.
+
+    Raises:
+        UserError: it needs something that is not installed.
+    """
+    if content[4:8] != b"ftyp":
+        return ()
+    brand = content[8:12]
+    if brand in _AVIF_BRANDS and features.check("avif"):
+        return ("AVIF",)
+    if brand not in (*_AVIF_BRANDS, *_HEIC_BRANDS):
+        return ()
+    kind = "AVIF" if brand in _AVIF_BRANDS else "HEIC"
+    try:
+        import pillow_heif
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"`{name}` is {kind}, which needs pillow-heif; `pip install 'efficientdet-keras[heif]'`."
+        ) from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def _check_pixels(image: Image.Image) -> None:

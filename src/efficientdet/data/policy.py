@@ -18,6 +18,7 @@ CLIPPED = "boxes clipped to the picture"
 REENCODED = "pictures encoded anew as RGB JPEG"
 ROTATED = "pictures rotated upright (EXIF)"
 TAG_REMOVED = "rotation tags removed: the annotation is of the unrotated picture"
+FIRST_FRAME = "animations and files of several pages, of which the first image was taken"
 BROKEN = "broken pictures left out"
 
 # A box whose edge is this far outside is not worth a line of the report: annotations are rounded.
@@ -66,6 +67,7 @@ def prepare(example: sources.Example, split: str) -> Picture:
 
     content = images.read_file(example.path, example.file_name)
     facts = images.inspect(content, example.file_name)
+    report(FIRST_FRAME, int(facts.has_more_frames))
     rotate = _wants_rotation(example, facts)
     height, width = facts.upright_size if rotate else facts.stored_size
     if facts.is_plain_jpeg and (facts.orientation == 1 or not rotate):

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from efficientdet import progress
 from efficientdet.errors import UserError
 
 MAX_PIXELS = 8192 * 8192
 """Pixels of the largest frame that is decoded."""
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg"
+_PROTOCOLS = "rtsp,rtsps,rtmp,rtmps,rtp,srtp,udp,tcp,tls,http,https,crypto,httpproxy"
+_STREAM_SECONDS = (15.0, 15.0)  # of silence, when connecting and later
 _FINEST = 1_000_000  # ticks a second of what is written
 _MISSING_SECONDS = 1.0  # a file that ends so much earlier than it says is cut short
 
@@ -92,6 +95,28 @@ def open_camera(number: int) -> Iterator[Video]:
     av = _import_av()
     address, format_name = camera_address(number)
     with _opened(av, address, f"camera {number}", "no camera that can be opened", format=format_name) as video:
+        yield video
+
+
+@contextlib.contextmanager
+def open_stream(url: str, name: str) -> Iterator[Video]:
+    """Opens a stream from the network: RTSP, RTMP, HLS, or a network camera's JPEG after JPEG over HTTP.
+
+    One that breaks off after its first frame has ended: what was seen of it stays.
+
+    Args:
+        url: its address; no file of this computer is opened by what it sends.
+        name: what an error calls it, without passwords.
+
+    Raises:
+        UserError: PyAV is not installed, or the stream cannot be opened.
+    """
+    av = _import_av()
+    options = {"protocol_whitelist": _PROTOCOLS}
+    if url.lower().startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"  # UDP loses packets, and firewalls stop it
+    otherwise = "no stream that can be opened"
+    with _opened(av, url, name, otherwise, is_live=True, options=options, timeout=_STREAM_SECONDS) as video:
         yield video
 
 
@@ -175,7 +200,9 @@ def _import_av() -> Any:
 
 
 @contextlib.contextmanager
-def _opened(av: Any, address: str, name: str, otherwise: str, **arguments: Any) -> Iterator[Video]:
+def _opened(
+    av: Any, address: str, name: str, otherwise: str, *, is_live: bool = False, **arguments: Any
+) -> Iterator[Video]:
     """Opens an address of FFmpeg's and decodes the first frame."""
     try:
         container = av.open(address, **arguments)
@@ -187,7 +214,7 @@ def _opened(av: Any, address: str, name: str, otherwise: str, **arguments: Any) 
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        frames = _decode(av, container, stream, name)
+        frames = _decode(av, container, stream, name, is_live)
         first = next(frames, None)
         if first is None:
             raise UserError(f"`{name}` has no frame that can be decoded.")
@@ -201,14 +228,16 @@ def _opened(av: Any, address: str, name: str, otherwise: str, **arguments: Any) 
         )
 
 
-def _decode(av: Any, container: Any, stream: Any, name: str) -> Iterator[Frame]:
-    """Decodes frame after frame, in the size of the first."""
+def _decode(av: Any, container: Any, stream: Any, name: str, is_live: bool) -> Iterator[Frame]:
+    """Decodes frame after frame, in the size of the first; what breaks off in a stream is its end."""
     start: int | None = None
     size: tuple[int, int] | None = None
     seconds, ticks, number = 0.0, -1, 0
     step = 1 / (stream.average_rate or Fraction(25)) / stream.time_base
     try:
         for frame in container.decode(stream):
+            if frame.is_corrupt and is_live:
+                continue
             if frame.is_corrupt:
                 raise UserError(f"`{name}` is damaged at {seconds:.1f} s: a frame cannot be decoded as it was.")
             start = (frame.pts or 0) if start is None else start
@@ -220,10 +249,15 @@ def _decode(av: Any, container: Any, stream: Any, name: str) -> Iterator[Frame]:
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, UserError):
             raise
+        if is_live and size is not None:
+            progress.console.print(
+                f"`{name}` ended after {seconds:.1f} s: {_reason(error)}.", soft_wrap=True, markup=False
+            )
+            return
         raise UserError(
             f"`{name}` cannot be decoded beyond {seconds:.1f} s, it is damaged or cut short: {_reason(error)}."
         ) from error
-    length = _length(container, stream)
+    length = None if is_live else _length(container, stream)
     if length is not None and length - seconds > float(step * stream.time_base) + _MISSING_SECONDS:
         raise UserError(f"`{name}` is cut short: it ends after {seconds:.1f} of {length:.1f} s.")
 

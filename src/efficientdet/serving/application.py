@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -19,9 +19,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from efficientdet import selection
 from efficientdet.detections import PictureDetections
 from efficientdet.detector import Detector
-from efficientdet.serving import documentation, uploads
+from efficientdet.serving import documentation, uploads, wishes
 from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
 from efficientdet.serving.batching import Batcher, Model
 from efficientdet.serving.decoding import Decoder
@@ -36,7 +37,6 @@ _PAGE = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _LONGEST_RETRY = 60  # s
-_MOST_NAMES = 20  # classes that an error lists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,13 @@ class Facts:
     version: str
     categories: tuple[Category, ...]
     image_size: tuple[int, int]
-    score_threshold: float
-    """Where a request names none."""
+    defaults: wishes.Defaults
+    """Where a request does not say."""
+
+    @property
+    def score_threshold(self) -> float:
+        """Where a request names none."""
+        return self.defaults.score_threshold
 
 
 class Service:
@@ -72,15 +77,18 @@ class Service:
 
     async def detect(self, request: Request) -> Response:
         """Answers /v1/detect."""
-        threshold, classes = _query(request, self.facts)
+        asked = list(request.query_params.multi_items())
+        wishes.check(asked, "query")
+        wishes.read(asked, self.facts.categories, self.facts.defaults)  # before the body is read
         with self._place() as take_more:
-            async with uploads.received(request, self.limits, self.upload_memory) as pictures:
+            async with uploads.received(request, self.limits, self.upload_memory) as body:
+                pictures = body.uploads
+                choice, threshold = wishes.read([*asked, *body.asked], self.facts.categories, self.facts.defaults)
                 take_more(len(pictures) - 1)
                 request.state.pictures = len(pictures)
                 found = await self._while_connected(request, self._detect_all(pictures))
         shown = [
-            {"name": upload.name, **_pick(one, threshold, classes).to_dict()}
-            for upload, one in zip(pictures, found, strict=True)
+            {"name": upload.name, **_pick(one, choice).to_dict()} for upload, one in zip(pictures, found, strict=True)
         ]
         return JSONResponse({"model": self.facts.name, "score_threshold": threshold, "images": shown})
 
@@ -151,7 +159,12 @@ class Service:
 
 
 def make_application(
-    model: Model, facts: Facts, limits: Limits, metrics: Metrics, log: Callable[[str], None] | None
+    model: Model,
+    facts: Facts,
+    limits: Limits,
+    metrics: Metrics,
+    log: Callable[[str], None] | None,
+    cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """Makes the application that a web server runs.
 
@@ -161,6 +174,7 @@ def make_application(
         limits: of the service.
         metrics: to count in.
         log: takes a line a request; none: no log.
+        cors_origins: of pages elsewhere that may ask; * for all.
     """
     services: list[Service] = []
 
@@ -198,7 +212,8 @@ def make_application(
         ClientDisconnect: _leave,
         Exception: _apologise,
     }
-    return Gateway(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), metrics.request, log)
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    return Gateway(application, metrics.request, log, cors_origins)
 
 
 def make_busy(metrics: Metrics, log: Callable[[str], None] | None) -> ASGIApp:
@@ -216,42 +231,10 @@ def _constant(response: Response) -> Callable[[Request], Any]:
     return answer
 
 
-def _query(request: Request, facts: Facts) -> tuple[float, frozenset[str] | None]:
-    """Reads score threshold and classes (none: all).
-
-    Raises:
-        Refusal: 422.
-    """
-    query = request.query_params
-    unknown = sorted(set(query) - {"score_threshold", "classes"})
-    if unknown:
-        raise Refusal(422, f"The query has {unknown[0][:80]!r}; it takes score_threshold and classes.")
-    text = query.get("score_threshold", str(facts.score_threshold))
-    try:
-        threshold = float(text)
-    except ValueError:
-        threshold = math.nan
-    if not 0 <= threshold <= 1 or len(query.getlist("score_threshold")) > 1:
-        raise Refusal(422, f"score_threshold is {text[:80]!r}; it is one number in 0..1.")
-    if "classes" not in query:
-        return threshold, None
-    known = [category.name for category in facts.categories]
-    wanted = {part for text in query.getlist("classes") for part in ([text] if text in known else text.split(","))}
-    for name in sorted(wanted):
-        if name not in known:
-            shown = ", ".join(known[:_MOST_NAMES]) + (", ..." if len(known) > _MOST_NAMES else "")
-            raise Refusal(422, f"classes has {name[:80]!r}; the model knows {shown}.")
-    return threshold, frozenset(wanted)
-
-
-def _pick(found: PictureDetections, threshold: float, classes: frozenset[str] | None) -> PictureDetections:
+def _pick(found: PictureDetections, choice: selection.Choice) -> PictureDetections:
     """Takes the detections that were asked for."""
-    is_shown = found.scores >= threshold
-    if classes is not None:
-        is_shown &= [found.categories[label].name in classes for label in found.labels]
-    return dataclasses.replace(
-        found, boxes=found.boxes[is_shown], labels=found.labels[is_shown], scores=found.scores[is_shown]
-    )
+    rows = choice.rows(found.boxes, found.labels, found.scores)
+    return dataclasses.replace(found, boxes=found.boxes[rows], labels=found.labels[rows], scores=found.scores[rows])
 
 
 async def _disconnected(request: Request) -> None:
@@ -288,12 +271,12 @@ async def _leave(_: Request, __: Exception) -> Response:
     return _Nothing()
 
 
-def facts_of(detector: Detector, name: str, version: str, score_threshold: float) -> Facts:
+def facts_of(detector: Detector, name: str, version: str, defaults: wishes.Defaults) -> Facts:
     """Gathers what a service tells about its model."""
     return Facts(
         name=name,
         version=version,
         categories=detector.categories,
         image_size=detector.runtime.image_size,
-        score_threshold=score_threshold,
+        defaults=defaults,
     )

@@ -74,7 +74,8 @@ def _detect(facts: Any, limits: Limits) -> _Json:
     return {
         "operationId": "detect",
         "summary": "Detects objects in a picture, or in several.",
-        "description": "Boxes are in px of the picture, upright as its EXIF orientation says. "
+        "description": "Boxes are in px of the picture, upright as its EXIF orientation says. Of an animation, or of "
+        "several pages, the first image is looked at. "
         "If one picture of several cannot be used, none is answered.",
         "parameters": [
             {
@@ -91,11 +92,21 @@ def _detect(facts: Any, limits: Limits) -> _Json:
                 "style": "form",
                 "explode": False,
             },
+            *(
+                {"name": name, "in": "query", "description": text, "schema": schema}
+                for name, (text, schema) in _FURTHER.items()
+            ),
         ],
         "requestBody": {
             "required": True,
-            "description": "A picture; or a form of pictures, under any names.",
-            "content": {"image/*": picture, "application/octet-stream": picture, "multipart/form-data": form},
+            "description": "A picture; or a form of pictures, under any names; or JSON with pictures in base64. A form "
+            "and JSON may have what the query may have, as fields.",
+            "content": {
+                "image/*": picture,
+                "application/octet-stream": picture,
+                "multipart/form-data": form,
+                "application/json": {"schema": _JSON_BODY},
+            },
         },
         "responses": {
             "200": {"description": "What was found, best first.", "content": _json_of("Detections")},
@@ -105,6 +116,32 @@ def _detect(facts: Any, limits: Limits) -> _Json:
             },
         },
     }
+
+
+_FURTHER: dict[str, tuple[str, _Json]] = {
+    "class_thresholds": (
+        "Classes that have a threshold of their own: person:0.5,dog:0.2.",
+        {"type": "string"},
+    ),
+    "class_agnostic": (
+        "Of boxes that share half of their union, whatever their classes, only the best stays.",
+        {"type": "boolean"},
+    ),
+    "max_detections": ("Most detections of a picture, the best ones.", {"type": "integer", "minimum": 1}),
+}
+_BASE64: _Json = {"type": "string", "contentEncoding": "base64"}
+_JSON_BODY: _Json = {
+    "type": "object",
+    "properties": {
+        "image": _BASE64,
+        "images": {"type": "array", "items": _BASE64},
+        "score_threshold": {"type": "number"},
+        "classes": {"type": "array", "items": {"type": "string"}},
+        "class_thresholds": {"type": "object", "additionalProperties": {"type": "number"}},
+        "class_agnostic": {"type": "boolean"},
+        "max_detections": {"type": "integer"},
+    },
+}
 
 
 def _plain(summary: str, name: str, schema: str) -> _Json:

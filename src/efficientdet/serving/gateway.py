@@ -6,9 +6,10 @@ out at once, whole, and what still comes is read and thrown away for a moment be
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LINGER_SECONDS = 2.0
@@ -29,6 +30,14 @@ _HEADERS = {
 }
 
 
+# What a browser asks before it sends JSON from a page elsewhere (Fetch standard, "CORS-preflight").
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, OPTIONS",
+    "access-control-allow-headers": "content-type",
+    "access-control-max-age": "3600",
+}
+
+
 class Gateway:
     """Wraps an application."""
 
@@ -37,6 +46,7 @@ class Gateway:
         app: ASGIApp,
         observe: Callable[[str, int, float], None],
         log: Callable[[str], None] | None,
+        cors_origins: Sequence[str] = (),
     ):
         """Wraps.
 
@@ -44,18 +54,25 @@ class Gateway:
             app: answers requests, and names its route in scope["state"]["route"].
             observe: is told route, status and seconds of each answer.
             log: takes a line a request; none: no log.
+            cors_origins: pages of these origins (`https://host`) may ask from a browser, those of all with *.
         """
         self._app, self._observe, self._log = app, observe, log
+        self._origins = frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection's request, as ASGI says."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, has_body=_has_body(scope))
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        is_allowed = bool(origin) and ("*" in self._origins or origin in self._origins)
+        exchange = _Exchange(receive, send, _has_body(scope), _allowance(origin, self._origins) if is_allowed else {})
         began = time.monotonic()
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            if is_allowed and scope["method"] == "OPTIONS":
+                await Response(status_code=204, headers=_PREFLIGHT)(scope, exchange.receive, exchange.send)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
         finally:
             state, seconds = scope.get("state", {}), time.monotonic() - began
             # 499: the client went away before its answer, as nginx writes it.
@@ -68,8 +85,8 @@ class Gateway:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, receive: Receive, send: Send, has_body: bool):
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, has_body: bool, allowance: dict[str, str]):
+        self._receive, self._send, self._allowance = receive, send, allowance
         self._is_received = not has_body
         self.status = 0
 
@@ -83,7 +100,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in {**_HEADERS, **self._allowance}.items():
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
             if not self._is_received:
@@ -102,6 +119,16 @@ class _Exchange:
                     await self.receive()
         except TimeoutError:
             pass
+
+
+def _allowance(origin: str, origins: frozenset[str]) -> dict[str, str]:
+    """Gives the headers that let a page elsewhere read an answer."""
+    return {
+        "access-control-allow-origin": "*" if "*" in origins else origin,
+        "access-control-expose-headers": "retry-after",
+        "cross-origin-resource-policy": "cross-origin",
+        "vary": "origin",
+    }
 
 
 def _has_body(scope: Scope) -> bool:

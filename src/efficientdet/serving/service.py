@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import efficientdet
-from efficientdet import progress
+from efficientdet import progress, selection
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.errors import UserError
 from efficientdet.serving.admission import MOST_HEADERS, Limits, check
@@ -51,6 +52,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     score_threshold: float = 0.3,
+    class_thresholds: dict[str, float] | None = None,
+    class_agnostic: bool = False,
+    max_detections: int | None = None,
+    cors_origins: tuple[str, ...] = (),
     image_size: tuple[int, int] | None = None,
     precision: Precision = "float32",
     runtime: RuntimeName = "auto",
@@ -68,6 +73,10 @@ def serve(
         host: address to listen at; 0.0.0.0: every network this computer is in.
         port: to listen at; 0: a free one, which is printed.
         score_threshold: detections below this are left out, where a request names no other.
+        class_thresholds: classes, by name or id, that have a threshold of their own, such as person 0.5 dog 0.2.
+        class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
+        max_detections: most detections an image, the best ones; all if not given.
+        cors_origins: web pages elsewhere that may ask from a browser, such as https://example.com; * for all.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         precision: of the arithmetic inside the network.
         runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
@@ -83,22 +92,29 @@ def serve(
     """
     _check_extra()
     check(limits)
-    if not 0 <= score_threshold <= 1:
-        raise UserError(f"`score_threshold` is {score_threshold}; it must be in [0, 1].")
+    selection.check_threshold(score_threshold, "score_threshold")
+    _check_origins(cors_origins)
     with contextlib.closing(_bind(host, port)) as listener, _quiet_about_pictures():
         from efficientdet.detector import Detector
-        from efficientdet.serving import application, batching
+        from efficientdet.serving import application, batching, wishes
         from efficientdet.serving.metrics import Metrics
 
         detector = Detector(
             weights, score_threshold=0.0, image_size=image_size, precision=precision, runtime=runtime, xla=xla
         )
+        choice: dict[str, Any] = {
+            "score_threshold": score_threshold,
+            "class_thresholds": class_thresholds,
+            "class_agnostic": class_agnostic,
+            "max_detections": max_detections,
+        }
+        selection.choose(detector.categories, **choice)  # what cannot be is said now
         name = Path(weights).name.removesuffix(".safetensors")
         batching.warm_up(detector, limits)
-        facts = application.facts_of(detector, name, efficientdet.__version__, score_threshold)
+        facts = application.facts_of(detector, name, efficientdet.__version__, wishes.Defaults(**choice))
         metrics = Metrics()
         log = _log if access_log else None
-        app = application.make_application(detector, facts, limits, metrics, log)
+        app = application.make_application(detector, facts, limits, metrics, log, cors_origins)
         busy = application.make_busy(metrics, log)
         _listen(listener, limits)
         address = _address(listener)
@@ -118,6 +134,15 @@ def _check_extra() -> None:
     for name in _NEEDED:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"`serve` needs {name}, which is not installed; `pip install 'efficientdet-keras[serve]'`.")
+
+
+def _check_origins(origins: tuple[str, ...]) -> None:
+    """Raises a UserError for what no browser calls an origin."""
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+            raise UserError(
+                f"`cors_origins` has `{origin}`; expected https://host or http://host:port, without a path, or *."
+            )
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
-"""The body of a request -> pictures as they were sent.
+"""The body of a request -> images as they were sent, and what is asked for beside them.
 
-Either the body is a picture, or it is multipart/form-data and each part is one. It stays in memory, which is counted
+The body is an image; or multipart/form-data, where each part is one, but for fields that are called as what can be
+asked for (`wishes.NAMES`) and have no file name; or JSON with images in base64. It stays in memory, which is counted
 while it arrives; a name that a client gives is shown in answers and is never a path.
 """
 
@@ -8,14 +9,21 @@ import asyncio
 import contextlib
 import dataclasses
 import email.parser
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from starlette.requests import Request
 
+from efficientdet.data import inputs
+from efficientdet.errors import UserError
+from efficientdet.serving import wishes
 from efficientdet.serving.admission import Budget, Limits, Refusal
 
 _FORM = "multipart/form-data"
+_JSON = "application/json"
+_MOST_VALUES = 10_000  # of a JSON body; base64 has no brackets and no commas
 _MOST_HEADERS = 4096  # bytes of a part's
 _LONGEST_NAME = 255
 _BOUNDARY = re.compile(r'boundary=(?:"([^"\x00-\x1f]{1,70})"|([^\s";,]{1,70}))(?:;|$)', re.IGNORECASE)
@@ -29,9 +37,22 @@ class Upload:
     content: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """What was sent.
+
+    Attributes:
+        uploads: images, at least one.
+        asked: names of `wishes.NAMES` and values.
+    """
+
+    uploads: list[Upload]
+    asked: list[tuple[str, str]]
+
+
 @contextlib.asynccontextmanager
-async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIterator[list[Upload]]:
-    """Receives the pictures of a request; their memory is counted until the block ends.
+async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIterator[Body]:
+    """Receives the images of a request; their memory is counted until the block ends.
 
     Args:
         request: its body has not been read.
@@ -39,10 +60,11 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
         memory: bytes for the bodies of all requests.
 
     Raises:
-        Refusal: 400, 408, 413, 415 or 503.
+        Refusal: 400, 408, 413, 415, 422 or 503.
     """
     kind = _content_kind(request)
     body = bytearray()
+    taken = 0
     try:
         try:
             async with asyncio.timeout(limits.upload_seconds):
@@ -52,12 +74,16 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
         if not body:
             raise Refusal(400, "The body is empty; send a picture.")
         if kind == _FORM:
-            uploads = list(_split(bytes(body), _boundary(request), limits))
+            yield _of_form(bytes(body), _boundary(request), limits)
+        elif kind == _JSON:
+            if not memory.try_take(len(body)):  # for what is decoded
+                raise Refusal(503, "Too many uploads at once.", retry_after=1)
+            taken = len(body)
+            yield await asyncio.to_thread(_of_json, bytes(body), limits)
         else:
-            uploads = [Upload("picture", bytes(body))]
-        yield uploads
+            yield Body([Upload("picture", bytes(body))], [])
     finally:
-        memory.give(len(body))
+        memory.give(len(body) + taken)
 
 
 def _content_kind(request: Request) -> str:
@@ -69,9 +95,11 @@ def _content_kind(request: Request) -> str:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "Compressed bodies are not taken; send the picture as it is.")
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-    if kind != _FORM and kind != "application/octet-stream" and not kind.startswith("image/"):
+    if kind not in (_FORM, _JSON, "application/octet-stream") and not kind.startswith("image/"):
         raise Refusal(
-            415, f"Content-Type is {kind[:80]!r}; send a picture as image/jpeg or the like, or several as {_FORM}."
+            415,
+            f"Content-Type is {kind[:80]!r}; send a picture as image/jpeg or the like, several as {_FORM}, "
+            f"or base64 as {_JSON}.",
         )
     return kind
 
@@ -101,26 +129,77 @@ def _boundary(request: Request) -> bytes:
     return (found[1] or found[2]).encode("latin-1")
 
 
-def _split(body: bytes, boundary: bytes, limits: Limits) -> Iterator[Upload]:
-    """Splits multipart/form-data (RFC 7578) into its parts."""
+def _of_form(body: bytes, boundary: bytes, limits: Limits) -> Body:
+    """Parts the files of a form from what is asked for."""
+    uploads: list[Upload] = []
+    asked: list[tuple[str, str]] = []
+    for name, is_file, content in _split(body, boundary, limits):
+        if is_file or name not in wishes.NAMES:
+            if not content:
+                raise Refusal(400, f"`{name}` is empty; send a picture.")
+            uploads.append(Upload(name, content))
+        elif len(content) > _MOST_HEADERS:
+            raise Refusal(422, f"{name} has more than {_MOST_HEADERS:,} bytes.")
+        else:
+            asked.append((name, content.decode("utf-8", "replace").strip()))
+    if len(uploads) > limits.max_pictures:
+        raise _too_many(limits)
+    if not uploads:
+        raise Refusal(400, "The form has no picture; send one as a file.")
+    return Body(uploads, asked)
+
+
+def _of_json(body: bytes, limits: Limits) -> Body:
+    """Reads `{"image": BASE64}` or `{"images": [BASE64, ...]}`, with what is asked for beside it."""
+    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_VALUES:
+        raise Refusal(413, f"The JSON has more than {_MOST_VALUES:,} values.")
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body is not valid JSON.") from None
+    if not isinstance(document, dict) or ("image" in document) == ("images" in document):
+        raise Refusal(422, "The JSON has no image; expected an object with `image`, in base64, or a list `images`.")
+    images: Any = document.pop("images", None)
+    images = [document.pop("image")] if images is None else images
+    if not isinstance(images, list) or not images:
+        raise Refusal(422, "`images` is not a list of images in base64.")
+    if len(images) > limits.max_pictures:
+        raise _too_many(limits)
+    wishes.check([(str(name), "") for name in document], "JSON")
+    uploads = []
+    for number, text in enumerate(images, 1):
+        name = "picture" if len(images) == 1 else f"picture {number}"
+        if not isinstance(text, str):
+            raise Refusal(422, f"`{name}` is of type {type(text).__name__}; expected a text in base64.")
+        try:
+            uploads.append(Upload(name, inputs.decode_base64(text, name)))
+        except UserError as error:
+            raise Refusal(415, str(error)) from None
+    return Body(uploads, wishes.flatten(document))
+
+
+def _too_many(limits: Limits) -> Refusal:
+    return Refusal(413, f"There are more than {limits.max_pictures} pictures in the request.")
+
+
+def _split(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:
+    """Splits multipart/form-data (RFC 7578) into its parts: name, whether it is a file, content."""
     delimiter = b"\r\n--" + boundary
-    _, *parts = (b"\r\n" + body).split(delimiter, limits.max_pictures + 2)
-    if len(parts) > limits.max_pictures + 1:
-        raise Refusal(413, f"There are more than {limits.max_pictures} pictures in the request.")
+    most = limits.max_pictures + len(wishes.NAMES)
+    _, *parts = (b"\r\n" + body).split(delimiter, most + 2)
+    if len(parts) > most + 1:
+        raise _too_many(limits)
     if len(parts) < 2 or not parts[-1].startswith(b"--"):
         raise Refusal(400, "The form is damaged or cut short: its last boundary is missing.")
     for number, part in enumerate(parts[:-1], 1):
         head, gap, content = part.partition(b"\r\n\r\n")
         if not gap or len(head) > _MOST_HEADERS or head.lstrip(b" \t")[:2] not in (b"", b"\r\n"):
             raise Refusal(400, f"Part {number} of the form has no proper headers.")
-        name = _name(head, number)
-        if not content:
-            raise Refusal(400, f"`{name}` is empty; send a picture.")
-        yield Upload(name, content)
+        yield *_name(head, number), content
 
 
-def _name(head: bytes, number: int) -> str:
-    """Reads what a part is called.
+def _name(head: bytes, number: int) -> tuple[str, bool]:
+    """Reads what a part is called, and whether that is the name of a file.
 
     Raises:
         Refusal: it has no name, or one that is a path.
@@ -136,4 +215,4 @@ def _name(head: bytes, number: int) -> str:
         raise Refusal(
             400, f"The name of part {number} is a path, has control characters or is longer than {_LONGEST_NAME}."
         )
-    return name
+    return name, headers.get_filename() is not None
