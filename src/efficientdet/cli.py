@@ -49,9 +49,9 @@ BENCHMARKS = {
 _EXAMPLES = """\
 a first run, from photographs to pictures with boxes:
   efficientdet convert photographs/ --output records/
-  efficientdet train d0 --data.train records/ --model.image-size 256 256 --training.batch-size 8
-  efficientdet evaluate runs/d0 --data records/ --split test
-  efficientdet predict runs/d0 photograph.jpg
+  efficientdet train lite0 --data.train records/ --backbone imagenet --training.batch-size 8 --training.epochs 50
+  efficientdet evaluate runs/lite0 --data records/
+  efficientdet predict runs/lite0 photograph.jpg
 """
 
 

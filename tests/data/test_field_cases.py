@@ -812,7 +812,7 @@ def test_the_summary_adds_up(tmp_path):
         "notes.md": "notes",
     }
     lay_out(tmp_path / "source", files, ["images/a.jpg", "images/empty.jpg", "elsewhere/b.jpg"])
-    red.write(tmp_path / "source" / "images" / "c.heic", b"x")
+    red.write(tmp_path / "source" / "images" / "c.jxl", b"x")
     red.write(tmp_path / "source" / "images" / "c.JP2", b"x")
     result = conversion.convert("yolo", tmp_path / "source", output=tmp_path / "out", num_workers=1, dry_run=True)
     account = result.account
@@ -821,14 +821,14 @@ def test_the_summary_adds_up(tmp_path):
         "labels/stray.txt",
         "extra.xml",
         "notes.md",
-        "images/c.heic",
+        "images/c.jxl",
         "images/c.JP2",
         "elsewhere/b.jpg",
     }
     text = _show(result)
     assert "Images: 2 used (1 of them background, without an annotation), 3 unused" in text
     assert "Annotations: 2 read: 1 written (0 of them clipped), 1 boxes without area dropped" in text
-    for name in ("images/c.heic", "labels/stray.txt", "end in .heic are not read", "elsewhere/b.jpg"):
+    for name in ("images/c.jxl", "labels/stray.txt", "end in .heic are not read", "elsewhere/b.jpg"):
         assert name in text
     assert json.loads(json.dumps(result.to_dict()))["account"]["num_background"] == 1
 

@@ -34,6 +34,7 @@ _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
 _PICTURES_A_WORKER = 1000
+_LEAST_TO_HOLD_OUT = 20
 # What a dataset is made of; other files in its folder may change.
 _DATA_SUFFIXES = (
     *sorted(lookup.IMAGE_SUFFIXES),
@@ -50,7 +51,7 @@ def convert(
     output: Path,
     splits: tuple[str, ...] = (),
     files: tuple[tuple[str, Path, Path], ...] = (),
-    val_fraction: float = 0.0,
+    val_fraction: float | None = None,
     num_shards: int | dict[str, int] = 0,
     num_workers: int = 0,
     classes: Path | None = None,
@@ -79,8 +80,8 @@ def convert(
         splits: convert only these splits; all if empty.
         files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
             themselves; relative paths start at the source.
-        val_fraction: share of the training images that becomes the split val, for a dataset without one; splits.json
-            in the output names the images of each split.
+        val_fraction: share of the training images that becomes the split val, for a dataset without one; by default a
+            tenth of 20 images or more. splits.json in the output names the images of each split.
         num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
             pictures; 0: one for about 1000 pictures or 100 MB, at most 256.
         num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
@@ -122,6 +123,8 @@ def convert(
         exif_boxes=exif_boxes,
         is_lenient=skip_broken_annotations or dry_run,
     )
+    if val_fraction is None:
+        val_fraction = 0.0 if wanted else _default_fraction(dataset)
     dataset = _hold_out(dataset, val_fraction)
     # A dry run that has found faults lists them, even if nothing else is left.
     if not (dry_run and faults.problems):
@@ -188,7 +191,7 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
 def _check_arguments(
     format: str,
     files: tuple[tuple[str, Path, Path], ...],
-    val_fraction: float,
+    val_fraction: float | None,
     num_shards: int | dict[str, int],
     num_workers: int,
     classes: Path | None,
@@ -197,7 +200,7 @@ def _check_arguments(
     """Raises a UserError for an argument that cannot work."""
     if format not in formats.NAMES:
         raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(formats.NAMES)}.")
-    if not 0 <= val_fraction < 1:
+    if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
     for number in num_shards.values() if isinstance(num_shards, dict) else [num_shards]:
         if not 0 <= number <= 99_999:
@@ -229,6 +232,23 @@ def _read(
     if format == "voc":
         return voc.read(source, splits=splits, classes=classes, drop_difficult=drop_difficult, reading=reading)
     return yolo.read(source, splits=splits, classes=classes, reading=reading)
+
+
+def _default_fraction(dataset: sources.Source) -> float:
+    """Chooses and says the share of training images that becomes val where nobody else does: a tenth, if there is none.
+
+    Of few images all are for training: a handful tells nothing about AP.
+    """
+    train = dataset.splits.get("train", [])
+    if "val" in dataset.splits or len(train) < _LEAST_TO_HOLD_OUT:
+        return 0.0
+    progress.console.print(
+        f"A tenth of the {len(train)} training images becomes the split val, since there is none; "
+        "`--val-fraction` sets how many, 0 none.",
+        soft_wrap=True,
+        markup=False,
+    )
+    return 0.1
 
 
 def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
