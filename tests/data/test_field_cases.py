@@ -828,7 +828,7 @@ def test_the_summary_adds_up(tmp_path):
     text = _show(result)
     assert "Images: 2 used (1 of them background, without an annotation), 3 unused" in text
     assert "Annotations: 2 read: 1 written (0 of them clipped), 1 boxes without area dropped" in text
-    for name in ("images/c.jxl", "labels/stray.txt", "end in .heic are not read", "elsewhere/b.jpg"):
+    for name in ("images/c.jxl", "labels/stray.txt", "end in .jxl are not read", "elsewhere/b.jpg"):
         assert name in text
     assert json.loads(json.dumps(result.to_dict()))["account"]["num_background"] == 1
 
