@@ -71,7 +71,8 @@ def _count_kernels():
     import keras
 
     from efficientdet.model import layers
-    from efficientdet.model.efficientnet import Block, Stage
+    from efficientdet.model.architecture import Stage
+    from efficientdet.model.efficientnet import Block
 
     stage = Stage(1, 5, 2, 6, 16)
     options = {"squeeze_excite": True, "activation": "swish", "survival": 1.0, "momentum": 0.99}

@@ -11,9 +11,10 @@ from keras import ops
 
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.model import layers, normalization
+from efficientdet.model.architecture import Stage
 from efficientdet.model.bifpn import BiFPN, Node
 from efficientdet.model.efficientdet import EfficientDet, Normalize
-from efficientdet.model.efficientnet import Block, EfficientNet, SqueezeExcite, Stage
+from efficientdet.model.efficientnet import Block, EfficientNet, SqueezeExcite
 from efficientdet.model.heads import Head
 from efficientdet.training import engine
 
