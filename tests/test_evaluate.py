@@ -122,7 +122,7 @@ def test_detections_of_any_detector_count_as_pycocotools_counts_them(tmp_path):
     side = little_detections.SIDE
     for image in document["images"]:
         Image.new("L", (side, side)).save(source / "images" / image["file_name"])
-    conversion.convert("coco", source, output=tmp_path / "records", num_workers=1)
+    conversion.convert("coco", source, output=tmp_path / "records", num_workers=1, val_fraction=0)
     path = tmp_path / "found.json"
     path.write_text(json.dumps(little_detections.coco_results(ids, found, little_detections.CATEGORIES)))
     result = evaluation.evaluate_detections(
