@@ -77,7 +77,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthetic.write_coco_folder(folder / "pictures", _PICTURES, (64, 64), seed)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1)
+        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
         words = [
             sys.executable,
             "-m",

@@ -55,7 +55,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthetic.write_coco_folder(folder / "pictures", _PICTURES, (64, 64), 0)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1)
+        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
         for backend in backends:
             data = str(folder / "records") if backend == "tensorflow" else "synthetic"
             run = folder / backend

@@ -38,7 +38,9 @@ def measure(opened: records.Records, *, batch_size: int, rounds: int) -> list[di
         synthetic.write_coco_folder(folder / "pictures", {"train": max(_SHARDS)}, (64, 64), seed=0)
         for count in _SHARDS:
             location = folder / f"shards-{count}"
-            conversion.convert("coco", folder / "pictures", output=location, num_shards=count, num_workers=1)
+            conversion.convert(
+                "coco", folder / "pictures", output=location, num_shards=count, num_workers=1, val_fraction=0
+            )
         shards = {str(n): _first_batch(folder / f"shards-{n}", batch_size) for n in _SHARDS}
         first = timing.in_turns(shards, rounds)
         boxes = {str(n): _rate(_with_boxes(opened, folder, n), batch_size, (512, 512)) for n in _BOXES}

@@ -163,7 +163,7 @@ def _opened(location: str, split: str) -> Iterator[records.Records]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthetic.write_coco_folder(folder / "pictures", {"train": 64}, (480, 640), seed=0)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1)
+        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
         yield records.open_records(str(folder / "records"), "train")
 
 
