@@ -64,7 +64,7 @@ def test_layers_of_one_shape_share_a_kernel(rng):
 @pytest.mark.parametrize("shape", [_SHAPE, (2, 8, 8, 32)], ids=["kernel", "operation"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, shape, dtype):
-    layer = normalization.batch_norm("norm", 0.9, dtype, "swish")
+    layer = normalization.batch_norm("norm", 0.9, float64.POLICIES[dtype], "swish")
     layer.build(shape)
     drawn = {name: rng.uniform(0.5, 2.0, 32).astype(np.float32) for name in ("gamma", "beta", "mean", "variance")}
     for variable, value in zip(layer.weights, drawn.values(), strict=True):
