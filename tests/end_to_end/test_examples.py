@@ -93,7 +93,7 @@ def test_the_python_of_the_readme_runs_as_it_is_written(sure_weights, tmp_path, 
     snippets = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(snippets) == 1
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "d0").symlink_to(sure_weights)
+    (tmp_path / "runs" / "lite0").symlink_to(sure_weights)
     monkeypatch.chdir(tmp_path)
     image = np.full((90, 130, 3), 128, np.uint8)
     Image.fromarray(image).save("holiday.jpg")
