@@ -45,7 +45,7 @@ def test_a_config_file_is_read_without_the_facts_about_its_data(tmp_path, values
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param(b"{", "is no valid JSON", id="cut short"),
+        pytest.param(b"{", "is not valid JSON", id="cut short"),
         pytest.param(b"\xff\xfe{}", "cannot be read", id="not text"),
         pytest.param(b"[1, 2]", "expected an object", id="not an object"),
         pytest.param(None, "cannot be read", id="missing"),

@@ -362,7 +362,7 @@ def load(path: pathlib.Path) -> ExperimentConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"`{path}` is no valid JSON: {error}.") from error
+        raise UserError(f"`{path}` is not valid JSON: {error}.") from error
     if isinstance(values, dict):
         for facts in ("dataset", "derived"):  # what a run notes about its data, and what it made of knobs that are none
             values.pop(facts, None)

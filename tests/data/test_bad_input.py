@@ -45,7 +45,7 @@ _BAD_INPUTS = {
     "json cut short": (
         "coco",
         _edit_file(_COCO, "instances.json", lambda c: c[:-9]),
-        "instances.json` is no valid JSON",
+        "instances.json` is not valid JSON",
     ),
     "json in another encoding": (
         "coco",
@@ -82,7 +82,7 @@ _BAD_INPUTS = {
     ),
     "no annotations": ("coco", _edit_file(_COCO, "instances.json", lambda c: None), "holds no COCO annotations"),
     "source missing": ("voc", lambda root: None, "expected a folder"),
-    "xml cut short": ("voc", _edit_voc("</annotation>", ""), "a.xml` is no valid XML"),
+    "xml cut short": ("voc", _edit_voc("</annotation>", ""), "a.xml` is not valid XML"),
     "no name": ("voc", _edit_voc("<name>cat</name>", ""), "a.xml` has no `name`"),
     "no corner": ("voc", _edit_voc("<xmin>10</xmin>", ""), "a.xml` has no `xmin`"),
     "corner of words": ("voc", _edit_voc("<xmin>10</xmin>", "<xmin>left</xmin>"), "a.xml` has the `xmin` 'left'"),

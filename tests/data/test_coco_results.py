@@ -42,10 +42,10 @@ def _without(field):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        pytest.param("", "is no valid JSON", id="empty"),
-        pytest.param('[{"image_id": 7,', "is no valid JSON", id="cut short"),
-        pytest.param("[" * 100_000, "is no valid JSON", id="nested without end"),
-        pytest.param("[1" + "0" * 5000 + "]", "is no valid JSON", id="a number of 5000 digits"),
+        pytest.param("", "is not valid JSON", id="empty"),
+        pytest.param('[{"image_id": 7,', "is not valid JSON", id="cut short"),
+        pytest.param("[" * 100_000, "is not valid JSON", id="nested without end"),
+        pytest.param("[1" + "0" * 5000 + "]", "is not valid JSON", id="a number of 5000 digits"),
         pytest.param(b"\xff\xfe[", "is no text in UTF-8", id="no text"),
         pytest.param('{"images": [], "annotations": []}', "is no list.* looks like annotations", id="annotations"),
         pytest.param("3", "is no list", id="a number"),

@@ -71,5 +71,5 @@ def test_entities_are_refused(tmp_path):
     little_datasets.write_voc_file(tmp_path, "a", "")
     bomb = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
     (tmp_path / "Annotations" / "a.xml").write_text(bomb)
-    with pytest.raises(UserError, match=r"a.xml` is no valid XML"):
+    with pytest.raises(UserError, match=r"a.xml` is not valid XML"):
         voc.read(tmp_path)

@@ -70,7 +70,7 @@ def _link(folder):
         pytest.param(lambda f: (f / "saved_model.pbtxt").write_text("x"), "pbtxt` is not in", id="one more file"),
         pytest.param(_link, "is a link", id="a link"),
         pytest.param(lambda f: (f / manifests.FILE).unlink(), "export.json` is missing", id="no manifest"),
-        pytest.param(lambda f: (f / manifests.FILE).write_text("{"), "is no valid JSON", id="half a manifest"),
+        pytest.param(lambda f: (f / manifests.FILE).write_text("{"), "is not valid JSON", id="half a manifest"),
         pytest.param(lambda f: (f / manifests.FILE).write_text("[]"), "has the format 'None'", id="no object"),
         pytest.param(lambda f: _edit(f, lambda v: v.update(format="9")), "has the format '9'", id="another format"),
         pytest.param(lambda f: _edit(f, lambda v: v.update(target="x")), "target` is 'x'", id="unknown target"),

@@ -101,7 +101,7 @@ def _load(path: Path, split: str) -> dict[str, Any]:
     try:
         document = json.loads(sources.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"`{path}` is no valid JSON, it may be cut short: {error}.") from error
+        raise UserError(f"`{path}` is not valid JSON, it may be cut short: {error}.") from error
     for field in ("images", "annotations", "categories"):
         entries = document.get(field) if isinstance(document, dict) else None
         if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:

@@ -69,7 +69,7 @@ def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) 
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"`{path}` is no valid JSON, it may be cut short: {error}.") from error
+        raise UserError(f"`{path}` is not valid JSON, it may be cut short: {error}.") from error
     if not isinstance(document, list):
         hint = "; this looks like annotations" if isinstance(document, dict) and "annotations" in document else ""
         raise UserError(f"`{path}` is no list; expected COCO's results: image_id, category_id, bbox, score{hint}.")

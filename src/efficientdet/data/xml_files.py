@@ -38,7 +38,7 @@ def parse(path: Path) -> ElementTree.Element:
     try:
         return defusedxml.ElementTree.fromstring(text)
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
-        raise UserError(f"`{path}` is no valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
+        raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
 
 
 def root_tag(path: Path) -> str:

@@ -172,7 +172,7 @@ def _parse(path: Path) -> Manifest:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"`{path}` is no valid JSON: {error}.") from error
+        raise UserError(f"`{path}` is not valid JSON: {error}.") from error
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
         raise UserError(f"`{path}` has the format {str(found)[:60]!r}; expected {FORMAT!r}. Export the weights again.")
