@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import little_datasets
 import numpy as np
@@ -316,6 +317,34 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
     assert little_datasets.names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "format", "owner"),
+    [
+        ({"crowds_as_objects": True}, "voc", "COCO"),
+        ({"keypoints": (4, 2)}, "coco", "YOLO"),
+        ({"drop_confidence": True}, "labelme", "YOLO"),
+        ({"drop_difficult": True}, "csv", "VOC"),
+        ({"files": (("train", Path("a.json"), Path("images")),)}, "yolo", "COCO"),
+    ],
+)
+def test_an_option_of_another_format_is_refused(tmp_path, option, format, owner):
+    (name,) = option
+    with pytest.raises(UserError, match=f"`{name}` is for {owner}; the format is {format}"):
+        _convert(format, tmp_path, tmp_path / "out", **option)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(19, {"train": 19}), (20, {"train": 18, "val": 2})])
+def test_a_tenth_is_held_out_by_default_and_the_summary_says_so(tmp_path, count, expected):
+    source = tmp_path / "source"
+    synthetic.write_coco_folder(source, {"train": count}, (32, 32), seed=0)
+    result = _convert("coco", source, tmp_path / "out")
+    assert {name: split.num_examples for name, split in result.splits.items()} == expected
+    said = [problem for problem in result.problems if "tenth" in problem.kind]
+    assert len(said) == (len(expected) - 1)
+    assert all("`--val-fraction`" in problem.detail for problem in said)
+    assert list(_convert("coco", source, tmp_path / "all", val_fraction=0).splits) == ["train"]
+
+
 def test_formats_are_detected(tmp_path):
     for format, write in (
         ("coco", little_datasets.write_coco),
@@ -329,14 +358,14 @@ def test_formats_are_detected(tmp_path):
 
 
 def test_a_source_is_converted_once_until_it_changes(tmp_path):
-    for index in range(3):
+    for index in range(20):
         little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
     first = conversion.convert_once(tmp_path / "voc")
     assert records.split_names(first) == ["train", "val"]
     time = (first / "dataset.json").stat().st_mtime_ns
     assert conversion.convert_once(tmp_path / "voc") == first
     assert (first / "dataset.json").stat().st_mtime_ns == time
-    little_datasets.write_voc_file(tmp_path / "voc", "p3", little_datasets.voc_object("cat", (1, 1, 9, 9)))
+    little_datasets.write_voc_file(tmp_path / "voc", "p20", little_datasets.voc_object("cat", (1, 1, 9, 9)))
     second = conversion.convert_once(tmp_path / "voc", tmp_path / "elsewhere")
     assert second.parent == tmp_path / "elsewhere"
     assert second.name != first.name

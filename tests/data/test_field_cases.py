@@ -791,7 +791,7 @@ def test_all_faults_are_listed_or_left_out(tmp_path, write, names):
 def test_a_dry_run_lists_faults_where_nothing_else_is_left(tmp_path):
     lay_out(tmp_path / "source", {"Annotations/a.xml": red.xml()[:-9]}, ["JPEGImages/a.jpg"])
     result = conversion.convert("voc", tmp_path / "source", output=tmp_path / "out", num_workers=1, dry_run=True)
-    assert "a.xml` is no valid XML" in _show(result)
+    assert "a.xml` is not valid XML" in _show(result)
 
 
 def _show(result):

@@ -9,7 +9,7 @@ from little_annotations import read, write_cvat, write_studio, write_via
 from little_formats import RED, cvat_box, draw, label_studio_region, labelme, save, via_region
 from PIL import Image
 
-from efficientdet.data import collection, shapes, tables
+from efficientdet.data import shapes, tables
 
 _HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 
@@ -209,12 +209,6 @@ _SHAPES = {
         lambda r: save(r / "a.csv", "\ufeffpath,x1,y1,x2,y2,class,occluded\na.png,40,30,100,80,red,1\n"),
         (30, 40, 80, 100),
         {tables.UNUSED_COLUMNS: 1},
-    ),
-    "a box twice": (
-        "csv",
-        lambda r: save(r / "a.csv", "a.png,40,30,100,80,red\na.png,40,30,100,80,red\n"),
-        (30, 40, 80, 100),
-        {collection.TWICE: 1},
     ),
 }
 

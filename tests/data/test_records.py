@@ -210,7 +210,7 @@ def _change_manifest(folder, change):
         pytest.param(
             lambda f: shutil.copy(f / "val.index.npz", f / "train.index.npz"), "does not fit", id="other index"
         ),
-        pytest.param(lambda f: (f / "dataset.json").write_text("{"), "no valid JSON", id="manifest cut short"),
+        pytest.param(lambda f: (f / "dataset.json").write_text("{"), "not valid JSON", id="manifest cut short"),
         pytest.param(lambda f: (f / "dataset.json").unlink(), "has no dataset.json", id="no manifest"),
         pytest.param(lambda f: _change_manifest(f, lambda m: m.update(version=2)), "version 2", id="newer version"),
         pytest.param(lambda f: _change_manifest(f, lambda m: m.pop("categories")), "damaged", id="field gone"),

@@ -1,9 +1,10 @@
 """A dataset that a reader gathers image by image and box by box, and accounts for in the end.
 
 What the readers of annotation files other than COCO, VOC and YOLO share: images are found (`gallery`), their splits are
-told by the names of files and folders, classes get ids, and every image that no annotation names is reported.
+told by the names of files and folders, and classes get ids. What no annotation uses is for `accounts` to report.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +15,11 @@ from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
 MOVED = "images found by name elsewhere than their annotation says"
-UNUSED_IMAGE = "images that no annotation names left out"
-UNUSED_FILE = "files that are not annotations in this format left out"
-TWICE = "boxes that stand twice in their image dropped once"
 LISTED_TWICE = "images listed twice in a file; their boxes were put together"
 SEVERAL_FILES = "images annotated in several files; their boxes were put together"
-TWO_SPLITS = "images that are in two splits"
 NOT_HERE = "annotations of images that are not in the dataset's folder left out"
 
-_ORDER = ("train", "val", "test")
+_LOSING = {shapes.WITHOUT_AREA, NOT_HERE}  # kinds of problems that each stand for an annotation that is not taken over
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -49,12 +46,14 @@ class Annotated:
 class Collection:
     """The images, boxes and problems of a dataset that is being read."""
 
-    def __init__(self, source: Path):
+    def __init__(self, source: Path, reading: sources.Reading | None = None):
         """Lists the files of a dataset.
 
         Args:
             source: its folder.
+            reading: where faults go; none: they are raised.
         """
+        self._faults = (reading or sources.Reading()).faults
         self.gallery = gallery.Gallery(source)
         self._images: dict[tuple[str, str], Annotated] = {}
         self._problems: dict[tuple[str, str, str], tuple[int, str]] = {}
@@ -110,6 +109,15 @@ class Collection:
             self._problems[MOVED, split, file_name] = (1, f"named {name}")
         return image
 
+    def attempt(self, file: Path, lost: int = 1) -> contextlib.AbstractContextManager[None]:
+        """Runs a block that reads an annotation; a UserError inside it is raised, or kept and the rest read.
+
+        Args:
+            file: the annotation file.
+            lost: annotations that are not taken over if it fails.
+        """
+        return self._faults.of(self.gallery.split_of(file) or "train", self.gallery.key(file), lost)
+
     def add_box(self, image: Annotated, box: list[float], name: str, where: str, *, is_crowd: bool = False) -> None:
         """Adds a box, yxyx, and remembers where its class was named first."""
         self._first_uses.setdefault(name, where)
@@ -137,7 +145,9 @@ class Collection:
     def documents(self, is_document: Callable[[Any], bool], *suffixes: str) -> Iterator[tuple[Path, Any]]:
         """Reads the JSON files of a format one by one."""
         for path in self.gallery.files(*(suffixes or (".json",))):
-            document = fields.load_json(path)
+            document = None
+            with self.attempt(path, lost=0):
+                document = fields.load_json(path)
             if is_document(document):
                 self.mark(path)
                 yield path, document
@@ -176,7 +186,7 @@ class Collection:
         for name, where in self._first_uses.items():
             if name not in labels:
                 raise UserError(f"{where}: has the unknown class `{name}`; {table_file} does not name it.")
-        available = [name for name in _ORDER if any(split == name for split, _ in self._images)]
+        available = [name for name in sources.SPLITS if any(split == name for split, _ in self._images)]
         if not available:
             left_out = [f"{count} {kind}" for (kind, _, _), (count, _) in self._problems.items()]
             also = f" {'; '.join(left_out[:3])}." if left_out else ""
@@ -185,7 +195,7 @@ class Collection:
                 f"{self.gallery.contents()}.{also}"
             )
         wanted = sources.take_splits(available, splits, self.gallery.root)
-        self._account(wanted)
+        self._report_files()
         examples: dict[str, list[sources.Example]] = {}
         number = 0
         for split in wanted:
@@ -195,36 +205,30 @@ class Collection:
                 examples[split].append(_to_example(image, number, labels, is_normalized))
         problems = [
             sources.Problem(
-                kind=kind, split=split if split in wanted else wanted[0], file_name=name, count=count, detail=detail
+                kind=kind,
+                split=split if split in wanted else wanted[0],
+                file_name=name,
+                count=count,
+                detail=detail,
+                lost=count if kind in _LOSING else 0,
             )
             for (kind, split, name), (count, detail) in self._problems.items()
             if split in wanted or split not in available
         ]
-        return sources.Source(categories=categories, splits=examples, problems=problems)
+        return sources.Source(
+            categories=categories,
+            splits=examples,
+            problems=problems,
+            annotation_files=frozenset(self._read),
+            searched=f"in {len(self._read)} annotation files",
+        )
 
-    def _account(self, wanted: list[str]) -> None:
-        """Reports the files that were not read, and the images that are in no split, in two, or in several files."""
-        for path in self.gallery.others:
-            if path not in self._read:
-                self.report_file(UNUSED_FILE, path)
-        homes: dict[str, list[str]] = {}
-        for (split, name), image in sorted(self._images.items()):
-            homes.setdefault(name, []).append(split)
-            kept = list({(*box, label): (box, label, crowd) for box, label, crowd in image.boxes}.values())
-            if len(kept) < len(image.boxes):
-                self._report(TWICE, split, name, len(image.boxes) - len(kept))
-                image.boxes = kept
+    def _report_files(self) -> None:
+        """Reports images whose boxes are from several files."""
+        for (split, name), image in self._images.items():
             if len(image.files) > 1:
                 names = ", ".join(sorted(self.gallery.key(file) for file in image.files))
                 self._report(SEVERAL_FILES, split, name, 1, names)
-        for name, own in homes.items():
-            if len(own) > 1:
-                self._report(TWO_SPLITS, own[0], name, 1, " and ".join(own))
-        available = {split for split, _ in self._images}
-        for key in self.gallery.images:
-            own_split = self.gallery.image_split(key)
-            if key not in homes and (own_split in wanted or own_split not in available):
-                self._report(UNUSED_IMAGE, own_split if own_split in wanted else wanted[0], key)
 
     def _report(self, kind: str, split: str, file_name: str, count: int = 1, detail: str = "") -> None:
         before, first_detail = self._problems.get((kind, split, file_name), (0, detail))

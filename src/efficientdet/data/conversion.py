@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from efficientdet import progress, web
 from efficientdet.data import (
@@ -35,6 +36,15 @@ _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many pictures.
 _PICTURES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
+_HELD_OUT = "splits made of a tenth of the training images, since there was none"
+# Options that only one format has.
+_FORMAT_OF = {
+    "files": "coco",
+    "crowds_as_objects": "coco",
+    "drop_difficult": "voc",
+    "keypoints": "yolo",
+    "drop_confidence": "yolo",
+}
 # What a dataset is made of; other files in its folder may change.
 _DATA_SUFFIXES = (
     *sorted(lookup.IMAGE_SUFFIXES),
@@ -108,7 +118,14 @@ def convert(
     source, output = Path(source), Path(output)
     if format == "auto":
         format = "coco" if files else detect_format(source)
-    _check_arguments(format, files, val_fraction, num_shards, num_workers, classes, drop_difficult)
+    own = {
+        "files": files,
+        "drop_difficult": drop_difficult,
+        "keypoints": keypoints,
+        "drop_confidence": drop_confidence,
+        "crowds_as_objects": crowds_as_objects,
+    }
+    _check_arguments(format, own, val_fraction, num_shards, num_workers, classes)
     faults = sources.Faults(keeps=True)
     reading = sources.Reading(
         faults=faults, keypoints=keypoints, drop_confidence=drop_confidence, crowds_as_objects=crowds_as_objects
@@ -123,9 +140,10 @@ def convert(
         exif_boxes=exif_boxes,
         is_lenient=skip_broken_annotations or dry_run,
     )
-    if val_fraction is None:
-        val_fraction = 0.0 if wanted else _default_fraction(dataset)
-    dataset = _hold_out(dataset, val_fraction)
+    if val_fraction is not None:
+        dataset = _hold_out(dataset, val_fraction)
+    elif not wanted:
+        dataset = _hold_out_by_default(dataset)
     # A dry run that has found faults lists them, even if nothing else is left.
     if not (dry_run and faults.problems):
         _check_not_empty(dataset, source)
@@ -161,7 +179,7 @@ def detect_format(folder: Path) -> formats.Format:
 def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
     """Converts a dataset of any known format into the cache, unless it has been converted and not changed since.
 
-    A tenth of the training pictures becomes the split val if there is none.
+    A tenth of the training images becomes the split val if there is none, of 20 images or more.
 
     Args:
         source: folder of the dataset.
@@ -176,10 +194,8 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
         return folder
     format = detect_format(source)
     progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
-    dataset = sources.train_on_only_split(_read(format, source, (), (), None, False, sources.Reading()), ())
-    has_val = "val" in dataset.splits or "train" not in dataset.splits
     try:
-        result = convert(format, source, output=folder, val_fraction=0.0 if has_val else 0.1)
+        result = convert(format, source, output=folder)
     except UserError:
         if (folder / records.MANIFEST).is_file():  # another process was faster
             return folder
@@ -190,14 +206,13 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
 
 def _check_arguments(
     format: str,
-    files: tuple[tuple[str, Path, Path], ...],
+    own: dict[str, Any],
     val_fraction: float | None,
     num_shards: int | dict[str, int],
     num_workers: int,
     classes: Path | None,
-    drop_difficult: bool,
 ) -> None:
-    """Raises a UserError for an argument that cannot work."""
+    """Raises a UserError for an argument that cannot work; `own` are those of one format each."""
     if format not in formats.NAMES:
         raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(formats.NAMES)}.")
     if val_fraction is not None and not 0 <= val_fraction < 1:
@@ -209,10 +224,9 @@ def _check_arguments(
         raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
     if classes is not None and format == "coco":
         raise UserError(f"`classes` is {classes}, but COCO files carry their own class table; leave it out.")
-    if files and format != "coco":
-        raise UserError(f"`files` is for COCO; the format is {format}.")
-    if drop_difficult and format != "voc":
-        raise UserError(f"`drop_difficult` is for VOC; the format is {format}.")
+    for name, value in own.items():
+        if value and format != _FORMAT_OF[name]:
+            raise UserError(f"`{name}` is for {_FORMAT_OF[name].upper()}; the format is {format}.")
 
 
 def _read(
@@ -226,7 +240,7 @@ def _read(
 ) -> sources.Source:
     """Reads the annotations."""
     if format in formats.READERS:
-        return formats.READERS[format](source, splits=splits, classes=classes)
+        return formats.READERS[format](source, splits=splits, classes=classes, reading=reading)
     if format == "coco":
         return coco.read(source, splits=splits, files=files, reading=reading)
     if format == "voc":
@@ -234,21 +248,18 @@ def _read(
     return yolo.read(source, splits=splits, classes=classes, reading=reading)
 
 
-def _default_fraction(dataset: sources.Source) -> float:
-    """Chooses and says the share of training images that becomes val where nobody else does: a tenth, if there is none.
+def _hold_out_by_default(dataset: sources.Source) -> sources.Source:
+    """Makes a tenth of the training images the split val where there is none, and reports it.
 
     Of few images all are for training: a handful tells nothing about AP.
     """
-    train = dataset.splits.get("train", [])
-    if "val" in dataset.splits or len(train) < _LEAST_TO_HOLD_OUT:
-        return 0.0
-    progress.console.print(
-        f"A tenth of the {len(train)} training images becomes the split val, since there is none; "
-        "`--val-fraction` sets how many, 0 none.",
-        soft_wrap=True,
-        markup=False,
-    )
-    return 0.1
+    count = len(dataset.splits.get("train", []))
+    if "val" in dataset.splits or count < _LEAST_TO_HOLD_OUT:
+        return dataset
+    dataset = _hold_out(dataset, 0.1)
+    detail = f"{len(dataset.splits['val'])} of {count} images; `--val-fraction` sets how many, 0 none"
+    problem = sources.Problem(kind=_HELD_OUT, split="val", file_name="val", detail=detail)
+    return dataclasses.replace(dataset, problems=[*dataset.problems, problem])
 
 
 def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:

@@ -26,7 +26,13 @@ def is_document(document: Any) -> bool:
     )
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: a JSON file in each folder of images, or one for all.
 
     Args:
@@ -34,11 +40,13 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     for path, document in gathered.documents(is_document):
         for index, entry in enumerate(document):
-            _add_image(gathered, path, entry, f"`{path}`: [{index}]")
+            with gathered.attempt(path):
+                _add_image(gathered, path, entry, f"`{path}`: [{index}]")
     return gathered.finish(splits=splits, classes=classes)
 
 
@@ -48,13 +56,20 @@ def _add_image(gathered: collection.Collection, path: Path, entry: dict[str, Any
     image = gathered.add_image(name, file=path, where=where, is_listing=True)
     field = next((name for name in _LISTS if name in entry), "annotations")
     for index, annotation in enumerate(fields.mappings(entry.get(field), where, field)):
-        place = f"{where}.{field}[{index}]"
-        label = fields.text(annotation.get("label"), place, "label")
-        box = fields.mapping(annotation.get("coordinates"), place, "coordinates")
-        x, y, width, height = (
-            fields.number(box.get(side), place, f"coordinates.{side}") for side in ("x", "y", "width", "height")
-        )
-        gathered.add_box(image, [y - height / 2, x - width / 2, y + height / 2, x + width / 2], label, place)
+        with gathered.attempt(path):
+            _add_annotation(gathered, image, annotation, f"{where}.{field}[{index}]")
+
+
+def _add_annotation(
+    gathered: collection.Collection, image: collection.Annotated, annotation: dict[str, Any], where: str
+) -> None:
+    """Adds one box."""
+    label = fields.text(annotation.get("label"), where, "label")
+    box = fields.mapping(annotation.get("coordinates"), where, "coordinates")
+    x, y, width, height = (
+        fields.number(box.get(side), where, f"coordinates.{side}") for side in ("x", "y", "width", "height")
+    )
+    gathered.add_box(image, [y - height / 2, x - width / 2, y + height / 2, x + width / 2], label, where)
 
 
 def _first(entry: dict[str, Any], names: tuple[str, ...], where: str) -> Any:

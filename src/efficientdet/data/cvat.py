@@ -8,7 +8,7 @@ image is its split.
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from efficientdet.data import collection, fields, shapes, sources
+from efficientdet.data import collection, fields, shapes, sources, xml_files
 from efficientdet.errors import UserError
 
 _SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask")
@@ -26,18 +26,29 @@ def is_video(root: ElementTree.Element) -> bool:
     return root.tag == "annotations" and root.find("track") is not None
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: one or several XML files, the images anywhere below the folder.
 
     Args:
         source: the folder.
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, CVAT's labels.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".xml"):
-        root = fields.load_xml(path)
+        root = None
+        with gathered.attempt(path, lost=0):
+            root = xml_files.parse(path)
+        if root is None:
+            continue
         if is_video(root):
             raise UserError(f"`{path}` is CVAT's format for videos; export the task as `CVAT for images 1.1`.")
         if not is_document(root):
@@ -45,7 +56,8 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         gathered.mark(path)
         names |= dict.fromkeys(_labels(root))
         for index, element in enumerate(root.findall("image")):
-            _add_image(gathered, path, element, f"`{path}`: image {element.get('id', index)}")
+            with gathered.attempt(path):
+                _add_image(gathered, path, element, f"`{path}`: image {element.get('id', index)}")
     names |= dict.fromkeys(gathered.class_names())
     return gathered.finish(splits=splits, classes=classes, table=dict(enumerate(names, start=1)))
 
@@ -71,7 +83,8 @@ def _add_image(gathered: collection.Collection, path: Path, element: ElementTree
         name, file=path, where=where, split=split, size=fields.image_size(height, width, where), is_listing=True
     )
     for index, shape in enumerate(element):
-        _add_shape(gathered, image, shape, f"{where}: <{shape.tag}> {index}")
+        with gathered.attempt(path):
+            _add_shape(gathered, image, shape, f"{where}: <{shape.tag}> {index}")
 
 
 def _add_shape(

@@ -1,4 +1,4 @@
-"""Values of annotation files, read strictly by their type, and the files themselves as JSON, XML or CSV.
+"""Values of annotation files, read strictly by their type, and the files themselves as JSON or CSV.
 
 A value of another type is an error that names the file, the place in it and the field; nothing is guessed, and a
 number in quotes is not a number. NaN and infinity are numbers here: `policy` drops their boxes and reports them.
@@ -6,19 +6,13 @@ number in quotes is not a number. NaN and infinity are numbers here: `policy` dr
 
 import csv
 import json
-import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import defusedxml
-import defusedxml.ElementTree
-
-from efficientdet.data import sources
+from efficientdet.data import sources, values
 from efficientdet.errors import UserError
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _MAX_SIDE = 2**31
 
 
@@ -30,12 +24,9 @@ def number(value: Any, where: str, field: str) -> float:
         where: the file in backticks, and the place in it, for the error.
         field: its name, for the error.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None or isinstance(value, str):
         raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a number.")
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
+    return values.number(value, f"{where}: has the `{field}`")
 
 
 def numbers(value: Any, count: int, where: str, field: str) -> list[float]:
@@ -76,14 +67,14 @@ def mappings(value: Any, where: str, field: str) -> list[dict[str, Any]]:
 
 def parse_number(value: str | None, where: str, field: str) -> float:
     """Reads a number of a CSV or XML file."""
-    if value is None or not _NUMBER.fullmatch(value.strip()):
-        raise UserError(f"{where}: has the `{field}` {_quoted(value)}; expected a number.")
-    return float(value)
+    if value is None:
+        raise UserError(f"{where}: has the `{field}` (missing); expected a number.")
+    return values.number(value, f"{where}: has the `{field}`")
 
 
 def is_number(value: str) -> bool:
     """Says whether `parse_number` reads a value."""
-    return _NUMBER.fullmatch(value.strip()) is not None
+    return values.is_number(value)
 
 
 def image_size(height: float | None, width: float | None, where: str) -> tuple[int, int] | None:
@@ -113,28 +104,6 @@ def parse_json(content: str, where: str) -> Any:
         return json.loads(content)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON, it may be cut short: {error}.") from error
-
-
-def load_xml(path: Path) -> ElementTree.Element:
-    """Reads an XML file in the encoding that it declares; entities, which can exhaust the memory, are refused."""
-    try:
-        if path.stat().st_size > sources.MAX_ANNOTATION_BYTES:
-            raise UserError(f"`{path}` is larger than {sources.MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it.")
-        return _parse_xml(path.read_bytes())
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:
-        raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
-
-
-def _parse_xml(content: bytes) -> ElementTree.Element:
-    """Parses XML; encodings that the parser does not know, such as GBK, are Python's to decode."""
-    declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""", content)
-    if declared is None or declared[1].lower() in (b"utf-8", b"utf-16", b"us-ascii", b"iso-8859-1"):
-        return defusedxml.ElementTree.fromstring(content)
-    return defusedxml.ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode()))
 
 
 def load_rows(path: Path) -> list[tuple[int, list[str]]]:

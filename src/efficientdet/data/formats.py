@@ -1,7 +1,7 @@
 """The annotation formats that are read, by name.
 
-`coco`, `voc` and `yolo` have options of their own and are called by `conversion`; the readers here take none but splits
-and classes.
+`coco`, `voc` and `yolo` have options of their own and are called by `conversion`; the readers here take splits, class
+names, and where faults go.
 """
 
 from pathlib import Path
@@ -42,10 +42,15 @@ NAMES: tuple[Format, ...] = get_args(Format)
 
 
 class Reader(Protocol):
-    """Reads a dataset: takes the splits that are named, and the class names of a file."""
+    """Reads a dataset: takes the splits that are named, the class names of a file, and where faults go."""
 
     def __call__(
-        self, source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None
+        self,
+        source: Path,
+        *,
+        splits: tuple[str, ...] = (),
+        classes: Path | None = None,
+        reading: sources.Reading | None = None,
     ) -> sources.Source: ...  # fmt: skip
 
 

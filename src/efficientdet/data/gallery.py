@@ -14,19 +14,13 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-from efficientdet.data import images
+from efficientdet.data import lookup, sources
 from efficientdet.errors import UserError
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
 # Words that may stand beside a split in a name: train_labels.csv, oidv6-train-annotations-bbox.csv, images_test.
 _FILLERS = {"images", "image", "img", "imgs", "labels", "label", "annotations", "annotation", "ann", "anns", "bbox"}
 _FILLERS |= {"boxes", "box", "data", "dataset", "set", "split", "instances", "oidv", "via", "region", "csv", "json"}
 _FILLERS |= {"metadata", "detections", "v", "export", "createml", "coco", "project"}
-# Images that may not decode here; whoever names them hears so.
-_RARE_IMAGES = (".jfif", ".jpe", ".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga", ".dng", ".mpo")
-# Folders that are no part of a dataset, though they may lie in it.
-_NOT_DATA = {"__MACOSX", "predictions"}
 _NUM_PLACES = 6
 
 
@@ -40,7 +34,7 @@ class Gallery:
     """
 
     def __init__(self, root: Path):
-        """Lists the folder; symbolic links are followed.
+        """Lists the folder, as `lookup` does.
 
         Args:
             root: the folder.
@@ -50,8 +44,11 @@ class Gallery:
         self.root = root
         self.images: dict[str, Path] = {}
         self.others: list[Path] = []
-        for path in _walk(root):
-            if path.suffix.lower() in (*images.SUFFIXES, *_RARE_IMAGES):
+        listed = lookup.Files(root)
+        for name in listed.paths():
+            path = root / Path(name).relative_to(listed.root)
+            # Images that are not read are listed too: whoever names them hears so.
+            if path.suffix.lower() in (lookup.IMAGE_SUFFIXES | lookup.OTHER_IMAGE_SUFFIXES):
                 self.images[path.relative_to(root).as_posix()] = path
             else:
                 self.others.append(path)
@@ -205,25 +202,6 @@ class Gallery:
         return None
 
 
-def _walk(root: Path) -> list[Path]:
-    """Lists the files below a folder, sorted; hidden ones are skipped, and a folder is not entered twice."""
-    seen: set[str] = set()
-    found: list[Path] = []
-    for parent, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name[0] != "." and name not in _NOT_DATA and not Path(parent, name, "checkpoints").exists()
-        )
-        found += [Path(parent, name) for name in sorted(names) if name[0] != "."]
-    return found
-
-
 def _variants(name: str, where: str) -> list[list[str]]:
     """Splits a name into its parts, as it stands and as an address."""
     if not name.strip() or re.search(r"[\x00-\x1f]", name):
@@ -240,8 +218,8 @@ def _variants(name: str, where: str) -> list[list[str]]:
 def _split_in(name: str, *, strict: bool = True) -> str | None:
     """Tells the split that a name has: `Train`, `valid`, `train2017`, `train_labels`; strict: and nothing else."""
     words = re.findall(r"[a-z]+", name.lower())
-    found = {_SPLITS[word] for word in words if word in _SPLITS}
-    others = [word for word in words if word not in _SPLITS and word not in _FILLERS]
+    found = {split for word in words if (split := sources.normalize_split(word)) in sources.SPLITS}
+    others = [w for w in words if sources.normalize_split(w) not in sources.SPLITS and w not in _FILLERS]
     return found.pop() if len(found) == 1 and not (strict and others) else None
 
 

@@ -25,37 +25,54 @@ def is_row(row: Any) -> bool:
     return isinstance(row, dict) and "file_name" in row and (bool(row.get("objects")) or "bbox" in row)
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: the metadata file of each folder.
 
     Args:
         source: the folder.
         splits: take only these; all if empty.
         classes: file with the class names, one a line; where categories are numbers, in their order from 0.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]] = []
     for path in gathered.gallery.files(".jsonl", ".csv"):
         if path.name.lower() not in FILES:
             continue
         gathered.mark(path)
-        found += [(path, where, row, _objects(row, where)) for row, where in load_rows(path)]
+        rows: list[_Row] = []
+        with gathered.attempt(path, lost=0):
+            rows = load_rows(path)
+        for row, where in rows:
+            with gathered.attempt(path):
+                found.append((path, where, row, _objects(row, where)))
     table = _table(gathered, found, classes)
     for path, where, row, objects in found:
-        sides = [row.get(side) for side in _SIDES]
-        size = None
-        if None not in sides:
-            height, width = (fields.number(side, where, name) for side, name in zip(sides, _SIDES, strict=True))
-            size = fields.image_size(height, width, where)
-        image = gathered.add_image(
-            fields.text(row.get("file_name"), where, "file_name"), file=path, where=where, size=size, is_listing=True
-        )
-        for (x, y, width, height), label in objects:
-            name = table.get(label, "") if table and isinstance(label, int) else str(label)
-            if not name:
-                raise UserError(f"{where}: has the unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
-            gathered.add_box(image, [y, x, y + height, x + width], name, where)
+        with gathered.attempt(path, len(objects)):
+            image = _add_image(gathered, path, row, where)
+            for (x, y, width, height), label in objects:
+                name = table.get(label, "") if table and isinstance(label, int) else str(label)
+                if not name:
+                    raise UserError(f"{where}: has the unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
+                gathered.add_box(image, [y, x, y + height, x + width], name, where)
     return gathered.finish(splits=splits, classes=None if table else classes, table=table, table_file=classes)
+
+
+def _add_image(gathered: collection.Collection, path: Path, row: dict[str, Any], where: str) -> collection.Annotated:
+    """Adds the image of a row."""
+    sides = [row.get(side) for side in _SIDES]
+    size = None
+    if None not in sides:
+        height, width = (fields.number(side, where, name) for side, name in zip(sides, _SIDES, strict=True))
+        size = fields.image_size(height, width, where)
+    name = fields.text(row.get("file_name"), where, "file_name")
+    return gathered.add_image(name, file=path, where=where, size=size, is_listing=True)
 
 
 def load_rows(path: Path) -> list[_Row]:

@@ -32,7 +32,13 @@ def is_document(document: Any) -> bool:
     return isinstance(document[0].get("data"), dict) or any(map(_is_minimal, document))
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset.
 
     Args:
@@ -40,15 +46,17 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     for path, document in gathered.documents(is_document):
         for index, task in enumerate(document):
             where = f"`{path}`: task {task.get('id', index)}"
-            if isinstance(task.get("data"), dict):
-                _add_task(gathered, path, task, where)
-            else:
-                _add_minimal(gathered, path, task, where)
+            with gathered.attempt(path):
+                if isinstance(task.get("data"), dict):
+                    _add_task(gathered, path, task, where)
+                else:
+                    _add_minimal(gathered, path, task, where)
     return gathered.finish(splits=splits, classes=classes, is_normalized=True)
 
 
@@ -69,19 +77,24 @@ def _add_task(gathered: collection.Collection, path: Path, task: dict[str, Any],
     key = _find(gathered, name, path, where)
     entries = fields.mappings(task.get("annotations", task.get("completions", [])), where, "annotations")
     submitted = [entry for entry in entries if entry.get("was_cancelled") is not True]
-    if task.get("predictions"):
-        gathered.report_file(PREDICTIONS, path, len(task["predictions"]))
+    if predictions := fields.mappings(task.get("predictions") or [], where, "predictions"):
+        gathered.report_file(PREDICTIONS, path, len(predictions))
     if not submitted:
         gathered.report_file(NOT_SUBMITTED, path, detail=f"{name} (task {task.get('id')})")
         return
     chosen = max(submitted, key=lambda entry: (entry.get("ground_truth") is True, str(entry.get("updated_at") or "")))
     results = fields.mappings(chosen.get("result"), where, "result")
     regions = []
-    labels = {one.get("id"): one.get("value", {}).get("labels") for one in results if one.get("type") == "labels"}
+    labels = {
+        str(one.get("id")): fields.mapping(one.get("value"), where, "value").get("labels")
+        for one in results
+        if one.get("type") == "labels"
+    }
     for result in (one for one in results if one.get("type") != "labels"):
         value = fields.mapping(result.get("value", {}), where, "value")  # a relation of regions has none
-        kind = _SHAPES.get(str(result.get("type")), str(result.get("type")))
-        names = value.get(str(result.get("type"))) if result.get("type") in _SHAPES else labels.get(result.get("id"))
+        type_name = str(result.get("type"))
+        names = value.get(type_name) if type_name in _SHAPES else labels.get(str(result.get("id")))
+        kind = _SHAPES.get(type_name, type_name)
         sides = {side: result.get(side) for side in ("original_height", "original_width", "image_rotation")}
         regions.append((kind, names, value | sides))
     image = _add_regions(gathered, path, name, key, regions, where)
@@ -117,20 +130,26 @@ def _add_regions(
             size = fields.image_size(height, width, where)
     image = gathered.add_image(name, file=path, where=where, size=size, key=key, is_listing=True)
     for index, (kind, names, value) in enumerate(regions):
-        place = f"{where}: region {index}"
         if kind not in _SHAPES.values():
             gathered.report(shapes.WITHOUT_AREA, image, detail=kind)
             continue
-        if not isinstance(names, list) or len(names) != 1:
-            raise UserError(f"{place}: has the labels {str(names)[:60]}; expected one.")
-        label = fields.text(names[0], place, "labels")
-        if value.get("image_rotation"):
-            raise UserError(
-                f"{place}: was drawn on an image turned by {value['image_rotation']} degrees in Label Studio, which "
-                "is not read; turn the image file instead."
-            )
-        _add_region(gathered, image, kind, value, label, place)
+        with gathered.attempt(path):
+            place = f"{where}: region {index}"
+            _add_region(gathered, image, kind, value, _label(names, value, place), place)
     return image
+
+
+def _label(names: Any, value: dict[str, Any], where: str) -> str:
+    """Reads the class of a region."""
+    if not isinstance(names, list) or len(names) != 1:
+        raise UserError(f"{where}: has the labels {str(names)[:60]}; expected one.")
+    label = fields.text(names[0], where, "labels")
+    if value.get("image_rotation"):
+        raise UserError(
+            f"{where}: was drawn on an image turned by {value['image_rotation']} degrees in Label Studio, which "
+            "is not read; turn the image file instead."
+        )
+    return label
 
 
 def _add_region(

@@ -23,7 +23,13 @@ def is_document(document: Any) -> bool:
     return isinstance(document, dict) and "shapes" in document and ("imagePath" in document or "imageData" in document)
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset.
 
     Args:
@@ -31,12 +37,15 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     for path, document in gathered.documents(is_document):
-        image = _add_image(gathered, path, document)
-        for index, shape in enumerate(fields.mappings(document["shapes"], f"`{path}`", "shapes")):
-            _add_shape(gathered, image, shape, f"`{path}`: shapes[{index}]")
+        with gathered.attempt(path):
+            image = _add_image(gathered, path, document)
+            for index, shape in enumerate(fields.mappings(document["shapes"], f"`{path}`", "shapes")):
+                with gathered.attempt(path):
+                    _add_shape(gathered, image, shape, f"`{path}`: shapes[{index}]")
     return gathered.finish(splits=splits, classes=classes)
 
 

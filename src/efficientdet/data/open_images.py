@@ -23,7 +23,13 @@ def is_header(cells: list[str]) -> bool:
     return set(_NEEDED) <= {cell.lower() for cell in cells}
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: every CSV file of boxes below the folder, and `class-descriptions*.csv`.
 
     Args:
@@ -31,8 +37,9 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     boxes: list[Path] = []
     names: dict[str, str] = {}
     for path in gathered.gallery.files(".csv"):
@@ -69,28 +76,29 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
     codes: set[str] = set()
     num_elsewhere = 0
     for line, row in rows:
-        where = f"`{path}`, line {line}"
-        if len(row) != len(columns):
-            raise UserError(f"{where}: has {len(row)} cells; the first line has {len(columns)}.")
-        image_id = row[columns["imageid"]]
-        if image_id not in keys:
-            keys[image_id] = gathered.gallery.find_stem(image_id, where, split)
-        key = keys[image_id]
-        if key is None:
-            num_elsewhere += 1
-            continue
-        box = [_fraction(row[columns[side]], where, side) for side in _CORNERS]
-        code = row[columns["labelname"]]
-        if not code:
-            raise UserError(f"{where}: has no `LabelName`.")
-        if names and code not in names:
-            raise UserError(f"{where}: has the `LabelName` `{code}`, which the class descriptions do not have.")
-        if not names and code not in codes:
-            codes.add(code)
-            gathered.report_file(CODES, path)
-        image = gathered.add_image(key, file=path, where=where, split=split, key=key)
-        is_group = "isgroupof" in columns and _flag(row[columns["isgroupof"]], where)
-        gathered.add_box(image, box, names.get(code, code), where, is_crowd=is_group)
+        with gathered.attempt(path):
+            where = f"`{path}`, line {line}"
+            if len(row) != len(columns):
+                raise UserError(f"{where}: has {len(row)} cells; the first line has {len(columns)}.")
+            image_id = row[columns["imageid"]]
+            if image_id not in keys:
+                keys[image_id] = gathered.gallery.find_stem(image_id, where, split)
+            key = keys[image_id]
+            if key is None:
+                num_elsewhere += 1
+                continue
+            box = [_fraction(row[columns[side]], where, side) for side in _CORNERS]
+            code = row[columns["labelname"]]
+            if not code:
+                raise UserError(f"{where}: has no `LabelName`.")
+            if names and code not in names:
+                raise UserError(f"{where}: has the `LabelName` `{code}`, which the class descriptions do not have.")
+            if not names and code not in codes:
+                codes.add(code)
+                gathered.report_file(CODES, path)
+            image = gathered.add_image(key, file=path, where=where, split=split, key=key)
+            is_group = "isgroupof" in columns and _flag(row[columns["isgroupof"]], where)
+            gathered.add_box(image, box, names.get(code, code), where, is_crowd=is_group)
     if num_elsewhere:
         gathered.report_file(collection.NOT_HERE, path, num_elsewhere)
 

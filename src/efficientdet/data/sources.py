@@ -25,12 +25,13 @@ BROKEN_ANNOTATION = "broken annotations left out"
 MENDED_NAME = "images found by their base name, since the annotation's path is not there"
 REPEATED_IMAGE = "images listed more than once joined into one"
 
-_SPLITS = {
+SPLITS = {
     "train": "train training trainset",
     "val": "val valid validation validate valset dev",
     "test": "test testing testset",
 }
-_SPLIT_NAMES = {word: split for split, words in _SPLITS.items() for word in words.split()}
+"""The splits that have a name of their own -> words that mean them."""
+_SPLIT_NAMES = {word: split for split, words in SPLITS.items() for word in words.split()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ def normalize_split(name: str) -> str:
 
 def split_in(name: str) -> str | None:
     """Finds the one split that a name speaks of (`lvis_v1_train`, `instances_Validation`); none if it does not."""
-    found = {normalize_split(word) for word in re.split(r"[-_. ]+", name)} & set(_SPLITS)
+    found = {normalize_split(word) for word in re.split(r"[-_. ]+", name)} & set(SPLITS)
     return found.pop() if len(found) == 1 else None
 
 

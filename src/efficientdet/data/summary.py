@@ -36,7 +36,7 @@ class Summary:
     """What a conversion did.
 
     Attributes:
-        format: coco, voc or yolo.
+        format: how the annotations are written, of `formats.NAMES`.
         source: folder that was read.
         output: folder that was written; empty after a dry run.
         categories: the classes.

@@ -30,7 +30,13 @@ def is_document(document: Any) -> bool:
     )
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset.
 
     Args:
@@ -38,14 +44,18 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, the classes of
             meta.json in their order, and others that occur after them.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".json"):
-        document = fields.load_json(path)
+        document = None
+        with gathered.attempt(path, lost=0):
+            document = fields.load_json(path)
         if is_document(document):
             gathered.mark(path)
-            _add_file(gathered, path, document)
+            with gathered.attempt(path):
+                _add_file(gathered, path, document)
         elif path.name == "meta.json" and isinstance(document, dict) and "classes" in document:
             gathered.mark(path)
             entries = fields.mappings(document["classes"], f"`{path}`", "classes")
@@ -72,7 +82,8 @@ def _add_file(gathered: collection.Collection, path: Path, document: dict[str, A
         key or name, file=path, where=where, size=fields.image_size(height, width, where), key=key
     )
     for index, entry in enumerate(fields.mappings(document["objects"], where, "objects")):
-        _add_object(gathered, image, entry, f"{where}: objects[{index}]")
+        with gathered.attempt(path):
+            _add_object(gathered, image, entry, f"{where}: objects[{index}]")
 
 
 def _add_object(

@@ -49,7 +49,13 @@ def is_classes(rows: _Rows) -> bool:
     return bool(rows) and all(len(row) == 2 and row[1].isdecimal() and row[0] for _, row in rows)
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: every CSV file of boxes below the folder, and a class table if there is one.
 
     Args:
@@ -57,8 +63,9 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it and without a class
             table, all names that occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     are_fractions: dict[Path, bool] = {}
     table: dict[int, str] = {}
     table_file = None
@@ -128,28 +135,41 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list
         columns, names = {column: place for place, column in enumerate(_PLAIN)}, _NAMES
     sides = _CORNERS if set(_CORNERS) <= columns.keys() else _EXTENTS
     for line, row in rows:
-        where = f"`{path}`, line {line}"
-        if len(row) != num_cells:
-            raise UserError(f"{where}: has {len(row)} cells; the first line has {num_cells}.")
-        cells = {column: row[place] for column, place in columns.items()}
-        height, width = (
-            fields.parse_number(cells[side], where, names[side]) if cells.get(side) else None
-            for side in ("height", "width")
-        )
-        if not cells["file"]:
-            raise UserError(f"{where}: has no `{names['file']}`.")
-        size = fields.image_size(height, width, where)
-        image = gathered.add_image(cells["file"], file=path, where=where, size=size)
-        if not any(cells[column] for column in (*sides, "class")):
-            continue  # an image without boxes
-        box = [fields.parse_number(cells[side], where, names[side]) for side in sides]
-        if sides == _EXTENTS:
-            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        if not cells["class"]:
-            raise UserError(f"{where}: has no `{names['class']}`.")
-        gathered.add_box(image, box, cells["class"], where)
-        corners += box
+        with gathered.attempt(path):
+            where = f"`{path}`, line {line}"
+            if len(row) != num_cells:
+                raise UserError(f"{where}: has {len(row)} cells; the first line has {num_cells}.")
+            cells = {column: row[place] for column, place in columns.items()}
+            corners += _add_row(gathered, path, cells, names, sides, where)
     return corners
+
+
+def _add_row(
+    gathered: collection.Collection,
+    path: Path,
+    cells: dict[str, str],
+    names: dict[str, str],
+    sides: tuple[str, ...],
+    where: str,
+) -> list[float]:
+    """Adds the image and the box of a row, and returns its corners; none of an image without boxes."""
+    height, width = (
+        fields.parse_number(cells[side], where, names[side]) if cells.get(side) else None
+        for side in ("height", "width")
+    )
+    if not cells["file"]:
+        raise UserError(f"{where}: has no `{names['file']}`.")
+    size = fields.image_size(height, width, where)
+    image = gathered.add_image(cells["file"], file=path, where=where, size=size)
+    if not any(cells[column] for column in (*sides, "class")):
+        return []
+    box = [fields.parse_number(cells[side], where, names[side]) for side in sides]
+    if sides == _EXTENTS:
+        box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    if not cells["class"]:
+        raise UserError(f"{where}: has no `{names['class']}`.")
+    gathered.add_box(image, box, cells["class"], where)
+    return box
 
 
 def _are_fractions(corners: list[float]) -> bool:

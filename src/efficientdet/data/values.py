@@ -15,6 +15,11 @@ _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 
 
+def is_number(text: str) -> bool:
+    """Says whether a text spells a number."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
 def number(value: Any, where: str) -> float:
     """Reads a number, also one as text; beyond float64 it is infinite.
 
@@ -25,10 +30,10 @@ def number(value: Any, where: str) -> float:
     Raises:
         UserError: it is something else, a boolean included.
     """
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+    if isinstance(value, str) and is_number(value):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} {str(value)[:60]!r}; expected a number.")
+        raise UserError(f"{where} {repr(value)[:60]}; expected a number.")
     try:
         return float(value)
     except OverflowError:

@@ -37,7 +37,13 @@ def is_header(cells: list[str]) -> bool:
     return set(_COLUMNS) <= set(cells) and any(name in cells for name in _NAME_COLUMNS)
 
 
-def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = None) -> sources.Source:
+def read(
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
     """Reads a dataset: JSON and CSV files, the images anywhere below the folder.
 
     Args:
@@ -45,21 +51,25 @@ def read(source: Path, *, splits: tuple[str, ...] = (), classes: Path | None = N
         splits: take only these; all if empty.
         classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
     """
-    gathered = collection.Collection(source)
+    gathered = collection.Collection(source, reading)
     regions: list[_Region] = []
     for path, document in gathered.documents(is_document):
-        regions += _read_json(path, document)
+        with gathered.attempt(path):
+            regions += _read_json(path, document)
     for path in gathered.gallery.files(".csv"):
         rows = fields.load_rows(path)
         if rows and is_header(rows[0][1]):
             gathered.mark(path)
-            regions += _read_csv(path, rows)
+            with gathered.attempt(path):
+                regions += _read_csv(path, rows)
     attribute = _class_attribute([region for region in regions if region[3]])
     for name, path, where, shape, attributes in regions:
-        image = gathered.add_image(name, file=path, where=where)
-        if shape:
-            _add_region(gathered, image, shape, attributes, attribute, where)
+        with gathered.attempt(path, bool(shape)):
+            image = gathered.add_image(name, file=path, where=where)
+            if shape:
+                _add_region(gathered, image, shape, attributes, attribute, where)
     return gathered.finish(splits=splits, classes=classes)
 
 
