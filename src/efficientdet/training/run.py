@@ -317,7 +317,8 @@ class _Run:
     def _averages(self, asked: Interruption) -> tuple[list[Any], list[Any]]:
         """Returns the averaged weights, on the device, and the batch statistics to use them with."""
         names = ("average_trainable", "average_non_trainable")
-        trainable, averaged = self._replicas.read_state({name: self.state[name] for name in names}).values()
+        state = self._replicas.read_state({name: self.state[name] for name in names})
+        trainable, averaged = (state[name] for name in names)  # JAX sorts the keys of a dictionary
         if self.step > self.schedule.fixed_from:
             return trainable, averaged
         return trainable, self._recalibrate(trainable, averaged, asked.guard)
