@@ -28,7 +28,7 @@ PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    draw pictures, train a small EfficientDet on them, show what it finds (minutes on two cores)"
+	@echo "make demo    draw images, train a small EfficientDet on them, show what it finds (minutes on two cores)"
 	@echo "make test    run the tests; TESTS=tests/data runs a part, PYTEST_ARGS='-k boxes' passes more to pytest,"
 	@echo "             WORKERS=0 runs them in one process"
 	@echo "make coverage  the same, counting which lines run; takes a quarter longer"
@@ -37,7 +37,7 @@ help:
 	@echo "make parity  compare D0 and Lite0 with PyTorch's effdet, in an environment of its own (docs/parity.md);"
 	@echo "             parity-all compares the whole family and takes an hour"
 	@echo "make bench   measure input pipeline, inference and training step on this processor, in turns with effdet;"
-	@echo "             RECORDS=records/ and PHOTOS=photographs/ give real pictures"
+	@echo "             RECORDS=records/ and PHOTOS=photographs/ give real images"
 	@echo "make bench-gpu  measure training step and inference on one GPU with JAX; GPU_PYTHON=python3 takes a Python that has"
 	@echo "             JAX for CUDA, PYTHON_WITH_EFFDET=... measures effdet in turns with ours (docs/performance.md)"
 	@echo "make bench-finetune RECORDS=records/  train this and effdet on the same images, in turns; hours (docs/performance.md)"
@@ -91,7 +91,7 @@ compare-all: $(PARITY)
 
 environment: $(PARITY)
 
-# Generated pictures where RECORDS (a converted dataset) or PHOTOS (a folder) is not given. What PyTorch's effdet does on
+# Generated images where RECORDS (a converted dataset) or PHOTOS (a folder) is not given. What PyTorch's effdet does on
 # this machine is measured in turns with ours, in the environment of the comparison.
 RECORDS ?=
 PHOTOS ?=
@@ -114,7 +114,7 @@ bench-finetune: $(DEV)
 	  --output $(RESULTS)/finetuning-$(notdir $(RECORDS:%/=%)).json $(FINETUNE_OPTIONS)
 	$(BIN)/python benchmarks/tables.py
 
-# One GPU, with JAX and generated pictures. GPU_PYTHON is a Python that has JAX for CUDA and what pyproject.toml lists
+# One GPU, with JAX and generated images. GPU_PYTHON is a Python that has JAX for CUDA and what pyproject.toml lists
 # under `dependencies`; TensorFlow is not needed. Without it .venv-gpu is made. PYTHON_WITH_EFFDET is one that has PyTorch
 # for CUDA and effdet; both programs share the memory of the GPU, so JAX takes what it needs and no more.
 GPU_PYTHON ?=

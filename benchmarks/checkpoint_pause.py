@@ -32,7 +32,7 @@ def main(
         output: JSON file to write.
         preset: model; its size decides how large a checkpoint is.
         image_size: height and width of the network input, px.
-        batch_size: pictures a step.
+        batch_size: images a step.
         steps: of one measurement, with one checkpoint after the first.
         rounds: measurements of each way.
     """

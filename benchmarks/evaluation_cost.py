@@ -1,4 +1,4 @@
-"""What does an evaluation cost beside the network? COCO-sized results: 100 detections a picture, 80 classes.
+"""What does an evaluation cost beside the network? COCO-sized results: 100 detections an image, 80 classes.
 
 Generated truth and detections go through `evaluation.CocoEvaluator` as they do in `efficientdet evaluate`: letterbox
 undone, collected, counted. Counting is measured in turns with pycocotools, which COCO's server runs, on the same lists;
@@ -21,10 +21,10 @@ from efficientdet.benchmarks import report, timing
 from efficientdet.structures import Category
 
 _NUM_CLASSES = 80
-_TRUE_BOXES = 7  # a picture, COCO's mean
+_TRUE_BOXES = 7  # an image, COCO's mean
 _SIZE = (480, 640)
 _BATCH = 8
-_GOAL = 5.0  # ms a picture
+_GOAL = 5.0  # ms an image
 
 
 def main(*, output: Path | None = None, num_images: int = 1000, rounds: int = 5) -> None:
@@ -32,7 +32,7 @@ def main(*, output: Path | None = None, num_images: int = 1000, rounds: int = 5)
 
     Args:
         output: JSON file to write.
-        num_images: pictures; COCO's validation split has 5,000.
+        num_images: images; COCO's validation split has 5,000.
         rounds: how often each has its turn.
     """
     batches = _draw(num_images)
@@ -58,7 +58,7 @@ def main(*, output: Path | None = None, num_images: int = 1000, rounds: int = 5)
         print(row)
     print(ratios)
     if output is not None:
-        what = f"Evaluation apart from the network, {num_images} pictures, 100 detections each, {_NUM_CLASSES} classes"
+        what = f"Evaluation apart from the network, {num_images} images, 100 detections each, {_NUM_CLASSES} classes"
         files.write_json(output, {"what": what, "rows": rows, "ratios": ratios, **report.circumstances()})
 
 
@@ -94,7 +94,7 @@ def _draw(num_images: int) -> list[tuple[Any, Any]]:
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draws float32[B, count, 4], yxyx px, of sides from 8 px to half the picture."""
+    """Draws float32[B, count, 4], yxyx px, of sides from 8 px to half the image."""
     sides = np.exp(rng.uniform(np.log(8), np.log(240), (_BATCH, count, 2)))
     corners = rng.uniform(0, 1, (_BATCH, count, 2)) * (np.array(_SIZE) - sides)
     return np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)

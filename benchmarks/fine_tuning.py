@@ -1,7 +1,7 @@
 """Does an ImageNet backbone help on a few hundred photographs? Lite0 with it against Lite0 from random weights.
 
-Both train on the same pictures in the same order for the same number of steps, with the settings that
-docs/training.md recommends for a few hundred pictures; then they are evaluated on a split that neither training nor the
+Both train on the same images in the same order for the same number of steps, with the settings that
+docs/training.md recommends for a few hundred images; then they are evaluated on a split that neither training nor the
 choice of the best weights saw. Writes the table as JSON.
 
     python benchmarks/fine_tuning.py records/ --output benchmarks/results/fine-tuning.json
@@ -44,7 +44,7 @@ def main(
         preset: model.
         backbone: what the second run starts from.
         image_size: height and width of the network input, px.
-        batch_size: pictures a step.
+        batch_size: images a step.
         epochs: of each run.
         learning_rate: peak.
         seed: of both runs.

@@ -1,4 +1,4 @@
-"""How speed and memory grow: with the batch, the picture's size, its boxes, the number of shards, and the model.
+"""How speed and memory grow: with the batch, the image's size, its boxes, the number of shards, and the model.
 
 Each network is OpenVINO's, by itself; each training step has a process of its own, whose peak of memory is then its own
 too. Writes the figures as JSON and draws them.
@@ -31,7 +31,7 @@ from efficientdet.training import memory
 Part = Literal["networks", "training", "input"]
 _TURN = 1.0  # s, one call at least
 _ROUNDS = 3
-_TRAINING_SIDE = "256"  # px; at 512 px a processor takes seconds a picture
+_TRAINING_SIDE = "256"  # px; at 512 px a processor takes seconds an image
 
 
 def main(
@@ -50,11 +50,11 @@ def main(
     Args:
         records: converted dataset, for the input pipeline.
         output: JSON file to write.
-        picture: PNG to draw.
-        models: whose network is timed, one picture at a time, each at its own size.
-        sides: px of square pictures that the first model looks at.
-        batches: pictures a call of the first model, at its own size.
-        training_batches: pictures an update of the first model, at 256 px.
+        image: PNG to draw.
+        models: whose network is timed, one image at a time, each at its own size.
+        sides: px of square images that the first model looks at.
+        batches: images a call of the first model, at its own size.
+        training_batches: images an update of the first model, at 256 px.
         parts: what to measure; of the others the rows in `output` stay.
     """
     backend.choose("tensorflow")
@@ -142,8 +142,8 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     panels = {
         "model": "D0 to D4, each at its own size",
         "side": "network, px of a side",
-        "batch": "network, pictures a call",
-        "training batch": "training at 256 px, pictures an update",
+        "batch": "network, images a call",
+        "training batch": "training at 256 px, images an update",
         "images/s, by image size": "input pipeline, px of a side",
         "images/s, by boxes a picture": "input pipeline, boxes a picture",
     }

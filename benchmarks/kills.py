@@ -1,6 +1,6 @@
 """Does a run that was killed end where one ends that was not? SIGKILL and SIGTERM at chosen moments, bit by bit.
 
-A small model trains on generated pictures, as records, in the deterministic mode: once without interruption, then once
+A small model trains on generated images, as records, in the deterministic mode: once without interruption, then once
 for each moment, killed there and resumed by the same command. Compared are the last checkpoint (weights, momenta,
 averages, batch statistics, states of random generators, counters), the weights written for use, and which lines
 metrics.jsonl has. Writes the table as JSON.

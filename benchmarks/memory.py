@@ -1,6 +1,6 @@
 """Does memory stay flat over a long run? 2,000 steps of a small model, evaluations and checkpoints included.
 
-`efficientdet train` runs once a backend: TensorFlow on records, JAX on generated pictures. Each line of metrics.jsonl
+`efficientdet train` runs once a backend: TensorFlow on records, JAX on generated images. Each line of metrics.jsonl
 has the resident memory of the process. A straight line is fitted to what comes after the first 200 steps, in which
 everything is compiled and every buffer grows to its size; its slope times 1,800 steps must stay under 20 MB. Writes the
 figures as JSON.
@@ -49,7 +49,7 @@ def main(
         steps: of each run.
         warmup_steps: left out of the fit.
         evaluate_every: steps between evaluations.
-        backends: Keras's; tensorflow reads records, jax generated pictures.
+        backends: Keras's; tensorflow reads records, jax generated images.
     """
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
-"""How fast does a detector learn a few photographs by heart? The time and the steps until AP reaches a mark.
+"""How fast does a detector memorize a few photographs? The time and the steps until AP reaches a mark.
 
-`efficientdet train PRESET --overfit N` as a user starts it: trained and evaluated on the first N pictures. Whether AP
+`efficientdet train PRESET --overfit N` as a user starts it: trained and evaluated on the first N images. Whether AP
 comes near 1 depends on targets, losses, optimiser, post-processing and evaluation all being right, and on anchors small
 enough for the objects. Writes as JSON how AP rose, how large the state is, steps, time, and processor time, since a
 machine may be shared.
@@ -43,11 +43,11 @@ def main(
     """Trains, and writes how AP rose.
 
     Args:
-        records: converted dataset; the first pictures of its training split are taken.
+        records: converted dataset; the first images of its training split are taken.
         output: JSON file to write.
         preset: model.
         backbone: what it starts from; empty: random weights.
-        count: pictures.
+        count: images.
         mark: AP to reach.
         image_size: height and width of the network input, px.
         anchor_scale: side of the smallest anchor in strides of its level.
@@ -82,7 +82,7 @@ def main(
     ]
     used = resource.getrusage(resource.RUSAGE_SELF)
     table = {
-        "what": f"AP of {preset} on the {count} pictures that it learns by heart",
+        "what": f"AP of {preset} on the {count} images that it learns by heart",
         "reached": next((row for row in rows if (row["AP"] or 0.0) >= mark), None),
         "rows": rows,
         "best_AP": summary.best_ap,

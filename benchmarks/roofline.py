@@ -1,6 +1,6 @@
 """How fast could a GPU run EfficientDet? What its memory and its arithmetic allow, computed, not measured.
 
-A forward pass of one picture reads and writes each feature map at least once around each convolution; a training step
+A forward pass of one image reads and writes each feature map at least once around each convolution; a training step
 does so about three times (forward, gradient of the inputs, gradient of the kernels), and reads and writes weights,
 momenta and averages once a step. Divided by a GPU's published bandwidth that is the most images a second; its
 published arithmetic gives another limit, and the lower one counts. Writes both as JSON.

@@ -1,7 +1,7 @@
 """How much of a Detector's throughput does `efficientdet serve` pass on? For 1, 8 and 32 clients, in turns with it.
 
 The service runs in a process of its own, its clients in this one; all share the processor. Both start from JPEG files
-in memory and end with plain JSON values. The Detector is called with one picture, and with as many as the service
+in memory and end with plain JSON values. The Detector is called with one image, and with as many as the service
 puts together. Writes the figures as JSON.
 
     python benchmarks/serving.py --output benchmarks/results/serving.json
@@ -44,8 +44,8 @@ def main(
     Args:
         output: JSON file to write.
         model: weights file, run, published name, or a preset, whose weights are then random.
-        pictures: folder of photographs; generated pictures if not given.
-        clients: how many send at once, each one picture after the other.
+        images: folder of photographs; generated images if not given.
+        clients: how many send at once, each one image after the other.
         rounds: how often everything has its turn; one more before warms up.
         turn_seconds: how long a turn lasts.
     """
@@ -124,7 +124,7 @@ def _rate(work: Callable[[], int], threads: int, seconds: float) -> float:
 
 
 def _rate_of_clients(port: int, encoded: list[bytes], count: int, seconds: float) -> float:
-    """Lets clients send one picture after the other, each over a connection of its own."""
+    """Lets clients send one image after the other, each over a connection of its own."""
     connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=120) for _ in range(count)]
     free, given = list(connections), itertools.cycle(encoded)
 

@@ -251,7 +251,7 @@ def _serving() -> str:
 
 
 def _tiles() -> str:
-    """What tiles find that the whole picture does not."""
+    """What tiles find that the whole image does not."""
     found = _read("tiles.json")
     if found is None:
         return "Not measured yet."
@@ -261,7 +261,7 @@ def _tiles() -> str:
     ]
     facts = found["facts"]
     header = (
-        f"{facts['pictures']} pictures of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
+        f"{facts['pictures']} images of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
     )
     return _table([header, "AP", "AP50", "boxes shown", "ms a picture"], rows)
 

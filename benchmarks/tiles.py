@@ -1,6 +1,6 @@
-"""What do tiles find that the whole picture does not? AP on large pictures with small objects.
+"""What do tiles find that the whole image does not? AP on large images with small objects.
 
-Each large picture is put together of generated pictures (data/synthetic.py), whose boxes are known.
+Each large image is put together of generated images (data/synthetic.py), whose boxes are known.
 The detector looks at it as a whole, in tiles as large as its input, and in tiles whose answers are not merged; and
 supervision's slicer, where it is installed, slices for the same detector. Writes AP, time and numbers of boxes as JSON.
 
@@ -24,7 +24,7 @@ from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
 from efficientdet.detections import PictureDetections
 
-_SEED = 7_000_000  # pictures that no demo was trained on
+_SEED = 7_000_000  # images that no demo was trained on
 _SCORE = 0.05
 _SHOWN_SCORE = 0.3
 
@@ -48,9 +48,9 @@ def main(
     Args:
         weights: of a detector of generated shapes, such as the run of `efficientdet demo`.
         output: JSON file to write.
-        pictures: large ones.
-        pieces: generated pictures along each side; with more, objects exceed COCO's limit of 100 detections.
-        piece_side: their height and width, px; best that of the pictures that the weights were trained on.
+        images: large ones.
+        pieces: generated images along each side; with more, objects exceed COCO's limit of 100 detections.
+        piece_side: their height and width, px; best that of the images that the weights were trained on.
         overlap: of tiles, share of a side.
     """
     backend.choose()
@@ -71,12 +71,12 @@ def main(
         "overlap": overlap,
         "weights": weights.name,
     }
-    what = "AP on large pictures with small objects, of the whole and in tiles; ms a picture are medians"
+    what = "AP on large images with small objects, of the whole and in tiles; ms an image are medians"
     files.write_json(output, {"what": what, "facts": facts, "rows": rows, **report.circumstances()})
 
 
 def _compose(number: int, pieces: int, piece_side: int) -> _Large:
-    """Lays generated pictures side by side: uint8[H, W, 3], float32[N, 4] yxyx px, int32[N]."""
+    """Lays generated images side by side: uint8[H, W, 3], float32[N, 4] yxyx px, int32[N]."""
     canvas = np.empty((pieces * piece_side, pieces * piece_side, 3), np.uint8)
     boxes, labels = [], []
     for piece in range(pieces**2):
@@ -89,7 +89,7 @@ def _compose(number: int, pieces: int, piece_side: int) -> _Large:
 
 
 def _candidates(detector: efficientdet.Detector, overlap: float) -> dict[str, _Detect]:
-    """Names the ways to look at a large picture."""
+    """Names the ways to look at a large image."""
 
     def whole(image: np.ndarray) -> _Answer:
         return _arrays(detector.detect(image))
@@ -171,7 +171,7 @@ def _measure(detect: _Detect, large: list[_Large], categories: Any) -> dict[str,
 
 
 def _truth(number: int, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> Any:
-    """Makes the `Originals` of one picture."""
+    """Makes the `Originals` of one image."""
     return {
         "ids": np.array([number]),
         "scales": np.ones(1, np.float32),

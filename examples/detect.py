@@ -1,4 +1,4 @@
-"""What is in a picture: drawn, as JSON, in COCO's form; of several pictures, of some classes, in tiles.
+"""What is in an image: drawn, as JSON, in COCO's form; of several images, of some classes, in tiles.
 
     python examples/detect.py WEIGHTS PICTURE OUTPUT
 
@@ -12,7 +12,7 @@ import efficientdet
 
 
 def main() -> None:
-    """Detects in one picture in several ways."""
+    """Detects in one image in several ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("picture", type=Path)
@@ -20,23 +20,23 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
-    # 1. Three lines to a picture; one detector may be shared by threads.
+    # 1. Three lines to an image; one detector may be shared by threads.
     detector = efficientdet.Detector(options.weights)
     found = detector(options.picture)
     found.draw().save(options.output / "found.jpg")
 
-    # 2. Names, scores, and boxes in px of the picture: y1, x1, y2, x2.
+    # 2. Names, scores, and boxes in px of the image: y1, x1, y2, x2.
     for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
         print(f"{name} {score:.2f} at {box.round().tolist()}")
     (options.output / "found.json").write_text(found.to_json(indent=2), encoding="utf-8")
     print(f"{len(found.to_coco(image_id=1))} rows of COCO's results format")
 
-    # 3. Several pictures: paths, pictures of Pillow's, arrays uint8[height, width, 3]. `detect_each` takes an iterator
+    # 3. Several images: paths, images of Pillow's, arrays uint8[height, width, 3]. `detect_each` takes an iterator
     #    and gives one answer after the other, for more than fit into memory.
     first, second = detector([options.picture, str(options.picture)])
     assert len(first) == len(second)
 
-    # 4. Of one class alone, with another threshold; and in tiles, for small objects in a large picture.
+    # 4. Of one class alone, with another threshold; and in tiles, for small objects in a large image.
     wanted = detector.categories[0].name
     print(f"{wanted}: {len(detector(options.picture, classes=[wanted], score_threshold=0.1))}")
     print(f"in tiles: {len(detector(options.picture, tiles='input'))}")

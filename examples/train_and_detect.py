@@ -1,8 +1,8 @@
-"""From pictures with boxes to a detector and a picture with detections, in Python.
+"""From images with boxes to a detector and an image with detections, in Python.
 
     python examples/train_and_detect.py OUTPUT
 
-It draws its own pictures. For photographs leave out the first step and name their folder in the second.
+It draws its own images. For photographs leave out the first step and name their folder in the second.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128, help="height and width of the network input, px")
     options = parser.parse_args()
 
-    # 1. A folder in COCO's form: pictures, and annotations/instances_train.json, instances_val.json.
+    # 1. A folder in COCO's form: images, and annotations/instances_train.json, instances_val.json.
     size = (options.image_size, options.image_size)
     pictures = options.output / "pictures"
     synthetic.write_coco_folder(pictures, {"train": options.pictures, "val": 16}, size, seed=0)
@@ -46,7 +46,7 @@ def main() -> None:
     summary = efficientdet.train(config)
     print(f"{summary.steps} steps, AP {summary.best_ap}")
 
-    # 4. A detector takes pictures of any size and gives boxes in their own pixels.
+    # 4. A detector takes images of any size and gives boxes in their own pixels.
     detector = efficientdet.Detector(summary.run_dir, score_threshold=0.3)
     path = min((pictures / "val").glob("*.jpg"))
     image = images.read_image(path, path.name)
@@ -55,10 +55,10 @@ def main() -> None:
     for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
         print(f"{names[label]} {score:.2f} at {box.round().tolist()}")
 
-    # 5. The picture with what was found.
+    # 5. The image with what was found.
     drawn = draw.draw_detections(image, found.boxes, found.labels, found.scores, names)
     Image.fromarray(drawn).save(options.output / "detections.jpg")
 
 
-if __name__ == "__main__":  # several processes convert many pictures, and each reads this file
+if __name__ == "__main__":  # several processes convert many images, and each reads this file
     main()

@@ -15,7 +15,7 @@ _SIZE = (64, 64)
 
 
 def _write_numbers(path):
-    """Computes everything from weights and pictures that NumPy draws, and writes it."""
+    """Computes everything from weights and images that NumPy draws, and writes it."""
     from efficientdet import backend
 
     running = backend.choose()

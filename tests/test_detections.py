@@ -1,4 +1,4 @@
-"""Detections of a picture in the forms that others want."""
+"""Detections of an image in the forms that others want."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Prediction: raw pictures in, boxes in their own pixels out."""
+"""Prediction: raw images in, boxes in their own pixels out."""
 
 import concurrent.futures
 import dataclasses
@@ -60,7 +60,7 @@ def test_a_batch_finds_what_single_pictures_find(detector, rng):
 
 @pytest.mark.parametrize("method", ["legacy", "antialiased"])
 def test_a_picture_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
-    """A picture that fits is not resampled: done beforehand, it gives the same boxes."""
+    """A image that fits is not resampled: done beforehand, it gives the same boxes."""
     loaded = weights.load(finding_weights)
     path = tmp_path / f"{method}.safetensors"
     weights.save(path, loaded.arrays, dataclasses.replace(tiny, resize=method), _CATEGORIES)
@@ -116,7 +116,7 @@ def test_files_and_pictures_of_pillow_are_turned_upright(detector, picture, tmp_
     [
         (np.zeros((8, 8, 3), np.float32), r"`image` is float32\[8, 8, 3\]; expected uint8\[height, width, 3\]"),
         (np.zeros((8, 8), np.uint8), r"`image` is uint8\[8, 8\]"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "give a list of pictures for several"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "give a list of images for several"),
         (np.zeros((0, 8, 3), np.uint8), r"uint8\[0, 8, 3\]"),
         ([3], "`image` is of type int"),
         ("no.jpg", r"`no\.jpg` is missing"),
@@ -204,7 +204,7 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
         (None, r"`image` is None \(`cv2\.imread`"),
         (3, "`image` is of type int; expected a path"),
         ({"a.jpg": 1}, "`image` is of type dict"),
-        (b"hello", "`image` is no picture that can be read"),
+        (b"hello", "`image` is no image that can be read"),
         ("ftp://host/a.jpg", "is an address that is not read here"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pictures with boxes: readable tags, nothing touched elsewhere, any size of picture."""
+"""Pictures with boxes: readable tags, nothing touched elsewhere, any size of image."""
 
 import itertools
 

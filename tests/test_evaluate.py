@@ -51,7 +51,7 @@ def converted(pictures):
 
 @pytest.fixture(scope="module")
 def untold(pictures):
-    """The validation pictures as COCO gives those for testing: without annotations."""
+    """The validation images as COCO gives those for testing: without annotations."""
     document = _document(pictures)
     del document["annotations"]
     (pictures / "image_info_test-dev.json").write_text(json.dumps(document))
@@ -169,7 +169,7 @@ def test_pictures_without_truth_give_detections_and_no_metrics(
     assert set(metrics["metrics"].values()) == {None}
     assert (metrics["num_images"], metrics["num_boxes"]) == (5, 0)
     found = json.loads((tmp_path / name).read_text())
-    assert found == json.loads((evaluated[1] / "detections.json").read_text()), "the same pictures, with truth"
+    assert found == json.loads((evaluated[1] / "detections.json").read_text()), "the same images, with truth"
     assert {row["image_id"] for row in found} == {1, 2, 3, 4, 5}
     for row in found:
         assert list(row) == ["image_id", "category_id", "bbox", "score"]

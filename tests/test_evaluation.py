@@ -19,7 +19,7 @@ _PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "coco_val" / "ins
 
 
 def _originals(ids, truth):
-    """Stacks truth, a list of (box, label, is_crowd, area) a picture."""
+    """Stacks truth, a list of (box, label, is_crowd, area) an image."""
     room = max([len(rows) for rows in truth] + [1])
     arrays = Originals(
         ids=np.array(ids, np.int64),
@@ -41,7 +41,7 @@ def _originals(ids, truth):
 
 
 def _detections(found):
-    """Stacks detections, a list of (box, label, score) a picture."""
+    """Stacks detections, a list of (box, label, score) an image."""
     room = max([len(rows) for rows in found] + [1])
     arrays = Detections(
         boxes=np.zeros((len(found), room, 4), np.float32),
@@ -130,7 +130,7 @@ def test_a_model_may_have_more_classes_than_the_dataset():
     outputs = tuple(Category(id=number, name=f"class {number}") for number in range(1, 91))
     classes = tuple(category for category in outputs if category.id not in unused)
     ids = list(range(1, len(truth) + 1))
-    # The three classes of the pictures become 11, 13 and 90; every picture has a sure detection of an unused one.
+    # The three classes of the images become 11, 13 and 90; every image has a sure detection of an unused one.
     labels = {0: 10, 1: 12, 2: 89}
     truth = [[(box, labels[label], *rest) for box, label, *rest in rows] for rows in truth]
     found = [[(box, labels[label], score) for box, label, score in rows] for rows in found]

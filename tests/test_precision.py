@@ -97,7 +97,7 @@ def _has_tf32():
 
 
 def _products(xla):
-    """Multiplies seeded matrices, and convolves seeded pictures: arrays of the running backend."""
+    """Multiplies seeded matrices, and convolves seeded images: arrays of the running backend."""
     import keras
 
     from efficientdet.training import engine

@@ -1,4 +1,4 @@
-"""Tiles cover a picture, and an object that several of them saw is left once."""
+"""Tiles cover an image, and an object that several of them saw is left once."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_small_picture_has_one_tile():
     np.testing.assert_array_equal(tiles.split((50, 64), (64, 64), 0.2), [[0, 0, 50, 64]])
 
 
-# Two tiles of a picture of 100 x 180, which both see columns 80 to 100; and the whole.
+# Two tiles of an image of 100 x 180, which both see columns 80 to 100; and the whole.
 _SIZE, _GRID = (100, 180), np.array([[0, 0, 100, 100], [0, 80, 100, 180]])
 _LEFT, _RIGHT, _WHOLE = (0, 0, 100, 100), (0, 80, 100, 180), (0, 0, 100, 180)
 
@@ -45,7 +45,7 @@ _LEFT, _RIGHT, _WHOLE = (0, 0, 100, 100), (0, 80, 100, 180), (0, 0, 100, 180)
         pytest.param(
             [((9, 20, 90, 99), 0, 0.9, _LEFT), ((9, 81, 90, 170), 0, 0.8, _RIGHT), ((9, 20, 90, 170), 0, 0.4, _WHOLE)],
             [2],
-            id="larger than a tile: the whole picture's box stands for its pieces",
+            id="larger than a tile: the whole image's box stands for its pieces",
         ),
         pytest.param([((10, 10, 50, 50), 0, 0.9, _WHOLE)], [], id="a tile sees it better than the whole picture"),
         pytest.param([((10, 10, 50, 150), 0, 0.9, _WHOLE)], [0], id="no tile sees it better than the whole picture"),
@@ -61,7 +61,7 @@ _LEFT, _RIGHT, _WHOLE = (0, 0, 100, 100), (0, 80, 100, 180), (0, 0, 100, 180)
         pytest.param(
             [((10, 10, 30, 30), 0, 0.5, _LEFT), ((10, 140, 30, 160), 0, 0.8, _RIGHT)], [1, 0], id="best first"
         ),
-        pytest.param([((0, 0, 30, 30), 0, 0.5, _LEFT)], [0], id="the picture's own border cuts nothing"),
+        pytest.param([((0, 0, 30, 30), 0, 0.5, _LEFT)], [0], id="the image's own border cuts nothing"),
     ],
 )
 def test_what_several_tiles_saw_is_left_once(rows, kept):

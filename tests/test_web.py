@@ -223,7 +223,7 @@ def test_a_file_that_is_there_and_wrong_is_left_alone(server, tmp_path):
     assert "has 8 bytes instead of 1,000,000" in _fail(url, tmp_path / "a.bin", size=len(CONTENT))
     assert (tmp_path / "a.bin").read_bytes() == b"a letter"
     (tmp_path / "folder").mkdir()
-    assert "is no file" in _fail(url, tmp_path / "folder")
+    assert "is not a file" in _fail(url, tmp_path / "folder")
     assert server.asked == []
 
 

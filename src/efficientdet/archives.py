@@ -130,7 +130,7 @@ def _staged(folder: Path) -> Iterator[Path]:
         part.mkdir()
         yield part
         if hasattr(os, "sync"):
-            os.sync()  # once for all: a hundred thousand pictures would take minutes one by one
+            os.sync()  # once for all: a hundred thousand images would take minutes one by one
         if folder.is_dir():
             folder.rmdir()
         part.replace(folder)

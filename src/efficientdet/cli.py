@@ -22,10 +22,10 @@ VERBS = {
         "annotations in a dozen formats and their images to records",
     ),
     "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
-    "preview": ("efficientdet.training.previews", "preview", "a sheet of training pictures, augmented, with boxes"),
+    "preview": ("efficientdet.training.previews", "preview", "a sheet of training images, augmented, with boxes"),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
-    "predict": ("efficientdet.prediction", "predict", "detect in pictures, videos, cameras: with boxes, and as JSON"),
+    "predict": ("efficientdet.prediction", "predict", "detect in images, videos, cameras: with boxes, and as JSON"),
     "export": ("efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"),
     "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
@@ -36,7 +36,7 @@ VERBS = {
     "benchmark": ("", "", "input, train or inference: how fast it is here, in turns with what it is compared to"),
     "describe": ("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
     "doctor": ("efficientdet.diagnosis", "doctor", "devices, versions, precision, processes: what works here"),
-    "demo": ("efficientdet.demo", "run_demo", "the whole path on generated pictures, in minutes"),
+    "demo": ("efficientdet.demo", "run_demo", "the whole path on generated images, in minutes"),
 }
 
 BENCHMARKS = {
@@ -47,7 +47,7 @@ BENCHMARKS = {
 }
 
 _EXAMPLES = """\
-a first run, from photographs to pictures with boxes:
+a first run, from photographs to images with boxes:
   efficientdet convert photographs/ --output records/
   efficientdet train lite0 --data.train records/ --backbone imagenet --training.batch-size 8 --training.epochs 50
   efficientdet evaluate runs/lite0 --data records/

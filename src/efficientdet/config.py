@@ -92,7 +92,7 @@ class ModelConfig:
     """How an image is resampled to the network input, bilinearly; weights remember it. half_pixel: between pixel
     centres; legacy: between top left corners (NVIDIA); antialiased: over all that a smaller one covers (Pillow)."""
     padding: Literal["mean", "black"] = "mean"
-    """Colour beside a picture that does not fill the network input; black for AdvProp weights."""
+    """Colour beside an image that does not fill the network input; black for AdvProp weights."""
     batch_norm_momentum: float | None = None
     """Share of the old value in a running statistic at each step; none: the statistics remember a fiftieth of the
     run's steps, but at least 10 and at most 100 (0.9 to 0.99)."""
@@ -100,10 +100,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     train: str = ""
-    """Converted dataset (folder with dataset.json), glob of TFRecord files, or `synthetic` for generated pictures."""
+    """Converted dataset (folder with dataset.json), glob of TFRecord files, or `synthetic` for generated images."""
     validation: str = ""
     """The same for validation; empty: the validation split of `train`, where it has one. `none`: no validation."""
     source: str = ""
@@ -123,22 +123,22 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """What happens to a training picture (google/automl's and NVIDIA's ranges)."""
+    """What happens to a training image (google/automl's and NVIDIA's ranges)."""
 
     horizontal_flip: bool = True
-    """Mirror every second picture."""
+    """Mirror every second image."""
     scale_min: float = 0.1
-    """Smallest scale of a picture against the one that just fits the network input."""
+    """Smallest scale of an image against the one that just fits the network input."""
     scale_max: float = 2.0
-    """Largest scale; beyond 1 a random part of the picture is cut out."""
+    """Largest scale; beyond 1 a random part of the image is cut out."""
     policy: Policy = "none"
     """Changes of colour and place before that: randaugment, or one of AutoAugment's for detection."""
     randaugment_layers: int = 1
-    """Changes of one picture by randaugment, one after the other."""
+    """Changes of one image by randaugment, one after the other."""
     randaugment_magnitude: float = 15.0
     """Strength of randaugment's changes; the scale was made for 0 to 10."""
     grid_mask: float = 0.0
-    """Probability that a grid of grey squares hides a sixth of the picture."""
+    """Probability that a grid of grey squares hides a sixth of the image."""
     brightness: float = 0.0
     """Brightness is multiplied by 1 - this to 1 + this."""
     contrast: float = 0.0
@@ -148,7 +148,7 @@ class AugmentationConfig:
     hue: float = 0.0
     """Hues are turned by up to this fraction of a full turn, either way."""
     mosaic: float = 0.0
-    """Probability that an example is made of four pictures side by side; on, there is room for four times the boxes."""
+    """Probability that an example is made of four images side by side; on, there is room for four times the boxes."""
     mixup: float = 0.0
     """Probability that a second example is laid over an example; on, there is room for twice the boxes."""
     mixup_alpha: float = 8.0
@@ -211,7 +211,7 @@ class TrainingConfig:
     """Parts of the batch that go through the network one after the other; memory is that of a part. Gradients are those
     of the whole batch, batch statistics those of each part."""
     epochs: float = 300.0
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     precision: Precision = "float32"
     """Type of the arithmetic inside the network; outputs and losses are float32 always. tf32: float32, multiplied with
     10 bits of mantissa where the GPU can (NVIDIA, from Ampere on)."""
@@ -258,7 +258,7 @@ class PostprocessConfig:
     max_candidates: int = 5000
     """Best logits of all anchors and classes that enter the suppression."""
     max_detections: int = 100
-    """Detections of one picture."""
+    """Detections of one image."""
     nms_sigma: float = 0.5
     """Width of the Gaussian of soft-NMS: a neighbour's score is multiplied by exp(-iou^2 / sigma)."""
     score_threshold: float = 0.001
@@ -267,7 +267,7 @@ class PostprocessConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How validation pictures are evaluated."""
+    """How validation images are evaluated."""
 
     batch_size: int = 8
     """Pictures a batch."""
@@ -282,7 +282,7 @@ class LoggingConfig:
     time_log: bool = False
     """Write time_log.txt too, in the format of NVIDIA's DLLogger."""
     wandb: str = ""
-    """Project of Weights & Biases that gets metrics, config and pictures; empty: none. Needs the extra `wandb`;
+    """Project of Weights & Biases that gets metrics, config and images; empty: none. Needs the extra `wandb`;
     WANDB_MODE and its other variables count."""
     mlflow: str = ""
     """Experiment of MLflow that gets the same; empty: none. Needs the extra `mlflow`; MLFLOW_TRACKING_URI and its other
@@ -303,7 +303,7 @@ class ExperimentConfig:
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
     overfit: int = 0
-    """Learn the first so many training pictures by heart and evaluate on them: AP near 1 proves data and labels. 0: a
+    """Memorize the first so many training images and evaluate on them: AP near 1 proves data and labels. 0: a
     real training."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

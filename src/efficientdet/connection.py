@@ -34,7 +34,7 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # such as a port that is no number
+    except ValueError:  # such as a port that is not a number
         usable = False
     if not usable:
         raise UserError(f"`{url}` is no address of a file on the web; expected http://... or https://...")

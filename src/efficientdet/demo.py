@@ -1,4 +1,4 @@
-"""The whole path on generated pictures: draw, convert, train, evaluate, predict.
+"""The whole path on generated images: draw, convert, train, evaluate, predict.
 
 It trains the preset `demo`, the same code as D0 with smaller values, because D0 itself would need hours on a few
 processor cores.
@@ -29,7 +29,7 @@ class Demonstration:
 
     output: str
     evaluation: EvaluationResult
-    """On pictures that training never saw."""
+    """On images that training never saw."""
     picture: str
     """Truth and detections side by side."""
     seconds: float
@@ -75,7 +75,7 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     began = time.monotonic()
     _clear(output)
     say = progress.console.print
-    say("1/5 drawing pictures with known boxes")
+    say("1/5 drawing images with known boxes")
     synthetic.write_coco_folder(output / "pictures", SPLITS, presets.MODELS["demo"].image_size, seed)
     say("2/5 converting them to records")
     conversion.convert("coco", output / "pictures", output=output / "records")
@@ -84,7 +84,7 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     data = dataclasses.replace(config.data, train=str(output / "records"))
     training = dataclasses.replace(config.training, seed=seed)
     train(dataclasses.replace(config, data=data, training=training, run_dir=str(output / "run")))
-    say("4/5 evaluating on pictures that it has never seen")
+    say("4/5 evaluating on images that it has never seen")
     found = evaluation.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
     say("5/5 predicting")
     picture = _draw_sheet(output)
@@ -110,7 +110,7 @@ def _clear(output: Path) -> None:
 
 
 def _draw_sheet(output: Path) -> Path:
-    """Predicts a few pictures of the test split from their files and draws truth and detections."""
+    """Predicts a few images of the test split from their files and draws truth and detections."""
     from PIL import Image
 
     source = coco.read(output / "pictures", splits=("test",))

@@ -1,4 +1,4 @@
-"""What was found in one picture, and the forms in which people, COCO and other programs want it."""
+"""What was found in one image, and the forms in which people, COCO and other programs want it."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from efficientdet.structures import Category
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PictureDetections:
-    """What was found in one picture, best first."""
+    """What was found in one image, best first."""
 
     size: tuple[int, int]
-    """Height and width of the picture, px."""
+    """Height and width of the image, px."""
     boxes: np.ndarray
-    """float32[K, 4], yxyx px of the picture, inside of it."""
+    """float32[K, 4], yxyx px of the image, inside of it."""
     labels: np.ndarray
     """int32[K], positions in `categories`."""
     scores: np.ndarray
@@ -61,7 +61,7 @@ class PictureDetections:
         """Turns the detections into rows of COCO's results format.
 
         Args:
-            image_id: the dataset's number of the picture.
+            image_id: the dataset's number of the image.
 
         Returns:
             image_id, category_id (the dataset's), bbox (x, y, width, height, px) and score of each.
@@ -101,21 +101,21 @@ class PictureDetections:
         )
 
     def draw(self, picture: inputs.Picture | None = None, *, score_threshold: float = 0.0) -> Image.Image:
-        """Draws the detections on a copy of the picture.
+        """Draws the detections on a copy of the image.
 
         Args:
-            picture: to draw on, of the same size; none: the one that the detector was given. A path is read again.
+            image: to draw on, of the same size; none: the one that the detector was given. A path is read again.
             score_threshold: detections below it are left out.
 
         Returns:
-            A picture of Pillow's, upright: `.save("found.jpg")`, `.show()`.
+            An image of Pillow's, upright: `.save("found.jpg")`, `.show()`.
 
         Raises:
-            UserError: the picture cannot be read, or has another size.
+            UserError: the image cannot be read, or has another size.
         """
         ground = self.picture if picture is None else picture
         if ground is None:
-            raise UserError("`picture` is missing: these detections do not know the picture they were found in.")
+            raise UserError("`picture` is missing: these detections do not know the image they were found in.")
         pixels = inputs.to_array(ground)
         if pixels.shape[:2] != self.size:
             raise UserError(

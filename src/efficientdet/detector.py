@@ -1,4 +1,4 @@
-"""Raw pictures -> detections in their own pixels: letterbox, runtime, undo the letterbox.
+"""Raw images -> detections in their own pixels: letterbox, runtime, undo the letterbox.
 
     import efficientdet
 
@@ -6,7 +6,7 @@
     detector("photograph.jpg").draw().save("found.jpg")
 
 One detector serves any number of threads. Keras takes their batches side by side, on both backends; of other runtimes
-not each bears two calls at once, so there one batch waits for the other; pictures are read and scaled side by side.
+not each bears two calls at once, so there one batch waits for the other; images are read and scaled side by side.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from efficientdet.errors import UserError
 from efficientdet.runtimes import keras as keras_runtime
 
 Tiles = tuple[int, int] | Literal["input"]
-"""Height and width of a tile, px of the picture; "input": as large as the network input."""
+"""Height and width of a tile, px of the image; "input": as large as the network input."""
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of one picture: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
+"""Of one image: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
 
 
 class Detector:
-    """Weights, ready to look at pictures; may be called from several threads at once."""
+    """Weights, ready to look at images; may be called from several threads at once."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Detector:
             class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
             max_detections: most detections an image, the best ones; none: all that the network gives (100 at most,
                 unless `postprocess` says otherwise or there are tiles).
-            batch_size: most pictures, or tiles, in the network at once; longer lists go through in parts.
+            batch_size: most images, or tiles, in the network at once; longer lists go through in parts.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
             runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
@@ -140,7 +140,7 @@ class Detector:
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> PictureDetections | list[PictureDetections]:
-        """Detects in a picture, or in several. `detector(...)` is the same.
+        """Detects in an image, or in several. `detector(...)` is the same.
 
         Args:
             images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary
@@ -151,14 +151,14 @@ class Detector:
             classes: names or ids of the classes that are wanted; none: the detector's.
             class_agnostic: one box an object, whatever its class; none: as the detector.
             max_detections: most detections an image; none: the detector's.
-            tiles: look at pieces of this size too, for small objects in large pictures; none: at the whole only.
+            tiles: look at pieces of this size too, for small objects in large images; none: at the whole only.
             tile_overlap: least share of a tile's side that the next one sees too, 0..0.9.
 
         Returns:
-            What was found: of one picture, or a list in the order of the pictures.
+            What was found: of one image, or a list in the order of the images.
 
         Raises:
-            UserError: a picture cannot be used, or the weights have no such class.
+            UserError: an image cannot be used, or the weights have no such class.
         """
         is_one = inputs.is_one(images)
         found = self.detect_each(
@@ -187,7 +187,7 @@ class Detector:
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> Iterator[PictureDetections]:
-        """Detects in pictures one after the other, for more than fit into memory; arguments as of `detect`.
+        """Detects in images one after the other, for more than fit into memory; arguments as of `detect`.
 
         A batch is read when its first answer is asked for.
         """
@@ -245,7 +245,7 @@ class Detector:
     def _in_batches(
         self, images: Iterable[inputs.Picture], answer: Callable[..., PictureDetections]
     ) -> Iterator[PictureDetections]:
-        """Looks at whole pictures."""
+        """Looks at whole images."""
         pictures = iter(images)
         while batch := [inputs.to_keep(each) for each in itertools.islice(pictures, self.batch_size)]:
             # Of what is read only the small network input stays in memory.
@@ -260,7 +260,7 @@ class Detector:
         overlap: float,
         answer: Callable[..., PictureDetections],
     ) -> Iterator[PictureDetections]:
-        """Looks at each picture as a whole, and at its tiles if it has more than one."""
+        """Looks at each image as a whole, and at its tiles if it has more than one."""
         for picture in map(inputs.to_keep, images):
             pixels = inputs.to_array(picture)
             height, width = pixels.shape[:2]
@@ -279,7 +279,7 @@ class Detector:
             yield answer(picture, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
 
     def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
-        """Makes a network input of a picture: uint8[H, W, 3], the size inside, the scale, the picture's own size."""
+        """Makes a network input of an image: uint8[H, W, 3], the size inside, the scale, the image's own size."""
         boxed = preprocess.letterbox(pixels, self.runtime.image_size, self.runtime.resize)
         return *boxed, (pixels.shape[0], pixels.shape[1])
 

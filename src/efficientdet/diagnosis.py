@@ -181,12 +181,12 @@ def _check_xla() -> str:
 def _check_records() -> str:
     """Tells whether records can be read: that is TensorFlow's work on both backends."""
     if importlib.util.find_spec("tensorflow") is None:
-        return "TensorFlow is not installed: generated pictures can be trained on, records cannot"
+        return "TensorFlow is not installed: generated images can be trained on, records cannot"
     import tensorflow as tf
 
     picture = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
     if tf.io.decode_jpeg(picture).shape != (8, 8, 3):
-        raise UserError("TensorFlow does not read back the JPEG picture it wrote; install it anew")
+        raise UserError("TensorFlow does not read back the JPEG image it wrote; install it anew")
     return "TensorFlow reads and decodes"
 
 

@@ -1,6 +1,6 @@
-"""Boxes on pictures, for people: detections or truth, side by side, many on a sheet.
+"""Boxes on images, for people: detections or truth, side by side, many on a sheet.
 
-Lines and letters follow the size of the picture. A class has one colour everywhere: hues a golden angle apart, so that
+Lines and letters follow the size of the image. A class has one colour everywhere: hues a golden angle apart, so that
 any two neighbours in the list of classes differ. Letters are black or white, whichever reads better on the colour.
 """
 
@@ -14,7 +14,7 @@ from efficientdet import fonts
 
 _GOLDEN_ANGLE = 0.3819660112501051  # of a full turn
 _SMALLEST_FONT = 8  # px
-_MOST_TAGS = 300  # beyond them a picture is no more readable, and their places take minutes to find
+_MOST_TAGS = 300  # beyond them an image is no more readable, and their places take minutes to find
 _PAPER, _INK = (250, 250, 250), (30, 30, 30)
 
 _Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, px; the last row and column are outside
@@ -29,18 +29,18 @@ def draw_detections(
     *,
     score_threshold: float = 0.0,
 ) -> np.ndarray:
-    """Draws boxes with their names on a copy of a picture, the most confident on top.
+    """Draws boxes with their names on a copy of an image, the most confident on top.
 
     Args:
         image: uint8[H, W, 3], RGB.
-        boxes: float32[K, 4], yxyx px; what is outside the picture is not seen.
+        boxes: float32[K, 4], yxyx px; what is outside the image is not seen.
         labels: int32[K], positions in `names`; rows with -1 are padding.
         scores: float32[K] in [0, 1], written as a percentage; none for truth.
         names: of the classes.
         score_threshold: boxes below it are left out.
 
     Returns:
-        uint8[H, W, 3]. A tag that has no room in the picture loses its percentage, then its name; beyond 300 boxes the
+        uint8[H, W, 3]. A tag that has no room in the image loses its percentage, then its name; beyond 300 boxes the
         worst have no tag.
     """
     height, width = image.shape[:2]
@@ -91,7 +91,7 @@ def _luminance(rgb: tuple[int, int, int]) -> float:
 
 
 def enlarge(image: np.ndarray, boxes: np.ndarray, least_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Enlarges a small picture with its boxes by a whole number, so that letters on it can be read.
+    """Enlarges a small image with its boxes by a whole number, so that letters on it can be read.
 
     Args:
         image: uint8[H, W, 3].
@@ -110,12 +110,12 @@ def enlarge(image: np.ndarray, boxes: np.ndarray, least_side: int) -> tuple[np.n
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str]) -> np.ndarray:
-    """Puts two pictures beside each other, each below its caption.
+    """Puts two images beside each other, each below its caption.
 
     Args:
         left: uint8[H, W, 3].
         right: uint8[H', W', 3].
-        captions: of the left and the right one; cut off where it is wider than its picture.
+        captions: of the left and the right one; cut off where it is wider than its image.
 
     Returns:
         uint8[H'', W'', 3].
@@ -136,11 +136,11 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str])
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Arranges pictures in rows of equal cells, each in the middle of its cell.
+    """Arranges images in rows of equal cells, each in the middle of its cell.
 
     Args:
-        pictures: uint8[H, W, 3] each, at least one; sizes may differ.
-        columns: pictures a row, at least 1.
+        images: uint8[H, W, 3] each, at least one; sizes may differ.
+        columns: images a row, at least 1.
 
     Returns:
         uint8[H', W', 3].
@@ -177,7 +177,7 @@ def _best_first(
 
 
 def _frame(box: np.ndarray, size: tuple[int, int]) -> _Rectangle:
-    """Rounds a box (float[4], yxyx) to whole pixels in the picture, at least one."""
+    """Rounds a box (float[4], yxyx) to whole pixels in the image, at least one."""
     y1, x1, y2, x2 = np.clip(np.round(box), 0, (*size, *size)).astype(int).tolist()
     y1, x1 = min(y1, size[0] - 1), min(x1, size[1] - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
@@ -200,14 +200,14 @@ def _place_tags(
     line: int,
     size: tuple[int, int],
 ) -> dict[int, tuple[_Rectangle, str]]:
-    """Finds for each box, best first, a text that fits into the picture and the place that hides the fewest tags.
+    """Finds for each box, best first, a text that fits into the image and the place that hides the fewest tags.
 
     Args:
         frames: of the boxes, best first.
         texts: of each box that gets a tag, the wished one first.
         font: of all tags; one of its size for letters that it lacks.
         line: width of a box's line, px.
-        size: height and width of the picture, px.
+        size: height and width of the image, px.
 
     Returns:
         Place and text; nothing for a box none of whose texts fits.
@@ -233,7 +233,7 @@ def _places(frame: _Rectangle, width: int, height: int, line: int) -> list[_Rect
 
 
 def _shift(place: _Rectangle, size: tuple[int, int]) -> _Rectangle:
-    """Moves a tag that fits into the picture wholly into it."""
+    """Moves a tag that fits into the image wholly into it."""
     x1, y1, x2, y2 = place
     right, down = max(0, -x1) - max(0, x2 - size[1]), max(0, -y1) - max(0, y2 - size[0])
     return x1 + right, y1 + down, x2 + right, y2 + down

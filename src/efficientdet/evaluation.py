@@ -1,9 +1,9 @@
 """COCO metrics: how well detections match the truth, as cocodataset.org/#detection-eval defines it.
 
 Counted by faster-coco-eval, which equals pycocotools but for one rounding: pycocotools divides by n + 2^-52, so that
-the precision of a first detection that hits is 1 - 2^-52; here it is 1 (a test compares every number). Every picture
+the precision of a first detection that hits is 1 - 2^-52; here it is 1 (a test compares every number). Every image
 given counts, with or without boxes or detections. A number is none where there is nothing to measure: no box of the
-class, or none of the size (COCO writes -1). NVIDIA's and automl's evaluation leaves out pictures that were not reached
+class, or none of the size (COCO writes -1). NVIDIA's and automl's evaluation leaves out images that were not reached
 and replaces the area of the annotations by that of the boxes; here both are COCO's.
 """
 
@@ -26,7 +26,7 @@ from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
 """In COCO's order. s, m, l: boxes with an area up to 32^2, from 32^2 to 96^2, from 96^2 px on; a box on a border is of
-both sizes. max: detections of a class a picture."""
+both sizes. max: detections of a class an image."""
 
 _METRICS_FILE = "metrics.json"
 _MEANINGS = {
@@ -101,10 +101,10 @@ def _range(ends: tuple[float, float] | None, form: str = "{}") -> str:
 
 
 class CocoEvaluator:
-    """Collects pictures with their truth and their detections, then counts."""
+    """Collects images with their truth and their detections, then counts."""
 
     def __init__(self, categories: Sequence[structures.Category], counted: Sequence[structures.Category] | None = None):
-        """Starts with no picture.
+        """Starts with no image.
 
         Args:
             categories: label l stands for `categories[l]`.
@@ -120,11 +120,11 @@ class CocoEvaluator:
         self.watch = plausibility.Watch()
 
     def add(self, originals: structures.Originals, detections: structures.Detections) -> None:
-        """Adds the pictures of a batch; rows with id -1 only fill the batch.
+        """Adds the images of a batch; rows with id -1 only fill the batch.
 
         Args:
             originals: arrays of the batch.
-            detections: of the same rows, boxes in px of the pictures as they are on disk.
+            detections: of the same rows, boxes in px of the images as they are on disk.
 
         Raises:
             UserError: an image id comes twice, or a label has no category.
@@ -141,7 +141,7 @@ class CocoEvaluator:
                     self._detections.append(found | {"score": score})
 
     def add_truth(self, originals: structures.Originals) -> None:
-        """Adds pictures of which nothing is detected yet; otherwise as `add`."""
+        """Adds images of which nothing is detected yet; otherwise as `add`."""
         for row, image_id in enumerate(np.asarray(originals["ids"]).tolist()):
             if image_id == -1:
                 continue
@@ -162,12 +162,12 @@ class CocoEvaluator:
         return {"image_id": image_id, "category_id": self._categories[label].id, "bbox": box}
 
     def add_coco_results(self, found: Iterable[dict[str, Any]]) -> None:
-        """Adds detections in COCO's results format, checked, of pictures that were added before."""
+        """Adds detections in COCO's results format, checked, of images that were added before."""
         self._detections.extend(found)
 
     @property
     def image_ids(self) -> Collection[int]:
-        """The pictures that were added."""
+        """The images that were added."""
         return self._sizes.keys()
 
     def coco_results(self) -> list[dict[str, Any]]:
@@ -178,14 +178,14 @@ class CocoEvaluator:
         """Counts.
 
         Raises:
-            UserError: there was no picture.
+            UserError: there was no image.
         """
         if not self._sizes:
             raise UserError("`images` is empty; an evaluation needs at least one image.")
         stats, precision, ious = _count(self._sizes, self._counted, self._truth, self._detections)
         boxes = Counter(box["category_id"] for box in self._truth if not box["iscrowd"])
         per_class: dict[str, dict[str, float | None]] = {}
-        # COCOeval orders classes by id; precision: float64[IoUs, recalls, C, areas, detections a picture].
+        # COCOeval orders classes by id; precision: float64[IoUs, recalls, C, areas, detections an image].
         positions = {number: row for row, number in enumerate(sorted(self._counted_ids))}
         for category in self._counted:
             of_class = precision[:, :, positions[category.id], 0, -1]
@@ -201,13 +201,13 @@ class CocoEvaluator:
 
 
 def to_originals(detections: structures.Detections, originals: structures.Originals) -> structures.Detections:
-    """Moves a batch's detections from the network input to the pictures as they are on disk."""
+    """Moves a batch's detections from the network input to the images as they are on disk."""
     boxes = preprocess.undo_letterbox(detections["boxes"], originals["scales"], originals["sizes"])
     return {**detections, "boxes": boxes}
 
 
 def _rows(arrays: Any, names: Sequence[str], row: int, count: int) -> Iterator[tuple]:
-    """Goes through the first `count` boxes of one picture of a batch, as plain numbers; boxes as COCO writes them."""
+    """Goes through the first `count` boxes of one image of a batch, as plain numbers; boxes as COCO writes them."""
     columns = {name: np.asarray(arrays[name][row])[: int(count)] for name in names}
     columns["boxes"] = box_geometry.to_xywh(columns["boxes"])
     return zip(*(columns[name].tolist() for name in names), strict=True)
@@ -266,7 +266,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
 
-    Pictures without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts. On the
+    Images without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts. On the
     command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
 
     Args:
@@ -274,7 +274,7 @@ def evaluate(
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset; empty: val, else test, else the only one.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         max_images: evaluate only the first so many; 0: all.
         precision: of the arithmetic inside the network.
         runtime: of weights, as for `predict`; auto: OpenVINO on a CPU where it is installed, else Keras.
@@ -317,12 +317,12 @@ def evaluate(
 def evaluate_runtime(
     runtime: runtimes.Runtime, opened: Records, *, batch_size: int = 8, max_images: int = 0
 ) -> CocoEvaluator:
-    """Lets a runtime look at every picture of a split.
+    """Lets a runtime look at every image of a split.
 
     Args:
         runtime: weights or an export, loaded.
         opened: the split.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         max_images: only the first so many; 0: all.
 
     Returns:
@@ -372,7 +372,7 @@ def evaluate_detections(
         The 12 COCO metrics, and AP of each class.
 
     Raises:
-        UserError: the data cannot be used, or the file is no list of detections in its pictures and of its classes.
+        UserError: the data cannot be used, or the file is not a list of detections in its images and of its classes.
     """
     from efficientdet.data import coco_results, pipeline, records
 

@@ -7,7 +7,7 @@ from efficientdet.config import LEAST_SIDE, ExperimentConfig, ModelConfig
 from efficientdet.errors import UserError
 
 _MANY = 2**31 - 1
-# Numbers in one tensor of one picture: 4 GB. The largest published network, D7x at 1536 px, has 1.1 * 10^8.
+# Numbers in one tensor of one image: 4 GB. The largest published network, D7x at 1536 px, has 1.1 * 10^8.
 _MOST_NUMBERS = 2**30
 _LARGEST_SIDE = 100_000  # px
 _RANGES: dict[str, tuple[float, float]] = {
@@ -123,7 +123,7 @@ def _check_levels(model: ModelConfig) -> None:
 
 
 def check_image_size(model: ModelConfig, name: str = "model.image_size") -> None:
-    """Raises a UserError if pictures of a size cannot go through a network.
+    """Raises a UserError if images of a size cannot go through a network.
 
     Args:
         model: the network, with the size.
@@ -145,7 +145,7 @@ def check_image_size(model: ModelConfig, name: str = "model.image_size") -> None
     part = max(numbers, key=lambda part: numbers[part])
     if numbers[part] > _MOST_NUMBERS:
         raise UserError(
-            f"`{name}` is {height} x {width}; the {part} would need {numbers[part]:.1e} numbers for a picture, "
+            f"`{name}` is {height} x {width}; the {part} would need {numbers[part]:.1e} numbers for an image, "
             f"{_MOST_NUMBERS:.1e} is the most."
         )
 

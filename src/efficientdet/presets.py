@@ -1,7 +1,7 @@
 """The family and the named recipes: values, no logic.
 
 D0..D7x and Lite follow table 1 of the paper as google/automl published it; `demo` is ours, small enough to learn
-generated pictures on two processor cores in minutes.
+generated images on two processor cores in minutes.
 """
 
 from dataclasses import replace
@@ -170,7 +170,7 @@ RECIPES = {
     "d0-fp32-8xv100": _nvidia("float32", batch_size=320, epochs=300, learning_rate=0.4, **_8_V100),
     "d0-amp-32xv100": _nvidia("mixed_float16", batch_size=2048, epochs=300, learning_rate=1.5, **_32_V100),
     "d0-fp32-32xv100": _nvidia("float32", batch_size=1280, epochs=300, learning_rate=1.0, **_32_V100),
-    # Ours: google/automl's schedule on one large GPU; and what two processor cores learn of a few hundred pictures.
+    # Ours: google/automl's schedule on one large GPU; and what two processor cores learn of a few hundred images.
     "d0-1xh200": ExperimentConfig(
         model=MODELS["d0"],
         backbone="imagenet",

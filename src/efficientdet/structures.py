@@ -37,8 +37,8 @@ class GroundTruth(TypedDict):
 class Batch(GroundTruth):
     """What travels to the device for one step.
 
-    images: uint8[B, H, W, 3], RGB, letterboxed: the picture at the top left, zeros to its right and below.
-    valid_size: int32[B, 2], height and width of the picture inside.
+    images: uint8[B, H, W, 3], RGB, letterboxed: the image at the top left, zeros to its right and below.
+    valid_size: int32[B, 2], height and width of the image inside.
     is_asked_to_end: bool[B]; only of several processes: whether a scheduler asked the one that the row is from to end.
     """
 
@@ -48,15 +48,15 @@ class Batch(GroundTruth):
 
 
 class Originals(TypedDict):
-    """What stays on the host beside a `Batch`: facts of the pictures as they are on disk.
+    """What stays on the host beside a `Batch`: facts of the images as they are on disk.
 
     ids: int64[B], the dataset's image ids; -1 marks a row that only fills the last batch.
-    scales: float32[B], px of the network input per px of the picture.
+    scales: float32[B], px of the network input per px of the image.
     sizes: int32[B, 2], height and width, px.
-    boxes: float32[B, N, 4], yxyx px of the picture; crowds included.
+    boxes: float32[B, N, 4], yxyx px of the image; crowds included.
     labels: int32[B, N].
     is_crowd: bool[B, N].
-    area: float32[B, N], px of the picture squared (COCO: of the mask).
+    area: float32[B, N], px of the image squared (COCO: of the mask).
     num_boxes: int32[B].
     """
 

@@ -1,15 +1,15 @@
-"""Large pictures in tiles: where the tiles lie, and which of their detections are one and the same object.
+"""Large images in tiles: where the tiles lie, and which of their detections are one and the same object.
 
-A picture is scaled down to the network's input, and small objects with it. Tiles are looked at in their own pixels;
+An image is scaled down to the network's input, and small objects with it. Tiles are looked at in their own pixels;
 they overlap, so that what is cut at the border of one is whole in the next. Of what several of them, and the look at
-the whole picture, have seen, three rules leave each object once:
+the whole image, have seen, three rules leave each object once:
 
 - Who sees best decides: a box that its tile has cut goes if it lies inside of another tile, and so does a box of the
-  whole picture: whether there is something, the tile knows.
+  whole image: whether there is something, the tile knows.
 - Whole boxes come before cut ones, better ones before worse ones. A box goes where one that came before, of its class
   and from another tile, shares half of their union with it, or covers half of it and its tile has cut it: a piece.
 - Two detections of the same tile never compete. The suppression of the network's answer has judged them, so that a
-  picture of one tile has the answer that it has without tiles.
+  image of one tile has the answer that it has without tiles.
 
 Slicers of other packages (supervision's, SAHI's) hand a tile to a function that does not learn where the tile lies, and
 then compare all boxes alike; the first rule and half of the second need to know it (benchmarks/tiles.py compares).
@@ -30,15 +30,15 @@ _BORDER = 2.0  # px; a box that ends so near to where its tile was cut out is ta
 
 
 def split(size: tuple[int, int], tile_size: tuple[int, int], overlap: float) -> np.ndarray:
-    """Covers a picture with tiles, evenly spread.
+    """Covers an image with tiles, evenly spread.
 
     Args:
-        size: height and width of the picture, px.
+        size: height and width of the image, px.
         tile_size: height and width of a tile, px.
         overlap: least share of a tile's side that the next tile sees too.
 
     Returns:
-        int[T, 4], yxyx px, row after row; of `tile_size`, or of the picture's side where that is smaller.
+        int[T, 4], yxyx px, row after row; of `tile_size`, or of the image's side where that is smaller.
 
     Raises:
         UserError: the tiles are too small, or overlap too much.
@@ -69,15 +69,15 @@ def merge(
     grid: np.ndarray,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Finds what stays of the detections of several tiles, and of the whole picture.
+    """Finds what stays of the detections of several tiles, and of the whole image.
 
     Args:
-        boxes: float32[N, 4], yxyx px of the picture.
+        boxes: float32[N, 4], yxyx px of the image.
         labels: int[N].
         scores: float32[N].
-        origins: int[N, 4], the tile that each was seen in, or the whole picture, yxyx px of the picture.
+        origins: int[N, 4], the tile that each was seen in, or the whole image, yxyx px of the image.
         grid: int[T, 4], the tiles, of `split`.
-        size: height and width of the picture, px.
+        size: height and width of the image, px.
 
     Returns:
         int[K], rows that stay, best first.
@@ -112,12 +112,12 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def is_cut(boxes: np.ndarray, origins: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Finds boxes that end where their tile was cut out of the picture.
+    """Finds boxes that end where their tile was cut out of the image.
 
     Args:
-        boxes: float32[N, 4], yxyx px of the picture.
+        boxes: float32[N, 4], yxyx px of the image.
         origins: int[N, 4], the tile that each was seen in.
-        size: height and width of the picture, px.
+        size: height and width of the image, px.
 
     Returns:
         bool[N].
@@ -130,9 +130,9 @@ def is_inside(boxes: np.ndarray, grid: np.ndarray, size: tuple[int, int]) -> np.
     """Finds boxes that lie inside of some tile, not near to where it is cut.
 
     Args:
-        boxes: float32[N, 4], yxyx px of the picture.
+        boxes: float32[N, 4], yxyx px of the image.
         grid: int[T, 4], of `split`.
-        size: height and width of the picture, px.
+        size: height and width of the image, px.
 
     Returns:
         bool[N].

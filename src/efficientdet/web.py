@@ -231,7 +231,7 @@ def arrived(path: Path) -> int:
 
 def _check_present(wanted: _Wanted) -> None:
     """Raises a UserError if a file that is there is not the one that is wanted."""
-    wrong = _what_is_wrong(wanted, wanted.path) if wanted.path.is_file() else "is no file"
+    wrong = _what_is_wrong(wanted, wanted.path) if wanted.path.is_file() else "is not a file"
     if wrong:
         raise UserError(f"`{wanted.path}` is there, but {wrong}, so it is not {wanted.shown}; remove it and try again.")
 

@@ -85,7 +85,7 @@ def test_impossible_wishes_are_one_line(knobs, words):
 def test_a_folder_without_pictures_is_one_line(tmp_path):
     with pytest.raises(UserError, match="where there are none"):
         inference.benchmark_inference("d0", pictures=tmp_path)
-    with pytest.raises(UserError, match="which is no folder"):
+    with pytest.raises(UserError, match="which is not a folder"):
         inference.benchmark_inference("d0", pictures=tmp_path / "missing")
 
 

@@ -59,7 +59,7 @@ def _statistics(images, valid, boxes):
 
 
 def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted):
-    """Mean and spread of pixels, share that is no padding, boxes a picture; 192 examples of 12 pictures."""
+    """Mean and spread of pixels, share that is no padding, boxes an image; 192 examples of 12 images."""
     opened, augmentation = records.open_records(converted, "train"), AugmentationConfig(scale_min=0.5)
     model = presets.MODELS["d0"]
     model = type(model)(**vars(model) | {"image_size": _SIZE})
@@ -82,7 +82,7 @@ def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted)
 
 
 def test_an_example_of_the_conventional_order_is_ours():
-    """The same draws, the same pictures, but for cuts that begin at whole pixels after scaling instead of before."""
+    """The same draws, the same images, but for cuts that begin at whole pixels after scaling instead of before."""
     image, _, _ = synthetic.draw_picture(0, 1, (80, 120))
     smooth = tf.image.resize(tf.image.resize(image, (10, 15)), (80, 120))
     encoded, boxes = tf.io.encode_png(tf.cast(smooth, tf.uint8)), tf.constant([[0.2, 0.3, 0.9, 0.8]])
@@ -92,7 +92,7 @@ def test_an_example_of_the_conventional_order_is_ours():
         raw = (encoded, boxes, tf.constant([0]))
         ours = conventional.augment.fill(raw, seed, _SIZE, "half_pixel", config, "exact")
         theirs, moved = conventional.scale_and_cut(smooth, boxes, seed, _SIZE, config)
-        assert np.abs(ours[0].numpy() - theirs.numpy()).mean() < 4, "of a picture whose neighbours differ by up to 20"
+        assert np.abs(ours[0].numpy() - theirs.numpy()).mean() < 4, "of an image whose neighbours differ by up to 20"
         np.testing.assert_array_equal(ours[2], moved[conventional.augment.has_area(moved)])
 
 

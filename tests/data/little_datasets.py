@@ -1,4 +1,4 @@
-"""Small datasets on disk, one writer a format; each has two pictures of 40 x 60 px with two boxes of two classes."""
+"""Small datasets on disk, one writer a format; each has two images of 40 x 60 px with two boxes of two classes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def draw(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), seed: int = 0, **options) -> Path:
-    """Writes a picture of noise; `size` is (height, width)."""
+    """Writes an image of noise; `size` is (height, width)."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
@@ -54,7 +54,7 @@ def voc_object(name: str, box: tuple[object, ...], extra: str = "") -> str:
 
 
 def write_voc_file(root: Path, stem: str, objects: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
-    """Writes Annotations/<stem>.xml and its picture of 40 x 60 px; `size` is what the annotation declares."""
+    """Writes Annotations/<stem>.xml and its image of 40 x 60 px; `size` is what the annotation declares."""
     draw(root / "JPEGImages" / f"{stem}.jpg")
     declared = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
     path = root / "Annotations" / f"{stem}.xml"

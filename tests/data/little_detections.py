@@ -14,9 +14,9 @@ SIDE = 640
 
 
 def difficult(seed):
-    """Makes pictures with crowds, without boxes, without detections, equal scores, and more than 100 detections.
+    """Makes images with crowds, without boxes, without detections, equal scores, and more than 100 detections.
 
-    Boxes from a third of a pixel to half a picture; areas smaller than the boxes, 0, tiny, and on COCO's borders.
+    Boxes from a third of a pixel to half an image; areas smaller than the boxes, 0, tiny, and on COCO's borders.
     """
     rng = np.random.default_rng(seed)
     truth, found = [], []
@@ -26,12 +26,12 @@ def difficult(seed):
             sides = np.exp(rng.uniform(np.log(0.3), np.log(300), 2))
             corner = rng.uniform(0, SIDE - sides)
             area = rng.choice([sides.prod() * rng.uniform(0.3, 1), rng.choice([0, 1e-3, 1024, 1024.001, 9216])])
-            # No box of the last class is a crowd; every third picture has one class only.
+            # No box of the last class is a crowd; every third image has one class only.
             label = int(rng.choice([0, 0, 1, 2])) if number % 3 else 0
             rows.append((np.concatenate([corner, corner + sides]), label, label != 2 and rng.random() < 0.2, area))
         truth.append(rows)
         count = 0 if number % 7 == 3 else 260 if number == 6 else rng.integers(1, 40)
-        # Some pictures have scores of one digit: many are equal, within and between pictures.
+        # Some images have scores of one digit: many are equal, within and between images.
         digits = 1 if number % 2 else 6
         boxes = [(*_guess(rng, rows), round(float(rng.random()), digits)) for _ in range(count)]
         if number == 6:
@@ -51,7 +51,7 @@ def _guess(rng, rows):
 
 
 def coco_document(ids, truth, categories):
-    """Writes truth, a list of (box, label, is_crowd, area) a picture, as COCO has it."""
+    """Writes truth, a list of (box, label, is_crowd, area) an image, as COCO has it."""
     annotations = [
         _row(image_id, box, categories[label]) | {"iscrowd": int(is_crowd), "area": float(area)}
         for image_id, rows in zip(ids, truth, strict=True)
@@ -66,7 +66,7 @@ def coco_document(ids, truth, categories):
 
 
 def coco_results(ids, found, categories):
-    """Writes detections, a list of (box, label, score) a picture, as COCO has them."""
+    """Writes detections, a list of (box, label, score) an image, as COCO has them."""
     return [
         _row(image_id, box, categories[label]) | {"score": float(score)}
         for image_id, rows in zip(ids, found, strict=True)

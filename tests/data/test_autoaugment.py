@@ -1,4 +1,4 @@
-"""Policies: the published tables, one sequence a picture, every step found in pixels and boxes."""
+"""Policies: the published tables, one sequence an image, every step found in pixels and boxes."""
 
 import typing
 

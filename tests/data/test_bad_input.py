@@ -57,7 +57,7 @@ _BAD_INPUTS = {
         _edit_coco(lambda d: d.pop("categories")),
         "instances.json` has no list of objects `categories`",
     ),
-    "training pictures only": (
+    "training images only": (
         "coco",
         _edit_coco(lambda d: d.pop("annotations")),
         "instances.json` has no list of objects `annotations`",
@@ -66,7 +66,7 @@ _BAD_INPUTS = {
     "no bbox": ("coco", _edit_coco(lambda d: d["annotations"][1].pop("bbox")), r"annotations\[1\] has no `bbox`"),
     "bbox of words": ("coco", _edit_coco(lambda d: d["annotations"][0].update(bbox=["a"] * 4)), "expected a number"),
     "unknown class": ("coco", _edit_coco(lambda d: d["annotations"][0].update(category_id=4)), "the unknown class 4"),
-    "picture id twice": ("coco", _edit_coco(lambda d: d["images"][1].update(id=7)), "two pictures with the id 7"),
+    "picture id twice": ("coco", _edit_coco(lambda d: d["images"][1].update(id=7)), "two images with the id 7"),
     "one id, two names": ("coco", _edit_coco(lambda d: d["categories"][1].update(id=90)), "calls the class 90 `dog`"),
     "no pictures": ("coco", _edit_coco(lambda d: d.update(images=[], annotations=[])), "has no pictures"),
     "no boxes": ("coco", _edit_coco(lambda d: d.update(annotations=[])), "has no boxes at all"),
@@ -78,7 +78,7 @@ _BAD_INPUTS = {
     "path out of the folder": (
         "coco",
         _edit_coco(lambda d: d["images"][0].update(file_name="../../etc/passwd")),
-        "instances.json` names the picture `../../etc/passwd`, which is outside",
+        "instances.json` names the image `../../etc/passwd`, which is outside",
     ),
     "no annotations": ("coco", _edit_file(_COCO, "instances.json", lambda c: None), "holds no COCO annotations"),
     "source missing": ("voc", lambda root: None, "expected a folder"),
@@ -94,7 +94,7 @@ _BAD_INPUTS = {
         "val.txt` names `z`, but",
     ),
     "name twice": ("voc", _edit_file(_VOC, "ImageSets/Main/val.txt", lambda c: b"b\nb"), "val.txt` names `b` twice"),
-    "yaml malformed": ("yolo", _edit_file(_YOLO, "data.yaml", lambda c: b"names: [a"), "data.yaml` is no valid YAML"),
+    "yaml malformed": ("yolo", _edit_file(_YOLO, "data.yaml", lambda c: b"names: [a"), "data.yaml` is not valid YAML"),
     "yaml without names": (
         "yolo",
         _edit_file(_YOLO, "data.yaml", lambda c: b"train: images"),

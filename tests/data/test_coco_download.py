@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 200, 300
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
-    """Archives as COCO has them: three pictures to train on, two to validate; uncompressed pictures."""
+    """Archives as COCO has them: three images to train on, two to validate; uncompressed images."""
     folder = tmp_path_factory.mktemp("coco")
     documents = {"annotations/captions_val2017.json": b"{}"}
     archives = {}
@@ -89,7 +89,7 @@ def test_coco_comes_by_name_and_only_once(server, tmp_path, capsys):
     assert _fetched(server) == [ANNOTATIONS, VAL, TRAIN]
     assert result.fetched == {path.rpartition("/")[2]: len(server.files[path].content) for path in _fetched(server)}
     assert result.is_converted
-    # Of 256 and 32 files no more than there are pictures.
+    # Of 256 and 32 files no more than there are images.
     assert result.splits == {
         "train": {"num_examples": 3, "num_boxes": 3, "num_shards": 3},
         "val": {"num_examples": 2, "num_boxes": 2, "num_shards": 2},
@@ -247,7 +247,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(server, tmp_path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     message = _fail(server, tmp_path / "coco")
     assert "has 1,000 bytes free, but COCO 2017 needs" in message
-    # A server that does not tell sizes: COCO's published ones, three times for the pictures.
+    # A server that does not tell sizes: COCO's published ones, three times for the images.
     for file in server.files.values():
         file.statuses = [405]
     assert "needs 64.0 GB" in _fail(server, tmp_path / "coco")
@@ -291,6 +291,6 @@ def test_the_verb_prints_what_was_done_or_json(server, tmp_path, capsys):
     assert found["splits"] == {"val": {"num_examples": 2, "num_boxes": 2, "num_shards": 2}}
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
-    assert "val: 2 pictures, 2 boxes, 2 files" in shown
+    assert "val: 2 images, 2 boxes, 2 files" in shown
     assert "nothing was done" in shown
     assert f"--data.train {found['records']}" in shown

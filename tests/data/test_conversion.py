@@ -177,7 +177,7 @@ def test_broken_pictures_are_left_out_on_request_and_counted_otherwise(tmp_path)
     path = source / "JPEGImages" / "e.jpg"
     path.write_bytes(path.read_bytes()[:-99])
     (source / "ImageSets" / "Main" / "train.txt").write_text("e\nd\na\nc\n")
-    with pytest.raises(UserError, match=r"^`c.jpg` is 40 x 60 px .* 41 x 60. 2 more pictures are broken") as caught:
+    with pytest.raises(UserError, match=r"^`c.jpg` is 40 x 60 px .* 41 x 60. 2 more images are broken") as caught:
         _convert("voc", source, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert little_datasets.names(tmp_path) == ["voc"]
@@ -224,13 +224,13 @@ def test_pictures_without_annotations_are_converted_to_test_on(tmp_path):
     test_dev = ("test-dev", "image_info.json", "images")
     result = _convert("coco", source, tmp_path / "out", files=(test_dev,))
     assert _counts(result) == {
-        ("files without annotations (pictures to detect in, nothing to count)", "image_info.json"): 1
+        ("files without annotations (images to detect in, nothing to count)", "image_info.json"): 1
     }
     opened = records.open_records(str(tmp_path / "out"), "test-dev", may_lack_boxes=True)
     assert (len(opened), opened.num_boxes, opened.categories) == (2, 0, result.categories)
     with pytest.raises(UserError, match="not one box"):
         records.open_records(str(tmp_path / "out"), "test-dev")
-    # Training pictures need boxes all the same.
+    # Training images need boxes all the same.
     (source / "none.json").write_text(json.dumps({**document, "annotations": []}))
     with pytest.raises(UserError, match="no boxes at all"):
         _convert("coco", source, tmp_path / "both", files=(("train", "none.json", "images"), test_dev))

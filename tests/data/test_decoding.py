@@ -1,4 +1,4 @@
-"""Training pictures decoded where and as large as they are needed: the same boxes, and the pixels of the exact path.
+"""Training images decoded where and as large as they are needed: the same boxes, and the pixels of the exact path.
 
 Not shrunk, every pixel is the exact one, but on the border of the window, where the colour of a JPEG (stored at half
 the size) is interpolated without the neighbours beyond: by up to 12 grey levels in photographs, 25 in generated ones.
@@ -28,7 +28,7 @@ def _encode(image, mode="RGB", kind="JPEG", **options):
 
 
 def _scene(size):
-    """A generated picture: edges, textures and noise."""
+    """A generated image: edges, textures and noise."""
     height, width = size
     image, _, _ = synthetic.draw_picture(0, 3, (max(height, 32), max(width, 32)))
     return image[:height, :width]
@@ -114,7 +114,7 @@ def _assert_alike(encoded, seed, resize):
     difference = np.abs(fast - exact)[: int(valid[0]), : int(valid[1])]
     if int(shrink) == 1:
         assert difference.max() <= _BORDER
-        # A column or row of the window is as many of the example as the picture is enlarged.
+        # A column or row of the window is as many of the example as the image is enlarged.
         edge = 1 + int(np.ceil(2 * max(_SIZE[side] / int(size[side]) for side in (0, 1))))
         assert not difference[edge:-edge, edge:-edge].any()
     else:

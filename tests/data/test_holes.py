@@ -9,7 +9,7 @@ _SIZE = (48, 64)
 
 
 def _hidden(change, num_seeds):
-    """Applies a change to a white picture inside tf.data under several seeds; tells which pixels became grey."""
+    """Applies a change to a white image inside tf.data under several seeds; tells which pixels became grey."""
     image = tf.fill([*_SIZE, 3], tf.constant(255, tf.uint8))
     seeds = tf.data.Dataset.range(num_seeds).map(lambda seed: tf.stack([tf.cast(seed, tf.int32), 3]))
     found = list(seeds.map(lambda seed: change(image, seed)).as_numpy_iterator())

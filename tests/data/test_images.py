@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB; what is no picture is refused by name."""
+"""Pictures of every kind become upright RGB; what is no image is refused by name."""
 
 import io
 

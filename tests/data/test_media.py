@@ -13,7 +13,7 @@ from efficientdet.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with pictures, a video, and what is neither."""
+    """A working folder with images, a video, and what is neither."""
     for name in ("b.jpg", "a.PNG", "c.mp4", "notes.txt", "inner/d.jpg", "inner/e.txt", "0", "x*.jpg", "none/f.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -60,8 +60,8 @@ def test_words_stand_for_what_is_there(folder, word, found):
     ("word", "said"),
     [
         ("no.jpg", r"`no\.jpg` does not exist"),
-        ("none", "`none` has no pictures and no videos"),
-        ("*.gif", r"`\*\.gif` matches no pictures and no videos"),
+        ("none", "`none` has no images and no videos"),
+        ("*.gif", r"`\*\.gif` matches no images and no videos"),
         ("1234", "`1234` does not exist"),
         ("x" * 300, "x` cannot be read: File name too long"),
         ("a\0b", "does not exist"),

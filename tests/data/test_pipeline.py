@@ -112,14 +112,14 @@ def test_evaluation_reads_every_picture_once_in_order(converted):
 
 
 def _letterboxed(converted, split, number, method):
-    """Resamples the picture `number` of a split with the form that prediction uses, to 40 x 40 px."""
+    """Resamples the image `number` of a split with the form that prediction uses, to 40 x 40 px."""
     path = Path(converted).parent / "pictures" / split / f"{number:06d}.jpg"
     return preprocess.letterbox(images.read_image(path, path.name), (40, 40), method)[0].astype(int)
 
 
 @pytest.mark.parametrize("method", typing.get_args(Resize))
 def test_pictures_are_resampled_as_prediction_does(converted, method):
-    """Scaled to fit and not mirrored, a training picture is the letterboxed one too."""
+    """Scaled to fit and not mirrored, a training image is the letterboxed one too."""
     fixed = AugmentationConfig(scale_min=1.0, scale_max=1.0, horizontal_flip=False)
     batch, originals = _evaluation(converted, image_size=(40, 40), resize=method)[0]
     options = {"image_size": (40, 40), "resize": method, "decode": "exact"}
@@ -175,7 +175,7 @@ def test_crowds_are_no_targets_but_evaluation_knows_them(tmp_path):
     training = _training(str(tmp_path / "records"), 0, 4, batch_size=2)
     assert max(batch["num_boxes"].max() for batch, _ in training) == 1
     ids = set(itertools.chain.from_iterable(ids.tolist() for _, ids in training))
-    assert ids == {3, 7}, "the picture without boxes is trained on too"
+    assert ids == {3, 7}, "the image without boxes is trained on too"
 
 
 def test_labels_are_positions_among_the_models_classes(converted):
@@ -268,4 +268,4 @@ def test_crowds_of_other_pictures_are_no_targets_either(tmp_path):
     conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
     mosaic = AugmentationConfig(mosaic=1.0, scale_min=1.0, scale_max=1.0)
     training = _training(str(tmp_path / "records"), 0, 4, batch_size=2, augmentation=mosaic)
-    assert 1 < max(batch["num_boxes"].max() for batch, _ in training) <= 4, "one a picture, crowds left out"
+    assert 1 < max(batch["num_boxes"].max() for batch, _ in training) <= 4, "one an image, crowds left out"

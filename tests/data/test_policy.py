@@ -1,4 +1,4 @@
-"""Whatever boxes come in, those that stay lie inside the picture and have area."""
+"""Whatever boxes come in, those that stay lie inside the image and have area."""
 
 import numpy as np
 from hypothesis import given

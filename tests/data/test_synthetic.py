@@ -1,4 +1,4 @@
-"""Generated pictures: the same again, boxes inside, every class, batches that start anywhere."""
+"""Generated images: the same again, boxes inside, every class, batches that start anywhere."""
 
 import itertools
 import json

@@ -26,7 +26,7 @@ def _pixels(fractions):
 
 
 def _everywhere(move, image, boxes):
-    """Moves a picture with its boxes eagerly and inside tf.data, which must agree."""
+    """Moves an image with its boxes eagerly and inside tf.data, which must agree."""
     eager_image, eager_boxes = move(tf.constant(image), tf.constant(boxes))
     dataset = tf.data.Dataset.from_tensors((image, boxes)).map(move)
     inside_image, inside_boxes = next(iter(dataset.as_numpy_iterator()))

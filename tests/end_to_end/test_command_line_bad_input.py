@@ -120,7 +120,7 @@ def _nothing(root):
 
 _TRAIN = ["train", "demo", "--run-dir"]
 _KINDS = {
-    "no such folder": (_nothing, _convert("coco"), "expected a folder with pictures and annotations"),
+    "no such folder": (_nothing, _convert("coco"), "expected a folder with images and annotations"),
     "picture cut short": (_cut_picture, _convert("coco"), "a.jpg"),
     "picture missing": (_no_picture, _convert("coco"), "a.jpg"),
     "json cut short": (_cut_json, _convert("coco"), "instances.json"),
@@ -168,7 +168,7 @@ _KINDS = {
         lambda root: ["predict", str(root / "w.safetensors"), str(root / "in.png"), "--output", str(root / "out")],
         "w.safetensors` is no complete safetensors file",
     ),
-    "no picture to predict": (
+    "no image to predict": (
         _weights,
         lambda root: ["predict", str(root / "w.safetensors"), str(root / "no.jpg"), "--output", str(root / "out")],
         "no.jpg` does not exist",

@@ -19,7 +19,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """What examples/train_and_detect.py wrote, in two steps of a shrunken preset on little pictures."""
+    """What examples/train_and_detect.py wrote, in two steps of a shrunken preset on little images."""
     folder = tmp_path_factory.mktemp("example")
     words = [str(folder), "--epochs", "1", "--pictures", "16", "--image-size", "64"]
     demo = presets.find_preset("demo")

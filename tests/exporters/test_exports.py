@@ -75,7 +75,7 @@ def records(tmp_path_factory):
 
 
 def _batch(rng, image_size, count):
-    """Draws pictures of which some do not fill the input."""
+    """Draws images of which some do not fill the input."""
     images = rng.integers(0, 256, (count, *image_size, 3), dtype=np.uint8)
     valid_size = np.array([(image_size[0] - 7 * i, image_size[1] - 5 * i) for i in range(count)], np.int32)
     for image, (height, width) in zip(images, valid_size, strict=True):
@@ -92,7 +92,7 @@ def test_an_export_finds_what_keras_finds(made, weights_file, rng, format):
     ours = runtimes.load_runtime(export.path)
     keras = KerasRuntime(weights_file)
     assert (ours.categories, ours.image_size, ours.resize) == (keras.categories, keras.image_size, keras.resize)
-    batch = _batch(rng, ours.image_size, 3)  # of more pictures than a static batch has
+    batch = _batch(rng, ours.image_size, 3)  # of more images than a static batch has
     found, expected = ours.detect(*batch), keras.detect(*batch)
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=tolerance)
     if export.precision == "float32":
@@ -227,7 +227,7 @@ def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weight
 
 @pytest.fixture(scope="module")
 def learnt(tiny, tmp_path_factory):
-    """A detector that has learnt eight pictures by heart, and their records: random weights have no AP to lose."""
+    """A detector that has memorized eight images, and their records: random weights have no AP to lose."""
     root = tmp_path_factory.mktemp("learnt")
     synthetic.write_coco_folder(root / "pictures", {"train": 8}, (64, 96), seed=0)
     conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
@@ -341,7 +341,7 @@ def test_int8_of_a_detector_that_has_learnt_nothing_is_refused(weights_file, rec
         ({"format": "litert", "precision": "int8"}, "give labelled records"),
         ({"format": "litert", "batch_size": -1}, "`batch_size` is -1"),
         ({"format": "saved_model", "image_size": (16, 64)}, "`image_size` is 16 x 64"),
-        ({"format": "saved_model", "pictures": "missing"}, "`pictures` is `missing`, which is no folder"),
+        ({"format": "saved_model", "pictures": "missing"}, "`pictures` is `missing`, which is not a folder"),
     ],
 )
 def test_impossible_wishes_are_one_line(weights_file, tmp_path, monkeypatch, knobs, words):

@@ -12,7 +12,7 @@ _A, _B, _C = (10, 10, 50, 50), (100, 100, 140, 160), (12, 12, 50, 50)
 
 
 class _Fixed:
-    """Answers the same to every picture."""
+    """Answers the same to every image."""
 
     def __init__(self, *rows, logit=0.0):
         boxes, labels, scores = zip(*rows, strict=True) if rows else ((), (), ())

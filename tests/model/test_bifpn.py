@@ -127,7 +127,7 @@ def _normalized(x, values, name):
 
 
 def _shifted(x, fill):
-    """Gives the nine neighbours of every pixel; `fill` lies around the picture."""
+    """Gives the nine neighbours of every pixel; `fill` lies around the image."""
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=fill)
     return [[padded[dy : dy + x.shape[0], dx : dx + x.shape[1]] for dx in range(3)] for dy in range(3)]
 

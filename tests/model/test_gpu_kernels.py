@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-# Channels, activation, type. Rows of a picture are no multiple of what a program reads; 24 and 40 channels are folded
+# Channels, activation, type. Rows of an image are no multiple of what a program reads; 24 and 40 channels are folded
 # into whole blocks of columns; 23 cannot be, and are left to XLA.
 _NORMALIZATIONS = {
     "swish": (24, "swish", "float32"),

@@ -12,7 +12,7 @@ _THRESHOLD = 0.001
 
 
 def _reference(boxes, labels, scores, max_detections, sigma=0.5, threshold=_THRESHOLD):
-    """Gaussian soft-NMS as google/automl does it: one picture, class by class, areas with a pixel more, then merged."""
+    """Gaussian soft-NMS as google/automl does it: one image, class by class, areas with a pixel more, then merged."""
     rows = []
     for label in np.unique(labels):
         left = [(score, *box) for score, box in zip(scores[labels == label], boxes[labels == label], strict=True)]

@@ -121,7 +121,7 @@ _BROKEN = {
     "without post-processing": (lambda p: _change(p, lambda _, m: m.pop("postprocess")), "damaged metadata"),
     "model of another type": (lambda p: _change(p, _change_model(num_cells="two")), "num_cells` is 'two'"),
     "unknown field": (lambda p: _change(p, _change_model(color="red")), "unknown field `color`"),
-    "an id that is no number": (
+    "an id that is not a number": (
         lambda p: _change(p, lambda _, m: m.update(categories='[{"id": "x", "name": "a"}, {"id": 2, "name": "b"}]')),
         "damaged metadata",
     ),

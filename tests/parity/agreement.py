@@ -49,7 +49,7 @@ def compare_outputs(single, double, outputs, noise):
     """Measures how far our predictions are from a reference.
 
     Args:
-        single: our RawPredictions of one picture in float32.
+        single: our RawPredictions of one image in float32.
         double: the same in float64, or None.
         outputs: `class_3`, ... -> what effdet computes in float64, [1, D, h, w].
         noise: the same keys -> largest difference of effdet's float32 from it.
@@ -91,7 +91,7 @@ def like_ours(output, name):
 
 
 def by_output(predictions, levels):
-    """Cuts RawPredictions of one picture into levels, which lie one after another.
+    """Cuts RawPredictions of one image into levels, which lie one after another.
 
     Args:
         predictions: our `class_logits` and `box_deltas`.

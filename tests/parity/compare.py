@@ -1,4 +1,4 @@
-"""Our network against PyTorch's effdet: same weights, same picture, each level of both heads.
+"""Our network against PyTorch's effdet: same weights, same image, each level of both heads.
 
     python tests/parity/compare.py tf_efficientdet_d0 --size 512
 
@@ -33,7 +33,7 @@ def main():
     """Compares one network; see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="tf_efficientdet_d0 .. d7, d7x, lite0 .. lite4, lite3x")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="height and width of the picture, px")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="height and width of the image, px")
     parser.add_argument("--seed", type=int, default=0, help="of weights and pictures")
     parser.add_argument("--backend", choices=backend.NAMES, default="tensorflow")
     parser.add_argument("--formats", choices=reference.FORMATS, nargs="+", default=list(reference.FORMATS))

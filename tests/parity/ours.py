@@ -1,4 +1,4 @@
-"""Our side of the comparison: weights imported as a user would, and our network on a picture that is normalised."""
+"""Our side of the comparison: weights imported as a user would, and our network on an image that is normalised."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def predict(imported, image, precision):
 
     from efficientdet.model.efficientdet import EfficientDet
 
-    # (x - 255 * 0) / (255 / 255) is x: the picture passes the first layer as it is.
+    # (x - 255 * 0) / (255 / 255) is x: the image passes the first layer as it is.
     unchanged = dataclasses.replace(imported.model, pixel_mean=(0.0,) * 3, pixel_std=(1 / 255,) * 3)
     model = EfficientDet(unchanged, precision=precision)
     weights.assign(model, imported)

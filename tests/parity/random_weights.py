@@ -60,13 +60,13 @@ def draw_tensor(name, shape, seed=0):
 
 
 def draw_images(purpose, count, image_size, seed=0):
-    """Draws pictures as a network sees them, already normalised: every number is normal, mean 0, deviation 1.
+    """Draws images as a network sees them, already normalised: every number is normal, mean 0, deviation 1.
 
     Args:
-        purpose: names the pictures, as a tensor's name names its values.
-        count: of pictures.
+        purpose: names the images, as a tensor's name names its values.
+        count: of images.
         image_size: height and width, px.
-        seed: of all pictures.
+        seed: of all images.
 
     Returns:
         float32[count, 3, H, W].

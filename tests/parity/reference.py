@@ -1,9 +1,9 @@
 """What the independent PyTorch package `effdet` computes, and its weights in the files that PyTorch writes.
 
     random weights (random_weights.py)
-    -> four random pictures in training mode: the statistics of batch normalisation become theirs, so that logits
+    -> four random images in training mode: the statistics of batch normalisation become theirs, so that logits
        have a sensible spread at every level
-    -> one random picture in float32 and again in float64
+    -> one random image in float32 and again in float64
 
 The float64 outputs are the reference. What separates effdet's own float32 from them is rounding alone: the noise, the
 measure for the difference of any other float32 implementation.
@@ -11,7 +11,7 @@ measure for the difference of any other float32 implementation.
     python tests/parity/reference.py tf_efficientdet_d0 --size 512 --output FOLDER
 
 writes FOLDER/reference.npz and the weights as FOLDER/<format>/<model>.<suffix>, one for each of `FORMATS`. It needs
-the environment of `make parity`. Pictures and outputs are in PyTorch's layout, [B, D, H, W].
+the environment of `make parity`. Images and outputs are in PyTorch's layout, [B, D, H, W].
 """
 
 import argparse
@@ -34,7 +34,7 @@ FORMATS = {"zip": ".pth", "legacy": ".pth", "safetensors": ".safetensors"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """A network of effdet with random weights, and what it answers to a random picture."""
+    """A network of effdet with random weights, and what it answers to a random image."""
 
     model: str
     image: np.ndarray
@@ -51,7 +51,7 @@ def main():
     """Makes a reference and writes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="tf_efficientdet_d0 .. d7, d7x, lite0 .. lite4, lite3x")
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the picture, px")
+    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the image, px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args()
@@ -64,7 +64,7 @@ def make_reference(model, image_size, seed=0):
     Args:
         model: effdet's name of it; the `tf_` ones have the padding and the biases of the published networks.
         image_size: height and width, px.
-        seed: of weights and pictures.
+        seed: of weights and images.
     """
     import torch
 
@@ -86,7 +86,7 @@ def make_reference(model, image_size, seed=0):
 
 
 def write(reference, folder):
-    """Writes picture and outputs, and the weights in each of the formats."""
+    """Writes image and outputs, and the weights in each of the formats."""
     import torch
     from safetensors.torch import save_file
 
@@ -187,7 +187,7 @@ class _PlaceholderModule(types.ModuleType):
 class _Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Lets effdet and timm be imported without torchvision.
 
-    They take suppression, picture transforms and data sets from it; the network uses nothing of it. Its parts that
+    They take suppression, image transforms and data sets from it; the network uses nothing of it. Its parts that
     timm can do without stay absent.
     """
 

@@ -33,7 +33,7 @@ def _short(result):
 def table(results):
     """Writes a row for each comparison: the worst of its outputs in every column."""
     lines = [
-        "| network | picture, px | runs on | spread | float64 | float32 | effdet's float32 | largest ratio |",
+        "| network | image, px | runs on | spread | float64 | float32 | effdet's float32 | largest ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:

@@ -39,7 +39,7 @@ def weights_file(tiny, tmp_path_factory):
 
 
 def _batch(rng, image_size, count):
-    """Draws pictures of which some do not fill the input."""
+    """Draws images of which some do not fill the input."""
     images = rng.integers(0, 256, (count, *image_size, 3), dtype=np.uint8)
     valid_size = np.array([(image_size[0] - 7 * i, image_size[1] - 5 * i) for i in range(count)], np.int32)
     for image, (height, width) in zip(images, valid_size, strict=True):

@@ -13,7 +13,7 @@ from efficientdet.structures import Category
 
 @pytest.fixture(scope="session")
 def weights_file(tiny, tmp_path_factory):
-    """Random weights, large enough that every picture has detections of its own."""
+    """Random weights, large enough that every image has detections of its own."""
     keras.utils.set_random_seed(0)
     model = EfficientDet(tiny)
     rng = np.random.default_rng(0)

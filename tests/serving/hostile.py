@@ -1,4 +1,4 @@
-"""Uploads of somebody who means harm: picture files, forms and requests, each made here."""
+"""Uploads of somebody who means harm: image files, forms and requests, each made here."""
 
 import io
 import struct
@@ -132,10 +132,10 @@ def pictures() -> dict[str, tuple[bytes, set[int]]]:
         "TIFF whose directory is itself": (b"II*\0" + struct.pack("<I", 4), {415, 422}),
         "SVG with a script": (_SVG, {415}),
         "SVG behind a PNG's signature": (good[:8] + _SVG, {415, 422}),
-        "HTML with a picture behind": (b"<html><script>alert(1)</script>" + jpeg, {415}),
+        "HTML with an image behind": (b"<html><script>alert(1)</script>" + jpeg, {415}),
         "a script in a GIF's clothes": (b"GIF89a/*" + b" " * 200 + b"*/=1;alert(1)//", {415, 422}),
         "PDF with a JPEG inside": (b"%PDF-1.4\n" + jpeg, {415}),
-        "ZIP with a picture inside": (_zip(), {415}),
+        "ZIP with an image inside": (_zip(), {415}),
         "PNG's signature, then a ZIP": (good[:8] + _zip(), {415, 422}),
         "JPEG's first bytes, then a PNG": (b"\xff\xd8\xff" + good, {415, 422}),
         "ELF program": (b"\x7fELF" + bytes(2000), {415}),
@@ -183,7 +183,7 @@ def forms() -> dict[str, tuple[bytes, dict[str, str], set[int]]]:
         "form of 17 pictures": (*little_service.form([("a.png", good)] * 17), {413}),
         "form of 100,000 empty parts": (b"--limit\r\n" * 100_000 + b"--limit--", headers, {400, 413}),
         "form of line breaks": (b"--limit\r\n" + b"\r\n" * 1_500_000, headers, {400}),
-        "form of a picture and an SVG": (*little_service.form([("a.png", good), ("b.png", _SVG)]), {415}),
+        "form of an image and an SVG": (*little_service.form([("a.png", good), ("b.png", _SVG)]), {415}),
         "form of a text field": (body.replace(good, b"0.5"), headers, {415}),
     }
 
@@ -217,7 +217,7 @@ def requests() -> dict[str, tuple[str, bytes | None, dict[str, str], set[int]]]:
         "JSON": ("/v1/detect", b'{"image": "file:///etc/passwd"}', {"Content-Type": "application/json"}, {415}),
         "a web form": ("/v1/detect", b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, {415}),
         "a packed body": ("/v1/detect", zlib.compress(good), png | {"Content-Encoding": "gzip"}, {415}),
-        "a picture for another route": ("/healthz", good, png, {405}),
+        "a image for another route": ("/healthz", good, png, {405}),
         "no picture": ("/v1/detect", None, {}, {405}),
     }
 

@@ -64,7 +64,7 @@ class Service:
             return read_answer(connection.getresponse())
 
     def detect(self, picture: bytes, query="", **named) -> Answer:
-        """Sends one picture."""
+        """Sends one image."""
         return self.ask(f"/v1/detect{query}", picture, {"Content-Type": "image/png"}, **named)
 
     def send_raw(self, content: bytes, timeout=20) -> bytes:
@@ -133,7 +133,7 @@ def picture(seed: int, size=(70, 90)) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, kind="PNG", **named) -> bytes:
-    """Writes a picture file."""
+    """Writes an image file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **named)
     return buffer.getvalue()
@@ -148,7 +148,7 @@ def form(parts: list[tuple[str, bytes]], boundary="limit") -> tuple[bytes, dict[
 
 
 def assert_same(found: dict, expected: dict, threshold: float = 0.2) -> None:
-    """Holds one picture's answer to a detector's own, up to the rounding of a batch.
+    """Holds one image's answer to a detector's own, up to the rounding of a batch.
 
     Rounding may swap neighbours in the order and move a score over the threshold; so each detection that is clearly
     above it must have its like in the other answer, wherever that stands.

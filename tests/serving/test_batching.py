@@ -1,4 +1,4 @@
-"""Batches: what shares one, and that one bad picture does not spoil the others."""
+"""Batches: what shares one, and that one bad image does not spoil the others."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from efficientdet.serving.admission import Limits
 
 
 class _Watched:
-    """A detector that notes the sizes of its batches, waits to be let go, and cannot see pictures of one row."""
+    """A detector that notes the sizes of its batches, waits to be let go, and cannot see images of one row."""
 
     def __init__(self, detector):
         self.sizes, self.gate, self._detector = [], threading.Event(), detector
@@ -26,7 +26,7 @@ class _Watched:
 
 
 def _run(detector, pictures, *, cancelled=()):
-    """Gives pictures to a batcher while its model waits: answers, sizes of batches, how many were closed."""
+    """Gives images to a batcher while its model waits: answers, sizes of batches, how many were closed."""
 
     async def scenario():
         watched, closed = _Watched(detector), []

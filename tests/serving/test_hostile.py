@@ -9,7 +9,7 @@ import little_service
 import pytest
 
 _PICTURES, _FORMS, _REQUESTS, _RAW = hostile.pictures(), hostile.forms(), hostile.requests(), hostile.raw()
-_MOST_MEMORY = 450  # MB above what the service has at rest: picture-memory-mb, upload-memory-mb, and some
+_MOST_MEMORY = 450  # MB above what the service has at rest: image-memory-mb, upload-memory-mb, and some
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_what_no_client_library_sends_is_refused(bounded):
 
 
 def test_all_of_them_at_once_are_refused_within_the_memory(bounded):
-    """Each hostile picture four times, thirty-two at a time, with good ones between them."""
+    """Each hostile image four times, thirty-two at a time, with good ones between them."""
     good = little_service.encode(little_service.picture(0))
     asked = [pair for pair in _PICTURES.values() for _ in range(4)]
     asked = [each for pair in asked for each in (pair, (good, {200}))]

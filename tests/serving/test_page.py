@@ -1,4 +1,4 @@
-"""The page for people, in a real browser: a picture, the threshold, the keyboard, a phone, the download."""
+"""The page for people, in a real browser: an image, the threshold, the keyboard, a phone, the download."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ def test_a_chosen_picture_is_shown_with_its_boxes(page, service, file):
     assert page.run("return document.querySelectorAll('#list li').length") == _count(service, file, 0.3)
     found = service.detect(file.read_bytes(), "?score_threshold=0.3").json["images"][0]
     shown = page.run(
-        "const [box, picture] = ['.box', '#picture'].map("
+        "const [box, image] = ['.box', '#image'].map("
         "(each) => document.querySelector(each).getBoundingClientRect());"
         "return [box.left - picture.left, box.top - picture.top, box.width, box.height].map("
         "(side, place) => side / (place % 2 ? picture.height : picture.width))"
@@ -126,7 +126,7 @@ def test_a_dropped_picture_is_detected_in_and_a_refusal_is_told(page, file):
     page.wait(f"{_BOXES} > 0")
     page.run(drop, base64.b64encode(b"<svg onload='alert(1)'>").decode(), "a.svg")
     page.wait("!document.getElementById('error').hidden")
-    assert "no picture that can be read" in page.run("return document.getElementById('error').textContent")
+    assert "no image that can be read" in page.run("return document.getElementById('error').textContent")
     assert page.run(f"return {_BOXES}") == 0
     assert page.run("return document.getElementById('download').disabled")
 

@@ -17,7 +17,7 @@ _QUERY = "?score_threshold=0.2"
 
 @pytest.fixture(scope="module")
 def pictures():
-    """24 pictures of different sizes, as arrays and as files."""
+    """24 images of different sizes, as arrays and as files."""
     arrays = [little_service.picture(seed, (40 + 5 * (seed % 7), 60 + 9 * (seed % 5))) for seed in range(24)]
     return [(pixels, little_service.encode(pixels)) for pixels in arrays]
 
@@ -30,7 +30,7 @@ def expected(pictures, detector):
         one["detections"] = [each for each in one["detections"] if each["score"] >= 0.2]
     for place, one in enumerate(found):
         assert one["detections"]
-        for other in found[:place]:  # an answer to another picture is seen to be wrong
+        for other in found[:place]:  # an answer to another image is seen to be wrong
             with pytest.raises(AssertionError):
                 little_service.assert_same(one, other)
     return found
@@ -169,7 +169,7 @@ def test_a_full_queue_refuses_and_a_stop_answers_what_was_accepted(weights_file,
                 if answer.status != 503:
                     return place, answer
                 assert answer.headers["retry-after"].isdecimal()
-                assert answer.json["detail"] == "Too many pictures are waiting."
+                assert answer.json["detail"] == "Too many images are waiting."
                 retries.append(number)
                 time.sleep(0.2)
             raise AssertionError("never accepted")

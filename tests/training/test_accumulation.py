@@ -1,6 +1,6 @@
 """A batch in parts: one after the other, on one device or several, the gradient is that of the whole batch.
 
-With batch normalisation frozen a picture does not see the others, so that parts and whole are the same function. Run as
+With batch normalisation frozen an image does not see the others, so that parts and whole are the same function. Run as
 a program, this file computes the step in parts on two devices of the backend in KERAS_BACKEND.
 """
 
@@ -31,7 +31,7 @@ _SCHEDULE = {"peak": 0.1, "start": 0.05, "warmup_steps": 10.0, "total_steps": 10
 
 
 def _batch():
-    """Eight pictures with none to three boxes, so that parts have different numbers of matched anchors."""
+    """Eight images with none to three boxes, so that parts have different numbers of matched anchors."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 30, (_PICTURES, 3, 2))
     return {

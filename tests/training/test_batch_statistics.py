@@ -1,4 +1,4 @@
-"""Statistics measured over many pictures are those that inference has to have."""
+"""Statistics measured over many images are those that inference has to have."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def _state(model):
 
 
 def _recalibrate(model, pictures, batch_size):
-    """Measures on 12 pictures, after a training in batches of `batch_size`."""
+    """Measures on 12 images, after a training in batches of `batch_size`."""
 
     def plain_batches(size, count):
         for start in range(0, size * count, size):

@@ -1,4 +1,4 @@
-"""The picture of a run: any length of it, and what is missing or zero."""
+"""The image of a run: any length of it, and what is missing or zero."""
 
 import numpy as np
 import pytest

@@ -91,7 +91,7 @@ def test_the_first_class_loss_of_d0_without_boxes_is_33_312():
 
 
 def _batch(rng, labels):
-    """Makes predictions and targets of pictures with 4 anchors and 3 classes."""
+    """Makes predictions and targets of images with 4 anchors and 3 classes."""
     labels = np.asarray(labels, np.int32)
     deltas = np.where((labels != -1)[..., None], rng.normal(size=(*labels.shape, 4)), 0)
     raw = {

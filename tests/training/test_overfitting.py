@@ -1,4 +1,4 @@
-"""Learning a few pictures by heart: the same pictures are trained on and evaluated, and nothing disturbs them."""
+"""Memorizing a few images: the same images are trained on and evaluated, and nothing disturbs them."""
 
 import dataclasses
 import json
@@ -122,5 +122,5 @@ def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path
 
 
 def test_more_pictures_than_there_are_is_refused(tiny, converted):
-    with pytest.raises(UserError, match=r"`overfit` is 8; split `train` has 7 pictures\."):
+    with pytest.raises(UserError, match=r"`overfit` is 8; split `train` has 7 images\."):
         dataset.open_dataset(_config(tiny, converted, overfit=8))

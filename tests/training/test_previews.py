@@ -1,4 +1,4 @@
-"""The sheet of training pictures: what training sees, from records or photographs, or one line that says why not."""
+"""The sheet of training images: what training sees, from records or photographs, or one line that says why not."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_sheet_shows_what_training_sees(pictures, tmp_path):
     location = str(pictures / "records")
     found = previews.preview(location, output=tmp_path / "a" / "sheet.png", num_pictures=3, columns=2, config=_SMALL)
     with Image.open(found.output) as sheet:
-        cells = 256, 256  # 64 px pictures four times enlarged
+        cells = 256, 256  # 64 px images four times enlarged
         assert sheet.width > 2 * cells[1]
         assert sheet.height > 2 * cells[0]
     opened = dataset.open_dataset(
@@ -122,10 +122,10 @@ def test_photographs_with_annotations_are_converted_first(pictures, tmp_path, mo
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        pytest.param("synthetic", {}, "generated pictures are not augmented", id="generated pictures"),
+        pytest.param("synthetic", {}, "generated images are not augmented", id="generated pictures"),
         pytest.param("records", {"num_pictures": 0}, "`num_pictures` is 0", id="no pictures"),
         pytest.param("records", {"columns": 0}, "`columns` is 0", id="no columns"),
-        pytest.param("records", {"output": "sheet.txt"}, "`output` is `sheet.txt`", id="no picture file"),
+        pytest.param("records", {"output": "sheet.txt"}, "`output` is `sheet.txt`", id="no image file"),
         pytest.param("nowhere", {}, "nowhere", id="nothing there"),
     ],
 )

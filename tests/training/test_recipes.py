@@ -12,7 +12,7 @@ from efficientdet.errors import UserError
 from efficientdet.training import optimizer
 from efficientdet.training.run import train
 
-# batch, steps an epoch of 120,000 pictures, peak, warm-up epochs, schedule, average, momentum, rate at epoch 300
+# batch, steps an epoch of 120,000 images, peak, warm-up epochs, schedule, average, momentum, rate at epoch 300
 _TABLE = {
     "d0-amp-8xa100": (1600, 75, 2.2, 25, 400, 0.999, 0.93, 0.36396, "mixed_float16"),
     "d0-tf32-8xa100": (832, 145, 1.1, 25, 400, 0.999, 0.93, 0.18198, "tf32"),

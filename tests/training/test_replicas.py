@@ -31,7 +31,7 @@ _SCHEDULE = {"peak": 0.1, "start": 0.05, "warmup_steps": 10.0, "total_steps": 10
 
 
 def _batch(rows=slice(None)):
-    """Four pictures, two of which are dark, so that the statistics of the halves differ."""
+    """Four images, two of which are dark, so that the statistics of the halves differ."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 30, (_PICTURES, 3, 2))
     images = rng.integers(0, 256, (_PICTURES, 64, 64, 3), np.uint8)

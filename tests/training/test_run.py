@@ -21,7 +21,7 @@ from efficientdet.training.run import train
 
 
 def _config(tiny, folder):
-    """Eight pictures, four steps an epoch."""
+    """Eight images, four steps an epoch."""
     return ExperimentConfig(
         preset="tiny",
         run_dir=str(folder),
@@ -171,7 +171,7 @@ def test_the_same_command_again_changes_nothing_when_done(finished):
 
 @pytest.mark.slow
 def test_the_demo_preset_shrunken_learns(tmp_path):
-    """The end-to-end test: a real preset on smaller pictures; the loss falls."""
+    """The end-to-end test: a real preset on smaller images; the loss falls."""
     demo = presets.find_preset("demo")
     backbone = dataclasses.replace(demo.model.backbone, width=0.25, depth=0.25)
     config = dataclasses.replace(

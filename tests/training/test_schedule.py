@@ -36,13 +36,13 @@ def test_coco_has_google_s_values_whatever_the_batch(batch_size):
 
 # By hand. 900 steps of 8: sqrt(10000 / 900) is over sqrt(64 / 8), so 0.08 sqrt(8 / 64); a tenth is 90 steps; 1 - 1/18.
 _SMALL = {
-    "300 pictures, batch 8, 24 epochs": ((8, 24.0, 300), (0.0282843, 2.4, 0.944444, 300, 0.5)),
+    "300 images, batch 8, 24 epochs": ((8, 24.0, 300), (0.0282843, 2.4, 0.944444, 300, 0.5)),
     # 112.5 steps, so 113; 4.6875 an epoch; a fiftieth of it is below 10.
-    "300 pictures, batch 64, 24 epochs": ((64, 24.0, 300), (0.08, 11.3 / 4.6875, 0.9, 0, 0)),
+    "300 images, batch 64, 24 epochs": ((64, 24.0, 300), (0.08, 11.3 / 4.6875, 0.9, 0, 0)),
     # 2500 steps: twice the rate in proportion to the batch; an epoch is 25 steps, the warm-up 100; 1 - 1/50.
-    "200 pictures, batch 8, 100 epochs": ((8, 100.0, 200), (0.02, 4.0, 0.98, 200, 0.5)),
+    "200 images, batch 8, 100 epochs": ((8, 100.0, 200), (0.02, 4.0, 0.98, 200, 0.5)),
     # 90,000 steps: long enough for a rate in proportion.
-    "2,400 pictures, batch 8, 300 epochs": ((8, 300.0, 2400), (0.01, 1.0, 0.99, 640, 0.5)),
+    "2,400 images, batch 8, 300 epochs": ((8, 300.0, 2400), (0.01, 1.0, 0.99, 640, 0.5)),
     "one step": ((8, 1.0, 1), (0.0282843, 0.8, 0.9, 1, 0.5)),
 }
 

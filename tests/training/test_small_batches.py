@@ -1,4 +1,4 @@
-"""Batches of a picture or two: they train, also on pictures without boxes, and what they cannot do is said."""
+"""Batches of an image or two: they train, also on images without boxes, and what they cannot do is said."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def test_one_picture_at_a_time_trains_without_a_number_that_is_not_finite(tiny, 
     pictures = synthetic.batches(batch_size=1, image_size=(64, 64), max_boxes=8, seed=0, num_classes=3, num_pictures=8)
     for number in range(_STEPS):
         batch, _ = next(pictures)
-        num_boxes = batch["num_boxes"] * (number % 3 > 0)  # every third picture has nothing on it
+        num_boxes = batch["num_boxes"] * (number % 3 > 0)  # every third image has nothing on it
         state, logs = compiled(state, engine.to_device({**batch, "num_boxes": num_boxes.astype(np.int32)}))
         logs = engine.to_host(logs)
         assert np.isfinite(logs["loss"])
@@ -45,12 +45,12 @@ def test_one_picture_at_a_time_trains_without_a_number_that_is_not_finite(tiny, 
 
 
 _LONE = {
-    "one picture whose coarsest level is one cell": ((1, 1, "global", 1, (128, 128)), True),
-    "one picture of two cells": ((1, 1, "global", 1, (128, 160)), False),
+    "one image whose coarsest level is one cell": ((1, 1, "global", 1, (128, 128)), True),
+    "one image of two cells": ((1, 1, "global", 1, (128, 160)), False),
     "two pictures": ((2, 1, "global", 1, (128, 128)), False),
     "a part of one picture": ((4, 4, "global", 1, (64, 64)), True),
-    "a picture for each of two devices, statistics over both": ((2, 1, "global", 2, (64, 64)), False),
-    "a picture for each of two devices, each for itself": ((2, 1, "per_replica", 2, (64, 64)), True),
+    "a image for each of two devices, statistics over both": ((2, 1, "global", 2, (64, 64)), False),
+    "a image for each of two devices, each for itself": ((2, 1, "per_replica", 2, (64, 64)), True),
 }
 
 

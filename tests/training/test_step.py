@@ -18,7 +18,7 @@ _SCHEDULE = {"peak": 0.02, "start": 0.01, "warmup_steps": 4.0, "total_steps": 10
 
 
 def _batch(num_boxes=(1, 2), seed=0):
-    """Two pictures of 64 x 64 with up to two boxes; float32 boxes may be changed."""
+    """Two images of 64 x 64 with up to two boxes; float32 boxes may be changed."""
     rng = np.random.default_rng(seed)
     boxes = np.array([[[8, 8, 40, 40], [30, 30, 62, 62]], [[20, 4, 50, 36], [4, 30, 28, 60]]], np.float32)
     return {

@@ -12,7 +12,7 @@ _ANCHORS = np.array([[0, 0, 10, 10], [0, 10, 10, 20], [0, 20, 10, 30], [50, 50, 
 
 
 def _assign(pictures, anchors=_ANCHORS, room=4, match_iou=0.5):
-    """Assigns pictures, each a list of (box, label)."""
+    """Assigns images, each a list of (box, label)."""
     boxes = np.zeros((len(pictures), room, 4), np.float32)
     labels = np.full((len(pictures), room), 7, np.int32)  # padding that must not be seen
     for row, picture in enumerate(pictures):
@@ -89,7 +89,7 @@ def test_types_are_small_integers_and_float32():
 
 
 def _reference(anchors, boxes, labels, match_iou):
-    """Assigns one picture in float32 with whole matrices, step by step as google/automl does it."""
+    """Assigns one image in float32 with whole matrices, step by step as google/automl does it."""
     matched_labels, deltas = np.full(len(anchors), -1), np.zeros((len(anchors), 4))
     if not len(boxes):
         return matched_labels, deltas

@@ -98,4 +98,4 @@ def test_a_resumed_run_has_each_step_once_and_the_averages_of_all(tmp_path):
     assert end["avg_fps_training"] == 12
     elapsed = [float(line["elapsedtime"]) for line in _read(tmp_path)]
     assert elapsed == sorted(elapsed)
-    assert elapsed[5] == pytest.approx(1.0, abs=1e-3), "2 steps of 8 pictures at 16 images/s"
+    assert elapsed[5] == pytest.approx(1.0, abs=1e-3), "2 steps of 8 images at 16 images/s"

@@ -196,7 +196,7 @@ def test_mlflow_gets_lines_config_pictures_and_summary_and_a_resumed_run_is_the_
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.value, point.step) for point in points] == [(1.5, 20), (1.5, 20)]
     assert "train/device_memory" not in run.data.metrics
-    assert len(client.list_artifacts(run.info.run_id, "images")) == 4, "two pictures, each large and small"
+    assert len(client.list_artifacts(run.info.run_id, "images")) == 4, "two images, each large and small"
     assert "summary.json" in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
 

@@ -1,6 +1,6 @@
 """What is timed on the device itself, and the ratio that is taken there.
 
-On a GPU a batch and its answer are not moved: the raw predictions of one picture are 18 MB, and what a rival is timed
+On a GPU a batch and its answer are not moved: the raw predictions of one image are 18 MB, and what a rival is timed
 at is the network alone. End to end, from files to detections on the host, is a part of its own.
 """
 

@@ -1,9 +1,9 @@
 """The conventional order of an input pipeline, as the yardstick of ours: written with care, but in that order.
 
-Every picture is decoded whole, made float and normalised, mirrored, scaled whole, cut, padded; anchors are matched on
+Every image is decoded whole, made float and normalised, mirrored, scaled whole, cut, padded; anchors are matched on
 the host; a batch has float pixels and dense targets. google/automl's loader and NVIDIA's work so. Records are read by
 TFRecordDataset and everything is mapped in parallel, in graph operations; mirroring reverses an axis in a branch.
-Scales, cuts and boxes are drawn as ours are, so that both see pictures of the same statistics (a test compares them),
+Scales, cuts and boxes are drawn as ours are, so that both see images of the same statistics (a test compares them),
 and the targets are those of `training.targets` (a test compares them too).
 """
 
@@ -71,17 +71,17 @@ def batches(
 def scale_and_cut(
     image: Any, boxes: Any, seed: Any, image_size: tuple[int, int], config: AugmentationConfig
 ) -> tuple[Any, Any]:
-    """Mirrors and scales the whole picture, then cuts the network input out of it.
+    """Mirrors and scales the whole image, then cuts the network input out of it.
 
     Args:
         image: float32[h, w, 3], normalised.
-        boxes: float32[N, 4], yxyx, fractions of the picture's height and width.
+        boxes: float32[N, 4], yxyx, fractions of the image's height and width.
         seed: int32[2].
         image_size: H and W, px.
         config: mirroring and scales.
 
     Returns:
-        float32[H, W, 3], 0 beside the picture; float32[N, 4], yxyx px of the network input.
+        float32[H, W, 3], 0 beside the image; float32[N, 4], yxyx px of the network input.
     """
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def scale_and_cut(
 
 
 def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tuple[Any, Any]:
-    """Assigns the boxes of one picture to anchors, all pairs at once.
+    """Assigns the boxes of one image to anchors, all pairs at once.
 
     Args:
         boxes: float32[N, 4], yxyx px.
@@ -110,7 +110,7 @@ def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tup
         match_iou: least IoU of a match.
 
     Returns:
-        What `training.targets.assign` gives for the picture: int32[A] and float32[A, 4].
+        What `training.targets.assign` gives for the image: int32[A] and float32[A, 4].
     """
     import tensorflow as tf
 

@@ -36,7 +36,7 @@ def weights_of(model: str) -> Iterator[str | Path]:
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Draws weights whose answers differ from place to place, as suppression wants.
 
-    The statistics of four pictures become those of batch normalisation. Without any, all activations fade and all
+    The statistics of four images become those of batch normalisation. Without any, all activations fade and all
     logits are the same.
     """
     from efficientdet.model import weights

@@ -70,7 +70,7 @@ class _Loaded:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def turn(self, turn_seconds: float) -> float:
-        """Detects for a while, one picture a call: images/s."""
+        """Detects for a while, one image a call: images/s."""
         spent: list[float] = []
         while sum(spent) < turn_seconds:
             sample = self.samples[len(spent) % len(self.samples)]
@@ -98,13 +98,13 @@ def benchmark_exports(
 ) -> ExportsBenchmark:
     """Exports a model in every format and precision, each verified, and measures size, AP and speed.
 
-    A call is network and suppression for one picture, letterboxed beforehand. All take turns.
+    A call is network and suppression for one image, letterboxed beforehand. All take turns.
 
     Args:
         model: weights file, run, published name, or a preset, whose weights are then random.
         data: records on which AP is measured; without them int8 is left out, since it cannot be verified.
         split: split of these records.
-        pictures: folder of photographs to compare on and to measure with; generated ones if not given.
+        images: folder of photographs to compare on and to measure with; generated ones if not given.
         calibration_images: of int8, from the split train of `data`.
         formats: saved_model, onnx, litert, openvino.
         precisions: float32, float16, bfloat16, int8; what a format lacks is left out.
@@ -157,7 +157,7 @@ def benchmark_exports(
             loaded.append(_Loaded(runtime, samples, row))
         rows = _measure(loaded, rounds, turn_seconds)
         size = keras.image_size
-    what = f"{model} at {size[0]} x {size[1]} px, one picture a call, {'photographs' if pictures else 'generated'}"
+    what = f"{model} at {size[0]} x {size[1]} px, one image a call, {'photographs' if pictures else 'generated'}"
     result = ExportsBenchmark(what=what, rows=rows + refused)
     if output is not None:
         files.write_json(output, {**result.to_dict(), **report.circumstances()})
@@ -165,7 +165,7 @@ def benchmark_exports(
 
 
 def _samples(keras: KerasRuntime, pictures: Path | None) -> list[Sample]:
-    """Finds the pictures that are timed."""
+    """Finds the images that are timed."""
     if pictures is not None:
         return calibration.from_folder(pictures, keras.model, _PICTURES, "pictures")
     return list(calibration.generated(keras.model, _PICTURES))

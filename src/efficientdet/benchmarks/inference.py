@@ -1,4 +1,4 @@
-"""How fast pictures are looked at: the network alone, end to end, and each part, in turns with a rival."""
+"""How fast images are looked at: the network alone, end to end, and each part, in turns with a rival."""
 
 import contextlib
 import dataclasses
@@ -25,8 +25,8 @@ from efficientdet.training import memory
 _THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 _RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}
 _RIVAL = "rival"
-_MOST = 64  # pictures of a folder
-_GENERATED = 8  # pictures, where no folder is given
+_MOST = 64  # images of a folder
+_GENERATED = 8  # images, where no folder is given
 _GENERATED_SIZE = (480, 640)
 
 
@@ -138,7 +138,7 @@ def benchmark_inference(
     rival: str = "",
     output: Path | None = None,
 ) -> InferenceBenchmark:
-    """Measures how fast pictures are looked at here.
+    """Measures how fast images are looked at here.
 
     The network alone and end to end (decode, letterbox, network, suppression) with each runtime, precision and batch
     size, then the parts alone, and the suppression against its NumPy form. All take turns, so that a machine that
@@ -150,9 +150,9 @@ def benchmark_inference(
     Args:
         model: weights file, run, published name, an export with raw answers (in its own program and precision), or a
             preset, whose weights are then random (as fast as trained ones).
-        pictures: folder of photographs; generated pictures if not given.
+        images: folder of photographs; generated images if not given.
         image_size: height and width of the network input, px; what the model was made for if not given.
-        batch_sizes: pictures a call.
+        batch_sizes: images a call.
         precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
         runtimes: keras, openvino.
         depthwise: how Keras computes depthwise convolutions; auto: as `predict` does; pallas needs JAX and a GPU.
@@ -163,7 +163,7 @@ def benchmark_inference(
         output: JSON file for the result.
 
     Raises:
-        UserError: the model, a picture or the rival cannot be used.
+        UserError: the model, an image or the rival cannot be used.
     """
     if rounds < 1:
         raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
@@ -239,12 +239,12 @@ def _with_arithmetic(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]
 
 
 def _read_pictures(folder: Path | None) -> list[bytes]:
-    """Reads the files of a folder, or draws pictures."""
+    """Reads the files of a folder, or draws images."""
     if folder is None:
         drawn = [synthetic.draw_picture(0, number, _GENERATED_SIZE)[0] for number in range(_GENERATED)]
         return [_to_jpeg(picture) for picture in drawn]
     if not folder.is_dir():
-        raise UserError(f"`pictures` is `{folder}`, which is no folder.")
+        raise UserError(f"`pictures` is `{folder}`, which is not a folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:_MOST]
     if not paths:
         raise UserError(f"`pictures` is `{folder}`, where there are none ({', '.join(images.SUFFIXES)}).")
@@ -288,7 +288,7 @@ def _letterboxed(ours: detector.Detector, batch: list[bytes]) -> tuple[np.ndarra
 
 
 def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
-    """Makes the parts beside the network, one picture a call."""
+    """Makes the parts beside the network, one image a call."""
     decoded = [images.read_image(one, "picture") for one in encoded]
     size, resize = ours.runtime.image_size, ours.runtime.resize
 
@@ -315,7 +315,7 @@ def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable
 
 
 def _predicted(ours: detector.Detector, encoded: list[bytes]) -> suppression.Candidates:
-    """Lets weights answer to the first picture."""
+    """Lets weights answer to the first image."""
     raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
     return suppression.predicted_candidates(raw, ours.runtime.anchors)
 
@@ -340,7 +340,7 @@ def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> tim
 
 
 def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[str, float]]:
-    """Compares our fastest network with the rival's, one picture a call, and the whole way with the network alone."""
+    """Compares our fastest network with the rival's, one image a call, and the whole way with the network alone."""
 
     def best_of(part: str, precisions: Sequence[str]) -> _Candidate | None:
         found = [

@@ -1,4 +1,4 @@
-"""How the input pipeline grows: time to the first batch by shards, images/s by boxes a picture and by image size."""
+"""How the input pipeline grows: time to the first batch by shards, images/s by boxes an image and by image size."""
 
 import dataclasses
 import tempfile
@@ -23,7 +23,7 @@ _MEASURED = 160  # images a measurement
 
 
 def measure(opened: records.Records, *, batch_size: int, rounds: int) -> list[dict[str, Any]]:
-    """Measures in turns; the pictures are those of `opened`, with other boxes and in other shards.
+    """Measures in turns; the images are those of `opened`, with other boxes and in other shards.
 
     Args:
         opened: the split.
@@ -104,7 +104,7 @@ def _batches(
 
 
 def _with_boxes(opened: records.Records, folder: Path, num_boxes: int) -> records.Records:
-    """Writes the first pictures of a split with `num_boxes` boxes each, in one file."""
+    """Writes the first images of a split with `num_boxes` boxes each, in one file."""
     import tensorflow as tf
 
     corners = np.random.default_rng(0).uniform(0, 0.5, (num_boxes, 2)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How fast training pictures come, in turns with bare JPEG decoding and with the conventional order.
+"""How fast training images come, in turns with bare JPEG decoding and with the conventional order.
 
 Stages are our own pipeline cut off after a part of the work: what one takes is what it adds an image, in processor
 time, which other work on the machine hardly changes. All start anew each round, so that none keeps batches from one
@@ -26,15 +26,15 @@ from efficientdet.errors import UserError
 
 _STAGES = ("read", "decode", "resize", "batch")
 _MEANINGS = {
-    "bare decoding": "files in memory to whole pictures, which are dropped",
+    "bare decoding": "files in memory to whole images, which are dropped",
     "conventional": "decode whole, float, scale whole, cut, match anchors on the host",
     "ours": "as training reads",
-    "ours, exact": "the same with `data.decode exact`: every picture decoded whole",
+    "ours, exact": "the same with `data.decode exact`: every image decoded whole",
     "read": "ours: shuffle, read, parse",
     "decode": "... and draw scale and cut, decode what is seen",
     "resize": "... and mirror, resize, pad",
     "batch": "... and boxes, batches of NumPy arrays: all of it",
-    "decoded before": "ours without reading and decoding: what a cache of decoded pictures could give",
+    "decoded before": "ours without reading and decoding: what a cache of decoded images could give",
 }
 
 
@@ -97,18 +97,18 @@ def benchmark_input(
     In turns, round after round: bare JPEG decoding, the conventional order (google/automl's and NVIDIA's), ours, and
     ours cut off after each stage. A rate alone says little on a shared machine; look at the ratios, which are taken
     within a round, and at the processor time. No network is trained here: `train` shows as `input_wait` whether it
-    waits for pictures at all.
+    waits for images at all.
 
     Args:
-        records_location: folder of a converted dataset or a glob of TFRecord files; empty: generated pictures of about
+        records_location: folder of a converted dataset or a glob of TFRecord files; empty: generated images of about
             480 x 640 px.
         split: split of a converted dataset.
         image_size: height and width of the network input, px.
-        batch_size: pictures a batch.
-        num_images: pictures each candidate reads a round.
+        batch_size: images a batch.
+        num_images: images each candidate reads a round.
         rounds: rounds that count; one more comes before.
         decode: how ours decodes.
-        growth: measure too: time to the first batch with 1, 64 and 256 shards; rates by boxes a picture and image size.
+        growth: measure too: time to the first batch with 1, 64 and 256 shards; rates by boxes an image and image size.
         output: JSON file to write.
 
     Returns:
@@ -168,7 +168,7 @@ def _opened(location: str, split: str) -> Iterator[records.Records]:
 
 
 def _describe(opened: records.Records, image_size: tuple[int, int], batch_size: int) -> dict[str, Any]:
-    """Notes what the pictures are like: the first 256 of them."""
+    """Notes what the images are like: the first 256 of them."""
     sizes, lengths = [], []
     for encoded in _encoded(opened, min(len(opened), 256)):
         sizes.append(preprocess.picture_size_tf(encoded).numpy())
@@ -185,7 +185,7 @@ def _describe(opened: records.Records, image_size: tuple[int, int], batch_size: 
 
 
 def _encoded(opened: records.Records, count: int) -> list[bytes]:
-    """Reads the first picture files in the order of training."""
+    """Reads the first image files in the order of training."""
     dataset = pipeline.training_files(opened, batch_size=count, seed=0, start_step=0, stop_step=1)
     return [file["encoded"] for file in dataset.as_numpy_iterator()]
 

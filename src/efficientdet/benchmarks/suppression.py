@@ -23,7 +23,7 @@ _CONFIG = PostprocessConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """The candidates of one picture, best first."""
+    """The candidates of one image, best first."""
 
     name: str
     boxes: np.ndarray
@@ -50,7 +50,7 @@ def spread_candidates(count: int = 5000, num_classes: int = 80) -> Candidates:
 
 
 def predicted_candidates(raw: Any, anchors: np.ndarray) -> Candidates:
-    """Takes the best of a network's answer to one picture."""
+    """Takes the best of a network's answer to one image."""
     from efficientdet.model import postprocess
 
     found = postprocess.top_candidates(raw, anchors, _CONFIG.max_candidates)
@@ -129,7 +129,7 @@ def _turn(work: Callable[[], Any], seconds: list[float]) -> float:
 def soft_nms_by_class(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: PostprocessConfig = _CONFIG
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Suppresses in one picture as the yardstick does.
+    """Suppresses in one image as the yardstick does.
 
     Args:
         boxes: float32[M, 4], yxyx px.

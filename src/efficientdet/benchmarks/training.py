@@ -105,11 +105,11 @@ def benchmark_train(
     """Measures training: every batch size in every precision, in turns.
 
     Args:
-        records: converted dataset whose pictures are trained on, through the input pipeline; none: one generated batch
+        records: converted dataset whose images are trained on, through the input pipeline; none: one generated batch
             that stays on the device, for the step alone.
         preset: model, or a recipe.
         image_size: height and width of the network input, px; the preset's if not given.
-        batch_sizes: pictures an update, over all devices.
+        batch_sizes: images an update, over all devices.
         precisions: of the arithmetic.
         devices: how many; 0: all GPUs, or one CPU.
         xla: auto, on or off.
@@ -118,7 +118,7 @@ def benchmark_train(
         steps: updates a turn.
         rounds: turns of each that count.
         warmup: turns of each before.
-        boxes: on a generated picture, at most.
+        boxes: on a generated image, at most.
         rival: command of a program to compare the first batch size and precision with, such as `.venv-parity/bin/python
             benchmarks/effdet_rival.py train`; size, batch and precision are added.
         output: JSON file to write.

@@ -1,11 +1,11 @@
-"""What happens to a training picture: mirrored, scaled at random, cut or padded (EfficientDet, section 5.1).
+"""What happens to a training image: mirrored, scaled at random, cut or padded (EfficientDet, section 5.1).
 
-Every decision is drawn first (`draw_decisions`), from a seed of the example's own and the picture's size; then the
+Every decision is drawn first (`draw_decisions`), from a seed of the example's own and the image's size; then the
 pixels that are needed are decoded, and pixels and boxes move alike. Before that, and only if it is switched on, the raw
-picture is changed as google/automl does: a grid mask, a policy; and then, which it has not, colour jitter.
+image is changed as google/automl does: a grid mask, a policy; and then, which it has not, colour jitter.
 
-google/automl scales the picture and cuts the network input out of it. Here a window of whole pixels is cut out and
-scaled, which is the same but for rounding: where a picture is cut, height and width of the window are off by up to half
+google/automl scales the image and cuts the network input out of it. Here a window of whole pixels is cut out and
+scaled, which is the same but for rounding: where an image is cut, height and width of the window are off by up to half
 a pixel, so that scales differ from the drawn one by a thousandth or two.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from efficientdet.config import AugmentationConfig, Decode, Resize
 from efficientdet.data import autoaugment, holes, preprocess, tones
 
-_CHANGES = 0  # what a seed of the picture's own is for; `combinations` has other purposes
+_CHANGES = 0  # what a seed of the image's own is for; `combinations` has other purposes
 
 
 def fill(
@@ -27,19 +27,19 @@ def fill(
     decode: Decode,
     covers: bool = False,
 ) -> tuple[Any, Any, Any, Any]:
-    """Makes an example of one picture.
+    """Makes an example of one image.
 
     Args:
-        raw: string[], the picture file; float32[N, 4], yxyx, fractions of its height and width; int32[N], labels.
+        raw: string[], the image file; float32[N, 4], yxyx, fractions of its height and width; int32[N], labels.
         seed: int32[2].
         image_size: height and width of the network input (or of a part of it, then int32[2]), px.
-        resize: how the picture is resampled.
+        resize: how the image is resampled.
         config: what happens to it.
         decode: how the file becomes pixels.
-        covers: the picture is at least so large that nothing is padded.
+        covers: the image is at least so large that nothing is padded.
 
     Returns:
-        uint8[H, W, 3]; int32[2], height and width of the picture inside; float32[M, 4], yxyx px, the boxes of which
+        uint8[H, W, 3]; int32[2], height and width of the image inside; float32[M, 4], yxyx px, the boxes of which
         something is left; int32[M].
     """
     import tensorflow as tf
@@ -89,12 +89,12 @@ def change_picture(image: Any, boxes: Any, seed: Any, config: AugmentationConfig
 
     Args:
         image: uint8[h, w, 3].
-        boxes: float32[N, 4], yxyx, fractions of the picture's height and width.
+        boxes: float32[N, 4], yxyx, fractions of the image's height and width.
         seed: int32[2].
         config: which of them.
 
     Returns:
-        uint8[h, w, 3] and float32[N, 4]; boxes that have left the picture have no area.
+        uint8[h, w, 3] and float32[N, 4]; boxes that have left the image have no area.
     """
     import tensorflow as tf
 
@@ -124,26 +124,26 @@ def change_picture(image: Any, boxes: Any, seed: Any, config: AugmentationConfig
 def draw_decisions(
     seed: Any, size: Any, image_size: Any, config: AugmentationConfig, resize: Resize, covers: bool = False
 ) -> tuple[Any, Any, Any, Any]:
-    """Draws the decisions for one picture (google/automl's order).
+    """Draws the decisions for one image (google/automl's order).
 
-    f ~ U(scale_min, scale_max); the picture is scaled to fit into f * image_size; where it is larger than the network
+    f ~ U(scale_min, scale_max); the image is scaled to fit into f * image_size; where it is larger than the network
     input, the cut begins anywhere.
 
-    A picture that is needed at half its size or less may be shrunk when it is decoded. Antialiased, it is as far as it
+    An image that is needed at half its size or less may be shrunk when it is decoded. Antialiased, it is as far as it
     can be. The other methods skip pixels where they shrink, in evaluation too, and a network should be trained on what
     it is to see; there only what f adds is shrunk so. The window then lies on the grid of the blocks that a shrunk JPEG
     has, and up to `shrink` - 1 px beyond the last whole one are left away.
 
     Args:
         seed: int32[2].
-        size: int32[2], height and width of the picture, px.
+        size: int32[2], height and width of the image, px.
         image_size: height and width of the network input (or of a part of it, then int32[2]), px.
         config: ranges.
-        resize: how the picture is resampled.
-        covers: where the scaled picture would be smaller than the network input, it just covers it instead.
+        resize: how the image is resampled.
+        covers: where the scaled image would be smaller than the network input, it just covers it instead.
 
     Returns:
-        is_mirrored: bool[]. window: int32[4], top, left, height and width of the part that is seen, px of the picture.
+        is_mirrored: bool[]. window: int32[4], top, left, height and width of the part that is seen, px of the image.
         shrink: int32[], 1, 2, 4 or 8: how many times smaller the window may be decoded; it is still as large as it is
         seen.
         valid_size: int32[2], height and width of the window in the network input, px.
@@ -175,15 +175,15 @@ def draw_decisions(
 
 
 def move_boxes(boxes: Any, size: Any, window: Any, valid_size: Any, image_size: Any, is_mirrored: Any) -> Any:
-    """Moves boxes as the picture was cut, scaled and mirrored; what lies outside is clipped.
+    """Moves boxes as the image was cut, scaled and mirrored; what lies outside is clipped.
 
     Clipped to [0, H - 1] and [0, W - 1] as in google/automl; boxes without area afterwards are to be dropped, see
     `has_area`.
 
     Args:
-        boxes: float32[N, 4], yxyx, fractions of the picture's height and width.
-        size: int32[2], height and width of the picture, px.
-        window: int32[4], top, left, height and width of the part that is seen, px of the picture.
+        boxes: float32[N, 4], yxyx, fractions of the image's height and width.
+        size: int32[2], height and width of the image, px.
+        window: int32[4], top, left, height and width of the part that is seen, px of the image.
         valid_size: int32[2], height and width of the window in the network input, px.
         image_size: height and width of the network input, px.
         is_mirrored: bool[].
@@ -213,7 +213,7 @@ def has_area(boxes: Any) -> Any:
 
 
 def mirror_image(image: Any, is_mirrored: Any) -> Any:
-    """Mirrors a picture left to right if `is_mirrored`: uint8[h, w, 3] -> the same."""
+    """Mirrors an image left to right if `is_mirrored`: uint8[h, w, 3] -> the same."""
     import tensorflow as tf
 
     # A list of axes that may be empty, instead of a branch. A slice of step -1 would take twenty times as long.

@@ -1,8 +1,8 @@
 """Sequences of changes: AutoAugment for detection (Zoph et al. 2019) and RandAugment (Cubuk et al. 2019).
 
-A policy is a list of short sequences, one of which is drawn for a picture; each of its steps happens with a probability
-of its own. Tables and strengths are google/automl's. Its lengths in px suit COCO, whose pictures have 640 px on their
-longer side; here they grow and shrink with the picture. A picture is uint8[h, w, 3]; boxes are float32[N, 4], yxyx,
+A policy is a list of short sequences, one of which is drawn for an image; each of its steps happens with a probability
+of its own. Tables and strengths are google/automl's. Its lengths in px suit COCO, whose images have 640 px on their
+longer side; here they grow and shrink with the image. An image is uint8[h, w, 3]; boxes are float32[N, 4], yxyx,
 fractions of its height and width, and move with the pixels (`warps`).
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from efficientdet.config import Policy
 from efficientdet.data import holes, tones, warps
 
-_LONGER_SIDE = 640.0  # px, of the pictures for which lengths are given
+_LONGER_SIDE = 640.0  # px, of the images for which lengths are given
 _SHIFT, _SHIFT_IN_BOX = 250.0, 120.0  # px at strength 1
 _HOLE, _HOLE_IN_BOX = 100.0, 50.0  # px from the middle of a hole to its edge, at strength 1
 
@@ -23,7 +23,7 @@ class _Place(NamedTuple):
     """How strong a change is and where it happens."""
 
     strength: float  # 1 is the published maximum
-    scale: Any  # float32[], longer side of the picture over _LONGER_SIDE
+    scale: Any  # float32[], longer side of the image over _LONGER_SIDE
     in_box: bool  # what is changed is the inside of a box
     seed: Any  # int32[2]
 
@@ -34,7 +34,7 @@ class _Place(NamedTuple):
         return tf.where(tf.random.stateless_uniform([], self.seed) < 0.5, 1.0, -1.0)
 
     def length(self, whole: float, in_box: float) -> Any:
-        """Computes a length in px from those at strength 1 on a picture and in a box."""
+        """Computes a length in px from those at strength 1 on an image and in a box."""
         return self.strength * (in_box if self.in_box else whole) * self.scale
 
     def factor(self) -> float:
@@ -52,7 +52,7 @@ class Step(NamedTuple):
         change: what happens.
         probability: that it happens; for changes inside of boxes, three times that of each box.
         level: 0..10, ten times its strength.
-        in_boxes: whether it happens inside of boxes, each by itself, instead of to the whole picture.
+        in_boxes: whether it happens inside of boxes, each by itself, instead of to the whole image.
     """
 
     change: _Change
@@ -64,7 +64,7 @@ class Step(NamedTuple):
 def apply_policy(
     policy: Policy, image: Any, boxes: Any, seed: Any, *, num_layers: int, magnitude: float
 ) -> tuple[Any, Any]:
-    """Changes a picture with its boxes by a policy.
+    """Changes an image with its boxes by a policy.
 
     Args:
         policy: which.
@@ -75,7 +75,7 @@ def apply_policy(
         magnitude: level of each change (RandAugment only); google/automl's is 15, beyond the published 10.
 
     Returns:
-        uint8[h, w, 3] and float32[N, 4]; boxes that have left the picture are (0, 0, 0, 0).
+        uint8[h, w, 3] and float32[N, 4]; boxes that have left the image are (0, 0, 0, 0).
     """
     import tensorflow as tf
 
@@ -124,7 +124,7 @@ def apply_steps(steps: tuple[Step, ...], image: Any, boxes: Any, seed: Any) -> t
 
 
 def _change(step: Step, image: Any, boxes: Any, drawing: Any, own: Any) -> _Picture:
-    """Applies one step to a whole picture with its probability."""
+    """Applies one step to a whole image with its probability."""
     import tensorflow as tf
 
     place = _Place(step.level / 10, _scale(image), False, own)

@@ -2,8 +2,8 @@
 
 Boxes are (x, y, width, height) px. Category ids stay as they are, holes included; a label is a position in the list
 sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs, in which classes of one
-name are one class. A file without `annotations` lists pictures only (image_info_*.json, which COCO gives for its test
-pictures). An annotation without a box has that of its segmentation. LVIS names images by their address only.
+name are one class. A file without `annotations` lists images only (image_info_*.json, which COCO gives for its test
+images). An annotation without a box has that of its segmentation. LVIS names images by their address only.
 """
 
 import json
@@ -16,8 +16,8 @@ from efficientdet.data.coco_layout import CocoSplit
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_PICTURES_ONLY = "files without annotations (pictures to detect in, nothing to count)"
-_UNLISTED = "annotations of pictures that are not listed dropped"
+_PICTURES_ONLY = "files without annotations (images to detect in, nothing to count)"
+_UNLISTED = "annotations of images that are not listed dropped"
 _TEXT_IDS = "files whose ids are text; counted from 1 in their order"
 _FROM_SEGMENTATION = "boxes computed from polygons or masks, since the annotation has none"
 _REPEATED = "annotations with the id and content of an earlier one dropped"
@@ -25,7 +25,7 @@ _SAME_ID = "annotations with the id of an earlier one, but other content, kept"
 _NEED_ANNOTATIONS = ("train", "val")
 _HINTS = {
     "categories": " (captions carry no boxes; use instances_*.json)",
-    "annotations": " (a list of pictures to test on needs another split name than train and val)",
+    "annotations": " (a list of images to test on needs another split name than train and val)",
 }
 
 # An annotation: box yxyx px, label, is_crowd, area px squared (-1 unknown).
@@ -97,7 +97,7 @@ def read(
 
 
 def _load(path: Path, split: str) -> dict[str, Any]:
-    """Reads a JSON file and checks that it has COCO's three lists; pictures to test on need no annotations."""
+    """Reads a JSON file and checks that it has COCO's three lists; images to test on need no annotations."""
     try:
         document = json.loads(sources.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -181,18 +181,18 @@ class _Split:
         return list(examples.values())
 
     def _read_images(self, document: dict[str, Any]) -> dict[_Key, dict[str, Any]]:
-        """Keys the pictures by their ids."""
+        """Keys the images by their ids."""
         images: dict[_Key, dict[str, Any]] = {}
         for index, image in enumerate(document["images"]):
             where = f"images[{index}]"
             number = values.key(_field(image, "id", self._path, where), f"`{self._path}`: {where} has the `id`")
             if number in images:
-                raise UserError(f"`{self._path}` has two pictures with the id {number}; each id must stand once.")
+                raise UserError(f"`{self._path}` has two images with the id {number}; each id must stand once.")
             images[number] = image
         return images
 
     def _read_annotations(self, document: dict[str, Any], ids: set[_Key]) -> dict[_Key, list[_Row]]:
-        """Gathers the annotations of each picture."""
+        """Gathers the annotations of each image."""
         rows: dict[_Key, list[_Row]] = {number: [] for number in ids}
         seen: dict[_Key, dict[str, Any]] = {}
         unlisted = repeated = same_id = 0
@@ -217,7 +217,7 @@ class _Split:
         return rows
 
     def _read_annotation(self, entry: dict[str, Any], where: str) -> tuple[_Key, _Row]:
-        """Reads one annotation and the id of its picture."""
+        """Reads one annotation and the id of its image."""
         start = f"`{self._path}`: {where}"
         category = values.key(_field(entry, "category_id", self._path, where), f"{start} has the `category_id`")
         if category not in self._labels:
@@ -249,20 +249,20 @@ class _Split:
         return [y, x, y + height, x + width]
 
     def _to_example(self, image: dict[str, Any], rows: list[_Row], number: int) -> sources.Example:
-        """Puts a picture and its annotations together."""
-        where = f"`{self._path}`: picture {number}"
+        """Puts an image and its annotations together."""
+        where = f"`{self._path}`: image {number}"
         path, file_name = self._locate(image, number)
         size = [values.pixels(image.get(side), f"{where}: {side} has") for side in ("height", "width")]
         return _make(number, path, file_name, (size[0], size[1]), rows)
 
     def _locate(self, image: dict[str, Any], number: int) -> tuple[Path, str]:
-        """Finds the file of a picture, and what to call it."""
+        """Finds the file of an image, and what to call it."""
         address = image.get("coco_url")
         is_address = image.get("file_name") is None and isinstance(address, str)
         name: Any = urllib.parse.urlsplit(str(address)).path.strip("/") if is_address else None
         name = name or _field(image, "file_name", self._path, f"picture {number}")
         if not isinstance(name, str):
-            raise UserError(f"`{self._path}`: picture {number} has the `file_name` {str(name)[:60]!r}; expected text.")
+            raise UserError(f"`{self._path}`: image {number} has the `file_name` {str(name)[:60]!r}; expected text.")
         parent = self._path.parent
         folders = [self._folder, parent, self._folder.parent, self._finder.root, parent.parent]
         path, is_mended = self._finder.find(name, folders, self._path, self._within)

@@ -1,7 +1,7 @@
 """The verb `download`: COCO by name, from the archives on its server to records.
 
 Everything lies in one folder: `archives/`, `annotations/`, `images/<split>2017/`, `records/`. A step whose result is
-there is not done again, so the same command goes on after an interruption, takes pictures that somebody has already,
+there is not done again, so the same command goes on after an interruption, takes images that somebody has already,
 and does nothing when all is done. NVIDIA's script for the same purpose passed captions instead of instances to its
 converter, and its records had no boxes; here the splits are converted from `instances_*.json`.
 """
@@ -23,7 +23,7 @@ Split = Literal["train", "val"]
 _MARKER = "download.json"
 # As in NVIDIA's script.
 _SHARDS = {"train": 256, "val": 32}
-# Files take up whole blocks of the disk, and a record is longer than its picture.
+# Files take up whole blocks of the disk, and a record is longer than its image.
 _MARGIN = 1.05
 # However small an archive is, so much may come out of it.
 _LEAST_LIMIT = 10**8  # bytes
@@ -65,7 +65,7 @@ _ANNOTATIONS = _Archive(
     root="annotations",
     folder="annotations",
 )
-# Pictures do not become smaller in an archive.
+# Images do not become smaller in an archive.
 _PICTURES = {
     "val": _Archive(
         place="zips/val2017.zip",
@@ -94,7 +94,7 @@ class Download:
         dataset: its name.
         output: folder of everything.
         records: folder of the records, for `--data.train`.
-        splits: pictures, boxes and files of each split.
+        splits: images, boxes and files of each split.
         fetched: archives that came from the server, by name, with their bytes.
         unpacked: folders that were unpacked.
         is_converted: whether the records were written now.
@@ -117,7 +117,7 @@ class Download:
     def text(self) -> str:
         """Says what is there now."""
         lines = [
-            f"{name}: {split['num_examples']:,} pictures, {split['num_boxes']:,} boxes, {split['num_shards']} files"
+            f"{name}: {split['num_examples']:,} images, {split['num_boxes']:,} boxes, {split['num_shards']} files"
             for name, split in self.splits.items()
         ]
         lines += [f"removed: {name}" for name in self.removed]
@@ -139,20 +139,20 @@ def download(
 ) -> Download:
     """Downloads a dataset and converts it into records for training.
 
-    The same command goes on after an interruption, and does nothing when everything is there. Pictures and annotations
+    The same command goes on after an interruption, and does nothing when everything is there. Images and annotations
     that are there already are taken as they are: put them into OUTPUT/images/train2017, OUTPUT/images/val2017 and
     OUTPUT/annotations, or the archives into OUTPUT/archives. Several processes convert, so a script that calls this
     needs `if __name__ == "__main__":`.
 
     Args:
-        dataset: coco2017, the pictures and boxes of COCO 2017.
+        dataset: coco2017, the images and boxes of COCO 2017.
         output: folder for archives, annotations, images and records.
         splits: fetch and convert only these.
         mirror: address of another server with the same files in the same places; what COCO's own server sends is
             compared with published checksums, what a mirror sends is not.
         num_workers: processes that convert; 0: as many as there are cores.
         remove_archives: remove the archives when the records are complete.
-        remove_images: remove the pictures when the records, which hold them too, are complete.
+        remove_images: remove the images when the records, which hold them too, are complete.
 
     Returns:
         What was done.
@@ -226,7 +226,7 @@ def _read_splits(output: Path) -> dict[str, Any]:
 
 
 def _figures(output: Path) -> dict[str, dict[str, int]]:
-    """Counts pictures, boxes and files of the splits that are converted and whole."""
+    """Counts images, boxes and files of the splits that are converted and whole."""
     folder = output / "records"
     figures = {}
     for name, split in _read_splits(output).items():

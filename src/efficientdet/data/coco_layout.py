@@ -11,7 +11,7 @@ from pathlib import Path
 from efficientdet.data import lookup, sources
 
 CocoSplit = tuple[str, Path, Path]
-"""Name of a split, its annotation file, its folder of pictures."""
+"""Name of a split, its annotation file, its folder of images."""
 
 _ROBOFLOW = "_annotations.coco.json"
 _SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
@@ -65,7 +65,7 @@ def _choose(files: list[Path]) -> list[Path]:
 
 
 def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:
-    """Pairs annotations/instances_<split>.json with its folder of pictures."""
+    """Pairs annotations/instances_<split>.json with its folder of images."""
     name = path.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     known = sources.normalize_split(name)
     split = sources.split_in(name) or ("train" if is_only else name) if known == name else known
@@ -74,12 +74,12 @@ def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:
 
 
 def _beside(path: Path) -> Path:
-    """Gives the folder of pictures of a file that lies with them, or beside the folder that has them."""
+    """Gives the folder of images of a file that lies with them, or beside the folder that has them."""
     return find_images(path.parent, [])
 
 
 def find_images(root: Path, names: list[str]) -> Path:
-    """Picks a folder of pictures: that of the split, else images/, else the root."""
+    """Picks a folder of images: that of the split, else images/, else the root."""
     of_split = [root / name for name in names] + [root / f / name for f in _IMAGE_FOLDERS[:2] for name in names]
     candidates = [*of_split, *(root / name for name in _IMAGE_FOLDERS)]
     return next((folder for folder in candidates if folder.is_dir()), root)

@@ -2,7 +2,7 @@
 
     [{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ...]
 
-Boxes in px of the picture, whose first pixel begins at 0. COCO's server takes this file. A file that is read may come
+Boxes in px of the image, whose first pixel begins at 0. COCO's server takes this file. A file that is read may come
 from any detector and is not trusted.
 """
 
@@ -55,7 +55,7 @@ def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) 
 
     Args:
         path: the file.
-        image_ids: ids of the pictures; a detection in another one is an error.
+        image_ids: ids of the images; a detection in another one is an error.
         category_ids: ids of the classes; a detection of another one is an error.
 
     Returns:
@@ -72,7 +72,7 @@ def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) 
         raise UserError(f"`{path}` is not valid JSON, it may be cut short: {error}.") from error
     if not isinstance(document, list):
         hint = "; this looks like annotations" if isinstance(document, dict) and "annotations" in document else ""
-        raise UserError(f"`{path}` is no list; expected COCO's results: image_id, category_id, bbox, score{hint}.")
+        raise UserError(f"`{path}` is not a list; expected COCO's results: image_id, category_id, bbox, score{hint}.")
     known = {"image_id": (frozenset(image_ids), "picture"), "category_id": (frozenset(category_ids), "class")}
     return [_read_detection(entry, f"`{path}`: detection {index}", known) for index, entry in enumerate(document)]
 

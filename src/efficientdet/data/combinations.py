@@ -1,11 +1,11 @@
-"""Training examples, also those made of several pictures: mosaic and mixup.
+"""Training examples, also those made of several images: mosaic and mixup.
 
 A mosaic (YOLOv4, section 3.4) parts the network input at a random point into four tiles, each of which is filled as a
-small network input of its own: the picture is mirrored, scaled and cut as ever, but at least as large as its tile.
-google/automl's code for mosaics is not connected to its input, and stretches the pictures. Mixup (Zhang et al. 2018)
-lays one example over another. Boxes of all pictures count fully.
+small network input of its own: the image is mirrored, scaled and cut as ever, but at least as large as its tile.
+google/automl's code for mosaics is not connected to its input, and stretches the images. Mixup (Zhang et al. 2018)
+lays one example over another. Boxes of all images count fully.
 
-Everything is drawn from the example's seed, the other pictures too. A raw picture is (encoded, boxes, labels):
+Everything is drawn from the example's seed, the other images too. A raw image is (encoded, boxes, labels):
 string[], the file; float32[N, 4], yxyx, fractions; int32[N]. An example is (pixels, valid_size, boxes, labels):
 uint8[H, W, 3]; int32[2], px; float32[M, 4], yxyx px of the network input; int32[M].
 """
@@ -24,7 +24,7 @@ _Example = tuple[Any, Any, Any, Any]
 
 
 def num_pictures(config: AugmentationConfig) -> int:
-    """Counts the pictures whose boxes one example may have."""
+    """Counts the images whose boxes one example may have."""
     return (4 if config.mosaic else 1) * (2 if config.mixup else 1)
 
 
@@ -38,14 +38,14 @@ def make_example(
     config: AugmentationConfig,
     decode: Decode,
 ) -> _Example:
-    """Makes a training example of a picture, and of others where the config says so.
+    """Makes a training example of an image, and of others where the config says so.
 
     Args:
-        raw: the picture.
-        draw_other: gives any raw picture, drawn from a seed int32[2].
+        raw: the image.
+        draw_other: gives any raw image, drawn from a seed int32[2].
         seed: int32[2].
         image_size: H and W, px.
-        resize: how a picture is resampled.
+        resize: how an image is resampled.
         config: what happens to it.
         decode: how files become pixels.
 
@@ -76,7 +76,7 @@ def _make_unmixed(
     config: AugmentationConfig,
     decode: Decode,
 ) -> _Example:
-    """Makes a mosaic with the config's probability, else an example of one picture."""
+    """Makes a mosaic with the config's probability, else an example of one image."""
     import tensorflow as tf
 
     def single() -> _Example:
@@ -133,7 +133,7 @@ def join(tiles: list[_Example], image_size: tuple[int, int]) -> _Example:
 def mix(first: _Example, second: _Example, share: Any) -> _Example:
     """Lays two examples over each other.
 
-    Where only one has a picture, it is seen as it is; where none has, there is grey, since the network takes only what
+    Where only one has an image, it is seen as it is; where none has, there is grey, since the network takes only what
     lies to the right of and below all pixels for padding.
 
     Args:
@@ -159,7 +159,7 @@ def mix(first: _Example, second: _Example, share: Any) -> _Example:
 
 
 def _cover(example: _Example) -> Any:
-    """Marks the pixels of the picture inside an example: float32[H, W, 1], 1 or 0."""
+    """Marks the pixels of the image inside an example: float32[H, W, 1], 1 or 0."""
     import tensorflow as tf
 
     height, width, _ = example[0].shape

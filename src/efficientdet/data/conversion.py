@@ -1,4 +1,4 @@
-"""The verb `convert`: a folder of pictures and annotations becomes a folder of records, whole or not at all.
+"""The verb `convert`: a folder of images and annotations becomes a folder of records, whole or not at all.
 
 Formats and policy are in docs/data.md.
 """
@@ -33,7 +33,7 @@ from efficientdet.errors import UserError
 _PICTURES_A_SHARD = 1000
 _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
-# Starting a process costs about as much as converting so many pictures.
+# Starting a process costs about as much as converting so many images.
 _PICTURES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
 _HELD_OUT = "splits made of a tenth of the training images, since there was none"
@@ -76,11 +76,11 @@ def convert(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> summary.Summary:
-    """Converts pictures and annotations into records for training.
+    """Converts images and annotations into records for training.
 
     All splits go into one folder and share one class table. What is not as it should be is mended and reported, or
     stops the conversion with one line that names the file; a conversion that fails leaves nothing behind. Several
-    processes are spawned for many pictures, so a script that calls this needs `if __name__ == "__main__":`.
+    processes are spawned for many images, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
         format: how the annotations are written; auto: what the files look like. The command line takes it as auto where
@@ -88,13 +88,13 @@ def convert(
         source: folder of the dataset.
         output: folder to write; it must not exist or be empty.
         splits: convert only these splits; all if empty.
-        files: COCO only: name, annotation file and folder of pictures of each split, where they are not found by
+        files: COCO only: name, annotation file and folder of images of each split, where they are not found by
             themselves; relative paths start at the source.
         val_fraction: share of the training images that becomes the split val, for a dataset without one; by default a
             tenth of 20 images or more. splits.json in the output names the images of each split.
         num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
-            pictures; 0: one for about 1000 pictures or 100 MB, at most 256.
-        num_workers: processes; 0: as many as there are cores, fewer for few pictures; 1: this process only.
+            images; 0: one for about 1000 images or 100 MB, at most 256.
+        num_workers: processes; 0: as many as there are cores, fewer for few images; 1: this process only.
         classes: file with the class names, one a line, in the order of their ids; not for COCO, which lists them.
         drop_difficult: VOC: leave out the objects marked as difficult.
         keypoints: YOLO: number of keypoints behind each box, and of numbers of each, if data.yaml has no `kpt_shape`.
@@ -103,7 +103,7 @@ def convert(
         swap_corners: put corners in the wrong order right, instead of dropping the box.
         exif_boxes: which image the boxes were drawn on where an EXIF rotation leaves that open: `upright`, or `stored`
             as the file has it; `auto`: as the rest of the dataset shows, else upright.
-        skip_broken_images: leave out and report pictures that are missing, cannot be decoded, or have another size than
+        skip_broken_images: leave out and report images that are missing, cannot be decoded, or have another size than
             their annotation says, instead of stopping.
         skip_broken_annotations: leave out and report annotations that cannot be read, instead of stopping.
         dry_run: only check everything and report all faults; nothing is written.
@@ -156,11 +156,11 @@ def convert(
             raise UserError(_describe_broken(result))
         for name, split in result.splits.items():
             if not split.num_examples and not dry_run:
-                raise UserError(f"`{source}` has no usable picture in `{name}`; all of them are broken.")
+                raise UserError(f"`{source}` has no usable image in `{name}`; all of them are broken.")
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
         may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
         if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):
-            raise UserError(f"`{source}` has no box with area inside its picture; there is nothing to learn.")
+            raise UserError(f"`{source}` has no box with area inside its image; there is nothing to learn.")
         if folder is not None:
             dataset_files.write_manifest(folder, result, written)
             dataset_files.write_splits(folder, dataset, result)
@@ -263,7 +263,7 @@ def _hold_out_by_default(dataset: sources.Source) -> sources.Source:
 
 
 def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
-    """Moves a share of train to val: those whose names hash lowest, so that new pictures move few of the old ones."""
+    """Moves a share of train to val: those whose names hash lowest, so that new images move few of the old ones."""
     if not val_fraction:
         return dataset
     if "val" in dataset.splits or "train" not in dataset.splits:
@@ -274,7 +274,7 @@ def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
     train = dataset.splits["train"]
     num_val = max(1, round(len(train) * val_fraction))
     if num_val >= len(train):
-        raise UserError(f"`val_fraction` is {val_fraction} of {len(train)} pictures; none would be left to train on.")
+        raise UserError(f"`val_fraction` is {val_fraction} of {len(train)} images; none would be left to train on.")
     ranked = sorted(train, key=lambda example: hashlib.sha256(example.file_name.encode()).digest())
     held_out = {example.id for example in ranked[:num_val]}
     splits = {
@@ -295,9 +295,9 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
     """Raises a UserError if there is nothing to learn from."""
     for name, examples in dataset.splits.items():
         if not examples:
-            raise UserError(f"`{source}` has no pictures in the split `{name}`. {accounts.describe_files(source)}")
+            raise UserError(f"`{source}` has no images in the split `{name}`. {accounts.describe_files(source)}")
     if not dataset.splits:
-        raise UserError(f"`{source}` has no pictures. {accounts.describe_files(source)}")
+        raise UserError(f"`{source}` has no images. {accounts.describe_files(source)}")
     annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
     has_boxes = any(len(example.labels) for examples in annotated for example in examples)
     if annotated and not has_boxes:
@@ -369,15 +369,15 @@ def _summarize(
 
 
 def _describe_broken(result: summary.Summary) -> str:
-    """Says which picture is broken, how many more are, and what to do."""
+    """Says which image is broken, how many more are, and what to do."""
     first = next(problem for problem in result.problems if problem.kind == policy.BROKEN)
     others = result.num_broken - 1
-    more = f" {others} more picture{'s are' if others > 1 else ' is'} broken." if others else ""
-    return f"{first.detail}{more} `--skip-broken-images` leaves such pictures out; `--dry-run` lists them all."
+    more = f" {others} more image{'s are' if others > 1 else ' is'} broken." if others else ""
+    return f"{first.detail}{more} `--skip-broken-images` leaves such images out; `--dry-run` lists them all."
 
 
 def _fingerprint(source: Path) -> str:
-    """Hashes what tells a changed dataset: path, and name, size and time of each picture and annotation file."""
+    """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.

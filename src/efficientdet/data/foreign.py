@@ -126,7 +126,7 @@ def _read_record(payload: bytes, where: str, names: dict[int, str]) -> list[int]
         return list(getattr(feature[key], kind).value) if key in feature else []
 
     if not any(values(tfrecord.ENCODED, "bytes_list")):
-        raise UserError(f"{where}: has no picture in `{tfrecord.ENCODED}`.")
+        raise UserError(f"{where}: has no image in `{tfrecord.ENCODED}`.")
     labels = values(tfrecord.LABEL, "int64_list")
     texts = values(tfrecord.TEXT, "bytes_list")
     lists = {key: values(key, "float_list") for key in tfrecord.SIDES}

@@ -1,6 +1,6 @@
-"""What hides parts of a picture behind grey, boxes kept: cutout, cutout inside a box, grid mask.
+"""What hides parts of an image behind grey, boxes kept: cutout, cutout inside a box, grid mask.
 
-Pictures are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width.
+Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width.
 """
 
 import math
@@ -8,13 +8,13 @@ from typing import Any
 
 from efficientdet.data import warps
 
-_KEPT = 0.6  # of a period of the grid, in each direction: 84 % of the picture stay (GridMask's r)
+_KEPT = 0.6  # of a period of the grid, in each direction: 84 % of the image stay (GridMask's r)
 _PERIODS = (0.3, 0.5)  # shortest and longest period, fractions of the shorter side
 _TILT = 10.0  # degrees, the largest
 
 
 def cut_out(image: Any, half_side: Any, seed: Any) -> Any:
-    """Hides a square around any pixel: half_side px in each direction, what lies in the picture (Cutout, section 3)."""
+    """Hides a square around any pixel: half_side px in each direction, what lies in the image (Cutout, section 3)."""
     import tensorflow as tf
 
     size = tf.cast(tf.shape(image)[:2], tf.float32)

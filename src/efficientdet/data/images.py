@@ -1,11 +1,11 @@
 """Image files: any common format in, uint8 RGB or a plain JPEG out.
 
-Pictures come from strangers, so a file is judged by its header before its pixels are decoded, a file that decodes only
+Images come from strangers, so a file is judged by its header before its pixels are decoded, a file that decodes only
 in part is refused, and each refusal is a `UserError` that names the file. Needs Pillow only, no TensorFlow, no Keras.
 
 Choices that another reader might make otherwise:
 - EXIF rotation is applied (PyTorch's and TensorFlow's decoders ignore it; people and phones do not).
-- A transparent picture is laid over white, as a browser shows it; dropping the alpha would uncover whatever colour
+- A transparent image is laid over white, as a browser shows it; dropping the alpha would uncover whatever colour
   an editor left behind in the transparent part.
 - 16 bits become 8 by round(v / 257), so that 65535 is 255. Values beyond 16 bits and floats have no agreed white:
   refused.
@@ -25,15 +25,15 @@ from efficientdet.errors import UserError
 
 
 class UnknownFormatError(UserError):
-    """The file is no picture of a format that is read."""
+    """The file is no image of a format that is read."""
 
 
 class TooManyPixelsError(UserError):
-    """The picture is larger than `MAX_PIXELS`."""
+    """The image is larger than `MAX_PIXELS`."""
 
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest picture that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
+"""Pixels of the largest image that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
@@ -41,7 +41,7 @@ SUFFIXES = (
 )
 """How names of image files end, lower case."""
 
-# Pillow opens the photographs with a second picture inside that phones write (MPO) as JPEG.
+# Pillow opens the photographs with a second image inside that phones write (MPO) as JPEG.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 # What a file of boxes (ISO 14496-12) calls itself in its first one: the first is AVIF, the others are HEIC.
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -56,7 +56,7 @@ _COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the header of a picture file says.
+    """What the header of an image file says.
 
     Attributes:
         format: Pillow's name of the file format, such as "JPEG".
@@ -66,7 +66,7 @@ class Facts:
         orientation: EXIF orientation 1..8; 1 is upright.
         is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
         has_more_frames: it is the first frame of an animation or the first page of several.
-        decoded_pixels: px that decoding makes: more than the picture has where a TIFF's tiles are larger than it.
+        decoded_pixels: px that decoding makes: more than the image has where a TIFF's tiles are larger than it.
     """
 
     format: str
@@ -90,17 +90,17 @@ class Facts:
 
 
 def read_image(source: Path | bytes, name: str) -> np.ndarray:
-    """Decodes a picture, upright.
+    """Decodes an image, upright.
 
     Args:
         source: the file or its content.
-        name: what an error calls the picture.
+        name: what an error calls the image.
 
     Returns:
         uint8[H, W, 3], RGB.
 
     Raises:
-        UserError: the file is missing, no picture, cut short, or larger than `MAX_PIXELS`.
+        UserError: the file is missing, no image, cut short, or larger than `MAX_PIXELS`.
     """
     with _open(source, name) as image:
         return upright(image, name)
@@ -173,7 +173,7 @@ def _frame_places(image: Image.Image) -> list[int]:
 
 
 def inspect(source: Path | bytes, name: str) -> Facts:
-    """Reads the header of a picture; no pixel is decoded."""
+    """Reads the header of an image; no pixel is decoded."""
     content = source if isinstance(source, bytes) else read_file(source, name)
     with _open(content, name) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -191,17 +191,17 @@ def inspect(source: Path | bytes, name: str) -> Facts:
 
 
 def check_decodes(source: Path | bytes, name: str) -> None:
-    """Raises a UserError unless every pixel of the picture can be decoded."""
+    """Raises a UserError unless every pixel of the image can be decoded."""
     with _open(source, name) as image:
         image.load()
 
 
 def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
-    """Encodes a picture anew as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
+    """Encodes an image anew as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
 
     Args:
         source: the file or its content.
-        name: what an error calls the picture.
+        name: what an error calls the image.
         rotate: applies the EXIF rotation first.
     """
     with _open(source, name) as image:
@@ -216,13 +216,13 @@ def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Reads a picture file without looking into it.
+    """Reads an image file without looking into it.
 
     Raises:
         UserError: it is missing or cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"`{name}` is missing: there is no file {path}.")
+        raise UserError(f"`{name}` is missing: there is not a file {path}.")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -240,7 +240,7 @@ def strip_exif(jpeg: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """Opens a picture; whatever Pillow raises inside the block becomes a UserError that names the file."""
+    """Opens an image; whatever Pillow raises inside the block becomes a UserError that names the file."""
     content = source if isinstance(source, bytes) else read_file(source, name)
     with _explained(name), _quiet(), _opened(content, name) as image:
         yield image
@@ -292,7 +292,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns whatever Pillow raises inside the block into a UserError that names the picture."""
+    """Turns whatever Pillow raises inside the block into a UserError that names the image."""
     try:
         yield
     except UserError:
@@ -300,7 +300,7 @@ def _explained(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise TooManyPixelsError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except UnidentifiedImageError:
-        raise UnknownFormatError(f"`{name}` is no picture that can be read; expected {', '.join(_FORMATS)}.") from None
+        raise UnknownFormatError(f"`{name}` is no image that can be read; expected {', '.join(_FORMATS)}.") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error

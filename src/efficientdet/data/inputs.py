@@ -40,7 +40,7 @@ def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
     """Takes the pixels of an image of any kind, upright.
 
     Args:
-        picture: see `Picture`.
+        image: see `Picture`.
         name: what an error calls the image; none: its path, or `image`.
 
     Returns:
@@ -151,7 +151,7 @@ def _check_array(array: np.ndarray, name: str) -> np.ndarray:
     shape = array.shape
     hint = ""
     if array.ndim == 4:
-        hint = "; give a list of pictures for several"
+        hint = "; give a list of images for several"
     elif array.ndim == 2:
         hint = "; grey becomes that with np.stack([image] * 3, axis=-1)"
     elif array.ndim == 3 and shape[-1] == 4:

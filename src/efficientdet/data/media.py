@@ -1,7 +1,7 @@
 """What people point at: images, videos, folders, patterns, addresses on the web, streams, the number of a camera.
 
 A word is taken for what exists: a file called `*.jpg` or `0` is that file, before a pattern or a camera. Of folders and
-patterns, files that are neither pictures nor videos by their names are left out; a file that was named itself is judged
+patterns, files that are neither images nor videos by their names are left out; a file that was named itself is judged
 by its content. From the web nothing is kept: a file of bounded size, in bounded time, into a folder of the caller's.
 """
 
@@ -94,7 +94,7 @@ def find(words: Sequence[str | Path]) -> list[Medium]:
         UserError: a word stands for nothing.
     """
     if not words:
-        raise UserError("`sources` is empty; give at least one picture, folder, video, address or camera.")
+        raise UserError("`sources` is empty; give at least one image, folder, video, address or camera.")
     return [medium for word in words for medium in _find(word)]
 
 
@@ -184,10 +184,10 @@ def _find(word: str | Path) -> list[Medium]:
 
 
 def _only_media(paths: list[Path], what: str) -> list[Medium]:
-    """Takes pictures and videos out of files, by their names."""
+    """Takes images and videos out of files, by their names."""
     known = [path for path in sorted(paths) if path.suffix.lower() in (*images.SUFFIXES, *VIDEO_SUFFIXES)]
     if not known:
-        raise UserError(f"{what} no pictures and no videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
+        raise UserError(f"{what} no images and no videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
     return [_from_file(path) for path in known]
 
 

@@ -24,7 +24,7 @@ _READ_TOGETHER = 16  # records; a call into Python and the operations of parsing
 
 
 def box_room(records: Records) -> int:
-    """Computes the room for boxes of one picture: the fullest picture's, rounded up to a multiple of 8."""
+    """Computes the room for boxes of one image: the fullest image's, rounded up to a multiple of 8."""
     return max(-(-records.max_boxes // 8) * 8, 8)
 
 
@@ -44,16 +44,16 @@ def training_batches(
     """Makes the training batches of steps start_step..stop_step - 1.
 
     Crowds are left out, and boxes of which nothing is left after the cut. Mosaic and mixup read the records of other
-    pictures too, drawn from the example's seed; then there is room for the boxes of all.
+    images too, drawn from the example's seed; then there is room for the boxes of all.
 
     Args:
         records: the split.
         image_size: height and width of the network input, px.
-        resize: how a picture is resampled.
+        resize: how an image is resampled.
         batch_size: B.
         seed: of order and augmentation.
-        augmentation: what happens to a picture.
-        decode: how picture files become pixels.
+        augmentation: what happens to an image.
+        decode: how image files become pixels.
         start_step: first step.
         stop_step: step after the last.
         share: (k, n): the k-th of n equal parts of each batch, for one of n processes.
@@ -80,7 +80,7 @@ def training_files(
     stop_step: int,
     share: tuple[int, int] = (0, 1),
 ) -> Any:
-    """Makes the dataset of picture files and boxes in the order of training; arguments as for `training_batches`.
+    """Makes the dataset of image files and boxes in the order of training; arguments as for `training_batches`.
 
     Returns:
         tf.data.Dataset; an element has encoded: string[]; id: int64[]; num_boxes: int32[]; boxes: float32[N, 4],
@@ -204,7 +204,7 @@ def evaluation_batches(
         records: the split.
         categories: the model's classes; the split's must be among them.
         image_size: height and width of the network input, px.
-        resize: how a picture is resampled.
+        resize: how an image is resampled.
         batch_size: B.
         max_images: only the first so many; 0: all.
 
@@ -232,7 +232,7 @@ def evaluation_batches(
 
 
 def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Originals]:
-    """Reads the truth of a split, in its order; the pictures are not decoded.
+    """Reads the truth of a split, in its order; the images are not decoded.
 
     The labels are positions in the split's own categories, the scales 1; filled up as `evaluation_batches` does.
 
@@ -256,7 +256,7 @@ def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Original
 
 
 def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, max_images: int) -> Iterator[Any]:
-    """Makes batches of `example(record, id)` of the first pictures, in their order; the last is filled up (id -1)."""
+    """Makes batches of `example(record, id)` of the first images, in their order; the last is filled up (id -1)."""
     import tensorflow as tf
 
     num_examples = min(len(records), max_images or len(records))
@@ -271,7 +271,7 @@ def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, ma
 
 
 def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, labels: Any, room: int) -> dict[str, Any]:
-    """Arranges the facts of one picture as a row of Originals."""
+    """Arranges the facts of one image as a row of Originals."""
     import tensorflow as tf
 
     boxes = record["boxes"] * _twice(size)
@@ -362,7 +362,7 @@ def _label_table(categories: tuple[Category, ...]) -> Any:
 
 
 def _id(record: dict[str, Any], number: Any) -> Any:
-    """Returns the image id; an image whose source_id is no number is called by its place in the split, from 1."""
+    """Returns the image id; an image whose source_id is not a number is called by its place in the split, from 1."""
     import tensorflow as tf
 
     return tf.where(record["id"] < 0, number + 1, record["id"])

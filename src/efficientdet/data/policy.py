@@ -1,7 +1,7 @@
-"""What happens to pictures and boxes that are not as they should be (the table in docs/data.md).
+"""What happens to images and boxes that are not as they should be (the table in docs/data.md).
 
-A picture is judged here once, before it becomes a record: a fault that can be mended is mended and reported as a
-`Problem`, a picture that cannot be used is a `UserError`.
+An image is judged here once, before it becomes a record: a fault that can be mended is mended and reported as a
+`Problem`, an image that cannot be used is a `UserError`.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from efficientdet.errors import UserError
 
 NOT_FINITE = "boxes with coordinates that are not numbers dropped"
 NO_AREA = "boxes without area dropped"
-OUTSIDE = "boxes outside of the picture dropped"
+OUTSIDE = "boxes outside of the image dropped"
 CLIPPED = "boxes clipped to the picture"
 REENCODED = "pictures encoded anew as RGB JPEG"
 ROTATED = "pictures rotated upright (EXIF)"
 TAG_REMOVED = "rotation tags removed: the annotation is of the unrotated picture"
 FIRST_FRAME = "animations and files of several pages, of which the first image was taken"
-BROKEN = "broken pictures left out"
+BROKEN = "broken images left out"
 
 # A box whose edge is this far outside is not worth a line of the report: annotations are rounded.
 _CLIP_SILENTLY_PX = 1.0
@@ -27,13 +27,13 @@ _CLIP_SILENTLY_PX = 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A picture that can be trusted.
+    """A image that can be trusted.
 
     Attributes:
         jpeg: RGB or grey JPEG, upright, without a rotation tag.
         height: px.
         width: px.
-        boxes: float32[N, 4], yxyx px, inside the picture and with area.
+        boxes: float32[N, 4], yxyx px, inside the image and with area.
         labels: int32[N].
         is_crowd: bool[N].
         area: float32[N], px squared; of the box where the annotation does not say.
@@ -51,10 +51,10 @@ class Picture:
 
 
 def prepare(example: sources.Example, split: str) -> Picture:
-    """Reads, checks and mends one picture and its boxes.
+    """Reads, checks and mends one image and its boxes.
 
     Raises:
-        UserError: the picture is missing, cannot be decoded, or has not the size that its annotation declares.
+        UserError: the image is missing, cannot be decoded, or has not the size that its annotation declares.
     """
     problems: list[sources.Problem] = []
 
@@ -97,7 +97,7 @@ def prepare(example: sources.Example, split: str) -> Picture:
 
 
 def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Clips boxes to the picture and drops what is left without area.
+    """Clips boxes to the image and drops what is left without area.
 
     Args:
         boxes: float32[N, 4], yxyx px.
@@ -125,7 +125,7 @@ def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 
 
 def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
-    """Decides whether the annotation is of the upright picture or of the one as it is stored."""
+    """Decides whether the annotation is of the upright image or of the one as it is stored."""
     declared = example.declared_size
     if declared not in (None, facts.upright_size, facts.stored_size):
         height, width = facts.upright_size
@@ -139,7 +139,7 @@ def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
 
 
 def _in_pixels(example: sources.Example, height: int, width: int) -> np.ndarray:
-    """Gives the boxes in px of the picture: float32[N, 4], yxyx."""
+    """Gives the boxes in px of the image: float32[N, 4], yxyx."""
     if not example.is_normalized:
         return example.boxes
     return example.boxes * np.asarray([height, width, height, width], np.float32)

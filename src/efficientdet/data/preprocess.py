@@ -1,8 +1,8 @@
 """Pictures to network inputs and back: decode, resample, letterbox.
 
-The letterbox scales a picture to fit the network input, aspect ratio kept, and pads it at the bottom and right with
+The letterbox scales an image to fit the network input, aspect ratio kept, and pads it at the bottom and right with
 zeros. Resampling is bilinear, in float32, rounded to uint8 at the end (google/automl and NVIDIA kept floats). A new
-pixel x looks at a place in the picture and mixes the pixels whose centres are near; r = old size / new size:
+pixel x looks at a place in the image and mixes the pixels whose centres are near; r = old size / new size:
 
     half_pixel   at (x + 1/2) r, the two nearest (google/automl since July 2020)
     legacy       at x r + 1/2, the two nearest: the first pixels coincide (NVIDIA, google/automl before July 2020)
@@ -26,7 +26,7 @@ SHRINKS = (1, 2, 4, 8)
 def fitted_size(
     size: tuple[int, int], target_size: tuple[int, int] | tuple[np.float32, np.float32]
 ) -> tuple[tuple[int, int], float]:
-    """Computes the size of a picture scaled to fit into `target_size`.
+    """Computes the size of an image scaled to fit into `target_size`.
 
     In float32 and truncated as the reference implementations do, which loses a pixel at some sizes: a long side of 427
     becomes 511 at 512.
@@ -46,7 +46,7 @@ def fitted_size(
 def letterbox(
     image: np.ndarray, image_size: tuple[int, int], method: Resize
 ) -> tuple[np.ndarray, tuple[int, int], float]:
-    """Scales a picture to fit and pads it.
+    """Scales an image to fit and pads it.
 
     Args:
         image: uint8[h, w, 3].
@@ -54,7 +54,7 @@ def letterbox(
         method: how it is resampled.
 
     Returns:
-        uint8[H, W, 3]; height and width of the picture inside; px of the input per px of the picture.
+        uint8[H, W, 3]; height and width of the image inside; px of the input per px of the image.
     """
     (height, width), scale = fitted_size((image.shape[0], image.shape[1]), image_size)
     padded = np.zeros((*image_size, 3), np.uint8)
@@ -79,7 +79,7 @@ def resize(image: np.ndarray, size: tuple[int, int], method: Resize) -> np.ndarr
     left, right, share_x = _neighbours(image.shape[1], size[1], method)
     share_y, share_x = share_y[:, None], share_x.repeat(3)
     resized = np.empty((size[0], size[1] * 3), np.uint8)
-    # A few rows at a time, which stay in the processor's cache: eight times as fast as the whole picture at once.
+    # A few rows at a time, which stay in the processor's cache: eight times as fast as the whole image at once.
     for start in range(0, size[0], 32):
         block = slice(start, start + 32)
         rows = np.unique(np.concatenate([top[block], bottom[block]]))
@@ -120,18 +120,18 @@ def _neighbours(size: int, new_size: int, method: Resize) -> tuple[np.ndarray, n
 
 
 def undo_letterbox(boxes: np.ndarray, scale: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Moves boxes from the network input back to the picture, and clips them to it.
+    """Moves boxes from the network input back to the image, and clips them to it.
 
     The reference implementations do not clip; a box beyond the border helps nobody, and its overlap with the truth
     only grows.
 
     Args:
         boxes: float32[..., K, 4], yxyx px of the network input.
-        scale: float32[...], px of the input per px of the picture.
-        size: int32[..., 2], height and width of the picture, px.
+        scale: float32[...], px of the input per px of the image.
+        size: int32[..., 2], height and width of the image, px.
 
     Returns:
-        float32[..., K, 4], yxyx px of the picture.
+        float32[..., K, 4], yxyx px of the image.
     """
     boxes = boxes / np.asarray(scale, np.float32)[..., None, None]
     limits = np.concatenate([size, size], axis=-1)[..., None, :].astype(np.float32)
@@ -139,7 +139,7 @@ def undo_letterbox(boxes: np.ndarray, scale: np.ndarray, size: np.ndarray) -> np
 
 
 def decode_tf(encoded: Any) -> Any:
-    """Decodes a picture in TensorFlow: string[] -> uint8[h, w, 3].
+    """Decodes an image in TensorFlow: string[] -> uint8[h, w, 3].
 
     JPEGs with the accurate inverse DCT, so that pixels equal Pillow's.
     """
@@ -157,7 +157,7 @@ def decode_tf(encoded: Any) -> Any:
 
 
 def picture_size_tf(encoded: Any) -> Any:
-    """Reads height and width of a picture in TensorFlow: string[] -> int32[2], px. A JPEG is not decoded for it."""
+    """Reads height and width of an image in TensorFlow: string[] -> int32[2], px. A JPEG is not decoded for it."""
     import tensorflow as tf
 
     def header() -> Any:
@@ -167,7 +167,7 @@ def picture_size_tf(encoded: Any) -> Any:
 
 
 def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> Any:
-    """Decodes a part of a picture in TensorFlow, shrunk where that saves work.
+    """Decodes a part of an image in TensorFlow, shrunk where that saves work.
 
     A JPEG is decoded only where the window is, and at a fraction of its size: its blocks of 8 x 8 px are inverted to
     blocks of 4, 2 or 1, each pixel the mean of those it stands for. The first is exact but for the colour of the first
@@ -178,7 +178,7 @@ def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> 
         encoded: string[].
         window: int32[4], top, left, height and width, px; multiples of `shrink`.
         shrink: int32[], 1, 2, 4 or 8.
-        decode: exact: the whole picture is decoded as `decode_tf` does, then cut; it stays as large as it is.
+        decode: exact: the whole image is decoded as `decode_tf` does, then cut; it stays as large as it is.
 
     Returns:
         uint8[h, w, 3]; the window's height and width over `shrink`, or over 1.
@@ -209,7 +209,7 @@ def cut_out(image: Any, window: Any) -> Any:
 
 
 def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
-    """Scales a picture to `size` and pads it at the bottom and right.
+    """Scales an image to `size` and pads it at the bottom and right.
 
     Args:
         image: uint8[h, w, 3].
@@ -234,7 +234,7 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
         def bilinear(images: Any) -> Any:
             return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=half_pixel)
 
-        # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large picture few.
+        # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large image few.
         is_large = tf.size(image) > 8 * 3 * tf.reduce_prod(size)
         resampled = tf.cond(is_large, lambda: bilinear(image), lambda: bilinear(tf.cast(image, tf.float32)))
     # Rounded and made whole at once, at a scale of 1: in half the time of tf.round and tf.cast.
@@ -270,7 +270,7 @@ def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
 
 
 def covering_size_tf(size: Any, target_size: Any) -> Any:
-    """Computes the size of a picture scaled so that it just covers `target_size`, in TensorFlow.
+    """Computes the size of an image scaled so that it just covers `target_size`, in TensorFlow.
 
     Args:
         size: int32[2], height and width, px.

@@ -91,7 +91,7 @@ def first(records: Records, count: int) -> Records:
         UserError: there are fewer.
     """
     if count > len(records):
-        raise UserError(f"`overfit` is {count}; split `{records.name}` has {len(records)} pictures.")
+        raise UserError(f"`overfit` is {count}; split `{records.name}` has {len(records)} images.")
     return _take(records, np.arange(count))
 
 

@@ -29,7 +29,7 @@ class Task:
 
     Attributes:
         split: split of the examples.
-        path: the file; none: the pictures are only checked.
+        path: the file; none: the images are only checked.
         examples: in the order of the records.
         categories: the classes.
     """
@@ -51,10 +51,10 @@ class Shard:
         sha256: of the file.
         lengths: int64[E], bytes of each payload.
         num_crowds: boxes that mark a crowd.
-        max_boxes: boxes of the fullest picture, crowds included.
+        max_boxes: boxes of the fullest image, crowds included.
         boxes_per_class: boxes of each label, crowds included.
         problems: what was mended or dropped.
-        broken: pictures that could not be used and are not in the shard; `detail` is the error.
+        broken: images that could not be used and are not in the shard; `detail` is the error.
     """
 
     split: str
@@ -88,7 +88,7 @@ def write_all(tasks: list[Task], num_workers: int) -> list[Shard]:
 
 
 def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.Tracker) -> list[Shard]:
-    """Hands the shards to spawned processes; a shared counter tells how many pictures are done."""
+    """Hands the shards to spawned processes; a shared counter tells how many images are done."""
     context = multiprocessing.get_context("spawn")
     counter, stop, writes = context.Value("q", 0), context.Event(), any(task.path for task in tasks)
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (counter, stop, writes))
@@ -112,12 +112,12 @@ def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.T
             f"A process of the conversion died, perhaps for want of memory; try fewer `num_workers` than {num_workers}."
         ) from error
     finally:
-        # After an error or Ctrl-C: what runs stops at its next picture, what waits is not begun.
+        # After an error or Ctrl-C: what runs stops at its next image, what waits is not begun.
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-# Of a spawned process: how many pictures all of them have done, and whether they should stop.
+# Of a spawned process: how many images all of them have done, and whether they should stop.
 _counter: Any = None
 _stop: Any = None
 
@@ -147,7 +147,7 @@ def _write_counted(task: Task) -> Shard:
 
 
 def _write(task: Task, advance: Callable[[], None]) -> Shard:
-    """Checks the pictures of one shard and writes their records."""
+    """Checks the images of one shard and writes their records."""
     lengths: list[int] = []
     pictures: list[_Counts] = []
     broken: list[sources.Problem] = []
@@ -178,7 +178,7 @@ def _write(task: Task, advance: Callable[[], None]) -> Shard:
 
 
 class _Counts:
-    """What the summary needs of a picture, without its pixels."""
+    """What the summary needs of an image, without its pixels."""
 
     def __init__(self, picture: policy.Picture):
         self.labels: list[int] = picture.labels.tolist()

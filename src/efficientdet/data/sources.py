@@ -1,6 +1,6 @@
-"""Annotated pictures in memory, whichever format they came in; and what the readers of all formats share.
+"""Annotated images in memory, whichever format they came in; and what the readers of all formats share.
 
-`coco`, `voc` and `yolo` read a folder into a `Source`. Pictures are not opened here: `policy` meets each of them once.
+`coco`, `voc` and `yolo` read a folder into a `Source`. Images are not opened here: `policy` meets each of them once.
 A reader hands every fault of an annotation to `Faults`, which raises it or keeps it, so that a report can be complete.
 """
 
@@ -40,8 +40,8 @@ class Problem:
 
     Attributes:
         kind: what happened, a phrase in the plural that many problems share, such as "boxes without area dropped".
-        split: split of the picture.
-        file_name: picture, or annotation file, that it happened to.
+        split: split of the image.
+        file_name: image, or annotation file, that it happened to.
         count: how often in this file.
         detail: what exactly; may be empty.
         lost: annotations that were not taken over because of it.
@@ -99,14 +99,14 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """A picture and its boxes as the annotation says, unchecked.
+    """A image and its boxes as the annotation says, unchecked.
 
     Attributes:
-        id: number of the picture, unique in its split.
-        path: the picture file.
+        id: number of the image, unique in its split.
+        path: the image file.
         file_name: what the annotations call it.
         declared_size: height and width according to the annotation, px; none if it does not say.
-        boxes: float32[N, 4], yxyx px of the picture; fractions of its height and width if `is_normalized`.
+        boxes: float32[N, 4], yxyx px of the image; fractions of its height and width if `is_normalized`.
         labels: int32[N] in 0..C-1.
         is_crowd: bool[N].
         area: float32[N], px squared; -1 where the annotation does not say.
@@ -134,7 +134,7 @@ class Source:
         categories: the classes; a label is a position in it.
         splits: examples of each split.
         problems: what the reader did not take over.
-        unannotated: splits that are pictures only and say so (COCO's test-dev); nothing can be learnt from them.
+        unannotated: splits that are images only and say so (COCO's test-dev); nothing can be learnt from them.
         annotation_files: the files that annotations, classes and splits were read from; none: not known.
         searched: where annotations were looked for, for the message that there are none.
     """
@@ -267,11 +267,11 @@ def inside(folder: Path, name: str, where: Path) -> Path:
         where: annotation file to name in the error.
     """
     if not name or re.search(r"[\x00-\x1f]", name):
-        raise UserError(f"`{where}` has the picture name {name!r}; expected the name of a file.")
+        raise UserError(f"`{where}` has the image name {name!r}; expected the name of a file.")
     root = os.path.abspath(folder)  # noqa: PTH100 - Path.resolve would follow links
     path = os.path.normpath(os.path.join(root, name.replace("\\", "/")))  # noqa: PTH118
     if not path.startswith(root.rstrip(os.sep) + os.sep):
-        raise UserError(f"`{where}` names the picture `{name}`, which is outside of {folder}; move it there.")
+        raise UserError(f"`{where}` names the image `{name}`, which is outside of {folder}; move it there.")
     return Path(path)
 
 
@@ -283,7 +283,7 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
-            raise UserError(f"`{path}` is no file.")
+            raise UserError(f"`{path}` is not a file.")
         if path.stat().st_size > MAX_ANNOTATION_BYTES:
             raise UserError(
                 f"`{path}` is larger than {MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it into several files."
@@ -326,10 +326,10 @@ def find_root(source: Path, is_root: Callable[[Path], bool]) -> Path | None:
     Archives often hold one folder around everything (VOCdevkit/VOC2012).
 
     Raises:
-        UserError: the source is no folder, or several folders on one level qualify.
+        UserError: the source is not a folder, or several folders on one level qualify.
     """
     if not source.is_dir():
-        raise UserError(f"`source` is {source}; expected a folder with pictures and annotations.")
+        raise UserError(f"`source` is {source}; expected a folder with images and annotations.")
     level = [source]
     for _ in range(3):
         roots = [folder for folder in level if is_root(folder)]

@@ -17,10 +17,10 @@ class SplitSummary:
     """Figures of one split; boxes include crowds.
 
     Attributes:
-        num_examples: pictures.
+        num_examples: images.
         num_boxes: boxes.
         num_crowds: boxes that mark a crowd.
-        max_boxes: boxes of the fullest picture.
+        max_boxes: boxes of the fullest image.
         boxes_per_class: boxes of each label.
     """
 
@@ -42,7 +42,7 @@ class Summary:
         categories: the classes.
         splits: figures of each split.
         problems: what was mended, dropped, or (dry run) is broken.
-        num_broken: pictures that cannot be used; after a dry run without `skip_broken_images` they would stop the
+        num_broken: images that cannot be used; after a dry run without `skip_broken_images` they would stop the
             conversion.
         account: what became of every file and annotation.
     """

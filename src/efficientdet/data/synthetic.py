@@ -1,6 +1,6 @@
-"""Generated pictures with known boxes: for the demo, the tests, benchmarks, and runs without records.
+"""Generated images with known boxes: for the demo, the tests, benchmarks, and runs without records.
 
-Shaded shapes of any colour, size and rotation lie over each other on textured backgrounds. Each picture is a pure
+Shaded shapes of any colour, size and rotation lie over each other on textured backgrounds. Each image is a pure
 function of (seed, index); nothing here needs TensorFlow or Keras. A box is tight around the part of its shape inside
 the frame, drawn as if nothing lay over it, as people annotate photographs.
 """
@@ -23,7 +23,7 @@ CATEGORIES = tuple(
     for number, name in enumerate(("disk", "square", "triangle", "star", "ring", "cross"), start=1)
 )
 MAX_BOXES = 8
-"""Most boxes of one picture."""
+"""Most boxes of one image."""
 
 _MOST_HIDDEN = 0.7  # of an object's area in the frame; an object that would hide more of another is not placed
 _LEAST_IN_FRAME = 0.45  # of an object's area
@@ -31,17 +31,17 @@ _ATTEMPTS = 6  # to place an object
 _LIKE_THEIR_CLASS = 0.85  # of the objects have about the colour of their class
 _OVERSAMPLING = 2  # masks are drawn larger and shrunk, so that edges are smooth
 _POOL_BYTES = 512 * 1024**2
-_SPLIT_STRIDE = 10_000_000  # picture numbers between splits, so that no two splits share a picture
+_SPLIT_STRIDE = 10_000_000  # image numbers between splits, so that no two splits share an image
 
 
 def draw_picture(
     seed: int, index: int, image_size: tuple[int, int], num_classes: int = len(CATEGORIES)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws one picture, always the same for the same arguments.
+    """Draws one image, always the same for the same arguments.
 
     Args:
         seed: of the whole set, 0 or more.
-        index: number of the picture in the set, 0 or more.
+        index: number of the image in the set, 0 or more.
         image_size: height and width, px, at least 32.
         num_classes: 1..6, uses the first so many of `CATEGORIES`.
 
@@ -80,7 +80,7 @@ def _check(image_size: tuple[int, int], num_classes: int) -> None:
     if min(image_size) < 32:
         raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
     if not 1 <= num_classes <= len(CATEGORIES):
-        raise UserError(f"`num_classes` is {num_classes}; generated pictures have 1 to {len(CATEGORIES)} classes.")
+        raise UserError(f"`num_classes` is {num_classes}; generated images have 1 to {len(CATEGORIES)} classes.")
 
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
@@ -131,12 +131,12 @@ class _Masks:
     Attributes:
         label: int in 0..5.
         diameter: float, px, of the circle around the shape.
-        frame: slices of rows and columns of the picture that the masks below cover.
+        frame: slices of rows and columns of the image that the masks below cover.
         alpha: float32[h, w] in 0..1, the shape.
         body: float32[h, w] in 0..1, the shape without its outline.
         shadow: float32[h, w] in 0..1.
         solid: bool[h, w], the pixels the shape mostly covers.
-        share_in_frame: fraction of the shape's area inside the picture.
+        share_in_frame: fraction of the shape's area inside the image.
         box: (y1, x1, y2, x2), px.
     """
 
@@ -232,7 +232,7 @@ _OUTLINES = (
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, masks: _Masks) -> None:
-    """Lays one shaded object with its shadow on the picture, in place."""
+    """Lays one shaded object with its shadow on the image, in place."""
     region = canvas[:, *masks.frame]
     ground = region[:, ::4, ::4].mean(axis=(1, 2))
     hue = _hue(rng, masks.label)
@@ -259,12 +259,12 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, masks: _Masks) -> None:
 
 
 def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[int, int], seed: int) -> None:
-    """Writes generated pictures as people keep COCO: `annotations/instances_<split>.json`, `<split>/000001.jpg`, ...
+    """Writes generated images as people keep COCO: `annotations/instances_<split>.json`, `<split>/000001.jpg`, ...
 
     Args:
         folder: made where it is missing; files of the same names are replaced.
-        splits: name and number of pictures of each split. No two splits share a picture.
-        image_size: height and width around which the pictures vary by a fifth, px.
+        splits: name and number of images of each split. No two splits share an image.
+        image_size: height and width around which the images vary by a fifth, px.
         seed: of the whole set.
     """
     with track("draw pictures", sum(splits.values())) as progress:
@@ -286,7 +286,7 @@ def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[in
 
 
 def _vary(image_size: tuple[int, int], seed: int, index: int) -> tuple[int, int]:
-    """Picks a height and a width near `image_size`, so that pictures differ in size and shape as photographs do."""
+    """Picks a height and a width near `image_size`, so that images differ in size and shape as photographs do."""
     factors = np.random.default_rng([seed, index, 1]).uniform(0.8, 1.2, 2)
     height, width = (max(32, round(side * factor)) for side, factor in zip(image_size, factors, strict=True))
     return height, width
@@ -323,24 +323,24 @@ def batches(
 ) -> Iterator[tuple[structures.Batch, structures.Originals]]:
     """Makes batches without end; the one of step s is a pure function of (seed, s).
 
-    Pictures are drawn when first needed and used again: each pass over them has an order of its own. A picture's id is
+    Images are drawn when first needed and used again: each pass over them has an order of its own. An image's id is
     its number in the pool, so that the first `num_pictures // batch_size` batches hold no id twice.
 
     Args:
-        batch_size: pictures a batch.
-        image_size: height and width, px; every picture fills it.
-        max_boxes: room for boxes of one picture, at least 8.
-        seed: of pictures and order.
+        batch_size: images a batch.
+        image_size: height and width, px; every image fills it.
+        max_boxes: room for boxes of one image, at least 8.
+        seed: of images and order.
         num_classes: 1..6.
         start_step: step of the first batch.
-        num_pictures: different pictures; fewer where they would take more than 512 MiB, but at least a batch.
+        num_pictures: different images; fewer where they would take more than 512 MiB, but at least a batch.
 
     Yields:
         Batch and Originals of `structures`, NumPy arrays.
     """
     _check(image_size, num_classes)
     if max_boxes < MAX_BOXES:
-        raise UserError(f"`max_boxes` is {max_boxes}; generated pictures have up to {MAX_BOXES} boxes.")
+        raise UserError(f"`max_boxes` is {max_boxes}; generated images have up to {MAX_BOXES} boxes.")
     num_pictures = pool_size(batch_size, image_size, num_pictures)
     pool: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     step = start_step
@@ -354,12 +354,12 @@ def batches(
 
 
 def pool_size(batch_size: int, image_size: tuple[int, int], num_pictures: int) -> int:
-    """Counts the different pictures of `batches`: as many as wanted or as 512 MiB hold, but at least a batch."""
+    """Counts the different images of `batches`: as many as wanted or as 512 MiB hold, but at least a batch."""
     return max(batch_size, min(num_pictures, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
 
 
 def _pick(seed: int, positions: np.ndarray, num_pictures: int) -> list[int]:
-    """Finds the pictures at positions (int64[B]) of an endless row of shuffled passes over all pictures."""
+    """Finds the images at positions (int64[B]) of an endless row of shuffled passes over all images."""
     passes = {number: np.random.default_rng([seed, number, 2]) for number in np.unique(positions // num_pictures)}
     orders = {number: rng.permutation(num_pictures) for number, rng in passes.items()}
     return [int(orders[position // num_pictures][position % num_pictures]) for position in positions]
@@ -368,7 +368,7 @@ def _pick(seed: int, positions: np.ndarray, num_pictures: int) -> list[int]:
 def _collate(
     indices: list[int], pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_boxes: int
 ) -> tuple[structures.Batch, structures.Originals]:
-    """Stacks pictures; room beyond a picture's boxes holds zeros with label -1."""
+    """Stacks images; room beyond an image's boxes holds zeros with label -1."""
     images = np.stack([image for image, _, _ in pictures])
     boxes = np.zeros((len(pictures), max_boxes, 4), np.float32)
     labels = np.full((len(pictures), max_boxes), -1, np.int32)

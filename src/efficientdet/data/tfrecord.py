@@ -1,6 +1,6 @@
-"""The record of one picture: a tf.train.Example with the keys of the TF Object Detection API, as google/automl has it.
+"""The record of one image: a tf.train.Example with the keys of the TF Object Detection API, as google/automl has it.
 
-`serialize` writes what `parse` reads. Boxes are fractions of the picture's height and width in the record; class labels
+`serialize` writes what `parse` reads. Boxes are fractions of the image's height and width in the record; class labels
 are the dataset's category ids. Records of others may lack is_crowd, area, the size or a numeric source_id.
 """
 
@@ -43,16 +43,16 @@ def serialize(
     """Writes one record; equal arguments give equal bytes.
 
     Args:
-        encoded: the picture as JPEG, upright.
-        file_name: name of the picture in its dataset.
-        id: number of the picture in its dataset.
+        encoded: the image as JPEG, upright.
+        file_name: name of the image in its dataset.
+        id: number of the image in its dataset.
         height: px.
         width: px.
         boxes: float32[N, 4], yxyx, fractions of height and width.
         category_ids: int64[N].
         category_names: N names.
         is_crowd: bool[N].
-        area: float32[N], px of the picture squared.
+        area: float32[N], px of the image squared.
     """
     import tensorflow as tf
 
@@ -118,8 +118,8 @@ def parse(serialized: Any) -> dict[str, Any]:
         serialized: string[], one record.
 
     Returns:
-        encoded: string[], the picture file. id: int64[], -1 where source_id is no number. height, width: int64[], px,
-        -1 where missing. boxes: float32[N, 4], yxyx, fractions of the picture's height and width. category_ids:
+        encoded: string[], the image file. id: int64[], -1 where source_id is not a number. height, width: int64[], px,
+        -1 where missing. boxes: float32[N, 4], yxyx, fractions of the image's height and width. category_ids:
         int64[N]. is_crowd: bool[N], false where missing. area: float32[N], px squared, -1 where missing.
     """
     import tensorflow as tf

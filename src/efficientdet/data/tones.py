@@ -1,7 +1,7 @@
 """What changes the values of pixels and no place: blends, thresholds, histograms, colour jitter.
 
-Pictures are uint8[h, w, 3], RGB, before and after; a result is rounded, not cut off as in google/automl. `blend` with
-the factor 1 is the picture itself, bit for bit.
+Images are uint8[h, w, 3], RGB, before and after; a result is rounded, not cut off as in google/automl. `blend` with
+the factor 1 is the image itself, bit for bit.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ def jitter(image: Any, seed: Any, *, brightness: float, contrast: float, saturat
     Args:
         image: uint8[h, w, 3].
         seed: int32[2].
-        brightness: b; the picture is multiplied by U(1 - b, 1 + b).
+        brightness: b; the image is multiplied by U(1 - b, 1 + b).
         contrast: the same for the distance of each pixel from the mean grey.
         saturation: the same for the distance of each pixel from its own grey.
         hue: h; hues are turned by U(-h, h) of a full turn.
@@ -36,10 +36,10 @@ def jitter(image: Any, seed: Any, *, brightness: float, contrast: float, saturat
 
 
 def blend(ground: Any, image: Any, factor: Any) -> Any:
-    """Computes ground + factor * (image - ground): 0 gives the ground, 1 the picture, more exaggerates.
+    """Computes ground + factor * (image - ground): 0 gives the ground, 1 the image, more exaggerates.
 
     Args:
-        ground: float32, of a shape that fits the picture's.
+        ground: float32, of a shape that fits the image's.
         image: uint8[h, w, 3].
         factor: float32[].
 
@@ -59,7 +59,7 @@ def change_brightness(image: Any, factor: Any) -> Any:
 def change_contrast(image: Any, factor: Any) -> Any:
     """Blends with the mean grey.
 
-    google/automl means this too, but sums a histogram instead of averaging the greys, which gives white for pictures of
+    google/automl means this too, but sums a histogram instead of averaging the greys, which gives white for images of
     more than 255 x 256 pixels.
     """
     import tensorflow as tf
@@ -68,12 +68,12 @@ def change_contrast(image: Any, factor: Any) -> Any:
 
 
 def change_saturation(image: Any, factor: Any) -> Any:
-    """Blends with the grey picture."""
+    """Blends with the grey image."""
     return blend(_grey(image), image, factor)
 
 
 def sharpen(image: Any, factor: Any) -> Any:
-    """Blends with the smoothed picture: 3 x 3 pixels, the middle one weighs 5 of 13."""
+    """Blends with the smoothed image: 3 x 3 pixels, the middle one weighs 5 of 13."""
     import tensorflow as tf
 
     kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13.0

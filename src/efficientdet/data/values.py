@@ -44,7 +44,7 @@ def pixels(value: Any, where: str) -> int:
     """Reads a size in px; 0 where it is not said.
 
     Raises:
-        UserError: it is not a whole number that a picture can have.
+        UserError: it is not a whole number that an image can have.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return 0

@@ -31,7 +31,7 @@ _MISSING_SECONDS = 1.0  # a file that ends so much earlier than it says is cut s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A picture of a video.
+    """A image of a video.
 
     Attributes:
         image: uint8[H, W, 3], RGB, upright.
@@ -76,7 +76,7 @@ def open_video(path: Path, name: str) -> Iterator[Video]:
     """
     av = _import_av()
     if not path.is_file():
-        raise UserError(f"`{name}` is missing: there is no file {path}.")
+        raise UserError(f"`{name}` is missing: there is not a file {path}.")
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
     with _opened(av, str(path.absolute()), name, "no video that can be read, or damaged", options=options) as video:
         yield video
@@ -210,7 +210,7 @@ def _opened(
         raise UserError(f"`{name}` is {otherwise}: {_reason(error)}.") from error
     with container:
         if not container.streams.video:
-            raise UserError(f"`{name}` is {otherwise}: it has no pictures, at most sound.")
+            raise UserError(f"`{name}` is {otherwise}: it has no images, at most sound.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -263,7 +263,7 @@ def _decode(av: Any, container: Any, stream: Any, name: str, is_live: bool) -> I
 
 
 def _length(container: Any, stream: Any) -> float | None:
-    """Reads how long the pictures last, s; a file's length as a whole may be that of its sound."""
+    """Reads how long the images last, s; a file's length as a whole may be that of its sound."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None

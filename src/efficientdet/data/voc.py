@@ -1,9 +1,9 @@
-"""PASCAL VOC's annotation format: one XML file a picture, one text file a split.
+"""PASCAL VOC's annotation format: one XML file an image, one text file a split.
 
 Corners are used as they stand, without VOC's -1 (its first pixel is 1): so does google/automl, and most tools that
 write this format today count from 0. `difficult` objects are ordinary ones unless the caller drops them (automl's
-default). The name of the XML file pairs it with its picture, as in VOC's own tools; its <filename>, which goes stale
-when pictures are renamed, decides between several pictures of that name (`a.jpg`, `a.png`), and is asked where there is
+default). The name of the XML file pairs it with its image, as in VOC's own tools; its <filename>, which goes stale
+when images are renamed, decides between several images of that name (`a.jpg`, `a.png`), and is asked where there is
 none.
 """
 
@@ -168,7 +168,7 @@ class _Annotation:
             raise UserError(f"{str(error).removesuffix('.')} (object {index}, line {line}).") from error
 
     def to_example(self, number: int, labels: dict[str, int], classes: Path | None) -> sources.Example | None:
-        """Makes the example; none if its picture or its size cannot be told."""
+        """Makes the example; none if its image or its size cannot be told."""
         boxes, box_labels = [], []
         for name, box in self.objects:
             with self._faults.of(self._split, self.path.name):
@@ -193,7 +193,7 @@ class _Annotation:
         return None
 
     def _picture(self) -> Path:
-        """Finds the picture: of the XML's own name, among several the one that <filename> means; else by <filename>."""
+        """Finds the image: of the XML's own name, among several the one that <filename> means; else by <filename>."""
         folders = self._folders.of(self.path)
         declared = (self._tree.findtext("filename") or "").strip()
         base = declared.replace("\\", "/").rsplit("/", 1)[-1]

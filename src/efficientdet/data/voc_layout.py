@@ -174,10 +174,10 @@ def _read_list(path: Path, index: _Index, split: str, faults: sources.Faults) ->
                     f"(line {number})."
                 )
             if annotation in found:
-                raise UserError(f"`{path}` names `{name}` twice; each picture must stand once (line {number}).")
+                raise UserError(f"`{path}` names `{name}` twice; each image must stand once (line {number}).")
             found[annotation] = None
     if is_empty:
-        raise UserError(f"`{path}` is empty; expected one picture name a line.")
+        raise UserError(f"`{path}` is empty; expected one image name a line.")
     return list(found)
 
 

@@ -1,8 +1,8 @@
 """What moves pixels, and boxes with them: shift, shear, rotation; and changes inside of boxes only.
 
-Pictures are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width. A picture keeps its size;
+Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width. An image keeps its size;
 what comes in from outside is grey. A moved box is the smallest upright one around its four moved corners, clipped to
-the picture. One that has left the picture becomes (0, 0, 0, 0), which `augment.has_area` drops in the end;
+the image. One that has left the image becomes (0, 0, 0, 0), which `augment.has_area` drops in the end;
 google/automl makes a strip of it that holds nothing. Pixels are bilinear here; google/automl takes the nearest.
 """
 
@@ -15,7 +15,7 @@ GREY = 128
 
 
 def shift(image: Any, boxes: Any, down: Any, right: Any) -> tuple[Any, Any]:
-    """Moves the picture by px."""
+    """Moves the image by px."""
     return _warp(image, boxes, [[1.0, 0.0], [0.0, 1.0]], [down, right])
 
 
@@ -25,7 +25,7 @@ def shear(image: Any, boxes: Any, down: Any, right: Any) -> tuple[Any, Any]:
 
 
 def rotate(image: Any, boxes: Any, degrees: Any) -> tuple[Any, Any]:
-    """Turns the picture clockwise about its middle."""
+    """Turns the image clockwise about its middle."""
     import tensorflow as tf
 
     angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
@@ -36,7 +36,7 @@ def rotate(image: Any, boxes: Any, degrees: Any) -> tuple[Any, Any]:
 
 
 def _warp(image: Any, boxes: Any, matrix: Any, offset: Any) -> tuple[Any, Any]:
-    """Moves what is at p to matrix p + offset, where p = (y, x) px from the top left corner of the picture."""
+    """Moves what is at p to matrix p + offset, where p = (y, x) px from the top left corner of the image."""
     import tensorflow as tf
 
     matrix, offset = tf.convert_to_tensor(matrix, tf.float32), tf.convert_to_tensor(offset, tf.float32)
@@ -78,7 +78,7 @@ def change_in_boxes(image: Any, boxes: Any, probability: float, seed: Any, chang
         boxes: float32[N, 4].
         probability: of each box.
         seed: int32[2].
-        change: (uint8[h', w', 3], the part of the picture; seed) -> the same shape.
+        change: (uint8[h', w', 3], the part of the image; seed) -> the same shape.
 
     Returns:
         uint8[h, w, 3].

@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, Any]:
         # BaseLoader makes text, lists and mappings only, no Python objects.
         document = yaml.load(sources.read_text(path), Loader=_TextLoader)
     except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise UserError(f"`{path}` is no valid YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(document, dict):
         raise UserError(f"`{path}` has no fields; expected `names`, `train` and `val`.")
     return document

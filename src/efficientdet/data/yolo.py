@@ -1,8 +1,8 @@
-"""YOLO's annotation format: one text file a picture, a line `class x y width height` a box.
+"""YOLO's annotation format: one text file an image, a line `class x y width height` a box.
 
-x and y are the centre; all four are fractions of the upright picture. A longer line is a polygon, `class x1 y1 x2 ...`,
+x and y are the centre; all four are fractions of the upright image. A longer line is a polygon, `class x1 y1 x2 ...`,
 of four corners where boxes are oriented, and becomes its bounding box; or, where data.yaml has `kpt_shape`, a box and
-its keypoints, which are left out. Category ids are YOLO's class numbers, from 0. A picture without a label file has no
+its keypoints, which are left out. Category ids are YOLO's class numbers, from 0. An image without a label file has no
 boxes.
 """
 
@@ -85,7 +85,7 @@ def _read_examples(
         pictures = sorted(pictures)
         for one, next_one in itertools.pairwise(pictures):
             if one == next_one:
-                raise UserError(f"`{description.files[0]}` lists the picture {one} twice in `{split}`.")
+                raise UserError(f"`{description.files[0]}` lists the image {one} twice in `{split}`.")
         examples[split] = [lines.read(picture, first_id + i, split, root) for i, picture in enumerate(pictures)]
         first_id += len(pictures)
     lines.report_shared()
@@ -111,7 +111,7 @@ class _Lines:
         self.searched = "for lines in the label files"
 
     def read(self, picture: Path, number: int, split: str, root: Path) -> sources.Example:
-        """Reads the label file of one picture."""
+        """Reads the label file of one image."""
         name = picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
         path = self._find(picture)
         boxes, box_labels = [], []
@@ -150,7 +150,7 @@ class _Lines:
         )
 
     def _find(self, picture: Path) -> Path | None:
-        """Finds the label file of a picture: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
+        """Finds the label file of an image: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
         for folder in yolo_layout.label_folders(picture):
             if folder not in self._listings:
                 self._listings[folder] = _list_labels(folder)
@@ -189,12 +189,12 @@ class _Lines:
                 )
 
     def _read_line(self, words: list[str], where: str) -> tuple[int, list[float]]:
-        """Reads one line: the label, and the box yxyx as fractions of the picture."""
+        """Reads one line: the label, and the box yxyx as fractions of the image."""
         try:
             numbers = [values.number(word, "") for word in words]
         except UserError:
             raise UserError(
-                f"{where}: {' '.join(words)[:60]!r} is no list of numbers; expected `class x y width height`."
+                f"{where}: {' '.join(words)[:60]!r} is not a list of numbers; expected `class x y width height`."
             ) from None
         labels, count = self._labels, len(numbers)
         self._check_count(count, where)
@@ -207,7 +207,7 @@ class _Lines:
             self._long[count, _is_pose(numbers, 2), _is_pose(numbers, 3)] += 1
         if any(abs(number) > _LARGEST for number in numbers[1:] if math.isfinite(number)):
             largest = max(numbers[1:], key=abs)
-            raise UserError(f"{where}: has {largest:g}; expected fractions of the picture, 0..1, not px.")
+            raise UserError(f"{where}: has {largest:g}; expected fractions of the image, 0..1, not px.")
         if len(numbers) == 5:
             x, y, width, height = numbers[1:]
             return label, [y - height / 2, x - width / 2, y + height / 2, x + width / 2]

@@ -146,7 +146,7 @@ class _Entries:
                 continue
             entries = [entries] if isinstance(entries, str) else entries
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-                raise UserError(f"`{path}` has {str(entries)[:60]!r} as `{key}`; expected a folder of pictures.")
+                raise UserError(f"`{path}` has {str(entries)[:60]!r} as `{key}`; expected a folder of images.")
             for entry in entries:
                 found = self._find(entry, split)
                 if found is not None:
@@ -162,8 +162,7 @@ class _Entries:
             return self.of_folders()
         if not splits:
             raise UserError(
-                f"`{path}` names no folder of pictures that is there; expected `train` and `val`"
-                f"{self._what_is_there()}."
+                f"`{path}` names no folder of images that is there; expected `train` and `val`{self._what_is_there()}."
             )
         for split, entry in missing:
             detail = f"{path.name} names `{entry}` as `{split}`; there is no {self._base / entry}"
@@ -225,17 +224,17 @@ class _Entries:
         return f" ({self._parent} has the folders {', '.join(names)})" if names else ""
 
     def _images(self, entry: Path, split: str) -> list[Path]:
-        """Lists the pictures in a folder and the folders below, or in a list file."""
+        """Lists the images in a folder and the folders below, or in a list file."""
         if not entry.is_file():
             return [Path(path) for path in lookup.Files(entry).images()]
         self.lists.append(entry)
         lines = [line.strip() for line in sources.read_text(entry).splitlines() if line.strip()]
         if not lines:
-            raise UserError(f"`{entry}` is empty; expected one picture a line.")
+            raise UserError(f"`{entry}` is empty; expected one image a line.")
         return [self._listed(line, entry, split) for line in lines]
 
     def _listed(self, line: str, entry: Path, split: str) -> Path:
-        """Finds one picture of a list file."""
+        """Finds one image of a list file."""
         folders = [entry.parent, self._base] if line.startswith("./") else [self._base, entry.parent]
         if line.startswith("data/") and (self._base / line[5:]).is_file():
             return self._base / line[5:]

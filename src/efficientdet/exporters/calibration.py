@@ -14,44 +14,44 @@ from efficientdet.structures import Category
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One picture, as a network takes it."""
+    """One image, as a network takes it."""
 
     images: np.ndarray
     """uint8[1, H, W, 3], letterboxed."""
     valid_size: np.ndarray
-    """int32[1, 2], height and width of the picture inside, px."""
+    """int32[1, 2], height and width of the image inside, px."""
 
 
 def letterboxed(picture: np.ndarray, model: ModelConfig) -> Sample:
-    """Letterboxes a picture, uint8[h, w, 3]."""
+    """Letterboxes an image, uint8[h, w, 3]."""
     pixels, valid_size, _ = preprocess.letterbox(picture, model.image_size, model.resize)
     return Sample(images=pixels[None], valid_size=np.array([valid_size], np.int32))
 
 
 def from_folder(folder: Path, model: ModelConfig, count: int, name: str) -> list[Sample]:
-    """Reads the first pictures of a folder and of those in it, in the order of their names.
+    """Reads the first images of a folder and of those in it, in the order of their names.
 
     Args:
-        folder: with pictures.
+        folder: with images.
         model: with the size of the network input.
-        count: pictures at most.
+        count: images at most.
         name: what an error calls the folder.
 
     Raises:
-        UserError: there is no picture, or one cannot be decoded.
+        UserError: there is no image, or one cannot be decoded.
     """
     if not folder.is_dir():
-        raise UserError(f"`{name}` is `{folder}`, which is no folder.")
+        raise UserError(f"`{name}` is `{folder}`, which is not a folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:count]
     if not paths:
-        raise UserError(f"`{name}` is `{folder}`, where there are no pictures ({', '.join(images.SUFFIXES)}).")
+        raise UserError(f"`{name}` is `{folder}`, where there are no images ({', '.join(images.SUFFIXES)}).")
     return [letterboxed(images.read_image(path, str(path)), model) for path in paths]
 
 
 def from_records(
     location: str, split: str, model: ModelConfig, categories: tuple[Category, ...], count: int
 ) -> list[Sample]:
-    """Reads the first pictures of a split of records, as evaluation does."""
+    """Reads the first images of a split of records, as evaluation does."""
     from efficientdet.data import pipeline, records
 
     batches = pipeline.evaluation_batches(
@@ -66,7 +66,7 @@ def from_records(
 
 
 def generated(model: ModelConfig, count: int) -> Iterator[Sample]:
-    """Draws pictures, of different shapes, so that padding counts too."""
+    """Draws images, of different shapes, so that padding counts too."""
     height, width = model.image_size
     for number in range(count):
         size = (max(32, height - 9 * number), width) if number % 2 else (height, max(32, width - 9 * number))
@@ -76,7 +76,7 @@ def generated(model: ModelConfig, count: int) -> Iterator[Sample]:
 def find(
     location: str, model: ModelConfig, categories: tuple[Category, ...], count: int, *, split: str = "train"
 ) -> list[Sample]:
-    """Finds pictures for calibration: a folder of pictures, or records.
+    """Finds images for calibration: a folder of images, or records.
 
     Raises:
         UserError: there is nothing of either kind.

@@ -33,7 +33,7 @@ _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "litert": ("int8",),
     "openvino": ("int8",),
 }
-_GENERATED = 8  # pictures
+_GENERATED = 8  # images
 _MOST_PICTURES = 64  # of a folder
 _MOST_SAMPLES = 16  # of calibration, for the comparison
 
@@ -62,7 +62,7 @@ class Export:
         if "ap" in found:
             return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
         return what + (
-            f"{found['detections']} detections on {found['pictures']} pictures differ from Keras's by at most "
+            f"{found['detections']} detections on {found['pictures']} images differ from Keras's by at most "
             f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more; "
             f"{found['extra']} are in the export alone"
         )
@@ -98,18 +98,18 @@ def export(
         precision: float32; float16; bfloat16 (saved_model); int8 (onnx, litert, openvino).
         answer: what the graph ends with: detections, or raw predictions, for suppression on the host. auto: detections
             of a saved_model, else raw.
-        letterbox: included: a saved_model also takes files of pictures, and pictures of any size.
-        batch_size: pictures a call; 0: any number.
+        letterbox: included: a saved_model also takes files of images, and images of any size.
+        batch_size: images a call; 0: any number.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
-        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
-        calibration: of int8: folder of pictures, or records (their split train); those of `data` if not given.
+        images: folder of photographs to compare on, the first 64; generated ones if not given.
+        calibration: of int8: folder of images, or records (their split train); those of `data` if not given.
         calibration_images: how many of them.
         data: of int8: records on which AP is measured, of Keras and of the export.
         split: split of these records.
         max_ap_loss: of int8: with a larger loss of AP (a fraction; 0.01 is a point) nothing is written.
 
     Raises:
-        UserError: a program is not installed, weights or pictures cannot be used, the format has no such precision or
+        UserError: a program is not installed, weights or images cannot be used, the format has no such precision or
             answer, or the export answers otherwise than Keras.
     """
     target = output if output is not None else Path("exports") / f"{format}-{precision}"
@@ -159,7 +159,7 @@ def verify_export(
     Args:
         weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         verify: the export.
-        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
+        images: folder of photographs to compare on, the first 64; generated ones if not given.
         data: of int8: records on which AP is measured.
         split: split of these records.
         max_ap_loss: of int8: the largest loss of AP, a fraction.
@@ -220,14 +220,14 @@ def _check_place(target: Path) -> None:
 
 
 def _shown(manifest: Manifest, pictures: Path | None) -> list[calibration.Sample]:
-    """Finds the pictures to compare on."""
+    """Finds the images to compare on."""
     if pictures is None:
         return list(calibration.generated(manifest.model, _GENERATED))
     return calibration.from_folder(pictures, manifest.model, _MOST_PICTURES, "pictures")
 
 
 def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.Sample]:
-    """Finds the pictures of calibration; none if nobody named any."""
+    """Finds the images of calibration; none if nobody named any."""
     if not location:
         return []
     if count < 1:

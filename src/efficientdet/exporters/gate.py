@@ -38,7 +38,7 @@ class Gate:
         if not self.keras_ap - ap <= self.max_ap_loss:
             raise UserError(
                 f"int8 of {name} loses too much: AP {ap:.4f} on `{self.data}` ({self.split}), Keras's is "
-                f"{self.keras_ap:.4f}; `max_ap_loss` is {self.max_ap_loss:g}. Calibrate with more pictures, or take "
+                f"{self.keras_ap:.4f}; `max_ap_loss` is {self.max_ap_loss:g}. Calibrate with more images, or take "
                 "float16."
             )
         return {"ap": ap, "keras_ap": self.keras_ap}

@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite): one flat file with the signature `serving_default`, of LiteRT's own operations.
 
 float16: values are stored in 16 bits and computed with in float32 on a processor, in float16 on a GPU that has it.
-int8: weights and activations of 8 bits, pictures in and predictions out as ever.
+int8: weights and activations of 8 bits, images in and predictions out as ever.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
         folder: empty.
         loaded: the weights.
         manifest: what to write.
-        samples: of int8, pictures whose activations are measured.
+        samples: of int8, images whose activations are measured.
     """
     litert.require()
     import tensorflow as tf

@@ -26,7 +26,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
         folder: empty.
         loaded: the weights.
         manifest: what to write.
-        samples: of int8, pictures whose activations are measured.
+        samples: of int8, images whose activations are measured.
     """
     onnx_runtime.require()
     import onnx

@@ -24,7 +24,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
         folder: empty.
         loaded: the weights.
         manifest: what to write.
-        samples: of int8, pictures whose activations are measured.
+        samples: of int8, images whose activations are measured.
     """
     graph = openvino.convert(loaded, manifest.model.image_size, answer=manifest.answer, batch_size=manifest.batch_size)
     if manifest.precision == "int8":

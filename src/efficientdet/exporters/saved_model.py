@@ -4,10 +4,10 @@ Signatures, all with the same answer:
 
     letterboxed      images uint8[B, H, W, 3], valid_size int32[B, 2]; boxes in px of the network input
     serving_default  the same; with the letterbox inside:
-    serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each picture, inside of it
-    pictures         pictures uint8[B, h, w, 3] of any size; likewise
+    serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside of it
+    images         images uint8[B, h, w, 3] of any size; likewise
 
-TensorFlow's decoders do not turn a picture as its EXIF orientation says; whoever sends photographs of telephones turns
+TensorFlow's decoders do not turn an image as its EXIF orientation says; whoever sends photographs of telephones turns
 them before.
 """
 
@@ -45,10 +45,10 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
 
 
 def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float]:
-    """Compares the signatures with the letterbox inside with the one without, on a picture of another shape.
+    """Compares the signatures with the letterbox inside with the one without, on an image of another shape.
 
     Returns:
-        Largest difference of a score, and of a side of a box in px of the picture, of detections at the same place of
+        Largest difference of a score, and of a side of a box in px of the image, of detections at the same place of
         the list.
     """
     import tensorflow as tf
@@ -73,7 +73,7 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
 
 
 def _encoded(letterboxed: Any, manifest: Manifest) -> Any:
-    """Makes the signature that takes files of pictures."""
+    """Makes the signature that takes files of images."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([manifest.batch_size or None], tf.string, name="encoded")]
@@ -99,7 +99,7 @@ def _pictures(letterboxed: Any, manifest: Manifest) -> Any:
 
 
 def _detect(letterboxed: Any, manifest: Manifest, batch: Any, decode: Any) -> dict[str, Any]:
-    """Decodes and letterboxes one picture after the other, detects in all, and moves the boxes back."""
+    """Decodes and letterboxes one image after the other, detects in all, and moves the boxes back."""
     import tensorflow as tf
 
     image_size = manifest.model.image_size

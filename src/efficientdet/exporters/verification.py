@@ -1,9 +1,9 @@
 """Whether an export answers as Keras does from the same weights.
 
-Two comparisons on the same letterboxed pictures, with Keras in float32:
+Two comparisons on the same letterboxed images, with Keras in float32:
 
 - Raw predictions, where the export gives them: the score of each class of each anchor.
-- Detections. Those of Keras above a threshold are paired with the export's of the same class in the same picture, the
+- Detections. Those of Keras above a threshold are paired with the export's of the same class in the same image, the
   pairs with the highest IoU (at least 0.5) first; then scores and sides of a pair are compared. The place in the list
   does not count: two scores that differ in their last digit may come in either order. One more thing may: of two boxes
   that overlap, the better lowers the other, so that the rounding of almost equal scores may swap which one was lowered.
@@ -87,12 +87,12 @@ class Agreement:
 
 
 def compare(export: Runtime, keras: Runtime, samples: Iterable[Sample], limits: Limits, *, has_raw: bool) -> Agreement:
-    """Compares the answers to pictures.
+    """Compares the answers to images.
 
     Args:
         export: the export, loaded by its program.
         keras: the weights in Keras, float32, with the same size and thresholds.
-        samples: pictures; at least one.
+        samples: images; at least one.
         limits: beyond which a detection counts as apart.
         has_raw: whether the export gives raw predictions.
     """
@@ -126,7 +126,7 @@ def _scores(logits: np.ndarray) -> np.ndarray:
 
 
 def _row(detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Takes the boxes, labels and scores of the only picture."""
+    """Takes the boxes, labels and scores of the only image."""
     count = int(detections["num_detections"][0])
     boxes, labels, scores = (np.asarray(detections[name][0])[:count] for name in ("boxes", "labels", "scores"))
     return boxes, labels, scores
@@ -135,7 +135,7 @@ def _row(detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _pair(
     found: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...], least: float, limits: Limits
 ) -> tuple[list[tuple[float, float]], int, int]:
-    """Pairs the detections of a picture.
+    """Pairs the detections of an image.
 
     Returns:
         Differences of score and box of the pairs within the limits; detections of the export that Keras does not have;

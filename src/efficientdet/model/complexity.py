@@ -25,7 +25,7 @@ class Description:
     trainable_variables: int
     """Those that an optimiser moves."""
     multiply_adds: int
-    """Of the convolutions in one forward pass of one picture."""
+    """Of the convolutions in one forward pass of one image."""
     published_multiply_adds: int
     """The same pass as google/automl counts it, with biases, swish, fusion, pooling and more; see `operations`."""
     anchors: int

@@ -154,7 +154,7 @@ def by_blocks(x: Any, kernel: Any) -> Any:
     """Computes a convolution with SAME padding and stride 2 on blocks of 2 x 2 pixels: for the stem, with JAX on a GPU.
 
     Four pixels of three channels become one of sixteen, four of them zeros, and a kernel of 3 x 3 one of 2 x 2: tensor
-    cores want channels in eights, and cuDNN takes longer to bring pictures into that form than to convolve.
+    cores want channels in eights, and cuDNN takes longer to bring images into that form than to convolve.
 
     Args:
         x: [B, h, w, C], of a known size.

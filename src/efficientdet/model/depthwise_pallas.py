@@ -190,7 +190,7 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
         def add(turn: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             picture, part = _divide(share + turn * shares, blocks[0] * blocks[1])
             block, part = _divide(part, blocks[1])
-            # The last turn of some shares lies beyond the batch: all of its rows are beyond the picture then.
+            # The last turn of some shares lies beyond the batch: all of its rows are beyond the image then.
             first = jnp.where(picture < geometry.batch, block, blocks[0]) * _ROWS
             column = pallas.places(part, columns)
             seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]

@@ -13,7 +13,7 @@ from efficientdet.structures import RawPredictions
 
 
 class Normalize(keras.layers.Layer):
-    """Pixels to the network's range: (x - 255 mean) / (255 std); outside of the picture the padding colour.
+    """Pixels to the network's range: (x - 255 mean) / (255 std); outside of the image the padding colour.
 
     So that the host sends uint8, a quarter of the bytes. The reference implementations pad with zeros after they
     normalise: with the mean colour. AdvProp weights were trained with black padding. NVIDIA normalises in the input
@@ -31,7 +31,7 @@ class Normalize(keras.layers.Layer):
         """Has no variables."""
 
     def call(self, images: Any, valid_size: Any = None) -> Any:
-        """Normalises; without `valid_size` the picture fills the image."""
+        """Normalises; without `valid_size` the image fills the image."""
         height, width = images.shape[1:3]
         mean = ops.convert_to_tensor([255 * m for m in self.config.pixel_mean], "float32")
         std = ops.convert_to_tensor([255 * s for s in self.config.pixel_std], "float32")

@@ -33,7 +33,7 @@ def _conv(filters: int, kernel: int, stride: int, name: str, dtype: Any, use_bia
 
 
 class SqueezeExcite(keras.layers.Layer):
-    """Scales channels by a sigmoid of their means over the picture (EfficientNet, section 4).
+    """Scales channels by a sigmoid of their means over the image (EfficientNet, section 4).
 
     compute_dtype[B, h, w, D] -> the same.
     """

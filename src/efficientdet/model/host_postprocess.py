@@ -178,7 +178,7 @@ def _decay(
 
 
 def _stack(found: list[_Candidates], config: PostprocessConfig) -> Detections:
-    """Pads the detections of each picture and stacks them."""
+    """Pads the detections of each image and stacks them."""
     size = (len(found), config.max_detections)
     detections: Detections = {
         "boxes": np.zeros((*size, 4), np.float32),

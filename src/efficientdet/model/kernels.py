@@ -39,7 +39,7 @@ def compute(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     Args:
         function: of the module's top level, of Keras operations on its arguments alone; returns an array or a tuple.
         *arrays: of the running backend; integers have no gradient.
-        **options: hashable, the same for all pictures.
+        **options: hashable, the same for all images.
 
     Returns:
         What the function returns.

@@ -281,7 +281,7 @@ class Resample(keras.layers.Layer):
 
 
 class StochasticDepth(keras.layers.Layer):
-    """Drops the branch of a residual block for whole pictures while training (Huang et al. 2016, section 3).
+    """Drops the branch of a residual block for whole images while training (Huang et al. 2016, section 3).
 
     compute_dtype[B, ...] -> the same, divided by `survival` where kept, 0 where dropped.
     """

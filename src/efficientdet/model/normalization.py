@@ -209,7 +209,7 @@ def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | Non
 
 
 def normalize_by_batch(x: Any, gamma: Any, beta: Any, *, epsilon: float, activation: str | None) -> tuple[Any, ...]:
-    """Normalises by mean and variance over pictures and pixels, and activates.
+    """Normalises by mean and variance over images and pixels, and activates.
 
     Args:
         x: [B, h, w, D] of any float type; the arithmetic is float32.

@@ -28,7 +28,7 @@ def normalize(
     activation: str | None,
     in_kernel: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by mean and variance over pictures and pixels, and activates.
+    """Normalises by mean and variance over images and pixels, and activates.
 
     Args:
         x: [B, h, w, D] of any float type.

@@ -34,7 +34,7 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiplyAdds:
-    """A forward pass of one picture in numbers."""
+    """A forward pass of one image in numbers."""
 
     convolutions: int
     """Multiplications of all convolutions."""
@@ -54,7 +54,7 @@ class _Call:
 
 
 def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> MultiplyAdds:
-    """Counts multiply-adds for one picture. Sizes are seen in a symbolic pass; nothing is computed.
+    """Counts multiply-adds for one image. Sizes are seen in a symbolic pass; nothing is computed.
 
     Args:
         model: the network.
@@ -72,7 +72,7 @@ def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> Mul
 
 
 def count_traffic(model: EfficientDet, image_size: tuple[int, int]) -> int:
-    """Counts the numbers of feature maps that one forward pass of one picture has to read and write.
+    """Counts the numbers of feature maps that one forward pass of one image has to read and write.
 
     The least there can be without fusing convolutions: each convolution reads its input once and writes its output
     once; what comes between (normalisation, activation, squeeze-and-excitation, resampling, fusion, skips) is computed

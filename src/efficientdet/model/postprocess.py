@@ -28,7 +28,7 @@ def detect(
     """Turns the network's answer into detections.
 
     Args:
-        raw: of B pictures.
+        raw: of B images.
         anchors: float32[A, 4], yxyx px.
         config: limits and thresholds.
         logits_dtype: what the logits were computed in; they are in no more numbers than that has.

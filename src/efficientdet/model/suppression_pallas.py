@@ -1,7 +1,7 @@
-"""Soft-NMS as one kernel in Pallas, for JAX on a GPU: a program picks all detections of a picture, one after another.
+"""Soft-NMS as one kernel in Pallas, for JAX on a GPU: a program picks all detections of an image, one after another.
 
 The loop of `postprocess.soft_nms` starts a dozen kernels for each of a hundred picks, and asks after each whether to go
-on; a single picture waits for them longer than for the network. What is computed is the same, and in the same order.
+on; a single image waits for them longer than for the network. What is computed is the same, and in the same order.
 Importing this module imports JAX.
 """
 

@@ -34,13 +34,13 @@ def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, pr
 
 
 def trace(network: Any, loaded: weights.Weights, *, answer: Answer, batch_size: int = 0) -> Any:
-    """Makes the function letterboxed pictures -> answer.
+    """Makes the function letterboxed images -> answer.
 
     Args:
         network: of `build`.
         loaded: the weights it was built of.
         answer: raw: the predictions of each anchor, and its best logit; detections: after the suppression.
-        batch_size: pictures a call; 0: any number.
+        batch_size: images a call; 0: any number.
 
     Returns:
         tf.function with one signature: images uint8[B, H, W, 3], valid_size int32[B, 2] -> dict, either

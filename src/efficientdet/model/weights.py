@@ -257,7 +257,9 @@ def find(location: str | Path) -> Path:
         candidate = path / "weights" / f"{name}{SUFFIX}"
         if candidate.is_file():
             return candidate
-    raise UserError(f"`{location}` has no weights/best{SUFFIX}; it is no folder of a run, or the run saved none yet.")
+    raise UserError(
+        f"`{location}` has no weights/best{SUFFIX}; it is not a folder of a run, or the run saved none yet."
+    )
 
 
 def assign(model: Any, weights: Weights) -> None:

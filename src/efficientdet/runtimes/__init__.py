@@ -23,12 +23,12 @@ class Runtime(Protocol):
     image_size: tuple[int, int]
     """Height and width of the network input, px."""
     resize: Resize
-    """How a picture is resampled to it."""
+    """How an image is resampled to it."""
     anchors: np.ndarray
     """float32[A, 4], yxyx px."""
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects in uint8[B, H, W, 3], letterboxed, with int32[B, 2] the size of the picture inside, px."""
+        """Detects in uint8[B, H, W, 3], letterboxed, with int32[B, 2] the size of the image inside, px."""
         ...
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:

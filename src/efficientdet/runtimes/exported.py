@@ -1,7 +1,7 @@
 """An export as a runtime: its graph in the program it was written for, suppression in it or on the host.
 
 Graphs end with detections or with raw predictions and each anchor's best logit; `model/host_postprocess.py` makes
-detections of the latter. OpenVINO's have a runtime of their own, which keeps several pictures in work.
+detections of the latter. OpenVINO's have a runtime of their own, which keeps several images in work.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class ExportRuntime:
 
         Args:
             images: uint8[B, H, W, 3], letterboxed.
-            valid_size: int32[B, 2], height and width of the picture inside, px.
+            valid_size: int32[B, 2], height and width of the image inside, px.
 
         Returns:
             Detections of NumPy arrays, px of the network input.
@@ -82,7 +82,7 @@ class ExportRuntime:
         return {"class_logits": found["class_logits"], "box_deltas": found["box_deltas"]}
 
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
-        """Runs the graph, in pieces where it takes a certain number of pictures; the last one is filled up."""
+        """Runs the graph, in pieces where it takes a certain number of images; the last one is filled up."""
         size = self.manifest.batch_size
         if size in (0, len(images)):
             return self._program(images, valid_size)

@@ -74,7 +74,7 @@ class KerasRuntime:
 
         Args:
             images: uint8[B, H, W, 3], letterboxed.
-            valid_size: int32[B, 2], height and width of the picture inside, px.
+            valid_size: int32[B, 2], height and width of the image inside, px.
 
         Returns:
             Detections of NumPy arrays, px of the network input.

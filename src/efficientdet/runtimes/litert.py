@@ -53,7 +53,7 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> export
     lock = threading.Lock()  # one set of arrays
 
     def run(images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
-        with lock:  # the runner makes room for as many pictures as come
+        with lock:  # the runner makes room for as many images as come
             found: dict[str, np.ndarray] = runner(images=images, valid_size=valid_size)
             return found
 

@@ -1,6 +1,6 @@
 """What an export says of itself: export.json beside its files.
 
-Format and precision, classes, what a picture must be like, the settings of anchors and suppression, the version that
+Format and precision, classes, what an image must be like, the settings of anchors and suppression, the version that
 wrote it, how far its answers were from Keras's, and the SHA-256 of each file, which is compared whenever it is loaded.
 That finds damage and mix-ups. It proves nothing about who wrote it: whoever can change a file can change its sum.
 """
@@ -50,7 +50,7 @@ class Manifest:
     batch_size: int
     """Pictures a call; 0: any number."""
     has_letterbox: bool
-    """Whether it also takes pictures of any size, and files of pictures."""
+    """Whether it also takes images of any size, and files of images."""
     model: ModelConfig
     """With the image size of the export."""
     categories: tuple[Category, ...]

@@ -3,8 +3,8 @@
 The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long
 as the network; `model/host_postprocess.py` takes a twentieth. An export may have it all the same.
 
-One picture has all cores, which wait for each other after each layer. Of a batch every core takes a picture of its own
-and waits for nobody, and pictures are post-processed while others are in the network.
+One image has all cores, which wait for each other after each layer. Of a batch every core takes an image of its own
+and waits for nobody, and images are post-processed while others are in the network.
 
 Weights are converted once, with TensorFlow, and kept in the cache, in the form of an export. An export needs none.
 
@@ -96,8 +96,8 @@ class OpenVinoRuntime:
         """Detects.
 
         Args:
-            images: uint8[B, H, W, 3], letterboxed. The first picture takes seconds more, and the first batch.
-            valid_size: int32[B, 2], height and width of the picture inside, px.
+            images: uint8[B, H, W, 3], letterboxed. The first image takes seconds more, and the first batch.
+            valid_size: int32[B, 2], height and width of the image inside, px.
 
         Returns:
             Detections of NumPy arrays, px of the network input.
@@ -115,7 +115,7 @@ class OpenVinoRuntime:
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}  # type: ignore[return-value]
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`. Arrays of one picture are views that the next call changes."""
+        """Runs the network alone; otherwise as `detect`. Arrays of one image are views that the next call changes."""
         exported.require_raw(self.path, self.manifest)
         parts = list(self._run(images, valid_size))
         if len(parts) == 1:  # a copy would take a tenth of the network's time
@@ -124,9 +124,9 @@ class OpenVinoRuntime:
         return {"class_logits": class_logits, "box_deltas": box_deltas}
 
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """Runs the graph: of each picture, in their order, views of its outputs, which the next call writes into.
+        """Runs the graph: of each image, in their order, views of its outputs, which the next call writes into.
 
-        Where the graph takes a certain number of pictures, so many at once; the last ones are filled up.
+        Where the graph takes a certain number of images, so many at once; the last ones are filled up.
         """
         size = self.manifest.batch_size or 1
         starts = range(0, len(images), size)
@@ -279,7 +279,7 @@ def convert(
         loaded: a `weights.Weights`.
         image_size: height and width of the network input, px; None: what the weights were trained with.
         answer: what it ends with.
-        batch_size: pictures a call; 0: any number.
+        batch_size: images a call; 0: any number.
 
     Returns:
         openvino.Model: images uint8[B, H, W, 3], valid_size int32[B, 2] -> what `manifest.OUTPUTS` names.

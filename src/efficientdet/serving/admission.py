@@ -1,7 +1,7 @@
 """How much a service takes on: its limits, and what is under way counted against them.
 
 Whoever can reach the service decides what is sent and how fast. So each thing a request can make grow has a limit, and
-what all requests together can make grow has a budget: pictures without an answer, memory for bodies, memory for pixels.
+what all requests together can make grow has a budget: images without an answer, memory for bodies, memory for pixels.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ class Limits:
     max_upload_mb: float = 20.0
     """Largest body of a request, MB (10^6 bytes). Beyond: 413."""
     max_pictures: int = 16
-    """Most pictures in a request. Beyond: 413."""
+    """Most images in a request. Beyond: 413."""
     max_megapixels: float = 50.0
-    """Largest picture, 10^6 px; judged by its header before a pixel is decoded. Beyond: 413."""
+    """Largest image, 10^6 px; judged by its header before a pixel is decoded. Beyond: 413."""
     max_waiting: int = 256
     """Pictures that are accepted and have no answer yet. Beyond: 503 with Retry-After."""
     max_connections: int = 512
@@ -36,7 +36,7 @@ class Limits:
     upload_memory_mb: float = 256.0
     """Memory for the bodies of all requests under way, MB. Beyond: 503 with Retry-After."""
     picture_memory_mb: float = 1500.0
-    """Memory for decoded pictures, MB: 24 bytes a pixel while one is decoded, 3 until it has its answer. Pictures wait
+    """Memory for decoded images, MB: 24 bytes a pixel while one is decoded, 3 until it has its answer. Images wait
     for it."""
     header_seconds: float = 10.0
     """Until the head of a request is there. Beyond: 408."""
@@ -47,9 +47,9 @@ class Limits:
     shutdown_seconds: float = 30.0
     """For the accepted requests after SIGTERM or Ctrl-C; what is not done then is dropped."""
     max_batch: int = 8
-    """Most pictures that the model sees at once; 1 on a CPU where memory is short."""
+    """Most images that the model sees at once; 1 on a CPU where memory is short."""
     batch_wait_ms: float = 10.0
-    """How long a batch waits for pictures that are being decoded; without such it does not wait."""
+    """How long a batch waits for images that are being decoded; without such it does not wait."""
     decode_threads: int = min(4, os.cpu_count() or 1)
     """Pictures that are decoded at once."""
 
@@ -65,7 +65,7 @@ def check(limits: Limits) -> None:
     needed = limits.max_megapixels * DECODING_BYTES
     if needed > limits.picture_memory_mb:
         raise UserError(
-            f"`limits.picture-memory-mb` is {limits.picture_memory_mb:g}; one picture of `limits.max-megapixels` "
+            f"`limits.picture-memory-mb` is {limits.picture_memory_mb:g}; one image of `limits.max-megapixels` "
             f"({limits.max_megapixels:g}) needs {needed:g}."
         )
     if limits.max_upload_mb > limits.upload_memory_mb:

@@ -94,13 +94,13 @@ class Service:
 
     @contextlib.contextmanager
     def _place(self) -> Any:
-        """Holds a place for a picture while the block runs, and for more that the block asks for."""
+        """Holds a place for an image while the block runs, and for more that the block asks for."""
         held = 0
 
         def take(amount: int) -> None:
             nonlocal held
             if not self.places.try_take(amount):
-                raise Refusal(503, "Too many pictures are waiting.", retry_after=self._retry_after())
+                raise Refusal(503, "Too many images are waiting.", retry_after=self._retry_after())
             held += amount
 
         take(1)
@@ -131,7 +131,7 @@ class Service:
             await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def _detect_all(self, pictures: Iterable[uploads.Upload]) -> list[PictureDetections]:
-        """Detects in the pictures of a request; the first that cannot be used stops the others."""
+        """Detects in the images of a request; the first that cannot be used stops the others."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._detect_one(picture)) for picture in pictures]

@@ -1,6 +1,6 @@
 """Pictures of many requests -> batches for one model, in one thread.
 
-While the model works, pictures gather, and the next batch takes them. An idle model waits for more only if some are
+While the model works, images gather, and the next batch takes them. An idle model waits for more only if some are
 being decoded, and not for long: a client that is alone waits for nobody.
 
 Batches are powers of two. A compiled graph may be made for each size of a batch, which takes seconds; so there are few
@@ -25,7 +25,7 @@ class Model(Protocol):
     """What detects: a `Detector`."""
 
     def detect(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
-        """Detects in pictures, uint8[h, w, 3] each."""
+        """Detects in images, uint8[h, w, 3] each."""
         ...
 
 
@@ -37,7 +37,7 @@ class _Job:
 
 
 class Batcher:
-    """Gives pictures to a model, several at a time."""
+    """Gives images to a model, several at a time."""
 
     def __init__(
         self, model: Model, limits: Limits, is_more_coming: Callable[[], bool], observe: Callable[[int, float], None]
@@ -47,7 +47,7 @@ class Batcher:
         Args:
             model: used by that thread alone.
             limits: of the service.
-            is_more_coming: says whether pictures are being decoded.
+            is_more_coming: says whether images are being decoded.
             observe: is told of each batch its size and seconds.
         """
         self._model, self._limits = model, limits
@@ -59,7 +59,7 @@ class Batcher:
         self._thread.start()
 
     async def detect(self, image: np.ndarray, close: Callable[[], None]) -> PictureDetections:
-        """Detects in one picture.
+        """Detects in one image.
 
         Args:
             image: uint8[h, w, 3].
@@ -86,7 +86,7 @@ class Batcher:
             jobs, is_last = self._gather(job)
             for batch in _powers_of_two(jobs):
                 self._answer(batch)
-            del job, jobs, batch  # an idle thread holds no picture
+            del job, jobs, batch  # an idle thread holds no image
             if is_last:
                 return
 
@@ -127,7 +127,7 @@ class Batcher:
             _hand_over(job, result)
 
     def _detect(self, images: list[np.ndarray]) -> list[PictureDetections | BaseException]:
-        """Detects; if a batch fails, each picture alone, so that one cannot spoil the others."""
+        """Detects; if a batch fails, each image alone, so that one cannot spoil the others."""
         try:
             return list(self._model.detect(images))
         except Exception as error:

@@ -36,10 +36,10 @@ class Picture:
 
 
 class Decoder:
-    """Decodes pictures of strangers."""
+    """Decodes images of strangers."""
 
     def __init__(self, limits: Limits):
-        """Starts no thread before the first picture."""
+        """Starts no thread before the first image."""
         self._limits = limits
         self._pool = concurrent.futures.ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
         self.memory = Budget(limits.picture_memory_mb * 1e6)
@@ -47,7 +47,7 @@ class Decoder:
         """Pictures that are being decoded, or wait for it."""
 
     async def decode(self, upload: Upload) -> Picture:
-        """Decodes a picture, upright; waits for a thread and for memory.
+        """Decodes an image, upright; waits for a thread and for memory.
 
         Raises:
             Refusal: 413, 415 or 422.
@@ -91,7 +91,7 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Any, *values: Any) -> 
 
 
 def _inspect(upload: Upload, most: float) -> int:
-    """Judges a picture by its header; returns the pixels that decoding makes.
+    """Judges an image by its header; returns the pixels that decoding makes.
 
     Raises:
         Refusal: it is not decoded.

@@ -40,7 +40,7 @@ def describe(facts: Any, limits: Limits) -> _Json:
         "info": {
             "title": f"EfficientDet: {facts.name}",
             "version": facts.version,
-            "description": f"Detects {len(facts.categories)} classes of objects in pictures.",
+            "description": f"Detects {len(facts.categories)} classes of objects in images.",
         },
         "servers": [{"url": "."}],
         "paths": {
@@ -65,18 +65,18 @@ def _detect(facts: Any, limits: Limits) -> _Json:
     refusals = {
         "400": "The body is empty, or a form that is damaged or names files by paths.",
         "408": f"The body was not there within {limits.upload_seconds:g} s.",
-        "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_pictures} pictures, "
+        "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_pictures} images, "
         f"or {limits.max_megapixels:g} million pixels in one of them.",
-        "415": "No picture of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF.",
-        "422": "A damaged picture, or a query that cannot be used.",
+        "415": "No image of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF.",
+        "422": "A damaged image, or a query that cannot be used.",
         "503": "Too much at once; Retry-After says when to come again.",
     }
     return {
         "operationId": "detect",
-        "summary": "Detects objects in a picture, or in several.",
-        "description": "Boxes are in px of the picture, upright as its EXIF orientation says. Of an animation, or of "
+        "summary": "Detects objects in an image, or in several.",
+        "description": "Boxes are in px of the image, upright as its EXIF orientation says. Of an animation, or of "
         "several pages, the first image is looked at. "
-        "If one picture of several cannot be used, none is answered.",
+        "If one image of several cannot be used, none is answered.",
         "parameters": [
             {
                 "name": "score_threshold",
@@ -99,7 +99,7 @@ def _detect(facts: Any, limits: Limits) -> _Json:
         ],
         "requestBody": {
             "required": True,
-            "description": "A picture; or a form of pictures, under any names; or JSON with pictures in base64. A form "
+            "description": "A image; or a form of images, under any names; or JSON with images in base64. A form "
             "and JSON may have what the query may have, as fields.",
             "content": {
                 "image/*": picture,
@@ -127,7 +127,7 @@ _FURTHER: dict[str, tuple[str, _Json]] = {
         "Of boxes that share half of their union, whatever their classes, only the best stays.",
         {"type": "boolean"},
     ),
-    "max_detections": ("Most detections of a picture, the best ones.", {"type": "integer", "minimum": 1}),
+    "max_detections": ("Most detections of an image, the best ones.", {"type": "integer", "minimum": 1}),
 }
 _BASE64: _Json = {"type": "string", "contentEncoding": "base64"}
 _JSON_BODY: _Json = {

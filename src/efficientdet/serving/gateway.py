@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _LINGER_SECONDS = 2.0
 _LONGEST_PATH = 60  # characters in the log
 
-# The page's script, style and pictures are files of the service; pictures that a person chooses are `blob:`.
+# The page's script, style and images are files of the service; images that a person chooses are `blob:`.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -140,5 +140,5 @@ def _line(scope: Scope, status: int, seconds: float, pictures: int) -> str:
     """Writes an answered request down; what a client chose cannot begin a line of its own."""
     host = scope["client"][0] if scope.get("client") else "-"
     path = ascii(scope["path"][:_LONGEST_PATH])[1:-1]
-    counted = f" {pictures} picture{'s' * (pictures != 1)}" if pictures else ""
+    counted = f" {pictures} image{'s' * (pictures != 1)}" if pictures else ""
     return f"{host} {scope['method'][:10]} {path} {status} {1e3 * seconds:.0f} ms{counted}"

@@ -41,7 +41,7 @@ class Metrics:
             "efficientdet_upload_bytes", "Bodies of requests under way.", registry=self._registry
         )
         self.picture_memory = Gauge(
-            "efficientdet_picture_bytes", "Memory counted for decoded pictures.", registry=self._registry
+            "efficientdet_picture_bytes", "Memory counted for decoded images.", registry=self._registry
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:

@@ -42,7 +42,7 @@ class Served:
 
     def text(self) -> str:
         """Writes it for people."""
-        return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_pictures} pictures."
+        return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_pictures} images."
 
 
 def serve(
@@ -228,7 +228,7 @@ def _signals_only_stop() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_about_pictures() -> Iterator[None]:
-    """Keeps Pillow's remarks on odd pictures out of the log: threads that decode cannot switch warnings one by one."""
+    """Keeps Pillow's remarks on odd images out of the log: threads that decode cannot switch warnings one by one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

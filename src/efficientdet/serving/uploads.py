@@ -31,7 +31,7 @@ _BOUNDARY = re.compile(r'boundary=(?:"([^"\x00-\x1f]{1,70})"|([^\s";,]{1,70}))(?
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A picture as it was sent."""
+    """A image as it was sent."""
 
     name: str
     content: bytes
@@ -72,7 +72,7 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
         except TimeoutError:
             raise Refusal(408, f"The body was not there within {limits.upload_seconds:g} s.") from None
         if not body:
-            raise Refusal(400, "The body is empty; send a picture.")
+            raise Refusal(400, "The body is empty; send an image.")
         if kind == _FORM:
             yield _of_form(bytes(body), _boundary(request), limits)
         elif kind == _JSON:
@@ -93,12 +93,12 @@ def _content_kind(request: Request) -> str:
         Refusal: it is none of the ways that are understood, or too large.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Compressed bodies are not taken; send the picture as it is.")
+        raise Refusal(415, "Compressed bodies are not taken; send the image as it is.")
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind not in (_FORM, _JSON, "application/octet-stream") and not kind.startswith("image/"):
         raise Refusal(
             415,
-            f"Content-Type is {kind[:80]!r}; send a picture as image/jpeg or the like, several as {_FORM}, "
+            f"Content-Type is {kind[:80]!r}; send an image as image/jpeg or the like, several as {_FORM}, "
             f"or base64 as {_JSON}.",
         )
     return kind
@@ -136,7 +136,7 @@ def _of_form(body: bytes, boundary: bytes, limits: Limits) -> Body:
     for name, is_file, content in _split(body, boundary, limits):
         if is_file or name not in wishes.NAMES:
             if not content:
-                raise Refusal(400, f"`{name}` is empty; send a picture.")
+                raise Refusal(400, f"`{name}` is empty; send an image.")
             uploads.append(Upload(name, content))
         elif len(content) > _MOST_HEADERS:
             raise Refusal(422, f"{name} has more than {_MOST_HEADERS:,} bytes.")
@@ -145,7 +145,7 @@ def _of_form(body: bytes, boundary: bytes, limits: Limits) -> Body:
     if len(uploads) > limits.max_pictures:
         raise _too_many(limits)
     if not uploads:
-        raise Refusal(400, "The form has no picture; send one as a file.")
+        raise Refusal(400, "The form has no image; send one as a file.")
     return Body(uploads, asked)
 
 
@@ -179,7 +179,7 @@ def _of_json(body: bytes, limits: Limits) -> Body:
 
 
 def _too_many(limits: Limits) -> Refusal:
-    return Refusal(413, f"There are more than {limits.max_pictures} pictures in the request.")
+    return Refusal(413, f"There are more than {limits.max_pictures} images in the request.")
 
 
 def _split(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:

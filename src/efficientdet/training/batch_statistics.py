@@ -1,9 +1,9 @@
 """Batch statistics measured anew, for weights that are to be used ("precise BN", Wu and Johnson 2021, section 3).
 
-Training normalises by the batch, inference by averages over the last steps' batches. With few pictures a batch those
-averages are of no use: the coarsest levels have a cell or a few of each picture, so the spread inside of a batch is
-smaller than that of all pictures, in every layer a little more. Here the weights stay, and larger batches go through
-the network once: without gradients memory has room for four times as many pictures.
+Training normalises by the batch, inference by averages over the last steps' batches. With few images a batch those
+averages are of no use: the coarsest levels have a cell or a few of each image, so the spread inside of a batch is
+smaller than that of all images, in every layer a little more. Here the weights stay, and larger batches go through
+the network once: without gradients memory has room for four times as many images.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ _MEAN, _VARIANCE = "/moving_mean", "/moving_variance"
 
 
 def plan(training: TrainingConfig, num_examples: int) -> tuple[int, int]:
-    """Says how many pictures a batch of the measurement has, and how many batches there are; (0, 0): none.
+    """Says how many images a batch of the measurement has, and how many batches there are; (0, 0): none.
 
     Args:
         training: `recalibrate_images` (derived), `batch_size`, `accumulate_steps`.
-        num_examples: training pictures.
+        num_examples: training images.
     """
     wanted = min(training.recalibrate_images or 0, num_examples)
     if not wanted:
@@ -63,7 +63,7 @@ class Recalibration:
         Args:
             model: EfficientDet, whose weights they are.
             training: `recalibrate_images` (derived), `batch_size`, `accumulate_steps`, `xla`.
-            dataset: whose training pictures are measured on.
+            dataset: whose training images are measured on.
         """
         self._model, self._dataset = model, dataset
         self._batch_size, self._count = plan(training, dataset.num_examples)
@@ -104,7 +104,7 @@ class Recalibration:
 
 
 def combine(names: list[str], old: list[np.ndarray], found: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Makes the statistics of all pictures from those of batches of a size.
+    """Makes the statistics of all images from those of batches of a size.
 
     The variance is the mean of those inside of the batches and the variance between their means.
 

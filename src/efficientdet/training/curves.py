@@ -17,7 +17,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         lines: as `metrics.read_lines` gives them.
-        path: of the picture.
+        path: of the image.
     """
     # The object-oriented interface: no window system, no global state. matplotlib takes a second to import.
     from matplotlib.figure import Figure

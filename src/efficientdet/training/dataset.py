@@ -1,4 +1,4 @@
-"""What a run trains and validates on, whichever way it was given: records, or generated pictures."""
+"""What a run trains and validates on, whichever way it was given: records, or generated images."""
 
 import dataclasses
 import itertools
@@ -24,16 +24,16 @@ class Dataset:
 
     categories: tuple[Category, ...]
     num_examples: int
-    """Training pictures."""
+    """Training images."""
     num_validation: int
-    """Validation pictures; 0: none."""
+    """Validation images; 0: none."""
     training_batches: Callable[[int, int], Iterator[tuple[Batch, np.ndarray]]]
     """(start step, stop step) -> batches with their image ids; of several processes each has its share of every one."""
     plain_batches: Callable[[int, int], Iterator[Batch]]
-    """(batch size, batches) -> training pictures as validation has them, without augmentation, the same in every
-    process; at least so many training pictures there must be."""
+    """(batch size, batches) -> training images as validation has them, without augmentation, the same in every
+    process; at least so many training images there must be."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
-    """One pass over the validation pictures, the same in every process."""
+    """One pass over the validation images, the same in every process."""
     train_records: records.Records | None = None
     """Where the training images are; none: they are generated."""
     validation_records: records.Records | None = None
@@ -95,7 +95,7 @@ def prepare_source(config: ExperimentConfig) -> str:
 
 
 def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
-    """Prepares generated pictures; they need neither files nor TensorFlow."""
+    """Prepares generated images; they need neither files nor TensorFlow."""
     data, training, size = config.data, config.training, config.model.image_size
     if data.validation not in ("", "none", SYNTHETIC):
         raise UserError(
@@ -125,7 +125,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
             yield own, originals["ids"][rows]
 
     batch_size, seed = config.evaluation.batch_size, training.seed + 1
-    # Whole batches, none of whose pictures come twice; at least one batch.
+    # Whole batches, none of whose images come twice; at least one batch.
     wanted = min(config.evaluation.max_images or _SYNTHETIC_VALIDATION, _SYNTHETIC_VALIDATION)
     batches = max(synthetic.pool_size(batch_size, size, wanted) // batch_size, 1)
     if config.overfit:

@@ -47,7 +47,7 @@ def huber(error: Any, delta: float) -> Any:
 
 
 def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
-    """Sums the focal loss over pictures, anchors and classes.
+    """Sums the focal loss over images, anchors and classes.
 
     Args:
         logits: float32[B, A, C].
@@ -118,7 +118,7 @@ def detection_losses(
         raw: the network's answer.
         targets: what it should have been.
         config: weights and shapes of the losses.
-        is_real: bool[B], pictures that count; None: all.
+        is_real: bool[B], images that count; None: all.
         num_matched: float32[], matched anchors of the whole batch, of which these rows are a part; None: of the rows.
 
     Returns:

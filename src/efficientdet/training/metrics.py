@@ -99,7 +99,7 @@ class Sink(Protocol):
         """Takes a line, as `read_lines` gives them."""
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Takes a picture: uint8[H, W, 3], RGB."""
+        """Takes an image: uint8[H, W, 3], RGB."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Takes how the run ended, as `summary.json` has it; is not called when the run was interrupted."""
@@ -121,7 +121,7 @@ class MetricsWriter:
         Args:
             kind: "train" or "validation".
             step: updates done.
-            epoch: passes over the training pictures done, a fraction.
+            epoch: passes over the training images done, a fraction.
             values: name -> number, or none where there is nothing to measure.
         """
         numbers = {name: None if value is None else float(value) for name, value in values.items()}
@@ -133,12 +133,12 @@ class MetricsWriter:
             sink.write(line)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Hands a picture on: uint8[H, W, 3], RGB."""
+        """Hands an image on: uint8[H, W, 3], RGB."""
         for sink in self._sinks:
             sink.image(tag, image, step)
 
     def save_curves(self) -> None:
-        """Draws all lines so far into `curves.png`; a reader finds the old picture or the new one, never half of it."""
+        """Draws all lines so far into `curves.png`; a reader finds the old image or the new one, never half of it."""
         if self._sinks:
             curves.draw_curves(read_lines(self._run_dir / LINES_FILE), self._run_dir / CURVES_FILE)
 
@@ -174,7 +174,7 @@ class _LinesFile:
             self._file.flush()
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Has no place for pictures."""
+        """Has no place for images."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Leaves the end to `summary.json`."""
@@ -185,7 +185,7 @@ class _LinesFile:
 
 
 class _Events:
-    """TensorBoard: scalars `<kind>/<name>`, and pictures."""
+    """TensorBoard: scalars `<kind>/<name>`, and images."""
 
     def __init__(self, folder: Path, resume_step: int):
         """Tells TensorBoard to forget what a resumed run repeats."""

@@ -1,7 +1,7 @@
-"""A test of data and labels: the first few training pictures, learnt by heart and evaluated on (`overfit`).
+"""A test of data and labels: the first few training images, memorized and evaluated on (`overfit`).
 
-A detector that cannot learn eight pictures cannot learn eight thousand: boxes are shifted, labels are mixed up, objects
-are smaller than any anchor, or the learning rate is wrong. So all that keeps a training from learning by heart is off:
+A detector that cannot learn eight images cannot learn eight thousand: boxes are shifted, labels are mixed up, objects
+are smaller than any anchor, or the learning rate is wrong. So all that keeps a network from memorizing is off:
 augmentation, stochastic depth, weight decay. Evaluated are the weights themselves, since their average lags behind.
 """
 
@@ -14,11 +14,11 @@ _RATE = 0.08
 
 
 def adapt(config: ExperimentConfig) -> ExperimentConfig:
-    """Changes a configuration with `overfit` to learn by heart; leaves any other as it is.
+    """Changes a configuration with `overfit` so that the network can memorize; leaves any other as it is.
 
-    A batch holds each picture once at most. Evaluations are a tenth of the run apart, or further: an epoch is one step.
+    A batch holds each image once at most. Evaluations are a tenth of the run apart, or further: an epoch is one step.
     The learning rate, unless it is given, is that of a batch of 64: smaller batches have smaller ones since their
-    gradients are noisier, but a batch of all pictures there are has no noise.
+    gradients are noisier, but a batch of all images there are has no noise.
     """
     if not config.overfit:
         return config

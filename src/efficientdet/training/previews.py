@@ -1,4 +1,4 @@
-"""A sheet of training pictures with their boxes, as the network sees them."""
+"""A sheet of training images with their boxes, as the network sees them."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from efficientdet.data import records
 from efficientdet.errors import UserError
 from efficientdet.training import dataset as datasets
 
-_LEAST_SIDE = 256  # px of a picture on the sheet, so that the names of classes can be read
+_LEAST_SIDE = 256  # px of an image on the sheet, so that the names of classes can be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def preview(
             a preset may follow, else it is d0.
         output: the sheet, a .jpg or .png.
         num_pictures: on the sheet.
-        columns: pictures a row.
+        columns: images a row.
         config: of the run; its size, augmentation, seed and split count.
 
     Returns:
@@ -128,9 +128,7 @@ def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None
 def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> ExperimentConfig:
     """Points the config of a run at `data`, with the whole sheet in one batch and no validation."""
     if data == datasets.SYNTHETIC:
-        raise UserError(
-            "`data` is `synthetic`; generated pictures are not augmented. `efficientdet demo` makes records."
-        )
+        raise UserError("`data` is `synthetic`; generated images are not augmented. `efficientdet demo` makes records.")
     backend.require_tensorflow("`preview`")
     folder = Path(data).expanduser()
     is_source = folder.is_dir() and not (folder / records.MANIFEST).is_file()
@@ -143,7 +141,7 @@ def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> Experi
 
 
 def _describe(id: int, valid_size: np.ndarray, boxes: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Turns one picture's facts into plain JSON values; corners in px, x before y."""
+    """Turns one image's facts into plain JSON values; corners in px, x before y."""
     found = [
         {"class": name, "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)}}
         for name, (y1, x1, y2, x2) in zip(names, boxes.tolist(), strict=True)

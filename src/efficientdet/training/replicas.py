@@ -88,7 +88,7 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
     if training.batch_size // total % training.accumulate_steps:
         raise UserError(
             f"`training.accumulate_steps` is {training.accumulate_steps}, which does not divide the "
-            f"{training.batch_size // total} pictures of a batch that each device has."
+            f"{training.batch_size // total} images of a batch that each device has."
         )
     if total == 1:
         return OneDevice(packing.joined(model) if backend.is_tensorflow_on_cpu() else None)
@@ -111,8 +111,8 @@ def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str
         return None
     height, width = model.image_size
     return (
-        f"the coarsest level has one cell at {height} x {width} px, and its batch statistics are of one picture: they "
-        "are of no use in evaluation; train on more pictures at a time, or on larger ones"
+        f"the coarsest level has one cell at {height} x {width} px, and its batch statistics are of one image: they "
+        "are of no use in evaluation; train on more images at a time, or on larger ones"
     )
 
 

@@ -5,7 +5,7 @@ metrics.jsonl       losses, learning rate, speed, memory and AP, one JSON object
                     and what `logging` asks for
 checkpoints/        the whole state, for resume
 weights/            averaged weights for use: best and last
-evaluation/         pictures with truth and detections, and the metrics of each evaluation
+evaluation/         images with truth and detections, and the metrics of each evaluation
 summary.json        how it ended
 log.txt             what was said
 """
@@ -257,7 +257,7 @@ class _Run:
 
     @property
     def epoch(self) -> float:
-        """Passes over the training pictures so far."""
+        """Passes over the training images so far."""
         return self.step / self.schedule.steps_per_epoch
 
     def note(self) -> str:

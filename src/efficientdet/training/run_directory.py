@@ -234,7 +234,7 @@ def log(folder: Path, text: str) -> None:
 def write_evaluation(
     folder: Path, step: int, found: ValidationResult, categories: tuple[Category, ...], metrics: MetricsWriter
 ) -> None:
-    """Writes the metrics of an evaluation, and a sheet of pictures with truth and detections side by side."""
+    """Writes the metrics of an evaluation, and a sheet of images with truth and detections side by side."""
     from PIL import Image
 
     files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
@@ -255,7 +255,7 @@ def _prefixed(detections: Any) -> dict[str, Any]:
 
 
 def _pair(row: dict[str, Any], names: list[str]) -> np.ndarray:
-    """Draws one picture twice: with its truth and with what was found."""
+    """Draws one image twice: with its truth and with what was found."""
     height, width = row["valid_size"]
     image = row["images"][:height, :width]
     sure = row["found_scores"] >= _SHOWN_SCORE

@@ -1,7 +1,7 @@
 """When a run does what: epochs of the configuration, in steps; and the values that follow from their number.
 
 google/automl's values are for COCO: 0.08 for a batch of 64, one epoch of warm-up, batch statistics that remember 100
-steps. They presume 550,000 steps. With 300 pictures an epoch has five steps, and a run may have 500. So each value has
+steps. They presume 550,000 steps. With 300 images an epoch has five steps, and a run may have 500. So each value has
 a form for short runs that becomes google/automl's as the run becomes long. With S the steps of the run and B its batch:
 
     learning rate     0.08 B/64; for B < 64 times sqrt(10,000/S), at least 1 and at most sqrt(64/B)
@@ -33,7 +33,7 @@ class Schedule:
     """The steps of a run."""
 
     steps_per_epoch: float
-    """Not whole where the batch does not divide the pictures: a batch may span two epochs."""
+    """Not whole where the batch does not divide the images: a batch may span two epochs."""
     total_steps: int
     """Steps of the whole run, at least one."""
     evaluation_steps: frozenset[int]
@@ -49,7 +49,7 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
 
     Args:
         config: of the run.
-        num_examples: training pictures.
+        num_examples: training images.
 
     Returns:
         The configuration without None among them, and what was filled in: dotted name -> value.
@@ -84,11 +84,11 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
 def peak_rate(batch_size: int, steps: int) -> float:
     """Computes the learning rate of a batch.
 
-    Long runs: in proportion to the batch (EfficientDet: 0.16 at 128), so that pictures count the same in each. A small
+    Long runs: in proportion to the batch (EfficientDet: 0.16 at 128), so that images count the same in each. A small
     batch in a short run makes too few and too small steps that way; there the rate goes with the root of the batch.
 
     Args:
-        batch_size: pictures of one update.
+        batch_size: images of one update.
         steps: of the whole run.
     """
     share = batch_size / _REFERENCE_BATCH
@@ -119,7 +119,7 @@ def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
 
     Args:
         config: of the run, with derived values.
-        num_examples: training pictures.
+        num_examples: training images.
     """
     training, optimizer = config.training, config.optimizer
     peak, warmup_epochs = optimizer.learning_rate, optimizer.warmup_epochs

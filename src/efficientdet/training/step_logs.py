@@ -65,7 +65,7 @@ class StepLogs:
         Args:
             step: its number, from 1.
             logs: float32[] each, as `step.make_step` gives them; on the device.
-            ids: int64[B], the pictures of the batch.
+            ids: int64[B], the images of the batch.
 
         Raises:
             UserError: too many steps in a row were not finite.
@@ -76,7 +76,7 @@ class StepLogs:
             self._read(previous)
 
     def _read(self, logs: dict[str, Any]) -> None:
-        """Reads the logs of a step; names its pictures if it was not finite, and stops the run after too many."""
+        """Reads the logs of a step; names its images if it was not finite, and stops the run after too many."""
         self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
         if self._newest["ok"] or self._newest["is_overflow"]:
             return
@@ -102,7 +102,7 @@ class StepLogs:
         """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
 
         Args:
-            epoch: passes over the training pictures so far.
+            epoch: passes over the training images so far.
             skipped_steps: steps of the whole run that changed nothing.
 
         Returns:

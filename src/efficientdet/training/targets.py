@@ -18,12 +18,12 @@ IGNORED = -2
 def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
     """Assigns boxes to anchors, on the device, for the whole batch.
 
-    Goes through the boxes one by one, up to the fullest picture of the batch: B x A numbers live at a time instead of
+    Goes through the boxes one by one, up to the fullest image of the batch: B x A numbers live at a time instead of
     B x A x N.
 
     Args:
         anchors: float32[A, 4], yxyx px.
-        truth: boxes of B pictures; a picture may have none.
+        truth: boxes of B images; an image may have none.
         match_iou: least IoU of a match.
 
     Returns:

@@ -46,7 +46,7 @@ class TimeLog:
         Args:
             run_dir: of the run.
             lines: of `metrics.jsonl`, where a run is resumed.
-            batch_size: pictures a step, over all devices.
+            batch_size: images a step, over all devices.
             num_devices: the run trains on.
         """
         self._path, self._batch_size, self._num_devices = run_dir / FILE, batch_size, num_devices
@@ -65,7 +65,7 @@ class TimeLog:
         self._append(self._texts(line))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Has no place for pictures."""
+        """Has no place for images."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes the averages."""

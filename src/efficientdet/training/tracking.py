@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow: the lines, pictures, config and summary of a run, through their own clients.
+"""Weights & Biases and MLflow: the lines, images, config and summary of a run, through their own clients.
 
 A service that fails neither ends a training nor holds it up: each has a thread of its own, and what goes wrong there
 is one line. A resumed run goes on in the same run of the service, whose name is in `<service>-run.txt` of the run
@@ -83,7 +83,7 @@ class Client(Protocol):
         """Sends a line of `metrics.jsonl`."""
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Sends a picture: uint8[H, W, 3], RGB."""
+        """Sends an image: uint8[H, W, 3], RGB."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Sends how the run ended."""
@@ -120,7 +120,7 @@ class Tracker:
         self._calls.put(lambda client: client.write(line))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Sends a picture."""
+        """Sends an image."""
         self._calls.put(lambda client: client.image(tag, image, step))
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The averaged weights on the validation pictures: losses and COCO metrics from one pass of the network."""
+"""The averaged weights on the validation images: losses and COCO metrics from one pass of the network."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ class ValidationResult:
     watch: plausibility.Watch
     """Which images are full of confident boxes."""
     examples: list[tuple[Batch, Detections]]
-    """The first batch with its detections, in px of the network input, for pictures."""
+    """The first batch with its detections, in px of the network input, for images."""
 
 
 def make_validation(model: Any, anchors: np.ndarray, config: ExperimentConfig) -> Callable[..., tuple[Detections, Any]]:
@@ -63,7 +63,7 @@ def evaluate_averages(
         validate: compiled `make_validation`.
         trainable: averaged weights, arrays on one device of this process.
         non_trainable: batch statistics to use them with, likewise.
-        batches: one pass over the validation pictures, the same in every process.
+        batches: one pass over the validation images, the same in every process.
         categories: the classes.
         num_images: for the progress bar.
     """

@@ -1,4 +1,4 @@
-"""ImageNet weights of `keras.applications`: the same features from the same picture, whatever the files' form."""
+"""ImageNet weights of `keras.applications`: the same features from the same image, whatever the files' form."""
 
 import dataclasses
 import hashlib

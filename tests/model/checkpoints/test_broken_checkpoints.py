@@ -345,7 +345,7 @@ def _nothing(folder, state, arrays):
 
 
 def _a_device(folder, state, arrays):
-    return pathlib.Path("/dev/null"), "`/dev/null` is no file"
+    return pathlib.Path("/dev/null"), "`/dev/null` is not a file"
 
 
 def _a_picture(folder, state, arrays):

@@ -27,7 +27,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
         path = path / "dataset.json"
     try:
         if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
-            raise UserError(f"`{path}` is no file; expected names of classes.")
+            raise UserError(f"`{path}` is not a file; expected names of classes.")
         if path.stat().st_size > _LARGEST:
             raise UserError(f"`{path}` has {path.stat().st_size} bytes; expected names of classes.")
         text = path.read_text(encoding="utf-8")

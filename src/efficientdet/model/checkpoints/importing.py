@@ -255,7 +255,7 @@ def with_habits(
     notes = [] if notes is None else notes
     if checkpoint.naming == "nvidia_objects":
         notes.append(
-            "NVIDIA: pixels normalised twice, no ReLU on fusion weights, pictures resampled from corners, features "
+            "NVIDIA: pixels normalised twice, no ReLU on fusion weights, images resampled from corners, features "
             "enlarged from centres"
         )
         config = dataclasses.replace(

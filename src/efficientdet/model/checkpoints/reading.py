@@ -50,7 +50,7 @@ def open_checkpoint(location: Path) -> Checkpoint:
         raise UserError(f"`{location}` has no checkpoint inside; expected {_KNOWN}.")
     try:
         if location.exists() and not location.is_file():  # a device, such as /dev/zero, has no end
-            raise UserError(f"`{location}` is no file; expected {_KNOWN}.")
+            raise UserError(f"`{location}` is not a file; expected {_KNOWN}.")
         with location.open("rb") as file:
             start = file.read(16)
     except OSError as error:
