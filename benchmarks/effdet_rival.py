@@ -37,7 +37,7 @@ def main() -> None:
     train = modes.add_parser("train", help="whole updates: targets, losses, gradients, clipping, momentum")
     _add_common(train)
     train.add_argument("--batch-size", type=int, default=4)
-    train.add_argument("--boxes", type=int, default=8, help="on each picture")
+    train.add_argument("--boxes", type=int, default=8, help="on each image")
     train.add_argument("--calls", type=int, default=2, help="updates a turn")
     train.set_defaults(prepare=prepare_train)
     options = parser.parse_args()

@@ -145,7 +145,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
         "batch": "network, images a call",
         "training batch": "training at 256 px, images an update",
         "images/s, by image size": "input pipeline, px of a side",
-        "images/s, by boxes a picture": "input pipeline, boxes a picture",
+        "images/s, by boxes an image": "input pipeline, boxes an image",
     }
     figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
     for (what, title), axis in zip(panels.items(), axes.flat, strict=True):

@@ -84,7 +84,7 @@ def main(
         print(line)
     if output is not None:
         size = ours.runtime.image_size
-        kind = "photographs" if pictures else "generated pictures"
+        kind = "photographs" if pictures else "generated images"
         what = f"{model} at {size[0]} x {size[1]} px over HTTP and by itself, {len(encoded)} {kind}"
         files.write_json(output, {"what": what, "rows": rows, "ratios": ratios, **report.circumstances()})
 

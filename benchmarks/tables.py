@@ -190,7 +190,7 @@ _GROWTH = {
     "batch": "network of D0, 512 px, batch {}",
     "training batch": "training D0, 256 px, batch {}",
     "images/s, by image size": "input pipeline, {0} x {0} px",
-    "images/s, by boxes a picture": "input pipeline, {} boxes a picture",
+    "images/s, by boxes an image": "input pipeline, {} boxes an image",
     "seconds to the first batch, by shards": "seconds to the first batch, {} shards",
 }
 
@@ -263,7 +263,7 @@ def _tiles() -> str:
     header = (
         f"{facts['pictures']} images of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
     )
-    return _table([header, "AP", "AP50", "boxes shown", "ms a picture"], rows)
+    return _table([header, "AP", "AP50", "boxes shown", "ms an image"], rows)
 
 
 def _finetuning_files() -> list[dict[str, Any]]:

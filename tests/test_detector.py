@@ -204,7 +204,7 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
         (None, r"`image` is None \(`cv2\.imread`"),
         (3, "`image` is of type int; expected a path"),
         ({"a.jpg": 1}, "`image` is of type dict"),
-        (b"hello", "`image` is no image that can be read"),
+        (b"hello", "`image` is not an image that can be read"),
         ("ftp://host/a.jpg", "is an address that is not read here"),
     ],
 )

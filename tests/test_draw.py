@@ -1,4 +1,4 @@
-"""Pictures with boxes: readable tags, nothing touched elsewhere, any size of image."""
+"""Images with boxes: readable tags, nothing touched elsewhere, any size of image."""
 
 import itertools
 
@@ -151,7 +151,7 @@ def test_enlarging_keeps_boxes_on_their_objects():
 
 def test_side_by_side_holds_both_pictures_below_their_captions():
     left, right = _grey(60, 80), np.full((60, 80, 3), 10, np.uint8)
-    sheet = draw.side_by_side(left, right, ("truth", "a caption that is far too long for such a small picture"))
+    sheet = draw.side_by_side(left, right, ("truth", "a caption that is far too long for such a small image"))
     np.testing.assert_array_equal(sheet[-60:, :80], left)
     np.testing.assert_array_equal(sheet[-60:, -80:], right)
     assert (sheet[:-60, :80] < 100).any()

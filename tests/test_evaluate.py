@@ -145,7 +145,7 @@ def test_the_first_pictures_alone_can_be_counted(evaluated, converted, pictures,
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] <= 2]
     stats, _, _ = little_detections.count(document, str(path))
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
-    with pytest.raises(UserError, match="`image_id` 3, but the data has no such picture"):
+    with pytest.raises(UserError, match="`image_id` 3, but the data has no such image"):
         evaluation.evaluate_detections(evaluated[1] / "detections.json", data=str(converted), max_images=2)
     with pytest.raises(UserError, match="`max_images` is -1"):
         evaluation.evaluate_detections(path, data=str(converted), max_images=-1)

@@ -229,7 +229,7 @@ def test_a_picture_from_the_web_is_judged_as_a_file(finding_weights, picture, tm
         local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "local")
         found, expected = (next(iter(each.pictures.values())) for each in (result, local))
         assert found["detections"] == expected["detections"] != []
-        with pytest.raises(UserError, match=r"/b\.png` is no image that can be read"):
+        with pytest.raises(UserError, match=r"/b\.png` is not an image that can be read"):
             _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 

@@ -47,8 +47,8 @@ _LEFT, _RIGHT, _WHOLE = (0, 0, 100, 100), (0, 80, 100, 180), (0, 0, 100, 180)
             [2],
             id="larger than a tile: the whole image's box stands for its pieces",
         ),
-        pytest.param([((10, 10, 50, 50), 0, 0.9, _WHOLE)], [], id="a tile sees it better than the whole picture"),
-        pytest.param([((10, 10, 50, 150), 0, 0.9, _WHOLE)], [0], id="no tile sees it better than the whole picture"),
+        pytest.param([((10, 10, 50, 50), 0, 0.9, _WHOLE)], [], id="a tile sees it better than the whole image"),
+        pytest.param([((10, 10, 50, 150), 0, 0.9, _WHOLE)], [0], id="no tile sees it better than the whole image"),
         pytest.param(
             [((10, 10, 90, 150), 0, 0.9, _WHOLE), ((20, 20, 40, 40), 0, 0.4, _LEFT)],
             [0, 1],

@@ -42,7 +42,7 @@ VERBS = {
 BENCHMARKS = {
     "input": ("efficientdet.benchmarks.input_pipeline", "benchmark_input", "records to batches, and what limits it"),
     "train": ("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
-    "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "pictures to detections, and each part"),
+    "inference": ("efficientdet.benchmarks.inference", "benchmark_inference", "images to detections, and each part"),
     "exports": ("efficientdet.benchmarks.formats", "benchmark_exports", "each format and precision: size, AP, speed"),
 }
 
@@ -185,7 +185,7 @@ def _with_format(words: list[str]) -> list[str]:
 def _check_dry_run(result: Any, words: list[str]) -> None:
     """Raises a UserError for faults that a dry run of `convert` found and that would stop a conversion."""
     for count, what, option in (
-        (result.num_broken, "pictures", "--skip-broken-images"),
+        (result.num_broken, "images", "--skip-broken-images"),
         (result.num_broken_annotations, "annotations", "--skip-broken-annotations"),
     ):
         if count and option not in words:

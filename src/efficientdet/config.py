@@ -116,7 +116,7 @@ class DataConfig:
     """How JPEGs of training images become pixels. fast: only the part that is cut out, shrunk on the way where it is
     needed at half its size or less; exact: whole, as in evaluation and where `augmentation` changes the image first."""
     synthetic_examples: int = 1024
-    """Pictures in an epoch of `synthetic` data."""
+    """Images in an epoch of `synthetic` data."""
     synthetic_classes: int = 6
     """Classes of `synthetic` data, at most 6."""
 
@@ -206,7 +206,7 @@ class TrainingConfig:
     """The run."""
 
     batch_size: int = 64
-    """Pictures of one update, over all devices."""
+    """Images of one update, over all devices."""
     accumulate_steps: int = 1
     """Parts of the batch that go through the network one after the other; memory is that of a part. Gradients are those
     of the whole batch, batch statistics those of each part."""
@@ -270,7 +270,7 @@ class EvaluationConfig:
     """How validation images are evaluated."""
 
     batch_size: int = 8
-    """Pictures a batch."""
+    """Images a batch."""
     max_images: int = 0
     """Evaluate only the first so many; 0: all."""
 

@@ -36,7 +36,7 @@ _MEANINGS = {
     "APs": "small, area up to 32² px",
     "APm": "medium",
     "APl": "large, area from 96² px",
-    "ARmax1": "1 detection of a class a picture",
+    "ARmax1": "1 detection of a class an image",
     "ARmax10": "10 detections",
     "ARmax100": "100 detections",
     "ARs": "small",
@@ -56,7 +56,7 @@ class EvaluationResult:
     per_class: dict[str, dict[str, float | None]]
     """Name of each class of the dataset -> AP, AP50 and num_boxes (crowds not counted), in the dataset's order."""
     num_images: int
-    """Pictures evaluated."""
+    """Images evaluated."""
     num_boxes: int
     """Boxes to be found: crowds are not counted."""
 

@@ -202,7 +202,7 @@ def test_archives_and_pictures_are_removed_on_request_when_the_records_are_compl
 
 
 def test_nothing_is_removed_before_the_records_are_complete(server, tmp_path):
-    pictures = {f"val2017/{number:012d}.jpg": b"no picture" for number in (139, 285)}
+    pictures = {f"val2017/{number:012d}.jpg": b"no image" for number in (139, 285)}
     server.files[VAL].content = _zip(pictures)
     message = _fail(server, tmp_path / "coco", splits=("val",), remove_archives=True, remove_images=True)
     assert "000000000139.jpg" in message

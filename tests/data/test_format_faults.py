@@ -195,7 +195,7 @@ def test_an_image_that_is_missing_is_named(tmp_path):
     draw(tmp_path / "in" / "a.png")
     rows = "a.png,160,120,red,40,30,100,80\n../../etc/gone.png,160,120,red,4,3,10,8\n"
     save(tmp_path / "in" / "a.csv", _HEADER + rows)
-    with pytest.raises(UserError, match=r"gone.png` is missing: there is not a file .*in/gone.png"):
+    with pytest.raises(UserError, match=r"gone.png` is missing: there is no file .*in/gone.png"):
         conversion.convert("csv", tmp_path / "in", output=tmp_path / "out", num_workers=1)
     result = conversion.convert(
         "auto", tmp_path / "in", output=tmp_path / "out", num_workers=1, skip_broken_images=True

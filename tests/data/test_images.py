@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB; what is no image is refused by name."""
+"""Images of every kind become upright RGB; what is not an image is refused by name."""
 
 import io
 
@@ -140,7 +140,7 @@ def test_a_picture_cut_short_is_refused_by_name(format):
 
 def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="`notes`"):
-        images.read_image(b"not a picture", "notes")
+        images.read_image(b"not an image", "notes")
     with pytest.raises(UserError, match=r"`gone` is missing"):
         images.read_image(tmp_path / "gone.jpg", "gone")
     with pytest.raises(UserError, match="`folder`"):

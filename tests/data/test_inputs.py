@@ -60,7 +60,7 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
         pytest.param(3, "`image` is of type int; expected a path, an address, bytes", id="a number"),
         pytest.param({"a": 1}, "`image` is of type dict", id="a dictionary"),
         pytest.param(b"", "`image` is empty bytes", id="no bytes"),
-        pytest.param(b"hello", "`image` is no picture", id="other bytes"),
+        pytest.param(b"hello", "`image` is not an image", id="other bytes"),
         pytest.param("", "`image` is an empty string", id="no name"),
         pytest.param("no.jpg", r"`no\.jpg` is missing", id="a file that is not there"),
         pytest.param("ftp://host/a.jpg", "is an address that is not read here", id="another address"),
@@ -73,7 +73,7 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
         pytest.param(np.zeros((8, 8, 1), np.uint8), r"image\.repeat\(3", id="grey with a channel"),
         pytest.param(np.zeros((8, 8, 4), np.uint8), r"image\[\.\.\., :3\]", id="with alpha"),
         pytest.param(np.zeros((3, 8, 8), np.uint8), r"np\.moveaxis\(image, 0, -1\)", id="channels first"),
-        pytest.param(np.zeros((2, 8, 8, 3), np.uint8), "a list of pictures", id="several"),
+        pytest.param(np.zeros((2, 8, 8, 3), np.uint8), "a list of images", id="several"),
         pytest.param(np.zeros((8, 8, 3), np.uint16), r"uint16\[8, 8, 3\]; expected uint8.* in RGB", id="16 bits"),
     ],
 )
@@ -143,6 +143,21 @@ def test_heic_without_its_extra_is_named(monkeypatch):
     content = b"\x00\x00\x00\x18ftypheic" + bytes(20)
     with pytest.raises(UserError, match=r"`a\.heic` is HEIC, which needs pillow-heif.*efficientdet-keras\[heif\]"):
         images.read_image(content, "a.heic")
+
+
+def test_heic_is_read_upright(pixels):
+    """What a telephone writes: HEVC with an EXIF rotation, which libheif applies."""
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    large = pixels.repeat(16, axis=0).repeat(16, axis=1)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    content = _encode(Image.fromarray(large), "HEIF", quality=95, exif=turned.tobytes())
+    assert images.inspect(content, "a").format == "HEIF"
+    found = images.read_image(content, "a").astype(int)
+    np.testing.assert_allclose(found[8::16, 8::16], np.rot90(pixels, -1), atol=12)
+    with pytest.raises(UserError, match="`a` cannot be decoded, it is damaged or cut short"):
+        images.read_image(content[: len(content) // 2], "a")
 
 
 def test_avif_is_read_where_pillow_can(pixels):

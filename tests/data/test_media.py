@@ -31,7 +31,7 @@ def server(monkeypatch):
 @pytest.mark.parametrize(
     ("word", "found"),
     [
-        pytest.param("b.jpg", [("b.jpg", "picture")], id="a picture"),
+        pytest.param("b.jpg", [("b.jpg", "picture")], id="an image"),
         pytest.param("c.mp4", [("c.mp4", "video")], id="a video"),
         pytest.param("notes.txt", [("notes.txt", "picture")], id="a named file is judged by its content"),
         pytest.param(

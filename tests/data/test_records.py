@@ -158,7 +158,7 @@ def test_a_scan_is_kept_until_a_file_changes(tmp_path, monkeypatch):
         pytest.param(_foreign_record(object__area=[0.5]), "1 values in `image/object/area`", id="short area"),
         pytest.param(_foreign_record(object__bbox__ymin=[0.5, float("nan")]), "not finite", id="not a number"),
         pytest.param(_foreign_record((1, 1)), "calls the class 1 `dog`, an earlier record `cat`", id="two names"),
-        pytest.param(_feature(height=[3]), "has no picture", id="no picture"),
+        pytest.param(_feature(height=[3]), "has no image", id="no image"),
         pytest.param(b"\xff\xff\xff", "no tf.train.Example", id="no example"),
     ],
 )

@@ -138,7 +138,7 @@ def test_sound_alone_is_no_video(tmp_path):
         frame.sample_rate = 8000
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    with pytest.raises(UserError, match="it has no pictures"):
+    with pytest.raises(UserError, match="it has no images"):
         _read(tmp_path / "a.mkv")
 
 

@@ -172,8 +172,8 @@ _HUGE = {
     "a deeper backbone": (_change_model(backbone={"depth": 1e9}), "`model.backbone.depth` is 1000000000.0"),
     "a wide backbone": (_change_model(backbone={"width": 20.0, "depth": 0.25}), "has the shape"),
     "many anchors": (_change_model(num_octaves=100), "has the shape"),
-    "large pictures": (_change_model(image_size=[20_000, 20_000]), "the backbone would need"),
-    "larger pictures": (_change_model(image_size=[10**9, 10**9]), "at most 100,000"),
+    "large images": (_change_model(image_size=[20_000, 20_000]), "the backbone would need"),
+    "larger images": (_change_model(image_size=[10**9, 10**9]), "at most 100,000"),
     "many candidates": (
         lambda _, metadata: metadata.update(postprocess='{"max_candidates": 2147483648}'),
         "`postprocess.max_candidates` is 2147483648",

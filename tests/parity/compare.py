@@ -34,7 +34,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="tf_efficientdet_d0 .. d7, d7x, lite0 .. lite4, lite3x")
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="height and width of the image, px")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--backend", choices=backend.NAMES, default="tensorflow")
     parser.add_argument("--formats", choices=reference.FORMATS, nargs="+", default=list(reference.FORMATS))
     parser.add_argument("--output", type=pathlib.Path, help="folder for the figures as JSON")

@@ -180,7 +180,7 @@ def forms() -> dict[str, tuple[bytes, dict[str, str], set[int]]]:
         "form whose part has 50 kB of headers": (body.replace(b"name=", b"x" * 50_000 + b"; name="), headers, {400}),
         "form whose part has no headers": (b"--limit\r\nhello\r\n--limit--\r\n", headers, {400}),
         "form whose part is no form-data": (body.replace(b"form-data;", b"attachment;"), headers, {400}),
-        "form of 17 pictures": (*little_service.form([("a.png", good)] * 17), {413}),
+        "form of 17 images": (*little_service.form([("a.png", good)] * 17), {413}),
         "form of 100,000 empty parts": (b"--limit\r\n" * 100_000 + b"--limit--", headers, {400, 413}),
         "form of line breaks": (b"--limit\r\n" + b"\r\n" * 1_500_000, headers, {400}),
         "form of an image and an SVG": (*little_service.form([("a.png", good), ("b.png", _SVG)]), {415}),
@@ -217,8 +217,8 @@ def requests() -> dict[str, tuple[str, bytes | None, dict[str, str], set[int]]]:
         "JSON": ("/v1/detect", b'{"image": "file:///etc/passwd"}', {"Content-Type": "application/json"}, {415}),
         "a web form": ("/v1/detect", b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, {415}),
         "a packed body": ("/v1/detect", zlib.compress(good), png | {"Content-Encoding": "gzip"}, {415}),
-        "a image for another route": ("/healthz", good, png, {405}),
-        "no picture": ("/v1/detect", None, {}, {405}),
+        "an image for another route": ("/healthz", good, png, {405}),
+        "no image": ("/v1/detect", None, {}, {405}),
     }
 
 

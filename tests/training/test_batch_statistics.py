@@ -104,7 +104,7 @@ def test_frozen_parts_and_random_generators_keep_what_they_have(model, pictures)
 
 _PLANS = {
     "a demo's": ((8, 1, 640), 1400, (32, 20)),
-    "no more than 64 pictures": ((24, 1, 640), 1400, (64, 10)),
+    "no more than 64 images": ((24, 1, 640), 1400, (64, 10)),
     "a part of a batch is what was normalised": ((16, 4, 640), 1400, (16, 40)),
     "a larger batch stays as it is": ((128, 1, 640), 1400, (128, 5)),
     "all there are": ((8, 1, 640), 50, (32, 1)),

@@ -122,8 +122,8 @@ def test_photographs_with_annotations_are_converted_first(pictures, tmp_path, mo
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        pytest.param("synthetic", {}, "generated images are not augmented", id="generated pictures"),
-        pytest.param("records", {"num_pictures": 0}, "`num_pictures` is 0", id="no pictures"),
+        pytest.param("synthetic", {}, "generated images are not augmented", id="generated images"),
+        pytest.param("records", {"num_pictures": 0}, "`num_pictures` is 0", id="no images"),
         pytest.param("records", {"columns": 0}, "`columns` is 0", id="no columns"),
         pytest.param("records", {"output": "sheet.txt"}, "`output` is `sheet.txt`", id="no image file"),
         pytest.param("nowhere", {}, "nowhere", id="nothing there"),

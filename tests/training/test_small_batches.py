@@ -47,10 +47,10 @@ def test_one_picture_at_a_time_trains_without_a_number_that_is_not_finite(tiny, 
 _LONE = {
     "one image whose coarsest level is one cell": ((1, 1, "global", 1, (128, 128)), True),
     "one image of two cells": ((1, 1, "global", 1, (128, 160)), False),
-    "two pictures": ((2, 1, "global", 1, (128, 128)), False),
-    "a part of one picture": ((4, 4, "global", 1, (64, 64)), True),
-    "a image for each of two devices, statistics over both": ((2, 1, "global", 2, (64, 64)), False),
-    "a image for each of two devices, each for itself": ((2, 1, "per_replica", 2, (64, 64)), True),
+    "two images": ((2, 1, "global", 1, (128, 128)), False),
+    "a part of one image": ((4, 4, "global", 1, (64, 64)), True),
+    "an image for each of two devices, statistics over both": ((2, 1, "global", 2, (64, 64)), False),
+    "an image for each of two devices, each for itself": ((2, 1, "per_replica", 2, (64, 64)), True),
 }
 
 

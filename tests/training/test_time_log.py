@@ -57,7 +57,7 @@ def test_a_line_of_training_has_latency_speed_and_steps(tmp_path):
     *_, line = _read(tmp_path)
     assert list(line) == ["timestamp", "datetime", "elapsedtime", "type", "step", "data"]
     assert line["step"] == "PARAMETER"
-    assert line["data"] == {"Latency": "1.50 seconds", "fps": 16.0, "steps": [2, 5]}, "3 steps of 8 pictures"
+    assert line["data"] == {"Latency": "1.50 seconds", "fps": 16.0, "steps": [2, 5]}, "3 steps of 8 images"
     when = datetime.datetime.fromisoformat(line["datetime"])
     assert float(line["timestamp"]) == when.timestamp()
     assert re.fullmatch(r"\d+\.\d+", line["elapsedtime"])

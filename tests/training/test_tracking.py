@@ -165,7 +165,7 @@ def test_wandb_gets_lines_config_pictures_and_summary_and_a_resumed_run_is_the_s
     first, second = _records(tmp_path)
     history = _history(first)
     assert any(row.get("train/loss") == "1.5" and row["step"] == "20" for row in history)
-    assert any(key.startswith("truth/") for row in history for key in row), "the picture"
+    assert any(key.startswith("truth/") for row in history for key in row), "the image"
     assert not any("train/device_memory" in row for row in history), "null is left out"
     runs = [next(record.run for record in records if record.HasField("run")) for records in (first, second)]
     assert runs[0].project == "birds"

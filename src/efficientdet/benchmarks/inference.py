@@ -213,7 +213,7 @@ def benchmark_inference(
     rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
     compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
     resident["peak"] = memory.resident_peak() or 0.0
-    kind = "photographs" if pictures else "generated pictures"
+    kind = "photographs" if pictures else "generated images"
     what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {kind}, on {report.device()}"
     result = InferenceBenchmark(what=what, rows=rows + compared, ratios=ratios, resident_mb=resident)
     if output is not None:

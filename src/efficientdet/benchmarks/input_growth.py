@@ -48,7 +48,7 @@ def measure(opened: records.Records, *, batch_size: int, rounds: int) -> list[di
     by_size = timing.in_turns({str(side): _rate(opened, batch_size, (side, side)) for side in _SIDES}, rounds)
     named = (
         ("seconds to the first batch, by shards", first),
-        ("images/s, by boxes a picture", by_boxes),
+        ("images/s, by boxes an image", by_boxes),
         ("images/s, by image size", by_size),
     )
     return [{"what": what, "value": int(key), **timing.spread(v)} for what, found in named for key, v in found.items()]

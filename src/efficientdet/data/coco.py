@@ -260,7 +260,7 @@ class _Split:
         address = image.get("coco_url")
         is_address = image.get("file_name") is None and isinstance(address, str)
         name: Any = urllib.parse.urlsplit(str(address)).path.strip("/") if is_address else None
-        name = name or _field(image, "file_name", self._path, f"picture {number}")
+        name = name or _field(image, "file_name", self._path, f"image {number}")
         if not isinstance(name, str):
             raise UserError(f"`{self._path}`: image {number} has the `file_name` {str(name)[:60]!r}; expected text.")
         parent = self._path.parent

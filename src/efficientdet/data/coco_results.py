@@ -73,7 +73,7 @@ def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) 
     if not isinstance(document, list):
         hint = "; this looks like annotations" if isinstance(document, dict) and "annotations" in document else ""
         raise UserError(f"`{path}` is not a list; expected COCO's results: image_id, category_id, bbox, score{hint}.")
-    known = {"image_id": (frozenset(image_ids), "picture"), "category_id": (frozenset(category_ids), "class")}
+    known = {"image_id": (frozenset(image_ids), "image"), "category_id": (frozenset(category_ids), "class")}
     return [_read_detection(entry, f"`{path}`: detection {index}", known) for index, entry in enumerate(document)]
 
 

@@ -25,7 +25,7 @@ from efficientdet.errors import UserError
 
 
 class UnknownFormatError(UserError):
-    """The file is no image of a format that is read."""
+    """The file is not an image of a format that is read."""
 
 
 class TooManyPixelsError(UserError):
@@ -222,7 +222,7 @@ def read_file(path: Path, name: str) -> bytes:
         UserError: it is missing or cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"`{name}` is missing: there is not a file {path}.")
+        raise UserError(f"`{name}` is missing: there is no file {path}.")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -248,7 +248,13 @@ def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
 
 def _opened(content: bytes, name: str) -> Image.Image:
     """Opens the content of a file and judges its header."""
-    image = Image.open(io.BytesIO(content), formats=(*_FORMATS, *_further_formats(content, name)))
+    further = _further_formats(content, name)
+    try:
+        image = Image.open(io.BytesIO(content), formats=(*_FORMATS, *further))
+    except UnidentifiedImageError:
+        if further:  # its first bytes say what it is
+            raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short.") from None
+        raise
     _check_pixels(image)
     return image
 
@@ -300,7 +306,9 @@ def _explained(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise TooManyPixelsError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except UnidentifiedImageError:
-        raise UnknownFormatError(f"`{name}` is no image that can be read; expected {', '.join(_FORMATS)}.") from None
+        raise UnknownFormatError(
+            f"`{name}` is not an image that can be read; expected {', '.join(_FORMATS)}."
+        ) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error

@@ -166,7 +166,7 @@ def _check_array(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _description(value: object) -> str:
-    """Says in a few words what a value that is no image is, and what may have led to it."""
+    """Says in a few words what a value that is not an image is, and what may have led to it."""
     if value is None:
         return "None (`cv2.imread` gives it for a file that it cannot read)"
     module, name = type(value).__module__.partition(".")[0], type(value).__qualname__

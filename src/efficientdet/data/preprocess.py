@@ -1,4 +1,4 @@
-"""Pictures to network inputs and back: decode, resample, letterbox.
+"""Images to network inputs and back: decode, resample, letterbox.
 
 The letterbox scales an image to fit the network input, aspect ratio kept, and pads it at the bottom and right with
 zeros. Resampling is bilinear, in float32, rounded to uint8 at the end (google/automl and NVIDIA kept floats). A new

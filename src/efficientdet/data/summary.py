@@ -77,7 +77,7 @@ def show(summary: Summary, console: Console | None = None) -> None:
     """Prints a summary for people, on standard output unless another console is given."""
     console = console or Console(highlight=False)
     table = Table("split", box=None, header_style="bold")
-    for title in ("pictures", "boxes", "of them crowds", "fullest picture"):
+    for title in ("images", "boxes", "of them crowds", "fullest image"):
         table.add_column(title, justify="right")
     for name, split in summary.splits.items():
         figures = (split.num_examples, split.num_boxes, split.num_crowds, split.max_boxes)

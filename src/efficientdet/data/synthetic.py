@@ -267,7 +267,7 @@ def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[in
         image_size: height and width around which the images vary by a fifth, px.
         seed: of the whole set.
     """
-    with track("draw pictures", sum(splits.values())) as progress:
+    with track("drawing", sum(splits.values())) as progress:
         for position, (split, count) in enumerate(splits.items()):
             (folder / split).mkdir(parents=True, exist_ok=True)
             images: list[dict] = []

@@ -1,4 +1,4 @@
-"""Pictures to compare and to calibrate with, one letterboxed sample each: from files, from records, generated."""
+"""Images to compare and to calibrate with, one letterboxed sample each: from files, from records, generated."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -34,7 +34,7 @@ OUTPUTS: dict[Answer, tuple[str, ...]] = {
 """What each answer consists of."""
 
 LARGEST_BATCH = 4096
-"""Pictures a call of a graph that takes a certain number."""
+"""Images a call of a graph that takes a certain number."""
 
 _LARGEST = 10**7  # bytes of export.json
 _MOST_FILES = 1000
@@ -48,7 +48,7 @@ class Manifest:
     precision: ExportPrecision
     answer: Answer
     batch_size: int
-    """Pictures a call; 0: any number."""
+    """Images a call; 0: any number."""
     has_letterbox: bool
     """Whether it also takes images of any size, and files of images."""
     model: ModelConfig

@@ -30,7 +30,7 @@ class Limits:
     max_megapixels: float = 50.0
     """Largest image, 10^6 px; judged by its header before a pixel is decoded. Beyond: 413."""
     max_waiting: int = 256
-    """Pictures that are accepted and have no answer yet. Beyond: 503 with Retry-After."""
+    """Images that are accepted and have no answer yet. Beyond: 503 with Retry-After."""
     max_connections: int = 512
     """Open connections. Beyond: 503 with Retry-After."""
     upload_memory_mb: float = 256.0
@@ -51,7 +51,7 @@ class Limits:
     batch_wait_ms: float = 10.0
     """How long a batch waits for images that are being decoded; without such it does not wait."""
     decode_threads: int = min(4, os.cpu_count() or 1)
-    """Pictures that are decoded at once."""
+    """Images that are decoded at once."""
 
 
 def check(limits: Limits) -> None:

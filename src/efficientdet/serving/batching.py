@@ -1,4 +1,4 @@
-"""Pictures of many requests -> batches for one model, in one thread.
+"""Images of many requests -> batches for one model, in one thread.
 
 While the model works, images gather, and the next batch takes them. An idle model waits for more only if some are
 being decoded, and not for long: a client that is alone waits for nobody.

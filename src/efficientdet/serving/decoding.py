@@ -44,7 +44,7 @@ class Decoder:
         self._pool = concurrent.futures.ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
         self.memory = Budget(limits.picture_memory_mb * 1e6)
         self.num_pending = 0
-        """Pictures that are being decoded, or wait for it."""
+        """Images that are being decoded, or wait for it."""
 
     async def decode(self, upload: Upload) -> Picture:
         """Decodes an image, upright; waits for a thread and for memory.

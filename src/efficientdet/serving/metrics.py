@@ -27,15 +27,15 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._pictures = Counter("efficientdet_pictures", "Pictures that were detected in.", registry=self._registry)
+        self._pictures = Counter("efficientdet_pictures", "Images that were detected in.", registry=self._registry)
         self._batches = Histogram(
-            "efficientdet_batch_pictures", "Pictures in a batch.", buckets=_SIZES, registry=self._registry
+            "efficientdet_batch_pictures", "Images in a batch.", buckets=_SIZES, registry=self._registry
         )
         self._model = Histogram(
             "efficientdet_model_seconds", "A batch in the model.", buckets=_SECONDS, registry=self._registry
         )
         self.waiting = Gauge(
-            "efficientdet_waiting_pictures", "Pictures accepted and not answered yet.", registry=self._registry
+            "efficientdet_waiting_pictures", "Images accepted and not answered yet.", registry=self._registry
         )
         self.upload_memory = Gauge(
             "efficientdet_upload_bytes", "Bodies of requests under way.", registry=self._registry
