@@ -15,7 +15,7 @@ _USED_TWICE = "images used more than once"
 _UNUSED_IMAGES = "images unused"
 _WITHOUT = "splits in which no image has an annotation"
 _ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn, nothing to count"
-_ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".csv", ".yaml", ".yml", ".jsonl")
+_ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".csv", ".tsv", ".yaml", ".yml", ".jsonl")
 _MOST_GROUPS = 6
 
 

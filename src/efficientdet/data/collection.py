@@ -187,6 +187,8 @@ class Collection:
             if name not in labels:
                 raise UserError(f"{where}: has the unknown class `{name}`; {table_file} does not name it.")
         available = [name for name in sources.SPLITS if any(split == name for split, _ in self._images)]
+        if not available and self._faults.problems:  # whoever keeps faults reports them
+            available = ["train"]
         if not available:
             left_out = [f"{count} {kind}" for (kind, _, _), (count, _) in self._problems.items()]
             also = f" {'; '.join(left_out[:3])}." if left_out else ""

@@ -4,8 +4,10 @@ A value of another type is an error that names the file, the place in it and the
 number in quotes is not a number. NaN and infinity are numbers here: `policy` drops their boxes and reports them.
 """
 
+import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from efficientdet.data import sources, values
 from efficientdet.errors import UserError
 
 _MAX_SIDE = 2**31
+_SEPARATOR = re.compile(r"\"?sep=([,;\t])\"?", re.IGNORECASE)  # the first line of a CSV file for Excel
 
 
 def number(value: Any, where: str, field: str) -> float:
@@ -114,27 +117,38 @@ def load_rows(path: Path) -> list[tuple[int, list[str]]]:
 def stream_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Reads a CSV file row by row: the number of each line and its cells; empty lines are skipped.
 
-    Cells are separated by commas, semicolons or tabs: by what the first line has most of.
+    Cells are separated by commas, semicolons or tabs: by what the first line has most of, or by what Excel's `sep=;`
+    says. The file is UTF-8, or UTF-16 if it begins with the mark that says so.
     """
     number = 1
     try:
         if path.stat().st_size > sources.MAX_ANNOTATION_BYTES:
             raise UserError(f"`{path}` is larger than {sources.MAX_ANNOTATION_BYTES / 2**30:.0f} GiB; split it.")
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=_encoding(path), newline="") as file:
             first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            named = _SEPARATOR.fullmatch(first.strip("\r\n"))
+            if named is None:
+                file.seek(0)
+            delimiter = named[1] if named else max(",;\t", key=first.count)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             for row in reader:
-                number = reader.line_num
+                number = reader.line_num + (named is not None)
                 cells = [cell.strip() for cell in row]
                 if any(cells):
                     yield number, cells
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"`{path}`, after line {number}: is not UTF-8; save it as CSV UTF-8.") from error
+        name = "UTF-16, as its first bytes say" if error.encoding.startswith("utf-16") else "UTF-8"
+        raise UserError(f"`{path}`, after line {number}: is not {name}; save it as CSV UTF-8.") from error
     except csv.Error as error:
         raise UserError(f"`{path}`, line {number + 1}: cannot be read as CSV: {error}.") from error
+
+
+def _encoding(path: Path) -> str:
+    """Tells the encoding of a text file by its first bytes."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _quoted(value: Any) -> str:

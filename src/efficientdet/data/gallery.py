@@ -39,8 +39,7 @@ class Gallery:
         Args:
             root: the folder.
         """
-        if not root.is_dir():
-            raise UserError(f"`source` is {root}; expected a folder with images and annotations.")
+        sources.check_folder(root)
         self.root = root
         self.images: dict[str, Path] = {}
         self.others: list[Path] = []
@@ -99,7 +98,7 @@ class Gallery:
         return None
 
     def search(self, name: str, where: str, split: str | None = None) -> str | None:
-        """Finds the image that a stale name means.
+        """Finds the image that a stale name means; one without an ending means the image whose name begins so.
 
         Args:
             name: as the annotation has it.
@@ -116,7 +115,8 @@ class Gallery:
             key = self._longest_end([part for part in parts if part != ".."], where, name, split)
             if key is not None:
                 return key
-        return None
+        base = next((parts[-1] for parts in reversed(_variants(name, where))), "")
+        return self.find_stem(base, where, split) if base and not lookup.is_image(base) else None
 
     def find_stem(self, stem: str, where: str, split: str | None = None, folder: Path | None = None) -> str | None:
         """Finds the image with a name, its ending left out.

@@ -2,8 +2,9 @@
 
 Annotation files travel: they name images by paths of another machine, in another case, percent-encoded, or in the other
 normal form of Unicode (macOS decomposes é). A name is first looked up as it stands. Only if nothing is there, the one
-file below the source whose base name fits is taken, and the caller reports it; among several, the one that shares the
-longest end of the path. Hidden files (`._a.jpg`, which macOS leaves in archives) are never part of a dataset.
+file below the source whose base name fits (its ending may be left out) is taken, and the caller reports it; among
+several, the one that shares the longest end of the path. Hidden files (`._a.jpg`, which macOS leaves in archives) are
+never part of a dataset.
 """
 
 import os
@@ -26,7 +27,6 @@ OTHER_IMAGE_SUFFIXES = (
 ) - IMAGE_SUFFIXES
 """How names of images end that are not read, lower case; they are counted, so that none is missed."""
 
-_NOT_DATA = {"runs", "predictions", "__MACOSX"}
 _MOST_NAME_BYTES = 255
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -103,6 +103,8 @@ class Files:
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         base = parts[-1] if parts else ""
         matches = self._images.get(fold(base), [])
+        if base and not matches and not is_image(base):  # called by an id
+            matches = [str(path) for path in self.with_stem(base)]
         exact = [path for path in matches if os.path.basename(path) == base]  # noqa: PTH119
         matches = exact or matches
         if within is not None:
@@ -189,7 +191,7 @@ def _walk(root: str) -> Iterable[str]:
             folders[:] = []
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if name not in _NOT_DATA and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in sources.NOT_DATA and not name.startswith("."))
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))  # noqa: PTH118
 
 

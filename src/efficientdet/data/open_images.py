@@ -7,7 +7,7 @@ layout (`<split>/labels/detections.csv`, `<split>/metadata/classes.csv`, `<split
 
 from pathlib import Path
 
-from efficientdet.data import collection, fields, sources
+from efficientdet.data import collection, fields, lookup, sources
 from efficientdet.errors import UserError
 
 CODES = "classes called by their codes, for want of a class-descriptions file"
@@ -82,7 +82,8 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
                 raise UserError(f"{where}: has {len(row)} cells; the first line has {len(columns)}.")
             image_id = row[columns["imageid"]]
             if image_id not in keys:
-                keys[image_id] = gathered.gallery.find_stem(image_id, where, split)
+                stem = Path(image_id).stem if lookup.is_image(image_id) else image_id
+                keys[image_id] = gathered.gallery.find_stem(stem, where, split)
             key = keys[image_id]
             if key is None:
                 num_elsewhere += 1

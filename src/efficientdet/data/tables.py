@@ -2,7 +2,8 @@
 
 Two kinds are read. With a header, whose columns may be in any order: those of the TF Object Detection API and of
 Roboflow (`filename,width,height,class,xmin,ymin,xmax,ymax`), and the same under other usual names. Without one, as in
-keras-retinanet: `path,x1,y1,x2,y2,class`. A row whose box and class are empty is an image without boxes.
+keras-retinanet: `path,x1,y1,x2,y2,class`. A row whose box and class are empty, or `nan` as pandas writes it, is an
+image without boxes.
 
 A file of two columns, a name and a number, is the class table. Coordinates are px; where none exceeds 1, they are
 fractions of the image, which is reported; all files must agree.
@@ -16,9 +17,21 @@ from efficientdet.errors import UserError
 
 FRACTIONS = "files whose boxes are read as fractions of the image: no coordinate exceeds 1"
 UNUSED_COLUMNS = "files with columns that are not read"
+SUFFIXES = (".csv", ".tsv")
 
 _COLUMNS = {
-    "file": ("filename", "file_name", "image", "image_name", "image_path", "path", "filepath", "img", "file"),
+    "file": (
+        "filename",
+        "file_name",
+        "image",
+        "image_name",
+        "image_path",
+        "path",
+        "filepath",
+        "img",
+        "file",
+        "image_id",
+    ),
     "class": ("class", "label", "class_name", "label_name", "name", "category"),
     "xmin": ("xmin", "x_min", "x1", "left"),
     "ymin": ("ymin", "y_min", "y1", "top"),
@@ -36,6 +49,8 @@ _EXTENTS = ("bbox_y", "bbox_x", "bbox_height", "bbox_width")  # makesense.ai
 _PLAIN = ("file", "xmin", "ymin", "xmax", "ymax", "class")
 _NAMES = {"file": "path", "xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2", "class": "class"}
 
+_EMPTY = frozenset({"", "nan", "null", "none", "na", "n/a", "<na>"})
+
 _Rows = list[tuple[int, list[str]]]
 
 
@@ -46,7 +61,8 @@ def is_boxes(rows: _Rows) -> bool:
 
 def is_classes(rows: _Rows) -> bool:
     """Says whether the rows of a CSV file are class names and their numbers."""
-    return bool(rows) and all(len(row) == 2 and row[1].isdecimal() and row[0] for _, row in rows)
+    entries = _class_rows(rows)
+    return bool(entries) and all(len(row) == 2 and row[1].isdecimal() and row[0] for _, row in entries)
 
 
 def read(
@@ -69,12 +85,12 @@ def read(
     are_fractions: dict[Path, bool] = {}
     table: dict[int, str] = {}
     table_file = None
-    for path in gathered.gallery.files(".csv"):
+    for path in gathered.gallery.files(*SUFFIXES):
         rows = fields.load_rows(path)
         if is_classes(rows):
             gathered.mark(path)
             table_file = path
-            _add_classes(table, path, rows)
+            _add_classes(table, path, _class_rows(rows))
         elif is_boxes(rows):
             gathered.mark(path)
             corners = _add_boxes(gathered, path, rows)
@@ -113,6 +129,12 @@ def _is_plain(cells: list[str]) -> bool:
     return all(map(fields.is_number, cells[1:5])) or not any(cells[1:])
 
 
+def _class_rows(rows: _Rows) -> _Rows:
+    """Leaves out the header of a class table, such as `class,id`."""
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    return rows[1:] if len(header) == 2 and header[1] in ("id", "class_id", "label_id", "index", "number") else rows
+
+
 def _add_classes(table: dict[int, str], path: Path, rows: _Rows) -> None:
     """Reads a class table: a name and its number a row."""
     for line, (name, number) in rows:
@@ -127,7 +149,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list
     columns = _header(rows[0][1])
     num_cells = len(rows[0][1])
     if columns is not None:
-        unused = [cell for place, cell in enumerate(rows[0][1]) if place not in columns.values()]
+        unused = [cell for place, cell in enumerate(rows[0][1]) if cell and place not in columns.values()]
         if unused:
             gathered.report_file(UNUSED_COLUMNS, path, detail=", ".join(unused))
         names, rows = {column: rows[0][1][place] for column, place in columns.items()}, rows[1:]
@@ -161,12 +183,12 @@ def _add_row(
         raise UserError(f"{where}: has no `{names['file']}`.")
     size = fields.image_size(height, width, where)
     image = gathered.add_image(cells["file"], file=path, where=where, size=size)
-    if not any(cells[column] for column in (*sides, "class")):
+    if all(cells[column].lower() in _EMPTY for column in (*sides, "class")):
         return []
     box = [fields.parse_number(cells[side], where, names[side]) for side in sides]
     if sides == _EXTENTS:
         box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-    if not cells["class"]:
+    if cells["class"] in ("", "nan", "NaN"):
         raise UserError(f"{where}: has no `{names['class']}`.")
     gathered.add_box(image, box, cells["class"], where)
     return box
