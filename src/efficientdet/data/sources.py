@@ -21,6 +21,14 @@ from efficientdet.structures import Category
 MAX_ANNOTATION_BYTES = 4 * 2**30
 """A larger annotation file is refused: it would be read into memory as a whole."""
 
+NOT_DATA = frozenset({"runs", "predictions", "__MACOSX"})
+"""Folders that are no part of a dataset."""
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+"""How names of archives end."""
+
+_MOST_LEVELS_DOWN = 4
+
 BROKEN_ANNOTATION = "broken annotations left out"
 MENDED_NAME = "images found by their base name, since the annotation's path is not there"
 REPEATED_IMAGE = "images listed more than once joined into one"
@@ -320,18 +328,29 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
+def check_folder(source: Path) -> None:
+    """Raises a UserError if a dataset's folder is not one, and says what to do with a file instead."""
+    if source.is_dir():
+        return
+    hint = "and there is nothing of this name"
+    if source.name.lower().endswith(ARCHIVE_SUFFIXES) and source.is_file():
+        hint = "not an archive: unpack it first"
+    elif source.is_file():
+        hint = f"not a file of it: name the folder, such as {source.absolute().parent}"
+    raise UserError(f"`source` is {source}; expected a folder with images and annotations, {hint}.")
+
+
 def find_root(source: Path, is_root: Callable[[Path], bool]) -> Path | None:
-    """Finds the one folder that `is_root` accepts: the source, else below it, at most two levels down.
+    """Finds the one folder that `is_root` accepts: the source, else below it, at most four levels down.
 
     Archives often hold one folder around everything (VOCdevkit/VOC2012).
 
     Raises:
         UserError: the source is not a folder, or several folders on one level qualify.
     """
-    if not source.is_dir():
-        raise UserError(f"`source` is {source}; expected a folder with images and annotations.")
+    check_folder(source)
     level = [source]
-    for _ in range(3):
+    for _ in range(1 + _MOST_LEVELS_DOWN):
         roots = [folder for folder in level if is_root(folder)]
         if len(roots) > 1:
             raise UserError(
@@ -344,9 +363,10 @@ def find_root(source: Path, is_root: Callable[[Path], bool]) -> Path | None:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """Lists the folders in a folder by name; hidden ones are skipped."""
+    """Lists the folders in a folder by name; hidden ones and those of other things are skipped."""
     with os.scandir(parent) as entries:
-        return [Path(entry.path) for entry in sorted(entries, key=_name) if entry.is_dir() and entry.name[0] != "."]
+        folders = [entry for entry in sorted(entries, key=_name) if entry.is_dir() and entry.name[0] != "."]
+        return [Path(entry.path) for entry in folders if entry.name not in NOT_DATA]
 
 
 def _name(entry: os.DirEntry[str]) -> str:

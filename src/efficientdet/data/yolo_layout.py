@@ -5,19 +5,20 @@ Known are `data.yaml` (Ultralytics, Roboflow), `obj.data` (darknet, CVAT's YOLO 
 (labelImg).
 """
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import lookup, sources, values, yaml_text
+from efficientdet.data import lookup, sources, yaml_text, yolo_classes
 from efficientdet.errors import UserError
 
 _SPLITS = ("train", "val", "test")
-_CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels/classes.txt", "Labels/classes.txt")
-_YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+_YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _MISSING_SPLIT = "splits left out, since what the dataset names is not there"
 _FOUND_BY_END = "folders found by the end of their path"
+_OTHER_NAMES = "lists of classes that differ from the names in the YAML file, which count"
 _OTHER_NUMBER = "class tables whose number of classes is not that of their names; the names count"
 _NOT_SPLITS = {
     "path",
@@ -56,9 +57,9 @@ class Description:
 
 def is_root(folder: Path) -> bool:
     """Says whether the folder itself looks like a dataset in this format."""
-    if _find_yaml(folder) is not None or _find_data_file(folder) is not None:
+    if _yaml_files(folder) or _find_data_file(folder) is not None:
         return True
-    return _find_class_file(folder) is not None and _has_images(folder)
+    return bool(yolo_classes.find_lists(folder)) and _has_images(folder)
 
 
 def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes: Path | None) -> Description:
@@ -70,7 +71,7 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
         wanted: splits; all if empty.
         classes: file of class names that replaces the dataset's.
     """
-    path = _find_yaml(root)
+    path = _choose_yaml(_yaml_files(root))
     document: dict[str, Any] = {}
     keypoints = None
     entries = _Entries(root, root, finder, wanted)
@@ -83,12 +84,13 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
     elif (data_file := _find_data_file(root)) is not None:
         path = data_file
         document = _read_data_file(path)
-    class_file = classes or _class_file_of(document, path, root)
+    class_file = classes or yolo_classes.list_of(document, path, root)
     if class_file is not None:
         names = dict(enumerate(sources.read_classes(class_file)))
     elif path is not None:
-        names = _names(document.get("names"), path)
+        names = yolo_classes.parse(document.get("names"), path)
         entries.check_number(document.get("nc"), len(names), path)
+        entries.check_lists(root, names, path)
     else:
         raise UserError(f"`{root}` has no class names; give a file with one name a line: `--classes`.")
     splits = entries.of_document(document, path) if path is not None else entries.of_folders()
@@ -177,6 +179,18 @@ class _Entries:
             detail = f"`nc` is {declared}, `names` has {number}"
             self.problems.append(sources.Problem(kind=_OTHER_NUMBER, split="train", file_name=path.name, detail=detail))
 
+    def check_lists(self, root: Path, names: dict[int, str], path: Path) -> None:
+        """Reports a list of class names beside the YAML file that has others, or the same in another order."""
+        for file in yolo_classes.find_lists(root):
+            with contextlib.suppress(UserError):  # what cannot be read contradicts nothing, and is reported as unused
+                other = sources.read_classes(file)
+                self.lists.append(file)
+                if other != [names[number] for number in sorted(names)]:
+                    detail = f"{', '.join(other[:5])}; {path.name} has {', '.join(list(names.values())[:5])}"
+                    self.problems.append(
+                        sources.Problem(kind=_OTHER_NAMES, split="train", file_name=file.name, detail=detail)
+                    )
+
     def of_folders(self) -> dict[str, list[Path]]:
         """Finds the splits of a dataset that does not name them: folders in images/, else beside each other."""
         for parent in (self._base / "images", self._base / "Images", self._base):
@@ -249,13 +263,22 @@ class _Entries:
         return path
 
 
-def _find_yaml(folder: Path) -> Path | None:
-    """Finds the dataset's YAML file: data.yaml, else the only one that has `names`."""
-    for name in _YAML_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    candidates = [p for p in lookup.visible((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if _has_names(p)]
-    return candidates[0] if len(candidates) == 1 else None
+def _yaml_files(folder: Path) -> list[Path]:
+    """Finds the dataset's YAML file: data.yaml in any case, else all that have `names`."""
+    files = lookup.visible(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+    known = [path for name in _YAML_FILES for path in files if path.name.lower() == name]
+    return known[:1] or [path for path in files if path.is_file() and _has_names(path)]
+
+
+def _choose_yaml(files: list[Path]) -> Path | None:
+    """Takes the only YAML file, also of several that say the same."""
+    for other in files[1:]:
+        if yaml_text.load(other) != yaml_text.load(files[0]):
+            raise UserError(
+                f"`{files[0]}` and {other.name} both have `names`; call the one that is meant data.yaml, or move the "
+                "other one away."
+            )
+    return files[0] if files else None
 
 
 def _has_names(path: Path) -> bool:
@@ -277,57 +300,14 @@ def _read_data_file(path: Path) -> dict[str, Any]:
     return {key.strip(): value.strip() for key, sign, value in lines if sign}
 
 
-def _find_class_file(folder: Path) -> Path | None:
-    """Finds a list of class names."""
-    for name in _CLASS_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    others = lookup.visible(
-        (*folder.glob("*.names"), *folder.glob("_darknet.labels"), *folder.glob("*/_darknet.labels"))
-    )
-    return others[0] if others else None
-
-
-def _class_file_of(document: dict[str, Any], path: Path | None, root: Path) -> Path | None:
-    """Finds the list of class names of a dataset without YAML; a YAML file has them inside."""
-    if path is None:
-        return _find_class_file(root)
-    if path.suffix != ".data":
-        return None
-    name = str(document["names"]).replace("\\", "/")
-    candidates = [path.parent / name, path.parent / name.rsplit("/", 1)[-1]]
-    found = next((file for file in candidates if file.is_file()), None) or _find_class_file(path.parent)
-    if found is None:
-        raise UserError(f"`{path}` names `{name}` as the list of classes, but there is no {candidates[1]}.")
-    return found
-
-
 def _has_images(folder: Path) -> bool:
-    """Says whether a folder has images, in it or in one for images or a split."""
+    """Says whether a folder has images, in it or in a folder in it."""
     if (folder / "images").is_dir() or (folder / "Images").is_dir():
         return True
-    inner = [path for path in folder.iterdir() if path.is_dir() and not lookup.is_hidden(path)]
-    inner = [path for path in inner if sources.split_in(path.name)]
-    if any((path / "images").is_dir() for path in inner):
+    inner = lookup.visible(path for path in folder.iterdir() if path.is_dir())
+    if any((path / "images").is_dir() for path in inner if sources.split_in(path.name)):
         return True
     return any(lookup.is_image(path) for one in (folder, *inner) for path in one.iterdir())
-
-
-def _names(value: Any, path: Path) -> dict[int, str]:
-    """Reads `names`, a list or a dict from number to name."""
-    pairs = (
-        list(enumerate(value)) if isinstance(value, list) else list(value.items()) if isinstance(value, dict) else []
-    )
-    if not pairs:
-        raise UserError(f"`{path}` has no `names`; expected a list of class names.")
-    names: dict[int, str] = {}
-    for key, name in pairs:
-        if not (str(key).isascii() and str(key).isdecimal()):
-            raise UserError(f"`{path}` has the class number {key!r} in `names`; expected 0, 1, 2 ...")
-        if int(key) in names:
-            raise UserError(f"`{path}` has the class number {int(key)} twice in `names`.")
-        names[int(key)] = values.name(name, f"`{path}` names the class {key}")
-    return names
 
 
 def _keypoints(value: Any, path: Path) -> tuple[int, int] | None:
