@@ -3,7 +3,8 @@
 Boxes are (x, y, width, height) px. Category ids stay as they are, holes included; a label is a position in the list
 sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs, in which classes of one
 name are one class. A file without `annotations` lists images only (image_info_*.json, which COCO gives for its test
-images). An annotation without a box has that of its segmentation. LVIS names images by their address only.
+images). An annotation without a box has that of its segmentation; where areas and
+polygons say so, boxes are corners (`corners`). LVIS names images by their address only.
 """
 
 import json
@@ -11,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import accounts, coco_layout, lookup, segmentation, sources, values
+from efficientdet.data import accounts, coco_layout, corners, lookup, segmentation, sources, values
 from efficientdet.data.coco_layout import CocoSplit
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
@@ -23,10 +24,6 @@ _FROM_SEGMENTATION = "boxes computed from polygons or masks, since the annotatio
 _REPEATED = "annotations with the id and content of an earlier one dropped"
 _SAME_ID = "annotations with the id of an earlier one, but other content, kept"
 _NEED_ANNOTATIONS = ("train", "val")
-_HINTS = {
-    "categories": " (captions carry no boxes; use instances_*.json)",
-    "annotations": " (a list of images to test on needs another split name than train and val)",
-}
 
 # An annotation: box yxyx px, label, is_crowd, area px squared (-1 unknown).
 _Row = tuple[list[float], int, bool, float]
@@ -67,9 +64,13 @@ def read(
         found = coco_layout.find(root)
     wanted = sources.take_splits([name for name, _, _ in found], splits, source)
     found = [split for split in found if split[0] in wanted]
-    for index, (name, _, _) in enumerate(found):
-        if name in [other for other, _, _ in found[:index]]:
-            raise UserError(f"`{source}` has the split `{name}` twice; name the files of each split.")
+    for index, (name, path, _) in enumerate(found):
+        first = next((path for other, path, _ in found[:index] if other == name), None)
+        if first is not None:
+            raise UserError(
+                f"`{source}` has the split `{name}` twice, in {first.name} and in {path.name}; name the file that is "
+                f"meant: `--files {name} {first.relative_to(source)} IMAGES`."
+            )
     documents = {name: _load(annotations, name) for name, annotations, _ in found}
     problems: list[sources.Problem] = []
     categories, labels = _merge_categories({path: documents[name] for name, path, _ in found}, found[0][0], problems)
@@ -107,9 +108,21 @@ def _load(path: Path, split: str) -> dict[str, Any]:
         if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:
             continue
         if not isinstance(entries, list) or not all(isinstance(value, dict) for value in entries):
-            hint = _HINTS.get(field, "")
+            hint = _hint(field, document)
             raise UserError(f"`{path}` has no list of objects `{field}`; expected COCO's instances format{hint}.")
     return document
+
+
+def _hint(field: str, document: Any) -> str:
+    """Says what a file without one of the lists may be."""
+    if field == "annotations":
+        return " (a list of images to test on needs another split name than train and val)"
+    if field == "categories" and isinstance(document, dict):
+        has_boxes = any("bbox" in entry or "category_id" in entry for entry in document["annotations"][:1])
+        if has_boxes:
+            return ' (write the names of the classes and their ids into it: [{"id": 1, "name": "cat"}])'
+        return " (captions carry no boxes; use instances_*.json)"
+    return ""
 
 
 def _merge_categories(
@@ -163,6 +176,7 @@ class _Split:
         self._name, self._path, self._folder, self._within = name, path, folder, within
         self._finder, self._labels, self._reading = finder, labels, reading
         self._num_from_segmentation = 0
+        self._are_corners = False
         self.problems: list[sources.Problem] = []
 
     def read(self, document: dict[str, Any]) -> list[sources.Example]:
@@ -186,14 +200,21 @@ class _Split:
         for index, image in enumerate(document["images"]):
             where = f"images[{index}]"
             number = values.key(_field(image, "id", self._path, where), f"`{self._path}`: {where} has the `id`")
-            if number in images:
-                raise UserError(f"`{self._path}` has two images with the id {number}; each id must stand once.")
+            if images.get(number) == image:
+                self._report(sources.REPEATED_IMAGE, detail=f"{where} is as an earlier one, id {number}")
+            elif number in images:
+                raise UserError(
+                    f"`{self._path}` has two images with the id {number}: {_name_of(images[number])} and "
+                    f"{_name_of(image)}; each id must stand once."
+                )
             images[number] = image
         return images
 
     def _read_annotations(self, document: dict[str, Any], ids: set[_Key]) -> dict[_Key, list[_Row]]:
         """Gathers the annotations of each image."""
         rows: dict[_Key, list[_Row]] = {number: [] for number in ids}
+        self._are_corners = corners.are_told(document.get("annotations", []))
+        self._report(corners.TOLD, int(self._are_corners))
         seen: dict[_Key, dict[str, Any]] = {}
         unlisted = repeated = same_id = 0
         for index, entry in enumerate(document.get("annotations", [])):
@@ -228,7 +249,7 @@ class _Split:
             self._box(entry, where),
             self._labels[category],
             is_crowd and not self._reading.crowds_as_objects,
-            -1.0 if area is None else values.number(area, f"{start}: area has"),
+            -1.0 if area in (None, "") else values.number(area, f"{start}: area has"),
         )
         return values.key(_field(entry, "image_id", self._path, where), f"{start} has the `image_id`"), row
 
@@ -244,9 +265,9 @@ class _Split:
             self._num_from_segmentation += 1
             return box
         if not isinstance(bbox, list) or len(bbox) != 4:
-            raise UserError(f"{start} has the bbox {str(bbox)[:60]}; expected [x, y, width, height].")
+            raise UserError(f"{start} has the bbox {repr(bbox)[:60]}; expected [x, y, width, height].")
         x, y, width, height = (values.number(value, f"{start}: bbox has") for value in bbox)
-        return [y, x, y + height, x + width]
+        return [y, x, height, width] if self._are_corners else [y, x, y + height, x + width]
 
     def _to_example(self, image: dict[str, Any], rows: list[_Row], number: int) -> sources.Example:
         """Puts an image and its annotations together."""
@@ -305,6 +326,11 @@ class _Split:
                 kind=kind, split=self._name, file_name=self._path.name, count=count, detail=detail, lost=lost
             )
             self.problems.append(problem)
+
+
+def _name_of(image: dict[str, Any]) -> str:
+    """Calls an image by its name for an error."""
+    return repr(image.get("file_name", image.get("coco_url")))[:60]
 
 
 def _make(id: int, path: Path, file_name: str, size: tuple[int, int], rows: list[_Row]) -> sources.Example:

@@ -18,7 +18,8 @@ _SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "panoptic")
 _IMAGE_FOLDERS = ("images", "Images", "JPEGImages", "data", "img", "imgs")
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-_HEAD_BYTES, _TAIL_BYTES = 2**20, 2**18
+_HEAD_BYTES, _TAIL_BYTES, _LITTLE_BYTES = 2**20, 2**18, 256
+_BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
 
 
 def find(root: Path) -> list[CocoSplit]:
@@ -52,16 +53,28 @@ def looks_like_coco(path: Path) -> bool:
                 content += file.read()
     except OSError:
         return False
-    is_object = content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    is_object = content.lstrip(_BEFORE_JSON).startswith(b"{")
     return is_object and len(set(_LISTS.findall(content))) >= 2
 
 
 def _choose(files: list[Path]) -> list[Path]:
-    """Leaves the files that carry boxes: instances_*.json, else those that look like COCO's, keypoints last."""
+    """Leaves the files that carry boxes: instances_*.json, else those that look like COCO's, keypoints last.
+
+    A list of detections, which programs write beside them (instances_val_results.json), is not an object and left out.
+    """
     instances = [path for path in files if path.name.startswith("instances_")]
     others = [path for path in files if not path.name.startswith(_OTHER_TASKS) and looks_like_coco(path)]
     keypoints = [path for path in files if path.name.startswith("person_keypoints_")]
-    return instances or others or keypoints
+    return [path for path in instances if not _is_list(path)] or others or keypoints or instances
+
+
+def _is_list(path: Path) -> bool:
+    """Says whether a JSON file begins with a list."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LITTLE_BYTES).lstrip(_BEFORE_JSON).startswith(b"[")
+    except OSError:
+        return False
 
 
 def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:

@@ -48,9 +48,8 @@ _FORMAT_OF = {
 # What a dataset is made of; other files in its folder may change.
 _DATA_SUFFIXES = (
     *sorted(lookup.IMAGE_SUFFIXES),
-    *(".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names"),
+    *(".json", ".jsonl", ".csv", ".tsv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names"),
 )
-_NOT_DATA = {"runs", "predictions"}
 
 
 def convert(
@@ -160,7 +159,7 @@ def convert(
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
         may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
         if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):
-            raise UserError(f"`{source}` has no box with area inside its image; there is nothing to learn.")
+            raise UserError(summary.explain_no_boxes(result))
         if folder is not None:
             dataset_files.write_manifest(folder, result, written)
             dataset_files.write_splits(folder, dataset, result)
@@ -381,7 +380,9 @@ def _fingerprint(source: Path) -> str:
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.
-        folders[:] = sorted(f for f in folders if f not in _NOT_DATA and not Path(parent, f, "checkpoints").exists())
+        folders[:] = sorted(
+            f for f in folders if f not in sources.NOT_DATA and not Path(parent, f, "checkpoints").exists()
+        )
         for name in sorted(names):
             if not name.lower().endswith(_DATA_SUFFIXES):
                 continue

@@ -11,7 +11,7 @@ from typing import Any
 from efficientdet.errors import UserError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
-_INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
+_INTEGER = re.compile(r"(0|-?[1-9]\d*)(\.0*)?", re.ASCII)
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 
 
@@ -55,14 +55,14 @@ def pixels(value: Any, where: str) -> int:
 
 
 def key(value: Any, where: str) -> int | str:
-    """Reads an id: an integer, also as 1.0 or "1"; any other text stays text.
+    """Reads an id: an integer, also as 1.0, "1" or "1.0"; any other text stays text.
 
     Raises:
         UserError: it is something else.
     """
     if isinstance(value, str) and value.strip():
         value = value.strip()
-        return int(value) if _INTEGER.fullmatch(value) and len(value) < 19 else value
+        return int(value.partition(".")[0]) if _INTEGER.fullmatch(value) and len(value) < 19 else value
     if isinstance(value, float) and value == value // 1 and abs(value) < 2**53:
         return int(value)
     if type(value) is not int or not -(2**63) <= value < 2**63:
@@ -78,6 +78,8 @@ def flag(value: Any, where: str) -> bool:
     """
     if value is None or isinstance(value, bool):
         return bool(value)
+    if isinstance(value, str) and not value.strip():
+        return False
     if isinstance(value, int | float) and value in (0, 1):
         return value == 1
     if isinstance(value, str) and value.strip().casefold() in _FLAGS:

@@ -1,0 +1,54 @@
+"""Whether the four numbers of a `bbox` are x, y, width and height, as COCO defines, or corners, as some scripts write.
+
+One box does not tell: [40, 30, 100, 80] is either. Its polygon does, and so does its `area`, which is that of the box
+in all datasets without masks. Where at least one annotation fits only as corners (x1, y1, x2, y2), and none only as x,
+y, width and height, all boxes of the file are corners. A width below x, or a height below y, is no corner.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from efficientdet.data import segmentation, values
+from efficientdet.errors import UserError
+
+TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since areas and polygons fit nothing else"
+
+_FRACTION = 0.01  # areas are rounded
+_SLACK_PX = 2.0  # so are corners
+
+
+def are_told(entries: Iterable[dict[str, Any]]) -> bool:
+    """Says whether the annotations of a file show that their boxes are corners.
+
+    Args:
+        entries: annotations with `bbox`, and `segmentation` or `area` where there is one; faulty ones say nothing.
+    """
+    is_told = False
+    for entry in entries:
+        vote = _vote(entry)
+        if vote is False:  # in COCO's own files, one of the first few
+            return False
+        is_told |= vote is True
+    return is_told
+
+
+def _vote(entry: dict[str, Any]) -> bool | None:
+    """Says whether a box is corners, or whether it is a width and a height; none if it fits both ways, or neither."""
+    try:
+        x1, y1, x2, y2 = (values.number(value, "") for value in entry["bbox"])
+        area = values.number(entry.get("area"), "") if entry.get("area") else 0.0
+        shape = entry.get("segmentation")
+        outline = segmentation.box(shape, "") if shape else None
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+    if x2 < x1 or y2 < y1:
+        return False
+    if outline is not None:
+        top, left, bottom, right = outline
+        is_corners = math.dist((left, top, right, bottom), (x1, y1, x2, y2)) <= _SLACK_PX
+        is_extent = math.dist((left, top, right, bottom), (x1, y1, x1 + x2, y1 + y2)) <= _SLACK_PX
+    else:
+        is_corners = area > 0 and math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=_FRACTION)
+        is_extent = area > 0 and math.isclose(area, x2 * y2, rel_tol=_FRACTION)
+    return is_corners if is_corners != is_extent else None
