@@ -9,10 +9,11 @@ none.
 
 import collections
 import dataclasses
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from efficientdet.data import accounts, lookup, sources, values, voc_layout, xml_files
+from efficientdet.data import accounts, lookup, shapes, sources, values, voc_layout, xml_files
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
@@ -141,6 +142,7 @@ class _Annotation:
         self._faults, self._drop_difficult = faults, drop_difficult
         self._tree = ElementTree.Element("annotation")
         self._num_difficult = 0
+        self._outlines: collections.Counter[str] = collections.Counter()
         self.objects: list[tuple[str, list[float]]] = []
         self.problems: list[sources.Problem] = []
 
@@ -182,6 +184,8 @@ class _Annotation:
             sides = ("height", "width")
             declared = None if size is None else [self._pixels(size, side) for side in sides]
             self._report(_DIFFICULT, self._num_difficult, file_name=picture.name, lost=self._num_difficult)
+            for kind, count in self._outlines.items():
+                self._report(kind, count, file_name=picture.name)
             return sources.make_example(
                 id=number,
                 path=picture,
@@ -225,11 +229,29 @@ class _Annotation:
     def _box(self, entry: ElementTree.Element, where: str) -> list[float]:
         box = entry.find("bndbox")
         if box is None:
-            raise UserError(f"`{self.path}`: {where} has no `bndbox`.")
-        return [
-            values.number(_text(box, side, self.path), f"`{self.path}` has the `{side}`")
-            for side in ("ymin", "xmin", "ymax", "xmax")
-        ]
+            outline, kind = self._outline(entry)
+            if outline is None:
+                raise UserError(f"`{self.path}`: {where} has no `bndbox`.")
+            self._outlines[kind] += 1
+            return outline
+        return [self._number(box, side) for side in ("ymin", "xmin", "ymax", "xmax")]
+
+    def _outline(self, entry: ElementTree.Element) -> tuple[list[float] | None, str]:
+        """Reads the box around a rotated box (roLabelImg) or a polygon (LabelMe, Roboflow): yxyx; and which it is."""
+        rotated, polygon = entry.find("robndbox"), entry.find("polygon")
+        if rotated is not None:
+            x, y, width, height, radians = (self._number(rotated, side) for side in ("cx", "cy", "w", "h", "angle"))
+            corner = (x - width / 2, y - height / 2)
+            return shapes.around_rotated(corner, width, height, math.degrees(radians), pivot=(x, y)), shapes.ROTATED
+        if polygon is None:
+            return None, ""
+        points = [(self._number(point, "x"), self._number(point, "y")) for point in polygon.findall("pt")]
+        while polygon.find(f"x{len(points) + 1}") is not None:
+            points.append((self._number(polygon, f"x{len(points) + 1}"), self._number(polygon, f"y{len(points) + 1}")))
+        return (shapes.around(points) if points else None), shapes.OUTLINES
+
+    def _number(self, element: ElementTree.Element, field: str) -> float:
+        return values.number(_text(element, field, self.path), f"`{self.path}` has the `{field}`")
 
     def _pixels(self, element: ElementTree.Element, side: str) -> int:
         return values.pixels(element.findtext(side), f"`{self.path}` has the `{side}`")

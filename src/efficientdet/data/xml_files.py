@@ -29,14 +29,19 @@ _HEAD_BYTES = 4096
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """Reads one XML file.
+    """Reads one XML file; tags are without their namespace.
 
     Raises:
         UserError: it cannot be read, decoded or parsed.
     """
     text = _decode(sources.read_bytes(path), path)
+    if text.lstrip().startswith("<?xml"):  # scripts write an empty line before it, which XML does not allow
+        text = text.lstrip()
     try:
-        return defusedxml.ElementTree.fromstring(text)
+        root: ElementTree.Element = defusedxml.ElementTree.fromstring(text)
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+        return root
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
         raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
 
