@@ -254,7 +254,9 @@ def _opened(content: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         if further:  # its first bytes say what it is
             raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short.") from None
-        raise
+        raise UnknownFormatError(
+            f"`{name}` is not an image that can be read{_what_else(content)}; expected {', '.join(_FORMATS)}."
+        ) from None
     _check_pixels(image)
     return image
 
@@ -291,6 +293,18 @@ def _further_formats(content: bytes, name: str) -> tuple[str, ...]:
     return ("HEIF",)
 
 
+def _what_else(content: bytes) -> str:
+    """Says what a file is that stands in the place of an image, where its first bytes show it."""
+    start = content[:512].lstrip().lower()
+    if not content:
+        return " but an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return " but a pointer of Git LFS, which `git lfs pull` replaces by the image"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return " but a web page, such as a server's error"
+    return ""
+
+
 def _check_pixels(image: Image.Image) -> None:
     if _decoded_pixels(image) > MAX_PIXELS:
         raise Image.DecompressionBombError
@@ -305,10 +319,6 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError:
         raise TooManyPixelsError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
-    except UnidentifiedImageError:
-        raise UnknownFormatError(
-            f"`{name}` is not an image that can be read; expected {', '.join(_FORMATS)}."
-        ) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error

@@ -129,9 +129,10 @@ def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
     declared = example.declared_size
     if declared not in (None, facts.upright_size, facts.stored_size):
         height, width = facts.upright_size
+        hint = " It may have them the wrong way round." if declared == (width, height) else ""
         raise UserError(
             f"`{example.file_name}` is {height} x {width} px (height x width), "
-            f"but its annotation says {declared[0]} x {declared[1]}."
+            f"but its annotation says {declared[0]} x {declared[1]}.{hint}"
         )
     if example.is_upright is not None:  # `rotation` has looked at the whole dataset
         return example.is_upright

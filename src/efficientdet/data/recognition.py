@@ -35,7 +35,18 @@ _MAX_SAMPLES = 400
 _HEAD_BYTES = 2**20
 _MAX_PARSED_BYTES = 2**26
 _NUMBERS = re.compile(r"\d+(\s+[-+0-9.eE]+){4,}\s*")
-_KITTI = re.compile(r"[A-Za-z_]+(\s+-?[0-9.]+){14,15}\s*")
+_TEXTS = {
+    "KITTI's labels": re.compile(r"[A-Za-z_]+(\s+-?[0-9.]+){14,15}\s*"),
+    "DOTA's labels (convert them to YOLO's oriented boxes)": re.compile(
+        r"(imagesource|gsd):.*|(-?[0-9.]+\s+){8}\S+\s+[0-2]\s*"
+    ),
+    "the labels of OIDv4's toolkit, `class xmin ymin xmax ymax` (write them as CSV)": re.compile(
+        r"[^\d\s].*?(\s+[0-9.]+){4}\s*"
+    ),
+    "a list of keras-yolo3's, `image xmin,ymin,xmax,ymax,class ...` (write it as CSV)": re.compile(
+        r"\S.*?(\s+[0-9.]+(,[0-9.]+){4})+\s*"
+    ),
+}
 
 _JSON: dict[str, Callable[[Any], bool]] = {
     "labelme": labelme.is_document,
@@ -60,9 +71,13 @@ _BY_SUFFIX = {
     ".record": "TFRecords (train on them directly: `--data.train 'FOLDER/*.record'`)",
     ".parquet": "Parquet files (load them with `datasets` and save images and a metadata.jsonl)",
     ".manifest": "SageMaker's manifest",
-    ".zip": "archives (unpack them first)",
-    ".tar": "archives (unpack them first)",
-    ".gz": "archives (unpack them first)",
+    ".xlsx": "an Excel workbook (save the sheet as `CSV UTF-8`)",
+    ".xls": "an Excel workbook (save the sheet as `CSV UTF-8`)",
+    ".mat": "MATLAB's data",
+    ".pkl": "a pickle of Python's, which is never opened",
+    ".h5": "HDF5 files",
+    ".hdf5": "HDF5 files",
+    **dict.fromkeys(sources.ARCHIVE_SUFFIXES, "archives (unpack them first)"),
 }
 
 
@@ -86,6 +101,8 @@ def recognize(folder: Path) -> formats.Format:
         roots = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
         if any(path.suffix.lower() == ".json" for paths in seen.values() for path in paths):
             del roots["coco"]  # its content is known to be something else
+        if seen.keys() & _TEXTS.keys():
+            del roots["yolo"]
         found = [name for name, is_root in roots.items() if _has_root(folder, is_root)]
     if len(found) > 1:
         which = " and ".join(f"{name} ({_example(listed, seen.get(name, []))})" for name in found)
@@ -129,7 +146,7 @@ def _kind(path: Path, suffix: str) -> str | None:
             return _kind_of_json(path)
         if suffix == ".xml":
             return _kind_of_xml(_head(path))
-        if suffix in (".csv", ".jsonl"):
+        if suffix in (*tables.SUFFIXES, ".jsonl"):
             return _kind_of_table(path, suffix)
         if suffix == ".txt":
             return _kind_of_text(path)
@@ -153,9 +170,17 @@ def _kind_of_json(path: Path) -> str | None:
     for name, is_document in _JSON.items():
         if is_document(document):
             return name
+    if isinstance(document, dict) and isinstance(document.get("images"), list) and _has_boxes(document):
+        return "COCO without `categories`, which name the classes (write them into it)"
     entry = document[0] if isinstance(document, list) and document else document
     keys = entry.keys() if isinstance(entry, dict) else set()
     return next((phrase for phrase, needed in _OTHERS.items() if needed <= keys), None)
+
+
+def _has_boxes(document: dict[str, Any]) -> bool:
+    """Says whether the first annotation of a document has a box."""
+    entries = document.get("annotations")
+    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict) and "bbox" in entries[0]
 
 
 def _kind_of_xml(head: bytes) -> str | None:
@@ -183,7 +208,18 @@ def _kind_of_table(path: Path, suffix: str) -> str | None:
         return "openimages"
     if via.is_header(rows_of_cells[0][1]):
         return "via"
-    return "csv" if tables.is_boxes(rows_of_cells) else None
+    if tables.is_boxes(rows_of_cells):
+        return "csv"
+    return None if tables.is_classes(rows_of_cells) else _phrase_for_table(rows_of_cells[0][1])
+
+
+def _phrase_for_table(cells: list[str]) -> str:
+    """Says what the first line of a CSV file has that is not one of boxes."""
+    shown = ", ".join(" ".join(cell.split())[:30] for cell in cells[:8]) + (", ..." if len(cells) > 8 else "")
+    return (
+        f"a table with `{shown}` in its first line (boxes need the columns filename, class, xmin, ymin, xmax, ymax, or "
+        "bbox_x, bbox_y, bbox_width, bbox_height)"
+    )
 
 
 def _kind_of_text(path: Path) -> str | None:
@@ -191,7 +227,8 @@ def _kind_of_text(path: Path) -> str | None:
     lines = [line for line in _head(path).decode("utf-8", "replace").splitlines()[:5] if line.strip()]
     if lines and all(_NUMBERS.fullmatch(line) for line in lines):
         return "yolo"
-    return "KITTI's labels" if lines and all(_KITTI.fullmatch(line) for line in lines) else None
+    phrases = (phrase for phrase, form in _TEXTS.items() if lines and all(form.fullmatch(line) for line in lines))
+    return next(phrases, None)
 
 
 def _head(path: Path) -> bytes:

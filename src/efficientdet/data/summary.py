@@ -103,6 +103,15 @@ def show(summary: Summary, console: Console | None = None) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
 
+def explain_no_boxes(summary: Summary) -> str:
+    """Says why no box is left."""
+    counts = summary.counts()
+    kinds = [kind for kind in (policy.NO_AREA, policy.OUTSIDE, policy.NOT_FINITE) if kind in counts]
+    dropped = f" ({', '.join(f'{counts[kind]} {kind}' for kind in kinds)})" if kinds else ""
+    hint = " `--swap-corners` puts corners in the wrong order right." if policy.NO_AREA in kinds else ""
+    return f"`{summary.source}` has no box with area inside its image{dropped}; there is nothing to learn.{hint}"
+
+
 def _account_lines(summary: Summary) -> list[str]:
     """Says in lines that add up what became of images, annotation files and annotations."""
     account = summary.account
