@@ -177,6 +177,7 @@ class _Split:
         self._finder, self._labels, self._reading = finder, labels, reading
         self._num_from_segmentation = 0
         self._are_corners = False
+        self._suspicion = corners.Suspicion()
         self.problems: list[sources.Problem] = []
 
     def read(self, document: dict[str, Any]) -> list[sources.Example]:
@@ -192,6 +193,8 @@ class _Split:
                 example = self._to_example(images[key], rows[key], numbers[key])
                 known = examples.get(example.path)
                 examples[example.path] = example if known is None else self._join(known, example)
+        if self._suspicion.is_grave():
+            self._report(corners.MAY_BE, self._suspicion.num_boxes)
         return list(examples.values())
 
     def _read_images(self, document: dict[str, Any]) -> dict[_Key, dict[str, Any]]:
@@ -274,6 +277,10 @@ class _Split:
         where = f"`{self._path}`: image {number}"
         path, file_name = self._locate(image, number)
         size = [values.pixels(image.get(side), f"{where}: {side} has") for side in ("height", "width")]
+        if min(size) > 0 and not self._are_corners:
+            for (y1, x1, y2, x2), _, _, _ in rows:
+                box = [y1 / size[0], x1 / size[1], y2 / size[0], x2 / size[1]]
+                self._suspicion.add([box[1], box[0], box[3] - box[1], box[2] - box[0]], box)
         return _make(number, path, file_name, (size[0], size[1]), rows)
 
     def _locate(self, image: dict[str, Any], number: int) -> tuple[Path, str]:

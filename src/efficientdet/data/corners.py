@@ -3,6 +3,9 @@
 One box does not tell: [40, 30, 100, 80] is either. Its polygon does, and so does its `area`, which is that of the box
 in all datasets without masks. Where at least one annotation fits only as corners (x1, y1, x2, y2), and none only as x,
 y, width and height, all boxes of the file are corners. A width below x, or a height below y, is no corner.
+
+Without areas and polygons, it is a sign only that many boxes leave their image, all of which would fit as corners. Then
+boxes are read as the format defines, and that they may be corners is reported.
 """
 
 import math
@@ -14,8 +17,12 @@ from efficientdet.errors import UserError
 
 TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since areas and polygons fit nothing else"
 
+MAY_BE = "boxes that may be corners x1, y1, x2, y2: many leave their image as the format defines them, none as corners"
+
 _FRACTION = 0.01  # areas are rounded
 _SLACK_PX = 2.0  # so are corners
+_SLACK = 0.02  # fraction of the image
+_SHARE = 0.5
 
 
 def are_told(entries: Iterable[dict[str, Any]]) -> bool:
@@ -31,6 +38,36 @@ def are_told(entries: Iterable[dict[str, Any]]) -> bool:
             return False
         is_told |= vote is True
     return is_told
+
+
+class Suspicion:
+    """Counts the boxes that leave their image as they are read, as long as all of them would fit as corners.
+
+    Attributes:
+        num_boxes: boxes that were seen.
+    """
+
+    def __init__(self) -> None:
+        """Starts without boxes."""
+        self.num_boxes = 0
+        self._num_leaving = 0
+        self._all_fit = True
+
+    def add(self, numbers: list[float], box: list[float]) -> None:
+        """Adds a box.
+
+        Args:
+            numbers: the four numbers of the annotation, divided by the image's width and height.
+            box: how they are read: yxyx, fractions.
+        """
+        x1, y1, x2, y2 = numbers
+        self.num_boxes += 1
+        self._all_fit &= x1 < x2 <= 1 + _SLACK and y1 < y2 <= 1 + _SLACK
+        self._num_leaving += min(box[:2]) < -_SLACK or max(box[2:]) > 1 + _SLACK
+
+    def is_grave(self) -> bool:
+        """Says whether the boxes may be corners."""
+        return self._all_fit and self._num_leaving > 0 and self._num_leaving >= _SHARE * self.num_boxes
 
 
 def _vote(entry: dict[str, Any]) -> bool | None:

@@ -7,7 +7,7 @@ and `categories` (names, or numbers from 0), or a list of objects with one of ea
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import collection, fields, sources
+from efficientdet.data import collection, corners, fields, sources
 from efficientdet.errors import UserError
 
 FILES = ("metadata.jsonl", "metadata.csv")
@@ -53,6 +53,7 @@ def read(
             with gathered.attempt(path):
                 found.append((path, where, row, _objects(row, where)))
     table = _table(gathered, found, classes)
+    files_of_corners = _find_corners(gathered, found)
     for path, where, row, objects in found:
         with gathered.attempt(path, len(objects)):
             image = _add_image(gathered, path, row, where)
@@ -60,7 +61,8 @@ def read(
                 name = table.get(label, "") if table and isinstance(label, int) else str(label)
                 if not name:
                     raise UserError(f"{where}: has the unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
-                gathered.add_box(image, [y, x, y + height, x + width], name, where)
+                box = [y, x, height, width] if path in files_of_corners else [y, x, y + height, x + width]
+                gathered.add_box(image, box, name, where)
     return gathered.finish(splits=splits, classes=None if table else classes, table=table, table_file=classes)
 
 
@@ -130,6 +132,24 @@ def _take(entry: dict[str, Any], names: tuple[str, ...], where: str) -> tuple[An
         if name in entry:
             return entry[name], name
     raise UserError(f"{where}: has no `{names[0]}` in `objects`.")
+
+
+def _find_corners(
+    gathered: collection.Collection,
+    found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]],
+) -> set[Path]:
+    """Finds the files whose boxes are corners, as their areas say."""
+    entries: dict[Path, list[dict[str, Any]]] = {}
+    for path, _, row, objects in found:
+        inside = row.get("objects")
+        areas = inside.get("area") if isinstance(inside, dict) else None
+        if isinstance(areas, list) and len(areas) == len(objects):
+            boxes = (box for box, _ in objects)
+            entries.setdefault(path, []).extend({"bbox": b, "area": a} for b, a in zip(boxes, areas, strict=True))
+    told = {path for path, some in entries.items() if corners.are_told(some)}
+    for path in told:
+        gathered.report_file(corners.TOLD, path)
+    return told
 
 
 def _table(

@@ -108,7 +108,7 @@ def explain_no_boxes(summary: Summary) -> str:
     counts = summary.counts()
     kinds = [kind for kind in (policy.NO_AREA, policy.OUTSIDE, policy.NOT_FINITE) if kind in counts]
     dropped = f" ({', '.join(f'{counts[kind]} {kind}' for kind in kinds)})" if kinds else ""
-    hint = " `--swap-corners` puts corners in the wrong order right." if policy.NO_AREA in kinds else ""
+    hint = " If corners are in the wrong order, `--swap-corners` puts them right." if policy.NO_AREA in kinds else ""
     return f"`{summary.source}` has no box with area inside its image{dropped}; there is nothing to learn.{hint}"
 
 

@@ -8,12 +8,11 @@ boxes.
 
 import collections
 import dataclasses
-import itertools
 import math
 import os
 from pathlib import Path
 
-from efficientdet.data import accounts, lookup, sources, values, yolo_layout
+from efficientdet.data import accounts, corners, lookup, sources, values, yolo_layout
 from efficientdet.errors import UserError
 
 _LARGEST = 2.0
@@ -66,6 +65,7 @@ def read(
         lines.report(_POSE, next(iter(examples)))
     elif lines.may_be_poses():
         lines.report(_MAY_BE_POSE, next(iter(examples)))
+    lines.report_corners(next(iter(examples)))
     return sources.Source(
         categories=categories,
         splits=examples,
@@ -82,10 +82,9 @@ def _read_examples(
     examples: dict[str, list[sources.Example]] = {}
     first_id = 1
     for split, pictures in description.splits.items():
-        pictures = sorted(pictures)
-        for one, next_one in itertools.pairwise(pictures):
-            if one == next_one:
-                raise UserError(f"`{description.files[0]}` lists the image {one} twice in `{split}`.")
+        counts = collections.Counter(pictures)
+        pictures = sorted(counts)
+        lines.report_repeated({picture: count for picture, count in counts.items() if count > 1}, split, root)
         examples[split] = [lines.read(picture, first_id + i, split, root) for i, picture in enumerate(pictures)]
         first_id += len(pictures)
     lines.report_shared()
@@ -104,6 +103,7 @@ class _Lines:
     def __init__(self, labels: dict[int, int], reading: sources.Reading):
         self._labels, self._reading = labels, reading
         self._owners: dict[Path, list[tuple[str, str]]] = {}
+        self._suspicion = corners.Suspicion()
         self._long: collections.Counter[tuple[int, bool, bool]] = collections.Counter()
         self._listings: dict[Path, dict[str, str]] = {}
         self.files: list[Path] = []
@@ -112,7 +112,7 @@ class _Lines:
 
     def read(self, picture: Path, number: int, split: str, root: Path) -> sources.Example:
         """Reads the label file of one image."""
-        name = picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
+        name = _name(picture, root)
         path = self._find(picture)
         boxes, box_labels = [], []
         if path is None:
@@ -179,6 +179,25 @@ class _Lines:
             sources.Problem(kind=kind, split=split, file_name=f"{len(self.files)} label files", count=count)
         )
 
+    def report_corners(self, split: str) -> None:
+        """Reports lines that may be corners."""
+        if self._suspicion.is_grave():
+            count = self._suspicion.num_boxes
+            name = f"{len(self.files)} label files"
+            self.problems.append(sources.Problem(kind=corners.MAY_BE, split=split, file_name=name, count=count))
+
+    def report_repeated(self, counts: dict[Path, int], split: str, root: Path) -> None:
+        """Reports images that lists, or folders inside of each other, name more than once."""
+        for picture, count in counts.items():
+            self.problems.append(
+                sources.Problem(
+                    kind=sources.REPEATED_IMAGE,
+                    split=split,
+                    file_name=_name(picture, root),
+                    detail=f"named {count} times",
+                )
+            )
+
     def report_shared(self) -> None:
         """Reports the label files that several images have."""
         for path, owners in self._owners.items():
@@ -210,7 +229,9 @@ class _Lines:
             raise UserError(f"{where}: has {largest:g}; expected fractions of the image, 0..1, not px.")
         if len(numbers) == 5:
             x, y, width, height = numbers[1:]
-            return label, [y - height / 2, x - width / 2, y + height / 2, x + width / 2]
+            box = [y - height / 2, x - width / 2, y + height / 2, x + width / 2]
+            self._suspicion.add(numbers[1:], box)
+            return label, box
         xs, ys = numbers[1::2], numbers[2::2]
         if not all(map(math.isfinite, numbers)):
             return label, [math.nan] * 4
@@ -240,6 +261,11 @@ class _Lines:
         elif count < 5 or count % 2 == 0:
             hint = " If keypoints follow the box, `--keypoints 17 3` says how many." if count > 6 else ""
             raise UserError(f"{where}: has {count} numbers; expected `class x y width height`, or a polygon.{hint}")
+
+
+def _name(picture: Path, root: Path) -> str:
+    """Calls an image by its path in the dataset."""
+    return picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
 
 
 def _list_labels(folder: Path) -> dict[str, str]:
