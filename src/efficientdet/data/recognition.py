@@ -129,6 +129,8 @@ def _survey(listed: gallery.Gallery) -> dict[str, list[Path]]:
     seen: dict[str, list[Path]] = {}
     for path in listed.others:
         suffix = path.suffix.lower()
+        if not path.is_file():  # a pipe, which would be waited for
+            continue
         if taken[path.parent, suffix] >= _SAMPLES_A_FOLDER or num_samples >= _MAX_SAMPLES:
             continue
         taken[path.parent, suffix] += 1

@@ -228,6 +228,8 @@ class _Annotation:
 
     def _box(self, entry: ElementTree.Element, where: str) -> list[float]:
         box = entry.find("bndbox")
+        if len(entry.findall("bndbox")) > 1:
+            raise UserError(f"`{self.path}`: {where} has several `bndbox`; expected one an object.")
         if box is None:
             outline, kind = self._outline(entry)
             if outline is None:

@@ -48,6 +48,8 @@ def parse(path: Path) -> ElementTree.Element:
 
 def root_tag(path: Path) -> str:
     """Reads the name of the outermost element, in the first 4 KiB; empty if there is none."""
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES).replace(b"\x00", b"")
