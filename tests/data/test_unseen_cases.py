@@ -120,6 +120,7 @@ _READ = {
         _BOTH,
         "",
     ),
+    "folders inside of folders": ({"classes.txt": "red\n", "x/y/a.txt": _LINE}, ["x/y/a.jpg"], {"train": 1}, ""),
     "obj.names without obj.data": ({"obj.names": "red\n", "obj/a.txt": _LINE}, ["obj/a.jpg"], {"train": 1}, ""),
     "notes.json of Label Studio": (
         {"classes.txt": "red\n", "notes.json": {"categories": [], "info": {}}, "labels/1f-a.txt": _LINE},
@@ -332,6 +333,12 @@ _READ = {
         {"train": 1},
         "rotated boxes read",
     ),
+    "a path for want of a filename": (
+        {"x.xml": red.xml().replace("filename>a.jpg</filename>", "path>C:\\set\\a.jpg</path>")},
+        ["a.jpg"],
+        {"train": 1},
+        "base name",
+    ),
     "folders called like splits": (
         {"train_annot/a.xml": red.xml(), "val_annot/b.xml": red.xml("b.jpg")},
         ["train/a.jpg", "val/b.jpg"],
@@ -504,6 +511,24 @@ _REFUSED = {
     "a list of keras-yolo3's": (
         {"classes.txt": "red\n", "train.txt": "images/a.jpg 40,30,100,80,0 1,2,3,4,0\n"},
         r"`train.txt` looks like a list of keras-yolo3's",
+    ),
+    "labels of VisDrone": ({"annotations/a.txt": "40,30,60,50,1,4,0,0\n"}, r"looks like VisDrone's or MOT's labels"),
+    "JSON lines of Azure": (
+        {"labels.jsonl": {"image_url": "x", "label": []}},
+        r"`labels.jsonl` looks like Azure's JSON lines",
+    ),
+    "JSON of another program": (
+        {"data.json": {"frames": {}, "note": 1}},
+        r"`data.json` looks like JSON with the fields `frames, note`",
+    ),
+    "a list of COCO's documents": ({"instances.json": [red.coco()]}, r"looks like a list of COCO's documents"),
+    "an image of another ending": (
+        {"images/instances.json": red.coco(["a.png"])},
+        r"`a.png` is missing: there is no file .*a.png, but a.jpg",
+    ),
+    "CVAT without images": (
+        {"data.yaml": "train: train.txt\nnames: [red]\n", "train.txt": "data/images/train/b.jpg\n"},
+        r"No image that it names is there, such as .*b.jpg; export the images, too",
     ),
     "detections alone": ({"predictions.json": _DETECTION}, r"`predictions.json` looks like detections in COCO's"),
     "VOC and YOLO": (

@@ -125,6 +125,16 @@ def find_useless(dataset: sources.Source) -> list[sources.Problem]:
     ]
 
 
+def explain_nothing(dataset: sources.Source) -> str:
+    """Says why a dataset may be without boxes: where they were looked for, what was dropped, and which images lack."""
+    paths = [example.path for examples in dataset.splits.values() for example in examples]
+    texts = [f"Looked {dataset.searched}."] if dataset.searched else []
+    texts += [f"{problem.lost} {problem.kind}." for problem in dataset.problems if problem.lost][:3]
+    if paths and not any(path.is_file() for path in paths):
+        texts.append(f"No image that it names is there, such as {paths[0]}; export the images, too.")
+    return "".join(f" {text}" for text in texts)
+
+
 def describe_files(source: Path) -> str:
     """Says how many images and annotation files lie in which folder: "It has 12 .xml files in annotations/, ..."."""
     groups: collections.Counter[tuple[str, str]] = collections.Counter()

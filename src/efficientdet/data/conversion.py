@@ -300,8 +300,7 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
     annotated = [examples for name, examples in dataset.splits.items() if name not in dataset.unannotated]
     has_boxes = any(len(example.labels) for examples in annotated for example in examples)
     if annotated and not has_boxes:
-        looked = f" Looked {dataset.searched}." if dataset.searched else ""
-        looked += "".join(f" {problem.lost} {problem.kind}." for problem in dataset.problems if problem.lost)[:200]
+        looked = accounts.explain_nothing(dataset)
         raise UserError(
             f"`{source}` has no boxes at all; there is nothing to learn.{looked} {accounts.describe_files(source)}"
         )

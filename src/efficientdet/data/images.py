@@ -13,6 +13,7 @@ Choices that another reader might make otherwise:
 
 import contextlib
 import dataclasses
+import glob
 import io
 import warnings
 from collections.abc import Iterator
@@ -222,7 +223,9 @@ def read_file(path: Path, name: str) -> bytes:
         UserError: it is missing or cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"`{name}` is missing: there is no file {path}.")
+        others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other.is_file())
+        hint = f", but {others[0]}" if others else ""
+        raise UserError(f"`{name}` is missing: there is no file {path}{hint}.")
     try:
         return path.read_bytes()
     except OSError as error:

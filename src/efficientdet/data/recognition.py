@@ -6,6 +6,7 @@ where.
 
 import collections
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ _TEXTS = {
     "DOTA's labels (convert them to YOLO's oriented boxes)": re.compile(
         r"(imagesource|gsd):.*|(-?[0-9.]+\s+){8}\S+\s+[0-2]\s*"
     ),
+    "VisDrone's or MOT's labels (write them as CSV)": re.compile(r"-?[0-9.]+(,-?[0-9.]+){7,9},?\s*"),
     "the labels of OIDv4's toolkit, `class xmin ymin xmax ymax` (write them as CSV)": re.compile(
         r"[^\d\s].*?(\s+[0-9.]+){4}\s*"
     ),
@@ -63,8 +65,12 @@ _OTHERS = {
     "detections in COCO's results format (`evaluate` reads them)": {"image_id", "category_id", "score"},
     "BDD100K's or Scalabel's JSON": {"name", "labels"},
     "Labelbox's export": {"data_row", "projects"},
+    "Azure's JSON lines": {"image_url", "label"},
+    "Vertex AI's JSON lines": {"imageGcsUri"},
     "COCO captions (no boxes; use instances_*.json)": {"images", "annotations"},
 }
+# What nothing more can be said of; it may belong to another program.
+_TABLE_WITH, _JSON_OF_FIELDS = "a table with", "JSON with the fields"
 _BY_SUFFIX = {
     ".tfrecord": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecord'`)",
     ".tfrecords": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecords'`)",
@@ -172,11 +178,18 @@ def _kind_of_json(path: Path) -> str | None:
     for name, is_document in _JSON.items():
         if is_document(document):
             return name
-    if isinstance(document, dict) and isinstance(document.get("images"), list) and _has_boxes(document):
-        return "COCO without `categories`, which name the classes (write them into it)"
     entry = document[0] if isinstance(document, list) and document else document
-    keys = entry.keys() if isinstance(entry, dict) else set()
-    return next((phrase for phrase, needed in _OTHERS.items() if needed <= keys), None)
+    if isinstance(entry, dict) and isinstance(entry.get("images"), list) and _has_boxes(entry):
+        if document is entry:
+            return "COCO without `categories`, which name the classes (write them into it)"
+        return "a list of COCO's documents (expected one a file)"
+    return _phrase_for_json(entry) if isinstance(entry, dict) else None
+
+
+def _phrase_for_json(entry: dict[str, Any]) -> str | None:
+    """Says what an object of JSON is that is not read, by its fields."""
+    known = next((phrase for phrase, needed in _OTHERS.items() if needed <= entry.keys()), None)
+    return known or (f"{_JSON_OF_FIELDS} `{_shown(list(entry))}`" if entry else None)
 
 
 def _has_boxes(document: dict[str, Any]) -> bool:
@@ -202,7 +215,7 @@ def _kind_of_table(path: Path, suffix: str) -> str | None:
         if any(map(image_folder.is_row, rows)):
             return "imagefolder"
     if suffix == ".jsonl":
-        return None
+        return _kind_of_json_lines(path)
     rows_of_cells = list(itertools.islice(fields.stream_rows(path), 1))
     if not rows_of_cells:
         return None
@@ -215,13 +228,27 @@ def _kind_of_table(path: Path, suffix: str) -> str | None:
     return None if tables.is_classes(rows_of_cells) else _phrase_for_table(rows_of_cells[0][1])
 
 
+def _kind_of_json_lines(path: Path) -> str | None:
+    """Tells what a JSON-lines file looks like by its first line."""
+    first = _head(path).decode("utf-8-sig", "replace").strip().partition("\n")[0]
+    try:
+        entry = json.loads(first)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return _phrase_for_json(entry) if isinstance(entry, dict) else None
+
+
 def _phrase_for_table(cells: list[str]) -> str:
     """Says what the first line of a CSV file has that is not one of boxes."""
-    shown = ", ".join(" ".join(cell.split())[:30] for cell in cells[:8]) + (", ..." if len(cells) > 8 else "")
     return (
-        f"a table with `{shown}` in its first line (boxes need the columns filename, class, xmin, ymin, xmax, ymax, or "
-        "bbox_x, bbox_y, bbox_width, bbox_height)"
+        f"{_TABLE_WITH} `{_shown(cells)}` in its first line (boxes need the columns filename, class, xmin, ymin, xmax, "
+        "ymax, or bbox_x, bbox_y, bbox_width, bbox_height)"
     )
+
+
+def _shown(names: list[str]) -> str:
+    """Lists the first few names in one line."""
+    return ", ".join(" ".join(name.split())[:30] for name in names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _kind_of_text(path: Path) -> str | None:
@@ -249,7 +276,8 @@ def _example(listed: gallery.Gallery, paths: list[Path]) -> str:
 
 def _describe(folder: Path, listed: gallery.Gallery, seen: dict[str, list[Path]]) -> str:
     """Says what a folder holds that is not a dataset in a known format."""
-    looks = [f"`{listed.key(paths[0])}` looks like {kind}" for kind, paths in seen.items()]
+    kinds = sorted(seen, key=lambda kind: kind.startswith((_TABLE_WITH, _JSON_OF_FIELDS)))
+    looks = [f"`{listed.key(seen[kind][0])}` looks like {kind}" for kind in kinds]
     looks = [text.replace("looks like a file that", "is a file that") for text in looks]
     looks = [text.replace("looks like converted", "was converted") for text in looks]
     looks_like = f" {'; '.join(looks[:3])}." if looks else ""

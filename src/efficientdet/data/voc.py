@@ -199,7 +199,7 @@ class _Annotation:
     def _picture(self) -> Path:
         """Finds the image: of the XML's own name, among several the one that <filename> means; else by <filename>."""
         folders = self._folders.of(self.path)
-        declared = (self._tree.findtext("filename") or "").strip()
+        declared = (self._tree.findtext("filename") or self._tree.findtext("path") or "").strip()
         base = declared.replace("\\", "/").rsplit("/", 1)[-1]
         own = self._finder.with_stem(self.path.stem)
         candidates = next((near for f in folders if (near := [path for path in own if path.parent == f])), own)

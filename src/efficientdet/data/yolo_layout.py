@@ -16,6 +16,7 @@ from efficientdet.errors import UserError
 
 _SPLITS = ("train", "val", "test")
 _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_DESCRIPTIONS = (".yaml", ".yml", ".data")
 _MISSING_SPLIT = "splits left out, since what the dataset names is not there"
 _FOUND_BY_END = "folders found by the end of their path"
 _OTHER_NAMES = "lists of classes that differ from the names in the YAML file, which count"
@@ -301,13 +302,17 @@ def _read_data_file(path: Path) -> dict[str, Any]:
 
 
 def _has_images(folder: Path) -> bool:
-    """Says whether a folder has images, in it or in a folder in it."""
+    """Says whether a folder has images, in it, in one for images or a split, or anywhere below."""
     if (folder / "images").is_dir() or (folder / "Images").is_dir():
         return True
-    inner = lookup.visible(path for path in folder.iterdir() if path.is_dir())
-    if any((path / "images").is_dir() for path in inner if sources.split_in(path.name)):
+    inner = [path for path in folder.iterdir() if path.is_dir() and sources.split_in(path.name)]
+    if any((path / "images").is_dir() for path in inner):
         return True
-    return any(lookup.is_image(path) for one in (folder, *inner) for path in one.iterdir())
+    if any(lookup.is_image(path) for one in (folder, *inner) for path in one.iterdir()):
+        return True
+    files = lookup.Files(folder)
+    # A description further down says more than a list of classes.
+    return bool(files.images()) and not any(path.lower().endswith(_DESCRIPTIONS) for path in files.paths())
 
 
 def _keypoints(value: Any, path: Path) -> tuple[int, int] | None:
