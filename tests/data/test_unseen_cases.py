@@ -56,6 +56,7 @@ _DETECTION = [{"image_id": 1, "category_id": 1, "bbox": red.BBOX, "score": 0.5}]
 _CAPTIONS = {"images": _images(), "annotations": [{"id": 1, "image_id": 1, "caption": "a red box"}]}
 _FOLDER_ROW = {"file_name": "a.jpg", "objects": {"bbox": [_CORNERS], "area": [3000], "categories": ["red"]}}
 _NFD = unicodedata.normalize("NFD", "café")
+_SPLITS = "set,filename,class,xmin,ymin,xmax,ymax\n"
 _NAN = "b.jpg,160,120,nan,nan,nan,nan,nan\n"
 _OPEN = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na.jpg,/m/1,0.25,0.625,0.25,0.666667,False\n"
 _MODEL = "nc: 1\nbackbone: [[-1, 1, Conv, [64, 3, 2]]]\n"
@@ -219,6 +220,12 @@ _READ = {
         "base",
     ),
     "a name without its ending": ({"instances.json": red.coco(["a"])}, ["images/a.jpg"], {"train": 1}, "base name"),
+    "an upload of Label Studio by its first name": (
+        {"result.json": red.coco(["images/1f2e3d4c-a.jpg"])},
+        ["images/a.jpg"],
+        {"train": 1},
+        "base name",
+    ),
     "an ending in capitals": ({"instances.json": red.coco()}, ["images/a.JPG"], {"train": 1}, "base name"),
     "a decomposed name": (
         {"instances.json": red.coco([f"{_NFD}.jpg"])},
@@ -386,6 +393,18 @@ _READ = {
         {"train": 1},
         "by name elsewhere",
     ),
+    "a column of splits": (
+        {"a.csv": _SPLITS + "TRAIN,a.jpg,red,40,30,100,80\nValid,b.jpg,red,40,30,100,80\n"},
+        ["images/a.jpg", "images/b.jpg"],
+        _BOTH,
+        "",
+    ),
+    "a set that is no split": (
+        {"a.csv": _SPLITS + "7,a.jpg,red,40,30,100,80\n"},
+        ["images/a.jpg"],
+        {"train": 1},
+        "columns that are not read",
+    ),
     "a class table with a header": (
         {"a.csv": "images/a.jpg,40,30,100,80,red\n", "classes.csv": "class,id\nred,0\n"},
         ["images/a.jpg"],
@@ -496,6 +515,10 @@ _REFUSED = {
     "a box of text in an imagefolder": (
         {"train/metadata.jsonl": {"file_name": "a.jpg", "objects": {"bbox": [["4"] * 4], "categories": ["red"]}}},
         r"metadata.jsonl`, line 1: has the `bbox\[0\]\[0\]` '4'",
+    ),
+    "a split of no name": (
+        {"a.csv": _SPLITS + "train,a.jpg,red,40,30,100,80\nvla,a.jpg,red,40,30,100,80\n"},
+        r"a.csv`, line 3: has the `set` 'vla'; expected train, val, test",
     ),
     "a row without class": ({"a.csv": _CSV + _ROW.replace("red", "nan")}, r"a.csv`, line 2: has no `class`"),
     "columns that could mean two things": (

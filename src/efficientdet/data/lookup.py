@@ -28,6 +28,7 @@ OTHER_IMAGE_SUFFIXES = (
 """How names of images end that are not read, lower case; they are counted, so that none is missed."""
 
 _MOST_NAME_BYTES = 255
+_UPLOADED = re.compile(r"[0-9a-f]{8}-.")  # what Label Studio writes before the name of an uploaded image
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -105,6 +106,8 @@ class Files:
         matches = self._images.get(fold(base), [])
         if base and not matches and not is_image(base):  # called by an id
             matches = [str(path) for path in self.with_stem(base)]
+        elif not matches and _UPLOADED.match(base):
+            matches = self._images.get(fold(base[len("12345678-") :]), [])
         exact = [path for path in matches if os.path.basename(path) == base]  # noqa: PTH119
         matches = exact or matches
         if within is not None:

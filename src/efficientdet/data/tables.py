@@ -3,7 +3,7 @@
 Two kinds are read. With a header, whose columns may be in any order: those of the TF Object Detection API and of
 Roboflow (`filename,width,height,class,xmin,ymin,xmax,ymax`), and the same under other usual names. Without one, as in
 keras-retinanet: `path,x1,y1,x2,y2,class`. A row whose box and class are empty, or `nan` as pandas writes it, is an
-image without boxes.
+image without boxes. A column `split` tells the split of each image.
 
 A file of two columns, a name and a number, is the class table. Coordinates are px; where none exceeds 1, they are
 fractions of the image, which is reported; all files must agree.
@@ -43,6 +43,7 @@ _COLUMNS = {
     "bbox_height": ("bbox_height",),
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
+    "split": ("split", "set", "subset"),
 }
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _EXTENTS = ("bbox_y", "bbox_x", "bbox_height", "bbox_width")  # makesense.ai
@@ -149,6 +150,10 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list
     columns = _header(rows[0][1])
     num_cells = len(rows[0][1])
     if columns is not None:
+        if "split" in columns and not any(
+            _is_split(row[columns["split"]]) for _, row in rows[1:] if len(row) == num_cells
+        ):
+            del columns["split"]  # a set of something else
         unused = [cell for place, cell in enumerate(rows[0][1]) if cell and place not in columns.values()]
         if unused:
             gathered.report_file(UNUSED_COLUMNS, path, detail=", ".join(unused))
@@ -182,7 +187,7 @@ def _add_row(
     if not cells["file"]:
         raise UserError(f"{where}: has no `{names['file']}`.")
     size = fields.image_size(height, width, where)
-    image = gathered.add_image(cells["file"], file=path, where=where, size=size)
+    image = gathered.add_image(cells["file"], file=path, where=where, size=size, split=_split(cells, names, where))
     if all(cells[column].lower() in _EMPTY for column in (*sides, "class")):
         return []
     box = [fields.parse_number(cells[side], where, names[side]) for side in sides]
@@ -192,6 +197,21 @@ def _add_row(
         raise UserError(f"{where}: has no `{names['class']}`.")
     gathered.add_box(image, box, cells["class"], where)
     return box
+
+
+def _split(cells: dict[str, str], names: dict[str, str], where: str) -> str | None:
+    """Reads the split that a row says its image is in; none if it does not say."""
+    text = cells.get("split", "")
+    if text.lower() in _EMPTY:
+        return None
+    if not _is_split(text):
+        raise UserError(f"{where}: has the `{names['split']}` {text[:60]!r}; expected {', '.join(sources.SPLITS)}.")
+    return sources.normalize_split(text)
+
+
+def _is_split(text: str) -> bool:
+    """Says whether a text is the name of a split."""
+    return sources.normalize_split(text) in sources.SPLITS
 
 
 def _are_fractions(corners: list[float]) -> bool:
