@@ -123,6 +123,12 @@ _READ = {
     ),
     "folders inside of folders": ({"classes.txt": "red\n", "x/y/a.txt": _LINE}, ["x/y/a.jpg"], {"train": 1}, ""),
     "obj.names without obj.data": ({"obj.names": "red\n", "obj/a.txt": _LINE}, ["obj/a.jpg"], {"train": 1}, ""),
+    "YAML of names alone": (
+        {"data.yaml": "names: [red]\nnc: 1\n", "train/labels/a.txt": _LINE, "valid/labels/b.txt": _LINE},
+        ["train/images/a.jpg", "valid/images/b.jpg"],
+        _BOTH,
+        "",
+    ),
     "notes.json of Label Studio": (
         {"classes.txt": "red\n", "notes.json": {"categories": [], "info": {}}, "labels/1f-a.txt": _LINE},
         ["images/1f-a.jpg"],
@@ -534,6 +540,14 @@ _REFUSED = {
     "a list of keras-yolo3's": (
         {"classes.txt": "red\n", "train.txt": "images/a.jpg 40,30,100,80,0 1,2,3,4,0\n"},
         r"`train.txt` looks like a list of keras-yolo3's",
+    ),
+    "panoptic segments alone": (
+        {"annotations/panoptic_val2017.json": _coco(annotations=[{"image_id": 1, "segments_info": []}])},
+        r"no COCO annotations; .* `panoptic_val2017.json` is for another task and has no boxes",
+    ),
+    "decimal commas in a table": (
+        {"a.csv": (_CSV + _ROW).replace(",", ";").replace("40;", "40,5;")},
+        r"a.csv`, line 2: has the `xmin` '40,5'; expected a number with a decimal point",
     ),
     "labels of VisDrone": ({"annotations/a.txt": "40,30,60,50,1,4,0,0\n"}, r"looks like VisDrone's or MOT's labels"),
     "JSON lines of Azure": (

@@ -59,6 +59,7 @@ def read(
             raise UserError(
                 f"`source` {source} holds no COCO annotations; expected annotations/instances_<split>.json, "
                 "instances.json or <split>/_annotations.coco.json. `--files` names files anywhere else. "
+                + coco_layout.describe_other_tasks(lookup.Files(source))
                 + accounts.describe_files(source)
             )
         found = coco_layout.find(root)

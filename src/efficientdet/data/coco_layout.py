@@ -57,6 +57,13 @@ def looks_like_coco(path: Path) -> bool:
     return is_object and len(set(_LISTS.findall(content))) >= 2
 
 
+def describe_other_tasks(files: lookup.Files) -> str:
+    """Says of the first file of COCO's for another task that it has no boxes; empty if there is none."""
+    names = (Path(path).name for path in files.paths() if path.endswith(".json"))
+    found = next((name for name in names if name.startswith(_OTHER_TASKS)), None)
+    return f"`{found}` is for another task and has no boxes. " if found else ""
+
+
 def _choose(files: list[Path]) -> list[Path]:
     """Leaves the files that carry boxes: instances_*.json, else those that look like COCO's, keypoints last.
 

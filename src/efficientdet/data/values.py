@@ -33,7 +33,8 @@ def number(value: Any, where: str) -> float:
     if isinstance(value, str) and is_number(value):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} {repr(value)[:60]}; expected a number.")
+        has_comma = isinstance(value, str) and value.count(",") == 1 and is_number(value.replace(",", "."))
+        raise UserError(f"{where} {repr(value)[:60]}; expected a number{' with a decimal point' if has_comma else ''}.")
     try:
         return float(value)
     except OverflowError:

@@ -161,7 +161,7 @@ class _Entries:
                     )
                 else:
                     missing.append((split, entry))
-        if not splits and path.suffix == ".data":
+        if not splits and (path.suffix == ".data" or not keys):
             return self.of_folders()
         if not splits:
             raise UserError(
