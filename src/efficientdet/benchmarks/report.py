@@ -7,6 +7,7 @@ over theirs. README and docs print their tables from these files.
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -32,6 +33,7 @@ _PACKAGES = (
     "pillow",
 )
 _CPU = Path("/proc/cpuinfo")
+_ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)+")  # folders of one machine
 
 
 def circumstances() -> dict[str, Any]:
@@ -56,10 +58,10 @@ def device() -> str:
 
 
 def _command() -> str:
-    """Writes the command as a person would type it, the program without its folder."""
+    """Writes the command as a person would type it: the program, and whatever has an absolute path, without its folder."""
     program = Path(sys.argv[0]).name
     words = ["efficientdet" if program in ("efficientdet", "__main__.py") else f"python {sys.argv[0]}", *sys.argv[1:]]
-    return " ".join(words)
+    return _ABSOLUTE.sub("", " ".join(words))
 
 
 def _versions() -> dict[str, str]:
