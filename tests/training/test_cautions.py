@@ -111,8 +111,8 @@ def test_validation_without_boxes_is_said_with_the_way_without(start):
 def test_validation_too_small_for_ap_is_said_with_its_interval(start):
     assert start((200, (9, 9, 9)), (64, (70, 3, 0))) == [
         "AP of 64 validation images may be off by 6 points; the interval beside AP says what it is here, and smaller "
-        "differences mean nothing; AP of classes with fewer than 10 validation boxes means little: dog (3), cow (0). To "
-        "know more, convert with a larger `--val-fraction`, or name more images by `--data.validation`."
+        "differences mean nothing; AP of classes with fewer than 10 validation boxes means little: dog (3), cow (0). "
+        "To know more, convert with a larger `--val-fraction`, or name more images by `--data.validation`."
     ]
     (line,) = start((200, (9, 9, 9)), (500, (70, 3, 0)), num_validation=50)
     assert "AP of 50 validation images may be off by 7 points" in line

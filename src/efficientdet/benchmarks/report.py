@@ -58,7 +58,7 @@ def device() -> str:
 
 
 def _command() -> str:
-    """Writes the command as a person would type it: the program, and whatever has an absolute path, without its folder."""
+    """Writes the command as a person would type it, without the folders of the program and of absolute paths."""
     program = Path(sys.argv[0]).name
     words = ["efficientdet" if program in ("efficientdet", "__main__.py") else f"python {sys.argv[0]}", *sys.argv[1:]]
     return _ABSOLUTE.sub("", " ".join(words))

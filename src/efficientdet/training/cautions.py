@@ -172,8 +172,8 @@ def _validation(config: ExperimentConfig, dataset: Dataset) -> str | None:
     half, texts = _AP_INTERVAL / math.sqrt(number), []
     if half > _WIDE:
         texts.append(
-            f"AP of {_counted(number, 'validation image')} may be off by {100 * half:.0f} points; the interval beside AP "
-            "says what it is here, and smaller differences mean nothing"
+            f"AP of {_counted(number, 'validation image')} may be off by {100 * half:.0f} points; the interval "
+            "beside AP says what it is here, and smaller differences mean nothing"
         )
     whole = number == len(records)
     counts = zip(records.categories, records.boxes_per_class or (), strict=False) if whole else ()
