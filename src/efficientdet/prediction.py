@@ -6,6 +6,8 @@ to correct instead. A source that cannot be read is left out and named. A run th
 command runs again; earlier results are only ever replaced on request. To standard output it writes lines of JSON alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -16,12 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from efficientdet import detector as detectors
 from efficientdet import image_batches, journal, labelling, prediction_directory, progress, video_prediction
-from efficientdet.config import Precision, RuntimeName, Switch
+from efficientdet.config import Precision, RuntimeName, Switch, Tiles
 from efficientdet.data import media
-from efficientdet.detector import Detector, Tiles
 from efficientdet.errors import UserError, one_line
-from efficientdet.image_batches import Detect, Work
 from efficientdet.structures import Category
 
 _STANDARD_OUTPUT = Path("-")
@@ -142,8 +143,8 @@ def predict(
         "xla": xla,
     }
 
-    def load() -> tuple[Detect, tuple[Category, ...]]:
-        detector = Detector(weights, **choice)
+    def load() -> tuple[image_batches.Detect, tuple[Category, ...]]:
+        detector = detectors.Detector(weights, **choice)
         return (
             lambda batch: detector.detect(list(batch), tiles=tiles, tile_overlap=tile_overlap),
             detector.categories,
@@ -152,7 +153,7 @@ def predict(
     looked = {"format": format, "tiles": tiles, "tile_overlap": tile_overlap, "max_frames": max_frames}
     settings = {"weights": str(weights), "weights_mark": _mark(weights), **choice, **looked}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        work = Work(load=load, batch_size=batch_size, max_frames=max_frames, folder=Path(folder))
+        work = image_batches.Work(load=load, batch_size=batch_size, max_frames=max_frames, folder=Path(folder))
         if is_printed:
             return _print(found, work)
         directory = prediction_directory.Directory(output, format, found, settings, work, overwrite)
@@ -179,7 +180,7 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
     )
 
 
-def _print(found: Sequence[media.Medium], work: Work) -> Prediction:
+def _print(found: Sequence[media.Medium], work: image_batches.Work) -> Prediction:
     """Prints a line for each image, and for each frame of a video."""
     tasks = image_batches.plan(found, journal.Journal(_STANDARD_OUTPUT, {}))
     detect, _ = work.load()

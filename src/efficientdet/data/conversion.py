@@ -3,6 +3,8 @@
 Formats and policy are in docs/data.md.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import os
@@ -45,11 +47,7 @@ _FORMAT_OF = {
     "keypoints": "yolo",
     "drop_confidence": "yolo",
 }
-# What a dataset is made of; other files in its folder may change.
-_DATA_SUFFIXES = (
-    *sorted(lookup.IMAGE_SUFFIXES),
-    *(".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names"),
-)
+_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names")
 _NOT_DATA = {"runs", "predictions"}
 
 
@@ -378,12 +376,13 @@ def _describe_broken(result: summary.Summary) -> str:
 
 def _fingerprint(source: Path) -> str:
     """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
+    suffixes = (*lookup.IMAGE_SUFFIXES, *_ANNOTATION_SUFFIXES)  # other files in its folder may change
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.
         folders[:] = sorted(f for f in folders if f not in _NOT_DATA and not Path(parent, f, "checkpoints").exists())
         for name in sorted(names):
-            if not name.lower().endswith(_DATA_SUFFIXES):
+            if not name.lower().endswith(suffixes):
                 continue
             path = os.path.join(parent, name)  # noqa: PTH118 - a Path a file would be slow
             # A link that leads nowhere is no reason to stop; whoever needs the file will say so.
