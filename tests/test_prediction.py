@@ -106,7 +106,7 @@ def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, pic
 def test_if_nothing_can_be_read_nothing_is_written(finding_weights, tmp_path):
     for name in ("bad.jpg", "worse.jpg"):
         (tmp_path / name).write_bytes(b"\xff\xd8\xff nothing")
-    with pytest.raises(UserError, match=r"bad\.jpg` .* The other 1 sources cannot be read either"):
+    with pytest.raises(UserError, match=r"bad\.jpg` .* The other source cannot be read either"):
         _predict(finding_weights, tmp_path, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -351,3 +351,11 @@ def test_options_of_the_command_line_reach_the_detector(finding_weights, picture
     assert two == everything[:2]
     assert 0 < len(agnostic) < len(everything)
     assert sure == [one for one in everything if one["class"] == "cow"]
+
+
+@pytest.mark.parametrize(("threshold", "is_said"), [("0.99", True), ("0.2", False)])
+def test_where_nothing_is_found_the_threshold_is_named(finding_weights, picture, tmp_path, capsys, threshold, is_said):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert cli.main([*words, "--score-threshold", threshold]) == 0
+    assert ("a lower `--score-threshold`" in capsys.readouterr().err) is is_said

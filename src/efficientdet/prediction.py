@@ -170,6 +170,9 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
         (pictures if task.medium.kind == "picture" else videos).update(results)
     skipped = {task.source: task.error for task in directory.tasks if task.error}
     _say_skipped(skipped, len(directory.tasks), directory.output / journal.SKIPPED)
+    if pictures and not videos and not any(found["detections"] for found in pictures.values()):
+        text = "Nothing was found; a lower `--score-threshold` shows what the model is less sure of."
+        progress.console.print(text, soft_wrap=True, markup=False)
     return Prediction(
         output=str(directory.output),
         pictures=pictures,

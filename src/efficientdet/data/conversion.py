@@ -38,7 +38,7 @@ _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many images.
 _PICTURES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
-_HELD_OUT = "splits made of a tenth of the training images, since there was none"
+_HELD_OUT = "split held out from the training images, since the dataset has no other"
 # Options that only one format has.
 _FORMAT_OF = {
     "files": "coco",
@@ -256,7 +256,7 @@ def _hold_out_by_default(dataset: sources.Source) -> sources.Source:
         return dataset
     dataset = _hold_out(dataset, 0.1)
     detail = f"{len(dataset.splits['val'])} of {count} images; `--val-fraction` sets how many, 0 none"
-    problem = sources.Problem(kind=_HELD_OUT, split="val", file_name="val", detail=detail)
+    problem = sources.Problem(kind=_HELD_OUT, split="", file_name="val", detail=detail)
     return dataclasses.replace(dataset, problems=[*dataset.problems, problem])
 
 
