@@ -221,6 +221,8 @@ def read_file(path: Path, name: str) -> bytes:
     Raises:
         UserError: it is missing or cannot be read.
     """
+    if path.is_dir():
+        raise UserError(f"`{name}` is a directory; expected an image file.")
     if not path.is_file():
         raise UserError(f"`{name}` is missing: there is no file {path}.")
     try:
