@@ -359,3 +359,12 @@ def test_where_nothing_is_found_the_threshold_is_named(finding_weights, picture,
     words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     assert cli.main([*words, "--score-threshold", threshold]) == 0
     assert ("a lower `--score-threshold`" in capsys.readouterr().err) is is_said
+
+
+def test_folders_that_are_left_out_are_named(finding_weights, picture, tmp_path, capsys):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for name in ("a.png", "more/b.png"):
+        Image.fromarray(picture).save(tmp_path / "in" / name)
+    result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
+    assert list(result.pictures) == [str(tmp_path / "in" / "a.png")]
+    assert "are left out, such as that of" in capsys.readouterr().err.replace("\n", " ")

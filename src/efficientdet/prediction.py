@@ -130,6 +130,7 @@ def predict(
     if is_printed and format != "json":
         raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
     found = [media.resolve(medium) for medium in media.find(sources)]
+    _say_left_out(sources, output)
     choice: dict[str, Any] = {
         "score_threshold": score_threshold,
         "class_thresholds": class_thresholds,
@@ -159,6 +160,14 @@ def predict(
         directory = prediction_directory.Directory(output, format, found, settings, work, overwrite)
         directory.write()
     return _summary(directory)
+
+
+def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
+    """Says which folders have images in folders inside of them, which are not looked at."""
+    for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
+        if inside := media.find_inside(folder, without=folder / output.name):
+            text = f"Folders inside of `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
+            progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
 
 def _summary(directory: prediction_directory.Directory) -> Prediction:
