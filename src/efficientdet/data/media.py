@@ -188,9 +188,7 @@ def _of_folder(path: Path) -> list[Medium]:
     """Finds what a folder has itself; hidden files, such as `._a.jpg` of macOS, are none."""
     files = [child for child in path.iterdir() if child.is_file() and not child.name.startswith(".")]
     if not any(map(_is_medium, files)) and (inside := find_inside(path)):
-        raise UserError(
-            f"`{path}` has images only in folders inside, such as `{inside}`; '{path}/**/*' takes them."
-        )
+        raise UserError(f"`{path}` has images only in folders inside, such as `{inside}`; '{path}/**/*' takes them.")
     return _only_media(files, f"`{path}` has")
 
 
