@@ -1,8 +1,9 @@
 """Does `predict` on a folder, killed and run again, write what it writes when left alone? SIGKILL at random times.
 
-Random weights of the preset `demo` look at small images, for each format once without interruption, then killed at
-times drawn from how long that took; the same command goes on each time. The files of the two output directories are
-compared byte by byte, of predictions.jsonl the lines of sources. Writes the table as JSON.
+Random weights of the preset `demo` look at small images, for each format once without interruption, then killed when a
+number of sources that was drawn is done, and a random fraction of a second later; the same command goes on each time.
+The files of the two output directories are compared byte by byte, of predictions.jsonl the lines of sources. Writes the
+table as JSON.
 
     python benchmarks/prediction_kills.py --output benchmarks/results/prediction-kills.json
 """
@@ -26,6 +27,7 @@ from efficientdet import backend, files, journal
 from efficientdet.benchmarks import drawn_weights, report
 
 _SECONDS = 1800.0  # after which a process is taken for stuck
+_LATEST = 0.2  # s; of the random part
 
 
 def main(
@@ -43,7 +45,7 @@ def main(
         num_images: of 64 x 64 px, as JPEG.
         formats: of `predict`, a round each.
         num_kills: of each round.
-        seed: of the images and the times.
+        seed: of the images and the moments.
     """
     backend.choose("tensorflow")
     rng = random.Random(seed)
@@ -54,7 +56,8 @@ def main(
         # The first command converts the weights for the others.
         _finish(_start([str(weights), str(folder / "in" / "00000.jpg")], folder / "first", "json"))
         for form in formats:
-            rows.append(_round([str(weights), str(folder / "in")], folder / form, form, num_kills, rng))
+            words = [str(weights), str(folder / "in")]
+            rows.append(_round(words, folder / form, form, rng, num_kills=num_kills, num_images=num_images))
             print(json.dumps(rows[-1]), flush=True)
             what = "output of `predict` that was killed and run again, against one that was not"
             identical = sum(row["identical"] for row in rows)
@@ -72,41 +75,41 @@ def _write_images(folder: Path, count: int, seed: int) -> None:
         Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg")
 
 
-def _round(words: list[str], folder: Path, form: str, num_kills: int, rng: random.Random) -> dict[str, Any]:
+def _round(
+    words: list[str], folder: Path, form: str, rng: random.Random, *, num_kills: int, num_images: int
+) -> dict[str, Any]:
     """Runs the command undisturbed, then killed, and compares."""
     began = time.monotonic()
     _finish(_start(words, folder / "whole", form))
     seconds = time.monotonic() - began
-    kills: list[dict[str, float]] = []
-    attempt = 0
-    while len(kills) < num_kills:
-        if not kills:
-            attempt += 1
-        moment = rng.uniform(0, seconds)
-        kills = [*kills, found] if (found := _kill(words, folder / f"killed-{attempt}", form, moment)) else []
-    _finish(_start(words, folder / f"killed-{attempt}", form))
-    whole, killed = (_digests(folder / name / "out") for name in ("whole", f"killed-{attempt}"))
+    killed_at = [
+        _kill(words, folder / "killed", form, lines, rng.uniform(0, _LATEST))
+        for lines in sorted(rng.randrange(num_images) for _ in range(num_kills))
+    ]
+    _finish(_start(words, folder / "killed", form))
+    whole, killed = (_digests(folder / name / "out") for name in ("whole", "killed"))
     different = sorted(key for key in whole.keys() | killed.keys() if whole.get(key) != killed.get(key))
     return {
         "format": form,
         "seconds": round(seconds, 1),
-        "kills": kills,
+        "killed_at_lines": killed_at,
         "files": len(whole),
         "identical": not different,
         "different": different[:20],
     }
 
 
-def _kill(words: list[str], folder: Path, form: str, moment: float) -> dict[str, float] | None:
-    """Starts the command and kills it after `moment` seconds; none: it was done before, and another attempt is due."""
+def _kill(words: list[str], folder: Path, form: str, lines: int, delay: float) -> int:
+    """Starts the command, kills it a moment after its journal has so many lines, and counts those that it leaves."""
+    journal_path = folder / "out" / journal.NAME
     process = _start(words, folder, form)
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+    while process.poll() is None and _count_lines(journal_path) < lines:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
     if process.wait() != -signal.SIGKILL:
-        return None
-    return {"after_s": round(moment, 2), "lines": _count_lines(folder / "out" / journal.NAME)}
+        sys.exit(f"`predict` ended with status {process.returncode} before it could be killed; give it more images.")
+    return _count_lines(journal_path)
 
 
 def _start(words: list[str], folder: Path, form: str) -> subprocess.Popen:

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = words
     if verb not in VERBS:
-        print(f"efficientdet: `{verb}` is no verb; there are {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"efficientdet: unknown command `{verb}`; choose from {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     try:
         try:
