@@ -368,3 +368,10 @@ def test_folders_that_are_left_out_are_named(finding_weights, picture, tmp_path,
     result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
     assert list(result.pictures) == [str(tmp_path / "in" / "a.png")]
     assert "are left out, such as that of" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    source, output = str(tmp_path / "a.png"), str(tmp_path / "out")
+    assert list(prediction.predict(str(finding_weights), source, output=output).pictures) == [source]
+    assert prediction.predict(str(finding_weights), [source], output=output).num_kept == 1

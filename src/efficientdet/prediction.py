@@ -124,6 +124,9 @@ def predict(
         UserError: the weights cannot be used, `output` has results of another command, or no source can be read;
             nothing is written then.
     """
+    # In Python a path is often a string, and one source is often alone.
+    weights, output = Path(weights), Path(output)
+    sources = (sources,) if isinstance(sources, str | Path) else tuple(sources)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"`max_frames` is {max_frames}; it must be at least 1.")
     is_printed = output == _STANDARD_OUTPUT
