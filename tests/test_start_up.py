@@ -84,3 +84,14 @@ def test_tensorflow_s_own_lines_stay_away_from_the_terminal_also_in_other_proces
     status, _, errors, _ = _run("convert", "coco", tmp_path / "source", *words)
     assert status == 0
     assert [line for line in errors if "absl" in line or "oneDNN" in line or "tensorflow" in line.lower()] == []
+
+
+@pytest.mark.slow
+def test_tensorflow_s_own_lines_stay_away_in_python_too(tmp_path):
+    from efficientdet.data import synthetic
+
+    synthetic.write_coco_folder(tmp_path / "source", {"train": 3}, (64, 64), seed=0)
+    words = [str(tmp_path / name) for name in ("source", "records")]
+    program = f"import efficientdet; efficientdet.convert('coco', {words[0]!r}, output={words[1]!r})"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert [line for line in found.stderr.splitlines() if not line.startswith("Converting")] == []
