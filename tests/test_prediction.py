@@ -106,7 +106,7 @@ def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, pic
 def test_if_nothing_can_be_read_nothing_is_written(finding_weights, tmp_path):
     for name in ("bad.jpg", "worse.jpg"):
         (tmp_path / name).write_bytes(b"\xff\xd8\xff nothing")
-    with pytest.raises(UserError, match=r"bad\.jpg` .* The other 1 sources cannot be read either"):
+    with pytest.raises(UserError, match=r"bad\.jpg` .* The other source cannot be read either"):
         _predict(finding_weights, tmp_path, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -351,3 +351,27 @@ def test_options_of_the_command_line_reach_the_detector(finding_weights, picture
     assert two == everything[:2]
     assert 0 < len(agnostic) < len(everything)
     assert sure == [one for one in everything if one["class"] == "cow"]
+
+
+@pytest.mark.parametrize(("threshold", "is_said"), [("0.99", True), ("0.2", False)])
+def test_where_nothing_is_found_the_threshold_is_named(finding_weights, picture, tmp_path, capsys, threshold, is_said):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    assert cli.main([*words, "--score-threshold", threshold]) == 0
+    assert ("a lower `--score-threshold`" in capsys.readouterr().err) is is_said
+
+
+def test_folders_that_are_left_out_are_named(finding_weights, picture, tmp_path, capsys):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for name in ("a.png", "more/b.png"):
+        Image.fromarray(picture).save(tmp_path / "in" / name)
+    result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
+    assert list(result.pictures) == [str(tmp_path / "in" / "a.png")]
+    assert "are left out, such as that of" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    source, output = str(tmp_path / "a.png"), str(tmp_path / "out")
+    assert list(prediction.predict(str(finding_weights), source, output=output).pictures) == [source]
+    assert prediction.predict(str(finding_weights), [source], output=output).num_kept == 1

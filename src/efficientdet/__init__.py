@@ -51,10 +51,13 @@ _HOMES = {
     "train_seeds": "efficientdet.training.seeds",
 }
 
+# Or TensorFlow, whose own lines stay away from the terminal when `backend` is the first to import it.
 _NEED_KERAS = {
     "Detector",
+    "convert",
     "describe",
     "doctor",
+    "download",
     "evaluate",
     "evaluate_detections",
     "export",

@@ -46,6 +46,8 @@ BENCHMARKS = {
     "exports": ("efficientdet.benchmarks.formats", "benchmark_exports", "each format and precision: size, AP, speed"),
 }
 
+_HELP = {"-h", "--help"}
+
 _EXAMPLES = """\
 a first run, from photographs to images with boxes:
   efficientdet convert photographs/ --output records/
@@ -65,7 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 success, 1 a failure that the message explains. Wrong usage exits with status 2.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if arguments is None and _HELP & set(words):
+        from efficientdet import deferral
+
+        deferral.start()
+    if not words or words[0] in (*_HELP, "help"):
         print(_help())
         return 0
     if words[0] == "--version":
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = words
     if verb not in VERBS:
-        print(f"efficientdet: `{verb}` is no verb; there are {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"efficientdet: unknown command `{verb}`; choose from {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     try:
         try:
@@ -121,7 +127,7 @@ def _run(verb: str, words: list[str]) -> int:
     """Runs a verb and shows its result."""
     words, as_json = _take_flag(words, "--json")
     words, wanted = _take_option(words, "--backend")
-    if not {"-h", "--help"} & set(words):
+    if not _HELP & set(words):
         from efficientdet import backend
 
         # An export is run without Keras. Records are TensorFlow's, whichever backend trains on them.
@@ -131,7 +137,7 @@ def _run(verb: str, words: list[str]) -> int:
     module, name, _ = VERBS[verb]
     if verb == "benchmark":
         which, *words = words or ["--help"]
-        if which in ("-h", "--help"):
+        if which in _HELP:
             print(_benchmark_help())
             return 0
         if which not in BENCHMARKS:
@@ -166,10 +172,10 @@ def _run(verb: str, words: list[str]) -> int:
 
 def _with_format(words: list[str]) -> list[str]:
     """Writes `auto` in front of `FOLDER --output DIR`, where the words name no format."""
+    if _HELP & set(words):
+        return words
     from efficientdet.data import formats
 
-    if {"-h", "--help"} & set(words):
-        return words
     flags = ("--dry-run", "--overwrite", "--skip-", "--drop-", "--no-")
     for place, word in enumerate(words[:-1]):
         before = words[place - 1] if place else ""
@@ -270,7 +276,7 @@ def _training_config(words: list[str]) -> Any:
 
     start, rest = _take_start("train", words)
     if start is None:
-        if not {"-h", "--help"} & set(rest):
+        if not _HELP & set(rest):
             raise UserError(
                 f"`train` needs a preset: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run."
             )

@@ -17,6 +17,7 @@ LEAST_SIDE = 32
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
 RuntimeName = Literal["auto", "keras", "openvino"]
+Tiles = tuple[int, int] | Literal["input"]
 Depthwise = Literal["auto", "convolution", "shifts", "pallas"]
 ExportFormat = Literal["saved_model", "onnx", "litert", "openvino"]
 ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -366,8 +367,7 @@ def load(path: pathlib.Path) -> ExperimentConfig:
     if isinstance(values, dict):
         for facts in ("dataset", "derived"):  # what a run notes about its data, and what it made of knobs that are none
             values.pop(facts, None)
-    config: ExperimentConfig = from_dict(ExperimentConfig, values, str(path))
-    return config
+    return from_dict(ExperimentConfig, values, str(path))
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -4,17 +4,18 @@ It trains the preset `demo`, the same code as D0 with smaller values, because D0
 processor cores.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from efficientdet import detector as detectors
 from efficientdet import draw, evaluation, files, presets, progress
 from efficientdet.data import coco, conversion, images, synthetic
-from efficientdet.detector import Detector
 from efficientdet.errors import UserError
-from efficientdet.evaluation import EvaluationResult
 from efficientdet.model import complexity
 
 SPLITS = {"train": 1400, "val": 64, "test": 400}
@@ -28,7 +29,7 @@ class Demonstration:
     """What the demo found."""
 
     output: str
-    evaluation: EvaluationResult
+    evaluation: evaluation.EvaluationResult
     """On images that training never saw."""
     picture: str
     """Truth and detections side by side."""
@@ -114,7 +115,7 @@ def _draw_sheet(output: Path) -> Path:
     from PIL import Image
 
     source = coco.read(output / "pictures", splits=("test",))
-    detector = Detector(output / "run")
+    detector = detectors.Detector(output / "run")
     names = [category.name for category in source.categories]
     pairs = []
     for example in source.splits["test"][:_SHOWN]:

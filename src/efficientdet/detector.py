@@ -15,20 +15,17 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 
 from efficientdet import runtimes, selection
 from efficientdet import tiles as tile_grids
-from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch, Tiles
 from efficientdet.data import inputs, preprocess
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
 from efficientdet.runtimes import keras as keras_runtime
-
-Tiles = tuple[int, int] | Literal["input"]
-"""Height and width of a tile, px of the image; "input": as large as the network input."""
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of one image: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""

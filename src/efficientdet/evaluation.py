@@ -7,6 +7,8 @@ class, or none of the size (COCO writes -1). NVIDIA's and automl's evaluation le
 and replaces the area of the annotations by that of the boxes; here both are COCO's.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,8 +22,7 @@ from rich.table import Table
 from efficientdet import backend, files, intervals, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, RuntimeName, Switch
-from efficientdet.data import preprocess
-from efficientdet.data.records import Records
+from efficientdet.data import preprocess, records
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
@@ -288,7 +289,7 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.data import coco_results, records, tfrecord
+    from efficientdet.data import coco_results, tfrecord
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
@@ -315,7 +316,7 @@ def evaluate(
 
 
 def evaluate_runtime(
-    runtime: runtimes.Runtime, opened: Records, *, batch_size: int = 8, max_images: int = 0
+    runtime: runtimes.Runtime, opened: records.Records, *, batch_size: int = 8, max_images: int = 0
 ) -> CocoEvaluator:
     """Lets a runtime look at every image of a split.
 
@@ -374,7 +375,7 @@ def evaluate_detections(
     Raises:
         UserError: the data cannot be used, or the file is not a list of detections in its images and of its classes.
     """
-    from efficientdet.data import coco_results, pipeline, records
+    from efficientdet.data import coco_results, pipeline
 
     _check_max_images(max_images)
     if output is not None:

@@ -6,6 +6,8 @@ to correct instead. A source that cannot be read is left out and named. A run th
 command runs again; earlier results are only ever replaced on request. To standard output it writes lines of JSON alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -16,12 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from efficientdet import detector as detectors
 from efficientdet import image_batches, journal, labelling, prediction_directory, progress, video_prediction
-from efficientdet.config import Precision, RuntimeName, Switch
+from efficientdet.config import Precision, RuntimeName, Switch, Tiles
 from efficientdet.data import media
-from efficientdet.detector import Detector, Tiles
 from efficientdet.errors import UserError, one_line
-from efficientdet.image_batches import Detect, Work
 from efficientdet.structures import Category
 
 _STANDARD_OUTPUT = Path("-")
@@ -123,12 +124,16 @@ def predict(
         UserError: the weights cannot be used, `output` has results of another command, or no source can be read;
             nothing is written then.
     """
+    # In Python a path is often a string, and one source is often alone.
+    weights, output = Path(weights), Path(output)
+    sources = (sources,) if isinstance(sources, str | Path) else tuple(sources)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"`max_frames` is {max_frames}; it must be at least 1.")
     is_printed = output == _STANDARD_OUTPUT
     if is_printed and format != "json":
         raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
     found = [media.resolve(medium) for medium in media.find(sources)]
+    _say_left_out(sources, output)
     choice: dict[str, Any] = {
         "score_threshold": score_threshold,
         "class_thresholds": class_thresholds,
@@ -142,8 +147,8 @@ def predict(
         "xla": xla,
     }
 
-    def load() -> tuple[Detect, tuple[Category, ...]]:
-        detector = Detector(weights, **choice)
+    def load() -> tuple[image_batches.Detect, tuple[Category, ...]]:
+        detector = detectors.Detector(weights, **choice)
         return (
             lambda batch: detector.detect(list(batch), tiles=tiles, tile_overlap=tile_overlap),
             detector.categories,
@@ -152,12 +157,20 @@ def predict(
     looked = {"format": format, "tiles": tiles, "tile_overlap": tile_overlap, "max_frames": max_frames}
     settings = {"weights": str(weights), "weights_mark": _mark(weights), **choice, **looked}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        work = Work(load=load, batch_size=batch_size, max_frames=max_frames, folder=Path(folder))
+        work = image_batches.Work(load=load, batch_size=batch_size, max_frames=max_frames, folder=Path(folder))
         if is_printed:
             return _print(found, work)
         directory = prediction_directory.Directory(output, format, found, settings, work, overwrite)
         directory.write()
     return _summary(directory)
+
+
+def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
+    """Says which folders have images in folders inside of them, which are not looked at."""
+    for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
+        if inside := media.find_inside(folder, without=folder / output.name):
+            text = f"Folders inside of `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
+            progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
 
 def _summary(directory: prediction_directory.Directory) -> Prediction:
@@ -169,6 +182,9 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
         (pictures if task.medium.kind == "picture" else videos).update(results)
     skipped = {task.source: task.error for task in directory.tasks if task.error}
     _say_skipped(skipped, len(directory.tasks), directory.output / journal.SKIPPED)
+    if pictures and not videos and not any(found["detections"] for found in pictures.values()):
+        text = "Nothing was found; a lower `--score-threshold` shows what the model is less sure of."
+        progress.console.print(text, soft_wrap=True, markup=False)
     return Prediction(
         output=str(directory.output),
         pictures=pictures,
@@ -179,7 +195,7 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
     )
 
 
-def _print(found: Sequence[media.Medium], work: Work) -> Prediction:
+def _print(found: Sequence[media.Medium], work: image_batches.Work) -> Prediction:
     """Prints a line for each image, and for each frame of a video."""
     tasks = image_batches.plan(found, journal.Journal(_STANDARD_OUTPUT, {}))
     detect, _ = work.load()

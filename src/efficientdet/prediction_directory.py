@@ -162,7 +162,10 @@ class Directory:
             UserError: no source could be read.
         """
         if not any(task.results or task.entry for task in self.tasks):
-            others = f" The other {len(fresh) - 1} sources cannot be read either." if len(fresh) > 1 else ""
+            count = len(fresh) - 1
+            others = (
+                f" The other {f'{count} sources' if count > 1 else 'source'} cannot be read either." if count else ""
+            )
             raise UserError(f"{fresh[0].error}{others}")
         is_there = self.form != "json" or (self.output / journal.FINAL).exists()
         if self.journal.is_finished and not self.is_open and is_there:

@@ -47,11 +47,11 @@ class Tracker:
             self._bar.update(self._task, completed=self._done, note=self._note, rate=self._rate_text(rate))
         elif time.monotonic() - self._shown >= _SECONDS_BETWEEN_LINES or self._done == self._total:
             self._shown = time.monotonic()
-            left = f", {_clock((self._total - self._done) / rate)} left" if rate and self._total is not None else ""
-            note = f", {self._note}" if self._note else ""
-            console.print(
-                f"{self._label}: {self._done_text()}, {self._rate_text(rate)}{left}{note}", soft_wrap=True, markup=False
-            )
+            parts = [self._done_text(), self._rate_text(rate)]
+            if rate and self._total is not None and self._done < self._total:
+                parts.append(f"{_clock((self._total - self._done) / rate)} left")
+            text = ", ".join(part for part in (*parts, self._note) if part)
+            console.print(f"{self._label}: {text}", soft_wrap=True, markup=False)
 
     def _done_text(self) -> str:
         if self._unit != "bytes":
@@ -60,6 +60,9 @@ class Tracker:
         return f"{self._done / 1e6:.1f}/{total} MB"
 
     def _rate_text(self, rate: float) -> str:
+        """Writes the rate; nothing before the second advance, when it is not known."""
+        if not rate:
+            return ""
         return f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
 
 

@@ -68,6 +68,9 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
         pytest.param("data:image/png;base64,???", "is not valid base64", id="damaged base64"),
         pytest.param(io.BytesIO(), r"has no bytes left to read; open it anew, or `seek\(0\)`", id="a file at its end"),
         pytest.param(io.StringIO("abc"), "is open as text; open it with mode 'rb'", id="a file of text"),
+        pytest.param(io.TextIOWrapper(io.BytesIO(b"\xff\xd8")), "is open as text", id="an image open as text"),
+        pytest.param("/9j/" * 5000, "is a string of 20000 characters, too long for a path; base64", id="bare base64"),
+        pytest.param(os.path.dirname(__file__), "is a directory; expected an image file", id="a directory"),  # noqa: PTH120
         pytest.param(np.zeros((8, 8, 3)), r"float64\[8, 8, 3\].*\(255 \* image\)", id="floats"),
         pytest.param(np.zeros((8, 8), np.uint8), r"uint8\[8, 8\].*np\.stack\(\[image\] \* 3", id="grey"),
         pytest.param(np.zeros((8, 8, 1), np.uint8), r"image\.repeat\(3", id="grey with a channel"),

@@ -172,3 +172,15 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         port = listener.getsockname()[1]
     with pytest.raises(UserError, match="refuses the connection"):
         _fetch(f"http://127.0.0.1:{port}/a.png", tmp_path)
+
+
+def test_hidden_files_of_a_folder_are_left_out_and_folders_inside_are_found(tmp_path):
+    for name in ("a.jpg", "._a.jpg", "b/c.jpg", ".b/d.jpg", "out/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [medium.path for medium in media.find([tmp_path])] == [tmp_path / "a.jpg"]
+    assert media.find_inside(tmp_path, without=tmp_path / "b") == tmp_path / "out" / "a.jpg"
+    assert media.find_inside(tmp_path / "b") is None
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"only in folders inside, such as `.*c\.jpg`; '.*/\*\*/\*' takes them"):
+        media.find([tmp_path])

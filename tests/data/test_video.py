@@ -87,11 +87,11 @@ def _blank(content):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        pytest.param("a.mp4", _cut, "no video that can be read, or damaged", id="an MP4 without its end"),
+        pytest.param("a.mp4", _cut, "not a video that can be read, or damaged", id="an MP4 without its end"),
         pytest.param("a.mkv", _cut, r"is cut short: it ends after \d\.\d of 4\.0 s", id="a Matroska without its end"),
         pytest.param("a.mp4", _blank, "damaged", id="a hole"),
-        pytest.param("a.mp4", lambda _: b"no video at all", "no video that can be read", id="text"),
-        pytest.param("a.mp4", lambda _: b"", "no video that can be read", id="empty"),
+        pytest.param("a.mp4", lambda _: b"no video at all", "not a video that can be read", id="text"),
+        pytest.param("a.mp4", lambda _: b"", "not a video that can be read", id="empty"),
     ],
 )
 def test_a_damaged_video_is_one_line(tmp_path, name, damage, said):
@@ -115,7 +115,7 @@ def test_a_list_of_other_files_is_not_followed(tmp_path, content):
     little_videos.write(tmp_path / "secret.ts", codec="mpeg2video")
     for name in ("list.mp4", "list.m3u8", "list.ffconcat"):
         (tmp_path / name).write_text(content.format(secret=tmp_path / "secret.ts"))
-        with pytest.raises(UserError, match="no video that can be read"):
+        with pytest.raises(UserError, match="not a video that can be read"):
             _read(tmp_path / name)
 
 

@@ -118,6 +118,31 @@ def test_other_weights_are_converted_anew(weights_file, tmp_path):
     assert first != second
 
 
+def _answer(folder, rng):
+    images, valid_size = _batch(rng, (64, 96), 1)
+    return openvino_runtime.OpenVinoRuntime(folder).detect(images, valid_size)["scores"]
+
+
+def test_what_was_compiled_is_kept_and_made_again_where_it_is_damaged(weights_file, tmp_path, monkeypatch):
+    folder = openvino_runtime.find_converted(weights_file)
+    monkeypatch.setattr(web, "cache_dir", lambda: tmp_path)
+    first = _answer(folder, np.random.default_rng(0))
+    (kept,) = tmp_path.glob("openvino-compiled/*/*.blob")
+    written = kept.stat().st_mtime_ns
+    np.testing.assert_array_equal(_answer(folder, np.random.default_rng(0)), first)
+    assert kept.stat().st_mtime_ns == written
+    kept.chmod(0o600)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    np.testing.assert_array_equal(_answer(folder, np.random.default_rng(0)), first)
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(weights_file, tmp_path, monkeypatch):
+    folder = openvino_runtime.find_converted(weights_file)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(web, "cache_dir", lambda: tmp_path / "file")
+    assert _answer(folder, np.random.default_rng(0)).size
+
+
 def test_the_detector_takes_openvino_where_it_is_installed(weights_file, rng):
     image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
     (by_default,) = detector.Detector(weights_file, score_threshold=0.05).detect([image])

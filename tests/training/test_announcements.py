@@ -81,5 +81,6 @@ def test_a_duration_is_written_for_people(seconds, text):
 def test_derived_values_are_said_by_name():
     values = {"optimizer.method": "adam", "optimizer.learning_rate": 0.023094, "training.recalibrate_images": 160}
     assert announcements.derived(values) == (
-        "from batch and steps: optimizer.method adam, optimizer.learning_rate 0.02309, training.recalibrate_images 160"
+        "derived from batch size and steps: optimizer.method adam, optimizer.learning_rate 0.02309, "
+        "training.recalibrate_images 160"
     )

@@ -124,8 +124,8 @@ def test_a_run_says_and_notes_what_it_derived_and_leaves_it_open_in_its_config(f
         "training.fixed_statistics": 0.5,
     }
     said = (
-        "from batch and steps: optimizer.method sgd, model.batch_norm_momentum 0.9, training.recalibrate_images 8, "
-        "training.fixed_statistics 0.5\n"
+        "derived from batch size and steps: optimizer.method sgd, model.batch_norm_momentum 0.9, "
+        "training.recalibrate_images 8, training.fixed_statistics 0.5\n"
     )
     log = (run / "log.txt").read_text()
     assert said in log

@@ -1,5 +1,7 @@
 """Every format in every precision: how large it is, what AP it has, how fast it is here, in turns with Keras."""
 
+from __future__ import annotations
+
 import dataclasses
 import tempfile
 import time
@@ -15,8 +17,7 @@ from efficientdet.config import ExportFormat, ExportPrecision
 from efficientdet.data import records
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, exports
-from efficientdet.exporters.calibration import Sample
-from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.runtimes import keras as keras_runtime
 
 _PICTURES = 8
 
@@ -65,7 +66,7 @@ class _Loaded:
     """A runtime that is timed in turns with others."""
 
     runtime: runtimes.Runtime
-    samples: list[Sample]
+    samples: list[calibration.Sample]
     row: dict[str, Any]
     seconds: list[float] = dataclasses.field(default_factory=list)
 
@@ -127,7 +128,7 @@ def benchmark_exports(
     for pair in wanted:
         exports.require(*pair)
     with drawn_weights.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
-        keras = KerasRuntime(location)
+        keras = keras_runtime.KerasRuntime(location)
         samples = _samples(keras, pictures)
         row: dict[str, Any] = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}
         row |= {"megabytes": round(keras.path.stat().st_size / 1e6, 2), "ap": _ap(keras, data, split)}
@@ -164,7 +165,7 @@ def benchmark_exports(
     return result
 
 
-def _samples(keras: KerasRuntime, pictures: Path | None) -> list[Sample]:
+def _samples(keras: keras_runtime.KerasRuntime, pictures: Path | None) -> list[calibration.Sample]:
     """Finds the images that are timed."""
     if pictures is not None:
         return calibration.from_folder(pictures, keras.model, _PICTURES, "pictures")

@@ -1,5 +1,7 @@
 """How fast images are looked at: the network alone, end to end, and each part, in turns with a rival."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import io

@@ -5,6 +5,8 @@ time, which other work on the machine hardly changes. All start anew each round,
 round to the next, and are timed from the end of their first batch on, which waits for a graph to be made.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import os

@@ -3,6 +3,8 @@
 Formats and policy are in docs/data.md.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import os
@@ -36,7 +38,7 @@ _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many images.
 _PICTURES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
-_HELD_OUT = "splits made of a tenth of the training images, since there was none"
+_HELD_OUT = "split held out from the training images, since the dataset has no other"
 # Options that only one format has.
 _FORMAT_OF = {
     "files": "coco",
@@ -45,11 +47,7 @@ _FORMAT_OF = {
     "keypoints": "yolo",
     "drop_confidence": "yolo",
 }
-# What a dataset is made of; other files in its folder may change.
-_DATA_SUFFIXES = (
-    *sorted(lookup.IMAGE_SUFFIXES),
-    *(".json", ".jsonl", ".csv", ".tsv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names"),
-)
+_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names")
 
 
 def convert(
@@ -257,7 +255,7 @@ def _hold_out_by_default(dataset: sources.Source) -> sources.Source:
         return dataset
     dataset = _hold_out(dataset, 0.1)
     detail = f"{len(dataset.splits['val'])} of {count} images; `--val-fraction` sets how many, 0 none"
-    problem = sources.Problem(kind=_HELD_OUT, split="val", file_name="val", detail=detail)
+    problem = sources.Problem(kind=_HELD_OUT, split="", file_name="val", detail=detail)
     return dataclasses.replace(dataset, problems=[*dataset.problems, problem])
 
 
@@ -377,6 +375,7 @@ def _describe_broken(result: summary.Summary) -> str:
 
 def _fingerprint(source: Path) -> str:
     """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
+    suffixes = (*lookup.IMAGE_SUFFIXES, *_ANNOTATION_SUFFIXES)  # other files in its folder may change
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.
@@ -384,7 +383,7 @@ def _fingerprint(source: Path) -> str:
             f for f in folders if f not in sources.NOT_DATA and not Path(parent, f, "checkpoints").exists()
         )
         for name in sorted(names):
-            if not name.lower().endswith(_DATA_SUFFIXES):
+            if not name.lower().endswith(suffixes):
                 continue
             path = os.path.join(parent, name)  # noqa: PTH118 - a Path a file would be slow
             # A link that leads nowhere is no reason to stop; whoever needs the file will say so.

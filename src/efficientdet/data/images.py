@@ -222,6 +222,8 @@ def read_file(path: Path, name: str) -> bytes:
     Raises:
         UserError: it is missing or cannot be read.
     """
+    if path.is_dir():
+        raise UserError(f"`{name}` is a directory; expected an image file.")
     if not path.is_file():
         others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other.is_file())
         hint = f", but {others[0]}" if others else ""

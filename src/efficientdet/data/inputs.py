@@ -6,6 +6,8 @@ says which of the two it is. Of a file with several frames the first is taken, w
 
 import base64
 import binascii
+import errno
+import io
 import os
 import re
 import tempfile
@@ -107,7 +109,7 @@ def _content(picture: Any, name: str | None) -> tuple[Path | bytes, str]:
         return _from_address(picture, name) if _ADDRESS.match(picture) else _from_path(picture, name)
     if _is_file(picture):
         shown = name or str(getattr(picture, "name", None) or "image")
-        content = picture.read()
+        content = "" if isinstance(picture, io.TextIOBase) else picture.read()
         if isinstance(content, bytes) and content:
             return content, shown
         if isinstance(content, str):
@@ -123,6 +125,14 @@ def _from_path(text: str, name: str | None) -> tuple[Path, str]:
         raise UserError(f"`{name or 'image'}` is an empty string; {_EXPECTED}.")
     if "://" in text:
         raise UserError(f"`{text}` is an address that is not read here; expected http://, https:// or a path.")
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"`{name or 'image'}` is a string of {len(text)} characters, too long for a path; base64 is read with "
+                "data:image/jpeg;base64, in front."
+            ) from None
     return Path(text), name or text
 
 

@@ -7,6 +7,7 @@ by its content. From the web nothing is kept: a file of bounded size, in bounded
 
 import dataclasses
 import glob
+import os
 import queue
 import re
 import threading
@@ -165,7 +166,7 @@ def _find(word: str | Path) -> list[Medium]:
     path = Path(word)
     try:
         if path.is_dir():
-            return _only_media([child for child in path.iterdir() if child.is_file()], f"`{path}` has")
+            return _of_folder(path)
         if path.exists():
             return [_from_file(path)]
         if re.fullmatch(r"[0-9]{1,3}", str(word)):
@@ -183,9 +184,36 @@ def _find(word: str | Path) -> list[Medium]:
     )
 
 
+def _of_folder(path: Path) -> list[Medium]:
+    """Finds what a folder has itself; hidden files, such as `._a.jpg` of macOS, are none."""
+    files = [child for child in path.iterdir() if child.is_file() and not child.name.startswith(".")]
+    if not any(map(_is_medium, files)) and (inside := find_inside(path)):
+        raise UserError(f"`{path}` has images only in folders inside, such as `{inside}`; '{path}/**/*' takes them.")
+    return _only_media(files, f"`{path}` has")
+
+
+def find_inside(path: Path, without: Path | None = None) -> Path | None:
+    """Finds an image or a video in the folders inside of a folder, which `find` leaves out; none if there is none.
+
+    Args:
+        path: the folder.
+        without: a folder that does not count.
+    """
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(folder, name) != without)
+        for name in sorted(names) if Path(folder) != path else ():
+            if _is_medium(Path(name)) and not name.startswith("."):
+                return Path(folder, name)
+    return None
+
+
+def _is_medium(path: Path) -> bool:
+    return path.suffix.lower() in (*images.SUFFIXES, *VIDEO_SUFFIXES)
+
+
 def _only_media(paths: list[Path], what: str) -> list[Medium]:
     """Takes images and videos out of files, by their names."""
-    known = [path for path in sorted(paths) if path.suffix.lower() in (*images.SUFFIXES, *VIDEO_SUFFIXES)]
+    known = [path for path in sorted(paths) if _is_medium(path)]
     if not known:
         raise UserError(f"{what} no images and no videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
     return [_from_file(path) for path in known]

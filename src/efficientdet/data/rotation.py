@@ -6,6 +6,8 @@ the rest of the dataset decides, if all that can be told speaks for one reading:
 is taken as upright, which is how browsers and most tools of today show it, and that it could not be told is reported.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 from typing import Literal

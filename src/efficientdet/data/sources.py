@@ -4,6 +4,8 @@
 A reader hands every fault of an annotation to `Faults`, which raises it or keeps it, so that a report can be complete.
 """
 
+from __future__ import annotations
+
 import codecs
 import contextlib
 import dataclasses

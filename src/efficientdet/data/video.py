@@ -78,7 +78,7 @@ def open_video(path: Path, name: str) -> Iterator[Video]:
     if not path.is_file():
         raise UserError(f"`{name}` is missing: there is no file {path}.")
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-    with _opened(av, str(path.absolute()), name, "no video that can be read, or damaged", options=options) as video:
+    with _opened(av, str(path.absolute()), name, "not a video that can be read, or damaged", options=options) as video:
         yield video
 
 

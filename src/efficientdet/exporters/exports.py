@@ -1,5 +1,7 @@
 """Weights -> an export that was seen to answer as they do: written aside, run, compared, put in its place."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import shutil
@@ -15,9 +17,8 @@ from efficientdet.exporters import calibration, verification
 from efficientdet.exporters import gate as gates
 from efficientdet.model import pretrained
 from efficientdet.model import weights as weight_files
+from efficientdet.runtimes import keras as keras_runtime
 from efficientdet.runtimes import manifest as manifests
-from efficientdet.runtimes.keras import KerasRuntime
-from efficientdet.runtimes.manifest import Manifest
 
 PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "saved_model": ("float32", "float16", "bfloat16"),
@@ -120,7 +121,7 @@ def export(
     loaded = weight_files.load(pretrained.find_weights(weights))
     model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
     limits.check_image_size(model, "image_size")
-    manifest = Manifest(
+    manifest = manifests.Manifest(
         target=format,
         precision=precision,
         answer=chosen,
@@ -132,7 +133,7 @@ def export(
     )
     shown = _shown(manifest, pictures)
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
-    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
+    keras = keras_runtime.KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
     gate = gates.find_gate(precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     with files.explained(target), _aside(target) as folder:
         progress.console.print(f"export: writing {format}, {precision}", markup=False)
@@ -171,7 +172,9 @@ def verify_export(
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
         raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
-    keras = KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=manifest.model.image_size)
+    keras = keras_runtime.KerasRuntime(
+        loaded.path, postprocess=manifest.postprocess, image_size=manifest.model.image_size
+    )
     gate = gates.find_gate(manifest.precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     found = _verify(loaded, keras, folder, _shown(manifest, pictures), gate)
     return _result(folder, manifest, found)
@@ -219,14 +222,14 @@ def _check_place(target: Path) -> None:
     files.check_writable(target / manifests.FILE)
 
 
-def _shown(manifest: Manifest, pictures: Path | None) -> list[calibration.Sample]:
+def _shown(manifest: manifests.Manifest, pictures: Path | None) -> list[calibration.Sample]:
     """Finds the images to compare on."""
     if pictures is None:
         return list(calibration.generated(manifest.model, _GENERATED))
     return calibration.from_folder(pictures, manifest.model, _MOST_PICTURES, "pictures")
 
 
-def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.Sample]:
+def _samples(manifest: manifests.Manifest, location: str, count: int) -> list[calibration.Sample]:
     """Finds the images of calibration; none if nobody named any."""
     if not location:
         return []
@@ -235,7 +238,9 @@ def _samples(manifest: Manifest, location: str, count: int) -> list[calibration.
     return calibration.find(location, manifest.model, manifest.categories, count)
 
 
-def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, samples: list[calibration.Sample]) -> None:
+def _write(
+    folder: Path, loaded: weight_files.Weights, manifest: manifests.Manifest, samples: list[calibration.Sample]
+) -> None:
     """Writes the files of a format."""
     if manifest.target == "saved_model":
         from efficientdet.exporters import saved_model
@@ -257,7 +262,7 @@ def _write(folder: Path, loaded: weight_files.Weights, manifest: Manifest, sampl
 
 def _verify(
     loaded: weight_files.Weights,
-    keras: KerasRuntime,
+    keras: keras_runtime.KerasRuntime,
     folder: Path,
     samples: list[calibration.Sample],
     gate: gates.Gate | None,
@@ -281,7 +286,7 @@ def _verify(
     return {**found, **gate.pass_through(ours, manifest.target)}
 
 
-def _verify_letterbox(folder: Path, manifest: Manifest) -> None:
+def _verify_letterbox(folder: Path, manifest: manifests.Manifest) -> None:
     """Raises a UserError if the letterbox inside of a SavedModel is another than ours."""
     from efficientdet.exporters import saved_model
 
@@ -312,7 +317,7 @@ def _replace(folder: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _result(folder: Path, manifest: Manifest, found: dict[str, Any]) -> Export:
+def _result(folder: Path, manifest: manifests.Manifest, found: dict[str, Any]) -> Export:
     num_bytes = sum((folder / name).stat().st_size for name in manifest.files)
     return Export(
         path=str(folder),

@@ -3,17 +3,20 @@
 Every runtime answers the same from the same weights, up to rounding; they differ in where they run and how fast.
 """
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from efficientdet import backend
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, RuntimeName, Switch
 from efficientdet.errors import UserError
 from efficientdet.runtimes import manifest
 from efficientdet.structures import Category, Detections, RawPredictions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Runtime(Protocol):

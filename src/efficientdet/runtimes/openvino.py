@@ -6,7 +6,8 @@ as the network; `model/host_postprocess.py` takes a twentieth. An export may hav
 One image has all cores, which wait for each other after each layer. Of a batch every core takes an image of its own
 and waits for nobody, and images are post-processed while others are in the network.
 
-Weights are converted once, with TensorFlow, and kept in the cache, in the form of an export. An export needs none.
+Weights are converted once, with TensorFlow, and kept in the cache, in the form of an export. An export needs none. What
+OpenVINO compiles of a graph, which takes seconds, is kept there too.
 
 OpenVINO's format can only compute: operations of other makers are native code that has to be loaded separately, which
 nothing here does. A graph that has some is refused.
@@ -19,6 +20,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
@@ -88,6 +90,8 @@ class OpenVinoRuntime:
         }
         if num_threads:
             self._properties["INFERENCE_NUM_THREADS"] = num_threads
+        if kept := _find_compiled(self.path / GRAPH):
+            self._properties["CACHE_DIR"] = str(kept)
         self._warn_if_emulated(precision)
         self._compiled: dict[str, Any] = {}
         self._requests: dict[str, list[Any]] = {}
@@ -234,11 +238,28 @@ def _fingerprint_of_network() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _forget_oldest(folder: Path) -> None:
-    """Removes all but the newest graphs of a cache."""
-    graphs = sorted(folder.glob(f"*/{GRAPH}"), key=lambda path: path.stat().st_mtime)
-    for graph in graphs[:-_KEPT]:
-        shutil.rmtree(graph.parent, ignore_errors=True)
+def _find_compiled(graph: Path) -> Path | None:
+    """Finds the folder for what OpenVINO compiles of a graph; none where the cache cannot be written.
+
+    OpenVINO itself tells graphs, properties, processors and versions apart, and compiles again what is damaged. Each
+    graph has a folder by its content all the same, so that the oldest can go.
+    """
+    content = b"".join(path.read_bytes() for path in (graph, graph.with_suffix(".bin")) if path.exists())
+    folder = web.cache_dir() / "openvino-compiled" / hashlib.sha256(content).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        _forget_oldest(folder.parent, "*")
+    except OSError:
+        return None
+    return folder
+
+
+def _forget_oldest(folder: Path, pattern: str = f"*/{GRAPH}") -> None:
+    """Removes all but the newest folders of a cache: those that match, or hold what matches."""
+    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    for path in found[:-_KEPT]:
+        shutil.rmtree(path if path.is_dir() else path.parent, ignore_errors=True)
 
 
 def _write_folder(folder: Path, loaded: Any, image_size: tuple[int, int] | None) -> None:

@@ -37,7 +37,7 @@ def derived(values: Mapping[str, float | str]) -> str:
         values: dotted name -> value.
     """
     texts = (f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in values.items())
-    return "from batch and steps: " + ", ".join(texts)
+    return "derived from batch size and steps: " + ", ".join(texts)
 
 
 def fixed(step: int) -> str:

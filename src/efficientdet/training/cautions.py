@@ -153,8 +153,9 @@ def _classes(dataset: Dataset) -> str | None:
     missing = [c.name for c, count in zip(dataset.categories, counts or (), strict=False) if not count]
     if not missing:
         return None
+    verb = "has" if len(missing) == 1 else "have"
     return (
-        f"{len(missing)} of {len(dataset.categories)} classes have no training boxes and will never be found: "
+        f"{len(missing)} of {len(dataset.categories)} classes {verb} no training boxes and will never be found: "
         f"{_listed(missing)}. Add images of them, or convert without these classes."
     )
 

@@ -1,5 +1,7 @@
 """A sheet of training images with their boxes, as the network sees them."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any

@@ -241,7 +241,7 @@ def test_a_download_that_fails_is_one_line_with_the_file_to_bring(keras_cache, m
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        UserError, match=r"`efficientnetb0_notop.h5`, weights from ImageNet, could not be had"
+        UserError, match=r"`efficientnetb0_notop.h5`, weights from ImageNet, cannot be downloaded"
     ) as caught:
         applications.imagenet_backbone(_B0)
     assert "\n" not in str(caught.value)

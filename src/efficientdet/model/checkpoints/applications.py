@@ -146,7 +146,7 @@ def _download(make_network: Callable[..., Any], file: str) -> Any:
             return make_network(weights=IMAGENET, include_top=False)
     except Exception as error:  # A failed download raises a bare `Exception`.
         raise UserError(
-            f"`{file}`, weights from ImageNet, could not be had ({_first_line(error)}); download it elsewhere and "
+            f"`{file}`, weights from ImageNet, cannot be downloaded ({_first_line(error)}); download it elsewhere and "
             "give its path, or put it into the folder `models` of Keras's cache, by default ~/.keras."
         ) from error
 

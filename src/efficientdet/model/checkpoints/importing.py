@@ -5,6 +5,8 @@ anything missing, left over, or of another shape stops the import. What the auth
 (normalisation, fusion, resampling) is set in the model's config and travels with the weights.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import re
 import tempfile
@@ -17,8 +19,7 @@ from efficientdet import archives, coco_classes, files, presets
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
-from efficientdet.model.checkpoints import bundles, class_tables, matching, names, reading
-from efficientdet.model.checkpoints.tensors import Checkpoint
+from efficientdet.model.checkpoints import bundles, class_tables, matching, names, reading, tensors
 from efficientdet.structures import Category
 
 _NVIDIA_CLASSES = 91
@@ -157,7 +158,7 @@ def import_weights(
     )
 
 
-def _check_detector(checkpoint: Checkpoint) -> None:
+def _check_detector(checkpoint: tensors.Checkpoint) -> None:
     """Raises if a checkpoint holds no detector of a kind that can be imported."""
     if checkpoint.naming in names.BACKBONES:
         raise UserError(
@@ -173,7 +174,7 @@ def _check_detector(checkpoint: Checkpoint) -> None:
         )
 
 
-def recognize(checkpoint: Checkpoint, model: str = "", *, any_twin: bool = False) -> ModelConfig:
+def recognize(checkpoint: tensors.Checkpoint, model: str = "", *, any_twin: bool = False) -> ModelConfig:
     """Finds out which preset a checkpoint belongs to, by the names and shapes of its tensors.
 
     Args:
@@ -209,19 +210,19 @@ def recognize(checkpoint: Checkpoint, model: str = "", *, any_twin: bool = False
     return dataclasses.replace(config, num_classes=_count_classes(checkpoint, config))
 
 
-def _place(checkpoint: Checkpoint) -> str:
+def _place(checkpoint: tensors.Checkpoint) -> str:
     """Names a file and its folder, which may tell what is in it (`advprop/`, `efficientdet-d6/`); the rest does not."""
     return "/".join(checkpoint.path.absolute().parts[-2:]).lower()
 
 
-def _has_channels(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+def _has_channels(checkpoint: tensors.Checkpoint, config: ModelConfig) -> bool:
     """Tells whether a checkpoint's heads have the channels of a model."""
     source = names.variable_sources(config, checkpoint.naming)["box_head/predict/pointwise/kernel"]
     tensor = matching.pick(checkpoint, source.name)
     return tensor is not None and matching.our_shape(tensor, source)[2:3] == (config.feature_channels,)
 
 
-def _count_classes(checkpoint: Checkpoint, config: ModelConfig) -> int:
+def _count_classes(checkpoint: tensors.Checkpoint, config: ModelConfig) -> int:
     """Computes the classes from the outputs of the class predictor."""
     source = names.variable_sources(config, checkpoint.naming)[f"{_PREDICTOR}pointwise/bias"]
     tensor = matching.pick(checkpoint, source.name)
@@ -242,7 +243,7 @@ def _count_classes(checkpoint: Checkpoint, config: ModelConfig) -> int:
 
 
 def with_habits(
-    config: ModelConfig, checkpoint: Checkpoint, *, advprop: bool = False, notes: list[str] | None = None
+    config: ModelConfig, checkpoint: tensors.Checkpoint, *, advprop: bool = False, notes: list[str] | None = None
 ) -> ModelConfig:
     """Sets what the authors of a checkpoint did otherwise than google/automl.
 
@@ -273,7 +274,7 @@ def with_habits(
 
 
 def _categories(
-    checkpoint: Checkpoint, config: ModelConfig, table: tuple[Category, ...] | None, reset_classes: bool
+    checkpoint: tensors.Checkpoint, config: ModelConfig, table: tuple[Category, ...] | None, reset_classes: bool
 ) -> tuple[Category, ...]:
     """Finds the class table of the imported weights."""
     count = config.num_classes
@@ -291,7 +292,7 @@ def _categories(
     return table
 
 
-def read_detector(checkpoint: Checkpoint, config: ModelConfig, *, raw: bool = False) -> dict[str, np.ndarray]:
+def read_detector(checkpoint: tensors.Checkpoint, config: ModelConfig, *, raw: bool = False) -> dict[str, np.ndarray]:
     """Reads all variables of a model.
 
     Args:
