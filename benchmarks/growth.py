@@ -50,7 +50,7 @@ def main(
     Args:
         records: converted dataset, for the input pipeline.
         output: JSON file to write.
-        image: PNG to draw.
+        picture: PNG to draw.
         models: whose network is timed, one image at a time, each at its own size.
         sides: px of square images that the first model looks at.
         batches: images a call of the first model, at its own size.

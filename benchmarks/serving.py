@@ -44,7 +44,7 @@ def main(
     Args:
         output: JSON file to write.
         model: weights file, run, published name, or a preset, whose weights are then random.
-        images: folder of photographs; generated images if not given.
+        pictures: folder of photographs; generated images if not given.
         clients: how many send at once, each one image after the other.
         rounds: how often everything has its turn; one more before warms up.
         turn_seconds: how long a turn lasts.

@@ -48,7 +48,7 @@ def main(
     Args:
         weights: of a detector of generated shapes, such as the run of `efficientdet demo`.
         output: JSON file to write.
-        images: large ones.
+        pictures: large ones.
         pieces: generated images along each side; with more, objects exceed COCO's limit of 100 detections.
         piece_side: their height and width, px; best that of the images that the weights were trained on.
         overlap: of tiles, share of a side.

@@ -198,6 +198,12 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
         detectors.Detector(finding_weights, class_thresholds={"god": 0.5})
 
 
+@pytest.mark.parametrize("weights", [None, 3, [Path("a")]])
+def test_weights_that_are_no_path_are_refused(weights):
+    with pytest.raises(UserError, match=r"`weights` is of type .*; expected the path of weights"):
+        detectors.Detector(weights)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

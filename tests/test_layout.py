@@ -68,6 +68,22 @@ def test_every_public_function_and_class_has_a_docstring(path):
     assert not [f"{node.name} (line {node.lineno})" for node in public + methods if node not in said]
 
 
+@each_module
+def test_every_argument_that_a_docstring_explains_is_there(path):
+    """Under another name its explanation would be in no `--help`."""
+    for node in ast.walk(_TREES[path]):
+        if not isinstance(node, _FUNCTIONS) or "Args:" not in (text := ast.get_docstring(node) or ""):
+            continue
+        section = re.split(r"\n(?:Returns|Raises|Yields):", text.split("Args:")[1])[0]
+        explained = {
+            name for line in re.findall(r"^    (\w[\w, *]*):", section, re.M) for name in re.findall(r"\w+", line)
+        }
+        arguments = node.args
+        known = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+        known |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a}
+        assert explained <= known, node.name
+
+
 def test_every_knob_has_a_docstring_under_it():
     classes = [node for node in _TREES[_PACKAGE / "config.py"].body if isinstance(node, ast.ClassDef)]
     sections = {node.name for node in classes}

@@ -104,7 +104,7 @@ class PictureDetections:
         """Draws the detections on a copy of the image.
 
         Args:
-            image: to draw on, of the same size; none: the one that the detector was given. A path is read again.
+            picture: to draw on, of the same size; none: the one that the detector was given. A path is read again.
             score_threshold: detections below it are left out.
 
         Returns:

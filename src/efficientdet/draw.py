@@ -139,7 +139,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Arranges images in rows of equal cells, each in the middle of its cell.
 
     Args:
-        images: uint8[H, W, 3] each, at least one; sizes may differ.
+        pictures: uint8[H, W, 3] each, at least one; sizes may differ.
         columns: images a row, at least 1.
 
     Returns:

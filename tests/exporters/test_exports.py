@@ -334,6 +334,7 @@ def test_int8_of_a_detector_that_has_learnt_nothing_is_refused(weights_file, rec
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
+        ({"format": "coreml"}, "`format` is 'coreml'; expected one of saved_model, onnx, litert, openvino"),
         ({"format": "saved_model", "precision": "int8"}, "`precision` is int8; saved_model has float32, float16"),
         ({"format": "onnx", "precision": "bfloat16"}, "`precision` is bfloat16; onnx has"),
         ({"format": "onnx", "precision": "float16", "answer": "detections"}, "float16 of onnx has raw answers only"),
@@ -355,7 +356,7 @@ def test_impossible_wishes_are_one_line(weights_file, tmp_path, monkeypatch, kno
 
 def test_a_folder_with_something_else_in_it_is_left_alone(weights_file, tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
-    with pytest.raises(UserError, match="which has files that are no export"):
+    with pytest.raises(UserError, match="which holds files that are not an export"):
         exports.export(weights_file, format="saved_model", output=tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "Dear"
 

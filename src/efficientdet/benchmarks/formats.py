@@ -105,7 +105,7 @@ def benchmark_exports(
         model: weights file, run, published name, or a preset, whose weights are then random.
         data: records on which AP is measured; without them int8 is left out, since it cannot be verified.
         split: split of these records.
-        images: folder of photographs to compare on and to measure with; generated ones if not given.
+        pictures: folder of photographs to compare on and to measure with; generated ones if not given.
         calibration_images: of int8, from the split train of `data`.
         formats: saved_model, onnx, litert, openvino.
         precisions: float32, float16, bfloat16, int8; what a format lacks is left out.

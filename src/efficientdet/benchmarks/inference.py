@@ -152,7 +152,7 @@ def benchmark_inference(
     Args:
         model: weights file, run, published name, an export with raw answers (in its own program and precision), or a
             preset, whose weights are then random (as fast as trained ones).
-        images: folder of photographs; generated images if not given.
+        pictures: folder of photographs; generated images if not given.
         image_size: height and width of the network input, px; what the model was made for if not given.
         batch_sizes: images a call.
         precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.

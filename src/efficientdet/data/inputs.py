@@ -42,7 +42,7 @@ def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
     """Takes the pixels of an image of any kind, upright.
 
     Args:
-        image: see `Picture`.
+        picture: see `Picture`.
         name: what an error calls the image; none: its path, or `image`.
 
     Returns:

@@ -102,7 +102,7 @@ def export(
         letterbox: included: a saved_model also takes files of images, and images of any size.
         batch_size: images a call; 0: any number.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
-        images: folder of photographs to compare on, the first 64; generated ones if not given.
+        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
         calibration: of int8: folder of images, or records (their split train); those of `data` if not given.
         calibration_images: how many of them.
         data: of int8: records on which AP is measured, of Keras and of the export.
@@ -160,7 +160,7 @@ def verify_export(
     Args:
         weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         verify: the export.
-        images: folder of photographs to compare on, the first 64; generated ones if not given.
+        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
         data: of int8: records on which AP is measured.
         split: split of these records.
         max_ap_loss: of int8: the largest loss of AP, a fraction.
@@ -201,6 +201,8 @@ def require(format: ExportFormat, precision: ExportPrecision = "float32") -> Non
 
 def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str, batch_size: int, data: str) -> None:
     """Raises a UserError for a wish that cannot be met."""
+    if format not in PRECISIONS:
+        raise UserError(f"`format` is {format!r}; expected one of {', '.join(PRECISIONS)}.")
     if precision not in PRECISIONS[format]:
         raise UserError(f"`precision` is {precision}; {format} has {', '.join(PRECISIONS[format])}.")
     if answer == "detections" and precision in _RAW_ONLY[format]:
@@ -218,7 +220,7 @@ def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str,
 def _check_place(target: Path) -> None:
     """Raises a UserError if a folder cannot be written, or has something else in it than an export."""
     if target.is_dir() and any(target.iterdir()) and not (target / manifests.FILE).is_file():
-        raise UserError(f"`output` is `{target}`, which has files that are no export; give another folder.")
+        raise UserError(f"`output` is `{target}`, which holds files that are not an export; give another folder.")
     files.check_writable(target / manifests.FILE)
 
 

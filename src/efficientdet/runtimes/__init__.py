@@ -6,6 +6,7 @@ Every runtime answers the same from the same weights, up to rounding; they diffe
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,6 +66,11 @@ def load_runtime(
     Raises:
         UserError: the weights cannot be used, or the runtime is not installed.
     """
+    if not isinstance(location, str | os.PathLike):
+        raise UserError(
+            f"`weights` is of type {type(location).__name__}; expected the path of weights, of a run or of an export, "
+            "or a published name such as coco-d0."
+        )
     knobs: dict[str, Any] = {"postprocess": postprocess, "image_size": image_size, "precision": precision}
     if manifest.is_export(location):
         if xla == "on":
