@@ -339,7 +339,7 @@ def test_a_tenth_is_held_out_by_default_and_the_summary_says_so(tmp_path, count,
     synthetic.write_coco_folder(source, {"train": count}, (32, 32), seed=0)
     result = _convert("coco", source, tmp_path / "out")
     assert {name: split.num_examples for name, split in result.splits.items()} == expected
-    said = [problem for problem in result.problems if "tenth" in problem.kind]
+    said = [problem for problem in result.problems if "held out" in problem.kind]
     assert len(said) == (len(expected) - 1)
     assert all("`--val-fraction`" in problem.detail for problem in said)
     assert list(_convert("coco", source, tmp_path / "all", val_fraction=0).splits) == ["train"]
