@@ -22,8 +22,9 @@ _NAMES = (
 )
 
 
-def _derived(batch_size, epochs, num_examples, backbone="imagenet"):
-    config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs), backbone=backbone)
+def _derived(batch_size, epochs, num_examples):
+    """From a whole detector, so with SGD."""
+    config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs), weights="coco")
     return schedule.derive(config, num_examples)[1]
 
 
@@ -60,7 +61,7 @@ def test_small_data_has_values_of_its_own(name):
     ("start", "num_examples", "expected"),
     [
         pytest.param({}, 300, "adam", id="random weights, 900 steps"),
-        pytest.param({"backbone": "imagenet"}, 300, "sgd", id="a backbone that knows images"),
+        pytest.param({"backbone": "imagenet"}, 300, "adam", id="a backbone that knows images, 900 steps"),
         pytest.param({"weights": "coco"}, 300, "sgd", id="a detector"),
         pytest.param({}, 3400, "sgd", id="random weights, 10,200 steps"),
         pytest.param(
@@ -68,7 +69,7 @@ def test_small_data_has_values_of_its_own(name):
         ),
     ],
 )
-def test_adam_is_for_short_runs_from_random_weights(start, num_examples, expected):
+def test_adam_is_for_short_runs_that_start_from_no_detector(start, num_examples, expected):
     config = ExperimentConfig(training=TrainingConfig(batch_size=8, epochs=24), **start)
     assert schedule.derive(config, num_examples)[0].optimizer.method == expected
 
@@ -164,7 +165,7 @@ def test_the_weight_average_remembers_a_tenth_of_a_short_run():
 
 def test_the_schedule_is_in_steps():
     training = TrainingConfig(batch_size=8, epochs=24, evaluate_every=8, evaluate_from=10)
-    config = ExperimentConfig(training=training, backbone="imagenet")
+    config = ExperimentConfig(training=training, weights="coco")
     found = schedule.make_schedule(schedule.derive(config, 300)[0], 300)
     assert found.total_steps == 900
     assert found.steps_per_epoch == 37.5

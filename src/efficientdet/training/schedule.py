@@ -60,7 +60,8 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
     warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
     together = batch_size // config.training.accumulate_steps
     # Whoever gives a rate has SGD's in mind: all published ones are.
-    is_open = config.optimizer.learning_rate is None and not config.weights and not config.backbone
+    # The heads and the BiFPN are random behind a backbone, too; a whole detector needs to move little.
+    is_open = config.optimizer.learning_rate is None and not config.weights
     method = config.optimizer.method or ("adam" if is_open and steps < _LONG_RUN else "sgd")
     rules: dict[str, float | str] = {
         "optimizer.method": method,
