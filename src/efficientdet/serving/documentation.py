@@ -67,7 +67,7 @@ def _detect(facts: Any, limits: Limits) -> _Json:
         "408": f"The body was not there within {limits.upload_seconds:g} s.",
         "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_pictures} images, "
         f"or {limits.max_megapixels:g} million pixels in one of them.",
-        "415": "No image of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF.",
+        "415": "No image of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, HEIC.",
         "422": "A damaged image, or a query that cannot be used.",
         "503": "Too much at once; Retry-After says when to come again.",
     }
