@@ -179,11 +179,10 @@ class OptimizerConfig:
     """SGD with momentum or Adam, warm-up and cosine (EfficientDet, section 5.1)."""
 
     method: Method | None = None
-    """None: adam for fewer than 10,000 steps, unless they start from a whole detector or a rate is given; else sgd, as
-    published."""
+    """None: adam for fewer than 10,000 steps, unless from a detector or with a rate given; else sgd, as published."""
     learning_rate: float | None = None
     """Peak. None, sgd: 0.08 * batch_size / 64, below 64 in fewer than 10,000 steps sqrt(10,000 / steps) times that, at
-    most 0.08 * sqrt(batch_size / 64). None, adam: 0.02 * sqrt(batch_size / 64)."""
+    most 0.08 * sqrt(batch_size / 64). None, adam: 0.02 (behind a backbone 0.008) * sqrt(batch_size / 64)."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first step."""
     warmup_epochs: float | None = None

@@ -78,6 +78,12 @@ def test_adam_s_rate_goes_with_the_root_of_the_batch():
     assert schedule.adam_rate(64) == pytest.approx(2 * schedule.adam_rate(16))
 
 
+def test_adam_s_steps_are_smaller_behind_a_backbone():
+    for backbone, expected in (("", 0.01), ("imagenet", 0.004)):
+        config = ExperimentConfig(training=TrainingConfig(batch_size=16, epochs=24), backbone=backbone)
+        assert schedule.derive(config, 300)[0].optimizer.learning_rate == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 900), (0.5, 450), (1.0, 0)])
 def test_statistics_stay_for_the_last_part_of_a_run(fraction, expected):
     config = ExperimentConfig(training=TrainingConfig(batch_size=8, epochs=24, fixed_statistics=fraction))

@@ -22,7 +22,8 @@ from efficientdet.config import ExperimentConfig, TrainingConfig
 _LONG_RUN = 10_000
 """Steps from which on a small batch has a learning rate in proportion to its size."""
 _REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
-_REFERENCE_ADAM_RATE = 0.02
+_ADAM_RATE, _ADAM_RATE_BEHIND_A_BACKBONE = 0.02, 0.008
+"""At the reference batch."""
 _LEAST_WARMUP = 100
 _STATISTICS = (10, 100)
 _FEW_TOGETHER, _RECALIBRATION, _FIXED = 32, 640, 0.5
@@ -65,7 +66,11 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
     method = config.optimizer.method or ("adam" if is_open and steps < _LONG_RUN else "sgd")
     rules: dict[str, float | str] = {
         "optimizer.method": method,
-        "optimizer.learning_rate": peak_rate(batch_size, steps) if method == "sgd" else adam_rate(batch_size),
+        "optimizer.learning_rate": (
+            peak_rate(batch_size, steps)
+            if method == "sgd"
+            else adam_rate(batch_size, has_backbone=bool(config.backbone))
+        ),
         "optimizer.warmup_epochs": warmup_steps / steps_per_epoch,
         "model.batch_norm_momentum": _decay(min(max(steps / 50, _STATISTICS[0]), _STATISTICS[1])),
     }
@@ -97,13 +102,15 @@ def peak_rate(batch_size: int, steps: int) -> float:
     return rate if share >= 1 else rate * min(max(math.sqrt(_LONG_RUN / steps), 1.0), math.sqrt(1 / share))
 
 
-def adam_rate(batch_size: int) -> float:
+def adam_rate(batch_size: int, *, has_backbone: bool = False) -> float:
     """Computes the learning rate of a batch for Adam: with the root of the batch (Malladi et al. 2022).
 
     Args:
         batch_size: images of one update.
+        has_backbone: whether the backbone knows images already; its weights then need smaller steps.
     """
-    return _REFERENCE_ADAM_RATE * math.sqrt(batch_size / _REFERENCE_BATCH)
+    rate = _ADAM_RATE_BEHIND_A_BACKBONE if has_backbone else _ADAM_RATE
+    return rate * math.sqrt(batch_size / _REFERENCE_BATCH)
 
 
 def _decay(steps: float) -> float:
