@@ -49,8 +49,9 @@ def _largest_logits(folder, fixed_statistics):
 
 @pytest.mark.slow
 def test_no_image_explodes_where_some_did(tmp_path):
-    """Without the cure the largest logit of other images was 50 and of training images 5; with it both are below 0."""
-    training, other = _largest_logits(tmp_path / "fixed", None)
-    assert other < training + 3
-    training, other = _largest_logits(tmp_path / "moving", 0.0)
-    assert other > training + 10, "this training no longer shows what the test is for"
+    """Without the cure the largest logit is 8 to 50 on seed 0, 6.5 and 9.2 on two others; with it 0.6 at most.
+
+    A training that explodes is chaotic: how far it gets differs between processors, and from run to run.
+    """
+    assert max(_largest_logits(tmp_path / "fixed", None)) < 3
+    assert max(_largest_logits(tmp_path / "moving", 0.0)) > 5, "this training no longer shows what the test is for"
