@@ -46,7 +46,7 @@ def _choose(page, file):
     page.wait(f"{_BOXES} > 0")
 
 
-def test_a_chosen_picture_is_shown_with_its_boxes(page, service, file):
+def test_a_chosen_image_is_shown_with_its_boxes(page, service, file):
     _choose(page, file)
     assert page.run(f"return {_BOXES}") == _count(service, file, 0.3) > 2
     assert page.run("return document.querySelectorAll('#list li').length") == _count(service, file, 0.3)
@@ -54,8 +54,8 @@ def test_a_chosen_picture_is_shown_with_its_boxes(page, service, file):
     shown = page.run(
         "const [box, image] = ['.box', '#image'].map("
         "(each) => document.querySelector(each).getBoundingClientRect());"
-        "return [box.left - picture.left, box.top - picture.top, box.width, box.height].map("
-        "(side, place) => side / (place % 2 ? picture.height : picture.width))"
+        "return [box.left - image.left, box.top - image.top, box.width, box.height].map("
+        "(side, place) => side / (place % 2 ? image.height : image.width))"
     )
     box = found["detections"][0]["box"]
     width, height = found["width"], found["height"]
@@ -114,7 +114,7 @@ def test_what_is_shown_is_downloaded(page, service, file, tmp_path):
     assert downloaded == expected
 
 
-def test_a_dropped_picture_is_detected_in_and_a_refusal_is_told(page, file):
+def test_a_dropped_image_is_detected_in_and_a_refusal_is_told(page, file):
     drop = (
         "const moved = new DataTransfer();"
         "moved.items.add(new File([Uint8Array.from(atob(arguments[0]), (each) => each.charCodeAt(0))], arguments[1],"

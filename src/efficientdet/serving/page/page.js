@@ -1,11 +1,11 @@
-// The page: sends a picture to v1/detect once, with a low threshold, and shows of the answer what the slider lets through.
+// The page: sends an image to v1/detect once, with a low threshold, and shows of the answer what the slider lets through.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const threshold = byId("threshold");
 const state = { classes: [], answer: null, name: "", hidden: new Set(), request: 0, abort: null };
 
-// As in the pictures that `efficientdet predict` draws: hues a golden angle apart.
+// As in the images that `efficientdet predict` draws: hues a golden angle apart.
 function colour(label) {
   const hue = ((0.58 + label * 0.3819660112501051) % 1) * 6;
   const [saturation, value] = [[0.85, 1.0], [0.6, 1.0], [0.9, 0.75]][Math.floor(label / 8) % 3];
@@ -138,11 +138,11 @@ function forget() {
   show();
 }
 
-function showPicture(file) {
-  const picture = byId("picture");
-  if (picture.src) URL.revokeObjectURL(picture.src);
-  picture.src = URL.createObjectURL(file);
-  picture.alt = `The picture ${file.name}`;
+function showImage(file) {
+  const image = byId("image");
+  if (image.src) URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+  image.alt = `The image ${file.name}`;
   byId("figure").hidden = false;
   document.body.classList.add("filled");
   document.querySelector("label[for=file]").textContent = "Choose another";
@@ -155,7 +155,7 @@ async function detect(file) {
   forget();
   fail("");
   state.name = file.name;
-  showPicture(file);
+  showImage(file);
   document.body.classList.add("busy");
   byId("status").textContent = "Detecting…";
   const began = performance.now();
@@ -208,11 +208,11 @@ async function begin() {
     take(event.target.files);
     event.target.value = "";
   });
-  byId("picture").addEventListener("load", ({ target }) => {
+  byId("image").addEventListener("load", ({ target }) => {
     byId("canvas").style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
     byId("canvas").style.setProperty("--width", `${target.naturalWidth}px`);
   });
-  byId("picture").addEventListener("error", () => {
+  byId("image").addEventListener("error", () => {
     byId("figure").hidden = true;
     document.body.classList.remove("filled");
   });
