@@ -44,8 +44,7 @@ class Limits:
 
 
 LIMITS: dict[ExportPrecision, Limits] = {
-    # Random weights, whose crowded boxes have nearly equal scores, reach a share of 0.0125 by rounding alone.
-    "float32": Limits(score=1e-3, box=0.5, share=0.03),
+    "float32": Limits(score=1e-3, box=0.5, share=0.01),
     "float16": Limits(score=0.02, box=2.0, share=0.05),
     "bfloat16": Limits(score=0.1, box=8.0, share=0.1),
 }
