@@ -637,6 +637,17 @@ def test_boxes_that_may_be_corners_are_said(tmp_path, format):
     assert corners.MAY_BE in _convert(tmp_path).counts()
 
 
+def test_one_area_of_a_mask_that_is_that_of_corners_by_chance_is_no_sign_of_them(tmp_path):
+    """Masks fill a part of their boxes; of many, one fills as much as the corners would span."""
+    document = _coco(["a.jpg", "b.jpg", "c.jpg"], bbox=[20, 30, 60, 50])
+    for entry, area in zip(document["annotations"], (40 * 20, 1900, 1500), strict=True):
+        entry["area"] = area
+    _lay_out(tmp_path / "source", {"instances.json": document}, ["images/a.jpg", "images/b.jpg", "images/c.jpg"])
+    assert corners.TOLD not in _convert(tmp_path).counts()
+    document["annotations"] = document["annotations"][:1]
+    assert corners.are_told(document["annotations"])
+
+
 def test_one_box_that_leaves_its_image_is_no_sign_of_corners(tmp_path):
     document = _without(_coco(["a.jpg", "b.jpg", "c.jpg"]), "area")
     document["annotations"][0]["bbox"] = [60, 50, 140, 110]

@@ -1,8 +1,9 @@
 """Whether the four numbers of a `bbox` are x, y, width and height, as COCO defines, or corners, as some scripts write.
 
 One box does not tell: [40, 30, 100, 80] is either. Its polygon does, and so does its `area`, which is that of the box
-in all datasets without masks. Where at least one annotation fits only as corners (x1, y1, x2, y2), and none only as x,
-y, width and height, all boxes of the file are corners. A width below x, or a height below y, is no corner.
+in all datasets without masks. Where most annotations that have one of them match it only as corners (x1, y1, x2, y2),
+and none matches it only as x, y, width and height, all boxes of the file are corners. One match among areas of masks is
+chance. A width below x, or a height below y, is no corner.
 
 Without areas and polygons, it is a sign only that many boxes leave their image, all of which would fit as corners. Then
 boxes are read as the format defines, and that they may be corners is reported.
@@ -31,13 +32,14 @@ def are_told(entries: Iterable[dict[str, Any]]) -> bool:
     Args:
         entries: annotations with `bbox`, and `segmentation` or `area` where there is one; faulty ones say nothing.
     """
-    is_told = False
+    num_corners = num_neither = 0
     for entry in entries:
-        vote = _vote(entry)
-        if vote is False:  # in COCO's own files, one of the first few
+        as_corners, as_extent = _matches(entry)
+        if as_extent and not as_corners:  # in COCO's own files, one of the first few
             return False
-        is_told |= vote is True
-    return is_told
+        num_corners += as_corners and not as_extent
+        num_neither += not as_corners and not as_extent
+    return num_corners > num_neither
 
 
 class Suspicion:
@@ -70,22 +72,27 @@ class Suspicion:
         return self._all_fit and self._num_leaving > 0 and self._num_leaving >= _SHARE * self.num_boxes
 
 
-def _vote(entry: dict[str, Any]) -> bool | None:
-    """Says whether a box is corners, or whether it is a width and a height; none if it fits both ways, or neither."""
+def _matches(entry: dict[str, Any]) -> tuple[bool, bool]:
+    """Says whether a box matches its outline or area as corners, and whether as x, y, width and height.
+
+    Both where nothing speaks against either.
+    """
     try:
         x1, y1, x2, y2 = (values.number(value, "") for value in entry["bbox"])
         area = values.number(entry.get("area"), "") if entry.get("area") else 0.0
         shape = entry.get("segmentation")
         outline = segmentation.box(shape, "") if shape else None
     except (UserError, KeyError, TypeError, ValueError):
-        return None
+        return True, True
     if x2 < x1 or y2 < y1:
-        return False
+        return False, True
+    if outline is None and area <= 0:
+        return True, True
     if outline is not None:
         top, left, bottom, right = outline
-        is_corners = math.dist((left, top, right, bottom), (x1, y1, x2, y2)) <= _SLACK_PX
-        is_extent = math.dist((left, top, right, bottom), (x1, y1, x1 + x2, y1 + y2)) <= _SLACK_PX
+        as_corners = math.dist((left, top, right, bottom), (x1, y1, x2, y2)) <= _SLACK_PX
+        as_extent = math.dist((left, top, right, bottom), (x1, y1, x1 + x2, y1 + y2)) <= _SLACK_PX
     else:
-        is_corners = area > 0 and math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=_FRACTION)
-        is_extent = area > 0 and math.isclose(area, x2 * y2, rel_tol=_FRACTION)
-    return is_corners if is_corners != is_extent else None
+        as_corners = math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=_FRACTION)
+        as_extent = math.isclose(area, x2 * y2, rel_tol=_FRACTION)
+    return as_corners, as_extent
