@@ -60,7 +60,7 @@ def test_a_batch_finds_what_single_pictures_find(detector, rng):
 
 @pytest.mark.parametrize("method", ["legacy", "antialiased"])
 def test_a_picture_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
-    """A image that fits is not resampled: done beforehand, it gives the same boxes."""
+    """An image that fits is not resampled: done beforehand, it gives the same boxes."""
     loaded = weights.load(finding_weights)
     path = tmp_path / f"{method}.safetensors"
     weights.save(path, loaded.arrays, dataclasses.replace(tiny, resize=method), _CATEGORIES)

@@ -186,7 +186,7 @@ def _check_records() -> str:
 
     picture = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
     if tf.io.decode_jpeg(picture).shape != (8, 8, 3):
-        raise UserError("TensorFlow does not read back the JPEG image it wrote; install it anew")
+        raise UserError("TensorFlow does not read back the JPEG image it wrote; reinstall it")
     return "TensorFlow reads and decodes"
 
 

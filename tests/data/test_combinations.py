@@ -13,7 +13,7 @@ _PLAIN = AugmentationConfig(scale_min=1.0, scale_max=1.0, horizontal_flip=False)
 
 
 def _raw(number):
-    """A image of a size of its own, in one colour, with a box all over it and its number as the label."""
+    """An image of a size of its own, in one colour, with a box all over it and its number as the label."""
     colours = tf.constant(_COLOURS)
     size = tf.gather(tf.constant([[30, 50], [80, 40], [70, 120], [33, 33], [64, 96]]), number)
     image = tf.zeros(tf.concat([size, [3]], axis=0), tf.uint8) + tf.gather(colours, number)

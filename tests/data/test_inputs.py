@@ -66,7 +66,7 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
         pytest.param("ftp://host/a.jpg", "is an address that is not read here", id="another address"),
         pytest.param("data:image/png,abc", "is a data: address without base64", id="data without base64"),
         pytest.param("data:image/png;base64,???", "is not valid base64", id="damaged base64"),
-        pytest.param(io.BytesIO(), r"has no bytes left to read; open it anew, or `seek\(0\)`", id="a file at its end"),
+        pytest.param(io.BytesIO(), r"has no bytes left to read; open it again, or `seek\(0\)`", id="a file at its end"),
         pytest.param(io.StringIO("abc"), "is open as text; open it with mode 'rb'", id="a file of text"),
         pytest.param(io.TextIOWrapper(io.BytesIO(b"\xff\xd8")), "is open as text", id="an image open as text"),
         pytest.param("/9j/" * 5000, "is a string of 20000 characters, too long for a path; base64", id="bare base64"),

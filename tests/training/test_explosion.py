@@ -53,5 +53,7 @@ def test_no_image_explodes_where_some_did(tmp_path):
 
     A training that explodes is chaotic: how far it gets differs between processors, and from run to run.
     """
-    assert max(_largest_logits(tmp_path / "fixed", None)) < 3
+    training, other = _largest_logits(tmp_path / "fixed", None)
+    assert other < training + 3
+    assert max(training, other) < 3
     assert max(_largest_logits(tmp_path / "moving", 0.0)) > 5, "this training no longer shows what the test is for"

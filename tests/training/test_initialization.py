@@ -74,7 +74,7 @@ def test_for_other_classes_the_class_predictor_begins_anew(others, small, tmp_pa
     for name, array in after.items():
         expected = before if name.startswith("class_head/predict/") else arrays
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
-    assert any("begins anew for 2" in note for note in notes)
+    assert any("starts afresh for 2" in note for note in notes)
 
 
 def test_of_more_classes_those_of_the_dataset_are_kept(small, tmp_path):

@@ -15,7 +15,6 @@ _USED_TWICE = "images used more than once"
 _UNUSED_IMAGES = "images unused"
 _WITHOUT = "splits in which no image has an annotation"
 _ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn, nothing to count"
-_ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".csv", ".tsv", ".yaml", ".yml", ".jsonl")
 _MOST_GROUPS = 6
 
 
@@ -140,7 +139,7 @@ def describe_files(source: Path) -> str:
     groups: collections.Counter[tuple[str, str]] = collections.Counter()
     for path in lookup.Files(source).paths():
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-        if suffix in _ANNOTATION_SUFFIXES or lookup.is_image(path) or suffix in lookup.OTHER_IMAGE_SUFFIXES:
+        if suffix in sources.ANNOTATION_SUFFIXES or lookup.is_image(path) or suffix in lookup.OTHER_IMAGE_SUFFIXES:
             folder = os.path.relpath(os.path.dirname(path), Path(source).absolute())  # noqa: PTH120
             groups[folder, suffix] += 1
     texts = [
@@ -158,7 +157,7 @@ def _reason(path: str, dataset: sources.Source, of_splits: str) -> str:
         return f"{_UNUSED_IMAGES}: no annotation{of_splits} names them"
     if suffix in lookup.OTHER_IMAGE_SUFFIXES:
         return f"{_UNUSED_IMAGES}: files that end in {suffix} are not read"
-    if dataset.annotation_files is None or suffix not in _ANNOTATION_SUFFIXES:
+    if dataset.annotation_files is None or suffix not in sources.ANNOTATION_SUFFIXES:
         return f"other files unused ({suffix or 'without an ending'})"
     if suffix == ".txt":
         return f"text files unused: neither labels of an image{of_splits}, nor a list that was read"

@@ -47,7 +47,7 @@ _FORMAT_OF = {
     "keypoints": "yolo",
     "drop_confidence": "yolo",
 }
-_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".xml", ".txt", ".yaml", ".yml", ".data", ".names")
+_CLASS_SUFFIXES = (".data", ".names")
 
 
 def convert(
@@ -375,7 +375,8 @@ def _describe_broken(result: summary.Summary) -> str:
 
 def _fingerprint(source: Path) -> str:
     """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
-    suffixes = (*lookup.IMAGE_SUFFIXES, *_ANNOTATION_SUFFIXES)  # other files in its folder may change
+    # Other files in its folder may change.
+    suffixes = (*lookup.IMAGE_SUFFIXES, *sources.ANNOTATION_SUFFIXES, *_CLASS_SUFFIXES)
     digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.

@@ -185,7 +185,7 @@ def _save(result: Scan, path: Path) -> None:
 
 
 def _load(path: Path) -> Scan | None:
-    """Reads a kept scan; none if there is none. A damaged one is scanned anew."""
+    """Reads a kept scan; none if there is none. A damaged one is scanned again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             pairs = zip(file["category_ids"].tolist(), file["category_names"].tolist(), strict=True)

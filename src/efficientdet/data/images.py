@@ -198,7 +198,7 @@ def check_decodes(source: Path | bytes, name: str) -> None:
 
 
 def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
-    """Encodes an image anew as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
+    """Re-encodes an image as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
 
     Args:
         source: the file or its content.

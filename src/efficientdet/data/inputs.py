@@ -116,7 +116,7 @@ def _content(picture: Any, name: str | None) -> tuple[Path | bytes, str]:
             raise UserError(f"`{shown}` is open as text; open it with mode 'rb'.")
         if content is not None and not isinstance(content, bytes):
             raise UserError(f"`{shown}` gives {type(content).__name__} when read; {_EXPECTED}.")
-        raise UserError(f"`{shown}` has no bytes left to read; open it anew, or `seek(0)`.")
+        raise UserError(f"`{shown}` has no bytes left to read; open it again, or `seek(0)`.")
     raise UserError(f"`{name or 'image'}` is {_description(picture)}; {_EXPECTED}.")
 
 

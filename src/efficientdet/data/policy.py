@@ -15,7 +15,7 @@ NOT_FINITE = "boxes with coordinates that are not numbers dropped"
 NO_AREA = "boxes without area dropped"
 OUTSIDE = "boxes outside of the image dropped"
 CLIPPED = "boxes clipped to the image"
-REENCODED = "images encoded anew as RGB JPEG"
+REENCODED = "images re-encoded as RGB JPEG"
 ROTATED = "images rotated upright (EXIF)"
 TAG_REMOVED = "rotation tags removed: the annotation is of the unrotated image"
 FIRST_FRAME = "animations and files of several pages, of which the first image was taken"
@@ -27,7 +27,7 @@ _CLIP_SILENTLY_PX = 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A image that can be trusted.
+    """An image that can be trusted.
 
     Attributes:
         jpeg: RGB or grey JPEG, upright, without a rotation tag.

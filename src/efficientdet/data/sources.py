@@ -26,6 +26,8 @@ MAX_ANNOTATION_BYTES = 4 * 2**30
 NOT_DATA = frozenset({"runs", "predictions", "__MACOSX"})
 """Folders that are no part of a dataset."""
 
+ANNOTATION_SUFFIXES = (".xml", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml")
+"""How names of annotation files end, in any format."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 """How names of archives end."""
 
@@ -109,7 +111,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """A image and its boxes as the annotation says, unchecked.
+    """An image and its boxes as the annotation says, unchecked.
 
     Attributes:
         id: number of the image, unique in its split.

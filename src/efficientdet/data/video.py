@@ -31,7 +31,7 @@ _MISSING_SECONDS = 1.0  # a file that ends so much earlier than it says is cut s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A image of a video.
+    """An image of a video.
 
     Attributes:
         image: uint8[H, W, 3], RGB, upright.

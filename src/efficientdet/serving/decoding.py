@@ -109,7 +109,7 @@ def _inspect(upload: Upload, most: float) -> int:
             413, f"`{upload.name}` is {facts.height} x {facts.width} px; {most:,.0f} px are the most. Make it smaller."
         )
     if facts.format == "JPEG" and upload.content.count(_SCAN) > _MOST_SCANS:
-        raise Refusal(422, f"`{upload.name}` has more than {_MOST_SCANS} scans; save it anew.")
+        raise Refusal(422, f"`{upload.name}` has more than {_MOST_SCANS} scans; save it as a baseline JPEG.")
     return facts.decoded_pixels
 
 

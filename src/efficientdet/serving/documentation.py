@@ -99,7 +99,7 @@ def _detect(facts: Any, limits: Limits) -> _Json:
         ],
         "requestBody": {
             "required": True,
-            "description": "A image; or a form of images, under any names; or JSON with images in base64. A form "
+            "description": "An image; or a form of images, under any names; or JSON with images in base64. A form "
             "and JSON may have what the query may have, as fields.",
             "content": {
                 "image/*": picture,

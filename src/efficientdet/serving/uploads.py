@@ -31,7 +31,7 @@ _BOUNDARY = re.compile(r'boundary=(?:"([^"\x00-\x1f]{1,70})"|([^\s";,]{1,70}))(?
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A image as it was sent."""
+    """An image as it was sent."""
 
     name: str
     content: bytes

@@ -1,4 +1,4 @@
-"""Batch statistics measured anew, for weights that are to be used ("precise BN", Wu and Johnson 2021, section 3).
+"""Batch statistics measured again, for weights that are to be used ("precise BN", Wu and Johnson 2021, section 3).
 
 Training normalises by the batch, inference by averages over the last steps' batches. With few images a batch those
 averages are of no use: the coarsest levels have a cell or a few of each image, so the spread inside of a batch is

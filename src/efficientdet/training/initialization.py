@@ -92,7 +92,7 @@ def _from_weights(config: ExperimentConfig) -> Start:
 
 
 def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> tuple[str, ...]:
-    """Puts the weights of a start into a model; the class predictor begins anew if its classes are others.
+    """Puts the weights of a start into a model; the class predictor starts afresh if its classes are others.
 
     Args:
         model: EfficientDet for `categories`.
@@ -119,7 +119,7 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
         arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
         wanted = {name for name in wanted if not name.startswith(_PREDICTOR)}
         count = len(start.categories)
-        notes += (f"the weights know {count} other classes; the class predictor begins anew for {len(categories)}",)
+        notes += (f"the weights know {count} other classes; the class predictor starts afresh for {len(categories)}",)
     problems = [f"`{name}` is unknown to it" for name in arrays if name not in wanted]
     for name in sorted(wanted):
         if problem := _problem(arrays.get(name), tuple(variables[name].shape)):

@@ -167,7 +167,7 @@ class _Others:
             kind, name, reason = _parts(self._texts[number])
             silent = time.monotonic() - since
             if name != self._names[number]:
-                return Lost(f"process {number} ({self._names[number]}) was started anew as {name}.", LOST_STATUS)
+                return Lost(f"process {number} ({self._names[number]}) was restarted as {name}.", LOST_STATUS)
             if kind == _FAILED:
                 return Lost(f"process {number} ({name}) failed: {reason}", 1)
             if kind == _STOPPED and (is_failing or silent > _STOPPED_SECONDS):

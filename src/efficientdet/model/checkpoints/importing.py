@@ -92,7 +92,7 @@ def import_weights(
         raw: take the values of the last training step also where there are averaged ones.
         classes: file with the names of the classes, one a line, or a COCO or dataset JSON with `categories`; not
             needed for COCO's 90.
-        reset_classes: `classes` are others than the checkpoint's, as many or not: the class predictor begins anew.
+        reset_classes: `classes` are others than the checkpoint's, as many or not: the class predictor starts afresh.
         advprop: the weights were trained with AdvProp: pixels in -1..1, black padding.
         overwrite: replace the output.
 
