@@ -87,12 +87,13 @@ def main(
         image_size: height and width of the network input, px.
         batch_size: images a step.
         steps: of each training.
-        rates: peaks of effdet's learning rate; empty: 0.01, the default of its script, ours, and twice ours.
+        rates: peaks of effdet's learning rate; empty: 0.01, the default of its script, and twice and
+            four times what ours derives for SGD.
         seeds: of the comparison.
         ablation_seeds: of the trainings that only explain it; none: leave them out.
         our_scales: smallest and largest scale of a training image, of its fit into the input.
         effdet_scales: the same for effdet; those that its script has.
-        only: of ours, effdet, ours-rate, ours-scales and effdet-scales; empty: all.
+        only: of ours, effdet, ours-sgd, effdet-adam, ours-scales and effdet-scales; empty: all.
         most_runs: stop after so many trainings; 0: when all are done.
         workers: processes that load effdet's images.
         effdet_python: Python of an environment that has effdet.
@@ -107,7 +108,8 @@ def main(
         raise UserError(f"`{source}` has no split `{missing[0]}`; convert it with `--val-fraction`.")
     our_rate = round(schedule.peak_rate(batch_size, steps), 4)
     options = Options(
-        rates=rates or (_DEFAULT_RATE, our_rate, 2 * our_rate),
+        rates=rates or (_DEFAULT_RATE, 2 * our_rate, 4 * our_rate),
+        adam_rate=round(schedule.adam_rate(batch_size, has_backbone=True), 4),
         seeds=seeds,
         ablation_seeds=ablation_seeds,
         our_scales=our_scales,
@@ -242,7 +244,7 @@ class Comparison:
         """Lists what both trainings are told."""
         names = ("image_size", "batch_size", "steps", "warm_steps")
         settings = {name: getattr(self._settings, name) for name in names}
-        return {**settings, "rate": run.rate, "scales": run.scales, "seed": run.seed}
+        return {**settings, "rate": run.rate, "method": run.method, "scales": run.scales, "seed": run.seed}
 
     def _fresh(self, run: Run) -> str:
         """Names a folder for a training that nothing was written into before."""

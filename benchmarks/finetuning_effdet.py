@@ -37,6 +37,8 @@ FIRST_RATE, LAST_RATE, WARMUP_EPOCHS, LONGEST_WARMUP = 1e-4, 1e-5, 5, 0.1
 AVERAGE_DECAY = 0.9966
 MOST_DETECTIONS = 100
 """Of an image: `max_det_per_image`, its default; what suppression finds beyond is cut off."""
+SGD = "momentum"
+"""timm's name of SGD with plain momentum."""
 ANNOTATIONS, IMAGES, BACKBONE = "instances.json", "images", "backbone.safetensors"
 
 
@@ -57,6 +59,7 @@ def train(
     steps: int,
     warm_steps: int,
     rate: float,
+    method: str | None,
     scales: tuple[float, float],
     seed: int,
     splits: list[str],
@@ -75,6 +78,7 @@ def train(
         steps: of the run.
         warm_steps: steps at the start that the speed is also given without.
         rate: peak of the learning rate.
+        method: optimiser, `adam`; None: SGD with momentum, as its script.
         scales: smallest and largest scale of a training image.
         seed: of weights, order and augmentation.
         splits: to detect on; the last one is what both are compared on.
@@ -98,7 +102,7 @@ def train(
         num_workers=workers,
         collate_fn=collate,
     )
-    run = _Training(bench, rate, steps, warmup_steps(len(dataset), batch_size, steps))
+    run = _Training(bench, method or SGD, rate, steps, warmup_steps(len(dataset), batch_size, steps))
     used = _processor_seconds()
     seconds = run.go(loader, layout)
     return {
@@ -264,13 +268,13 @@ def _faster_layout(bench: Any, batch: tuple[Any, Any]) -> tuple[str, float]:
 class _Training:
     """The loop of effdet's script."""
 
-    def __init__(self, bench: Any, rate: float, steps: int, warmup: int):
+    def __init__(self, bench: Any, method: str, rate: float, steps: int, warmup: int):
         """Makes optimiser, schedule and averages."""
         from timm import optim, scheduler, utils
 
         self._bench = bench.train()
         self._optimizer = optim.create_optimizer_v2(
-            bench, opt="momentum", lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+            bench, opt=method, lr=rate, weight_decay=WEIGHT_DECAY, **({"momentum": MOMENTUM} if method == SGD else {})
         )
         self._schedule = scheduler.CosineLRScheduler(
             self._optimizer,

@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +45,7 @@ def configure(
     steps: int,
     warm_steps: int,
     rate: float | None,
+    method: Literal["sgd", "adam"] | None,
     scales: tuple[float, float],
     seed: int,
     run_dir: str,
@@ -61,6 +62,7 @@ def configure(
         steps: of the run.
         warm_steps: steps at the start that the speed is also given without.
         rate: peak of the learning rate; None: derived from batch and steps.
+        method: optimiser; None: what the run derives.
         scales: smallest and largest scale of a training image.
         seed: of weights, order and augmentation.
         run_dir: run directory.
@@ -74,7 +76,7 @@ def configure(
         model=dataclasses.replace(start.model, image_size=tuple(image_size)),
         data=dataclasses.replace(start.data, train=records, validation="none"),
         augmentation=dataclasses.replace(start.augmentation, scale_min=scales[0], scale_max=scales[1]),
-        optimizer=dataclasses.replace(start.optimizer, learning_rate=rate),
+        optimizer=dataclasses.replace(start.optimizer, learning_rate=rate, method=method),
         training=dataclasses.replace(
             start.training,
             batch_size=batch_size,

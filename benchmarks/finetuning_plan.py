@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 OURS, EFFDET = "ours", "effdet"
-OURS_RATE, OURS_SCALES, EFFDET_SCALES = "ours-rate", "ours-scales", "effdet-scales"
+OURS_SGD, OURS_SCALES, EFFDET_ADAM, EFFDET_SCALES = "ours-sgd", "ours-scales", "effdet-adam", "effdet-scales"
 RECIPES = {
     OURS: "ours",
     EFFDET: "effdet",
-    OURS_RATE: "ours, effdet's default rate",
+    OURS_SGD: "ours, SGD instead of Adam",
     OURS_SCALES: "ours, effdet's scales of images",
+    EFFDET_ADAM: "effdet, Adam with our rate",
     EFFDET_SCALES: "effdet, our scales of images",
 }
 """Name on the command line -> what it is."""
@@ -37,6 +38,8 @@ class Options:
 
     rates: tuple[float, ...]
     """Of effdet; the first is the default of its script."""
+    adam_rate: float
+    """Ours, for effdet with Adam."""
     seeds: tuple[int, ...]
     ablation_seeds: tuple[int, ...]
     our_scales: tuple[float, float]
@@ -65,6 +68,11 @@ class Run:
         return self.recipe.startswith(OURS)
 
     @property
+    def method(self) -> str | None:
+        """Optimiser where it is not the program's own choice: `sgd` or `adam`."""
+        return {OURS_SGD: "sgd", EFFDET_ADAM: "adam"}.get(self.recipe)
+
+    @property
     def name(self) -> str:
         """Names it in the result file and in file names."""
         return f"{self.recipe}-{'derived' if self.rate is None else f'{self.rate:g}'}-seed-{self.seed}"
@@ -89,7 +97,8 @@ def plan(options: Options, done: dict[str, Any]) -> list[Run]:
             rate = choose(options, done)[0]
         runs += theirs
     for seed in options.ablation_seeds:
-        runs.append(Run(recipe=OURS_RATE, seed=seed, rate=options.rates[0], scales=options.our_scales))
+        runs.append(Run(recipe=OURS_SGD, seed=seed, rate=None, scales=options.our_scales))
+        runs.append(Run(recipe=EFFDET_ADAM, seed=seed, rate=options.adam_rate, scales=options.effdet_scales))
         runs.append(Run(recipe=OURS_SCALES, seed=seed, rate=None, scales=options.effdet_scales))
         if rate is not None:
             runs.append(Run(recipe=EFFDET_SCALES, seed=seed, rate=rate, scales=options.our_scales))
@@ -132,8 +141,8 @@ def summarize(options: Options, done: dict[str, Any]) -> dict[str, Any]:
     rows = [_row("ours", ours, OUR_WEIGHTS, options.test)]
     rows.append(_row(f"effdet, {weights}, rate {rate:g}" if weights else "effdet", theirs, weights, options.test))
     rows += [_row(title, ours, name, options.test) for name, title in _OURS_OTHERWISE.items()]
-    for recipe, own_rate in ((OURS_RATE, options.rates[0]), (OURS_SCALES, None)):
-        found = _found(done, recipe, own_rate, options.ablation_seeds)
+    for recipe in (OURS_SGD, OURS_SCALES):
+        found = _found(done, recipe, None, options.ablation_seeds)
         rows.append(_row(RECIPES[recipe], found, OUR_WEIGHTS, options.test))
     for other in EFFDET_WEIGHTS:
         if weights and other != weights:
@@ -146,8 +155,9 @@ def summarize(options: Options, done: dict[str, Any]) -> dict[str, Any]:
         if weights and other_rate != rate:
             tried = _found(done, EFFDET, other_rate, options.seeds[:1])
             rows.append(_row(f"effdet, {weights}, rate {other_rate:g}", tried, weights, options.test))
-    scaled = _found(done, EFFDET_SCALES, rate, options.ablation_seeds) if weights else {}
-    rows.append(_row(RECIPES[EFFDET_SCALES], scaled, weights, options.test))
+    for recipe, own_rate in ((EFFDET_ADAM, options.adam_rate), (EFFDET_SCALES, rate)):
+        found = _found(done, recipe, own_rate, options.ablation_seeds) if weights else {}
+        rows.append(_row(RECIPES[recipe], found, weights, options.test))
     return {
         "rows": [row for row in rows if row is not None],
         "effdet_rate": rate,

@@ -30,6 +30,7 @@ _PARITY = _ROOT / ".venv-parity" / "bin" / "python"
 
 OPTIONS = Options(
     rates=(0.01, 0.03, 0.06),
+    adam_rate=0.003,
     seeds=(0, 1),
     ablation_seeds=(0,),
     our_scales=(0.5, 1.5),
@@ -79,7 +80,8 @@ def test_the_rate_is_the_best_on_the_selection_split_and_the_other_seeds_have_it
     names = [run.name for run in finetuning_plan.plan(OPTIONS, done)]
     assert names[5:] == [
         "effdet-0.03-seed-1",
-        "ours-rate-0.01-seed-0",
+        "ours-sgd-derived-seed-0",
+        "effdet-adam-0.003-seed-0",
         "ours-scales-derived-seed-0",
         "effdet-scales-0.03-seed-0",
     ]
@@ -253,6 +255,7 @@ def test_our_side_trains_the_steps_asked_for_and_evaluates_three_kinds_of_weight
         steps=4,
         warm_steps=1,
         rate=None,
+        method=None,
         scales=(0.5, 1.5),
         seed=0,
         run_dir=str(tmp_path / "run"),
@@ -285,7 +288,8 @@ def test_both_backbones_make_the_same_features_of_an_image(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.skipif(not _PARITY.exists(), reason="`make VENV=.venv-parity environment` makes effdet's environment")
-def test_effdet_trains_on_the_images_and_its_detections_can_be_counted(photographs, tmp_path):
+@pytest.mark.parametrize("method", [None, "adam"])
+def test_effdet_trains_on_the_images_and_its_detections_can_be_counted(photographs, tmp_path, method):
     for split in ("train", "val"):
         finetuning_unpack.unpack(str(photographs), split, tmp_path / split)
     model = presets.find_preset("lite0").model
@@ -300,6 +304,7 @@ def test_effdet_trains_on_the_images_and_its_detections_can_be_counted(photograp
         "steps": 3,
         "warm_steps": 1,
         "rate": 0.01,
+        "method": method,
         "scales": (0.5, 1.5),
         "seed": 0,
         "splits": ["val"],
