@@ -318,6 +318,22 @@ def _finetuning_runs() -> str:
     return "\n\n".join(tables) or "Not measured yet."
 
 
+def _first_detector() -> str:
+    """What the README's commands give on few images, in a sentence."""
+    path = _RESULTS / "first-detector.json"
+    if not path.is_file():
+        return "Not measured yet."
+    found = json.loads(path.read_text())
+    metrics, intervals = found["test"]["metrics"], found["test"]["intervals"]
+    low, high = intervals["AP50"]
+    minutes = found["commands"]["train"]["minutes"]
+    return (
+        f"On {found['dataset']}, {found['training']['steps']:,} steps: {minutes:.0f} minutes on "
+        f"{found['hardware']['cores']} cores of an {found['hardware']['cpu']}, no GPU; AP {metrics['AP']:.3f}, AP50 "
+        f"{metrics['AP50']:.3f} ({low:.3f} to {high:.3f}) on {found['test']['num_images']} test images."
+    )
+
+
 def _mean(value: dict[str, Any]) -> str:
     """Writes a mean with its standard deviation, where there are several seeds."""
     deviation = value["standard_deviation"]
@@ -336,6 +352,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "exports of D0": lambda: _exports("exports-d0.json"),
     "serving": _serving,
     "tiles": _tiles,
+    "first detector": _first_detector,
     "finetuning": _finetuning,
     "finetuning runs": _finetuning_runs,
 }
