@@ -109,13 +109,13 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, kind):
 )
 def test_a_name_that_leads_out_is_refused(tmp_path, kind, name):
     archive = _write(kind, tmp_path, {"good.txt": b"good", name: b"evil"})
-    assert "is no plain name" in _refuse(archive)
+    assert "is not a plain name" in _refuse(archive)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
 def test_a_link_or_device_in_a_zip_is_refused(tmp_path, kind):
     archive = _zip(tmp_path / "x.zip", {"good.txt": b"good", "evil": b"../../etc"}, kind)
-    assert "'evil', which is no plain file" in _refuse(archive)
+    assert "'evil', which is not a plain file" in _refuse(archive)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_link_or_device_in_a_zip_is_refused(tmp_path, kind):
 @pytest.mark.parametrize("target", [b"good.txt", b"/etc/passwd"])
 def test_a_link_or_device_in_a_tar_is_refused(tmp_path, kind, target):
     archive = _tar(tmp_path / "x.tar.gz", {"good.txt": b"good", "evil": target}, kind)
-    assert "'evil', which is no plain file" in _refuse(archive)
+    assert "'evil', which is not a plain file" in _refuse(archive)
 
 
 @each_kind

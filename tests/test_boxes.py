@@ -64,7 +64,7 @@ def test_coco_boxes_are_corner_and_size():
         pytest.param([0, 0, 10, 10], [0, 5, 10, 15], 50 / 150, id="half of each"),
         pytest.param([0, 0, 10, 10], [5, 5, 15, 15], 25 / 175, id="a corner"),
         pytest.param([0, 0, 10, 10], [2, 2, 4, 6], 8 / 100, id="one inside the other"),
-        pytest.param([0, 0, 10, 10], [0, 10, 10, 20], 0, id="a common edge is no overlap"),
+        pytest.param([0, 0, 10, 10], [0, 10, 10, 20], 0, id="a common edge is not an overlap"),
         pytest.param([0, 0, 10, 10], [20, 20, 30, 30], 0, id="disjoint in both axes"),
         pytest.param([0, 0, 10, 10], [0, 20, 10, 30], 0, id="disjoint in x only"),
         pytest.param([0, 0, 10, 10], [5, 5, 5, 5], 0, id="an empty box inside a real one"),

@@ -107,7 +107,7 @@ def _products(xla):
     images = rng.normal(size=(4, 32, 32, 64)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 64, 64)).astype(np.float32)
 
-    # A function anew each time: a compiled one keeps the precision it was compiled with.
+    # A new function each time: a compiled one keeps the precision it was compiled with.
     def compute(values):
         matrix = keras.ops.matmul(values["left"], values["right"])
         return {"matmul": matrix, "conv": keras.ops.conv(values["images"], values["kernel"], padding="valid")}

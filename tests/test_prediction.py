@@ -185,7 +185,7 @@ def test_a_network_camera_is_looked_at_as_it_comes(finding_weights, tmp_path, mo
         nameless = address.removesuffix("/live.mjpg") + "/video"
         result = _predict(finding_weights, nameless, output=tmp_path / "nameless", max_frames=2)
         assert result.videos[nameless]["frames"] == 2
-    with pytest.raises(UserError, match=r"/live\.mjpg` is no stream that can be opened") as caught:
+    with pytest.raises(UserError, match=r"/live\.mjpg` is not a stream that can be opened") as caught:
         _predict(finding_weights, "rtsp://me:s3cret@127.0.0.1:9/live.mjpg", output=tmp_path / "no")
     assert "s3cret" not in str(caught.value)
     assert not (tmp_path / "no").exists()

@@ -130,7 +130,7 @@ def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
 
 @pytest.mark.parametrize("knows_if_range", [True, False])
 @pytest.mark.parametrize("content", [OTHER, OTHER[:400_000], OTHER[:200_000]], ids=["as long", "shorter", "too short"])
-def test_a_file_that_changes_in_between_is_begun_anew(server, tmp_path, content, knows_if_range):
+def test_a_file_that_changes_in_between_is_begun_again(server, tmp_path, content, knows_if_range):
     file, url = _offer(server, cuts=[300_000])
     _fail(url, tmp_path / "a.bin", attempts=1)
     file.content, file.headers, file.knows_if_range = content, {"ETag": '"2"'}, knows_if_range
@@ -166,7 +166,7 @@ def test_a_long_download_may_break_off_more_often_than_a_short_one(server, tmp_p
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"1"'}], ids=["no version", "weak version"])
-def test_a_part_of_an_unknown_version_is_begun_anew(server, tmp_path, headers):
+def test_a_part_of_an_unknown_version_is_begun_again(server, tmp_path, headers):
     _, url = _offer(server, cuts=[300_000], headers=headers)
     web.fetch(url, tmp_path / "a.bin", sha256=SHA256)
     assert [headers.get("Range") for headers in server.gets()] == [None, None]
@@ -175,7 +175,7 @@ def test_a_part_of_an_unknown_version_is_begun_anew(server, tmp_path, headers):
 @pytest.mark.parametrize(
     "notes", [None, "{", "[]", '{"url": 1}', '{"url": "http://a/a.bin", "version": "\\"1\\"", "size": 1000000}']
 )
-def test_a_part_without_its_notes_is_begun_anew(server, tmp_path, notes):
+def test_a_part_without_its_notes_is_begun_again(server, tmp_path, notes):
     _, url = _offer(server)
     (tmp_path / "a.bin.part").write_bytes(OTHER[:300_000])
     if notes is not None:
@@ -185,7 +185,7 @@ def test_a_part_without_its_notes_is_begun_anew(server, tmp_path, notes):
 
 @pytest.mark.parametrize("length", [None, "chunked"])
 def test_a_body_that_is_cut_each_time_is_given_up(server, tmp_path, length):
-    # Without a version each attempt begins anew and nothing ever gets further.
+    # Without a version each attempt begins again and nothing ever gets further.
     _, url = _offer(server, cuts=[300_000] * 3, headers={}, length=length)
     message = _fail(url, tmp_path / "a.bin", attempts=2)
     assert "try again later" in message

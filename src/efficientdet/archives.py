@@ -156,7 +156,7 @@ def _write_all(limits: _Limits, folder: Path, root: str, label: str) -> set[str]
     elif kind.endswith((".tar.gz", ".tgz")):
         open_archive = _open_tar
     else:
-        raise UserError(f"`{limits.archive}` is no archive of a known kind; expected .zip, .tar.gz or .tgz.")
+        raise UserError(f"`{limits.archive}` is not an archive of a known kind; expected .zip, .tar.gz or .tgz.")
     names: set[str] = set()
     num_bytes = 0
     with open_archive(limits, folder, f"Unpacking {label}") as opened:
@@ -187,7 +187,7 @@ def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
         for entry in entries:
             _check_name(limits.archive, entry.filename)
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(limits.archive, entry.filename, "is no plain file but a link or a device")
+                raise _unsafe(limits.archive, entry.filename, "is not a plain file but a link or a device")
             if entry.flag_bits & 0x1:
                 raise UserError(f"`{limits.archive}` is locked with a password; unpack it yourself.")
         files.check_space(folder.parent, total, f"what is in {limits.archive.name}")
@@ -267,7 +267,7 @@ def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _B
         if entry.isdir():
             continue
         if not entry.isreg() or entry.issparse():
-            raise _unsafe(limits.archive, entry.name, "is no plain file but a link or a device")
+            raise _unsafe(limits.archive, entry.name, "is not a plain file but a link or a device")
         try:
             tarfile.data_filter(entry, str(folder))  # Python's own opinion, after ours
         except tarfile.FilterError as error:
@@ -280,7 +280,7 @@ def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _B
 def _check_name(archive: Path, name: str) -> None:
     """Raises a UserError for a name that leads, or on some system could lead, out of the folder."""
     if not name or name.startswith("/") or ".." in name.split("/") or _NO_NAME.search(name):
-        raise _unsafe(archive, name, "is no plain name inside of a folder")
+        raise _unsafe(archive, name, "is not a plain name inside a folder")
 
 
 def _unsafe(archive: Path, name: str, why: str) -> UserError:

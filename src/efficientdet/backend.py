@@ -83,7 +83,7 @@ def _configured() -> str | None:
         name = json.loads((home / "keras.json").read_text()).get("backend")
     except (OSError, ValueError, AttributeError):
         return None
-    # Keras writes this file itself at its first import; a backend that is not there or not ours is no wish.
+    # Keras writes this file itself at its first import; a backend that is not there or not ours does not count.
     return name if name in NAMES and importlib.util.find_spec(name) else None
 
 

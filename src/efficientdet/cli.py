@@ -207,7 +207,7 @@ def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> 
 
 
 def _has_json_file(words: list[str]) -> bool:
-    """Says whether a .json file stands among the words that is no option's value."""
+    """Says whether a .json file stands among the words that is not an option's value."""
     takes_next = [False, *(word.startswith("-") and "=" not in word for word in words)]
     alone = [word for is_value, word in zip(takes_next, words, strict=False) if not is_value]
     return any(word.endswith(".json") and not word.startswith("-") for word in alone)

@@ -300,7 +300,7 @@ class ExperimentConfig:
     """Where the run writes; empty: runs/<preset>. Running again with the same folder resumes."""
     weights: str = ""
     """Start from these weights: a weights file, a run, `coco` or another published name. The class predictor begins
-    anew if the dataset has other classes."""
+    afresh if the dataset has other classes."""
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
     overfit: int = 0
@@ -362,7 +362,7 @@ def load(path: pathlib.Path) -> ExperimentConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"`{path}` is not valid JSON: {error}.") from error
     if isinstance(values, dict):
         for facts in ("dataset", "derived"):  # what a run notes about its data, and what it made of knobs that are none

@@ -37,7 +37,7 @@ def check_url(url: str) -> None:
     except ValueError:  # such as a port that is not a number
         usable = False
     if not usable:
-        raise UserError(f"`{url}` is no address of a file on the web; expected http://... or https://...")
+        raise UserError(f"`{url}` is not an address of a file on the web; expected http://... or https://...")
 
 
 def without_secrets(url: str) -> str:

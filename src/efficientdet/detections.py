@@ -20,7 +20,7 @@ class PictureDetections:
     size: tuple[int, int]
     """Height and width of the image, px."""
     boxes: np.ndarray
-    """float32[K, 4], yxyx px of the image, inside of it."""
+    """float32[K, 4], yxyx px of the image, inside it."""
     labels: np.ndarray
     """int32[K], positions in `categories`."""
     scores: np.ndarray

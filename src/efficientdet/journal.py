@@ -31,7 +31,7 @@ _TEMPORARY = ".partial-*"
 
 
 class Journal:
-    """The lines of an output directory; of a source the last one counts. Made by `read`, open inside of `writing`."""
+    """The lines of an output directory; of a source the last one counts. Made by `read`, open inside `writing`."""
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         """Starts with no entry; nothing is written before the first one.

@@ -166,10 +166,10 @@ def predict(
 
 
 def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
-    """Says which folders have images in folders inside of them, which are not looked at."""
+    """Says which folders have images in folders inside them, which are not looked at."""
     for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
         if inside := media.find_inside(folder, without=folder / output.name):
-            text = f"Folders inside of `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
+            text = f"Folders inside `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
             progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
 

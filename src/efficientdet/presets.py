@@ -201,5 +201,5 @@ PRESETS = {
 def find_preset(name: str) -> ExperimentConfig:
     """Returns the preset called `name` or says which there are."""
     if name not in PRESETS:
-        raise UserError(f"`{name}` is no preset; there are {', '.join(PRESETS)}.")
+        raise UserError(f"`{name}` is not a preset; there are {', '.join(PRESETS)}.")
     return PRESETS[name]

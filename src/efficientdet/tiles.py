@@ -4,7 +4,7 @@ An image is scaled down to the network's input, and small objects with it. Tiles
 they overlap, so that what is cut at the border of one is whole in the next. Of what several of them, and the look at
 the whole image, have seen, three rules leave each object once:
 
-- Who sees best decides: a box that its tile has cut goes if it lies inside of another tile, and so does a box of the
+- Who sees best decides: a box that its tile has cut goes if it lies inside another tile, and so does a box of the
   whole image: whether there is something, the tile knows.
 - Whole boxes come before cut ones, better ones before worse ones. A box goes where one that came before, of its class
   and from another tile, shares half of their union with it, or covers half of it and its tile has cut it: a piece.
@@ -127,7 +127,7 @@ def is_cut(boxes: np.ndarray, origins: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def is_inside(boxes: np.ndarray, grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Finds boxes that lie inside of some tile, not near to where it is cut.
+    """Finds boxes that lie inside some tile, not near to where it is cut.
 
     Args:
         boxes: float32[N, 4], yxyx px of the image.

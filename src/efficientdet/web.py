@@ -3,7 +3,7 @@
 What arrives is kept in `<name>.part`. `<name>.part.json` beside it remembers which version of the file it is part of:
 the server's strong ETag, else its Last-Modified. The next call asks for the rest under the condition that this is
 still the version (If-Range, RFC 9110, section 13.1.5), so a server whose file has changed, and one that knows no
-ranges, sends everything, and the part is begun anew. It asks from the last byte that is there, not from the one after
+ranges, sends everything, and the part is begun again. It asks from the last byte that is there, not from the one after
 it: then a part that only lacks its new name needs no case of its own.
 """
 

@@ -59,7 +59,7 @@ def _statistics(images, valid, boxes):
 
 
 def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted):
-    """Mean and spread of pixels, share that is no padding, boxes an image; 192 examples of 12 images."""
+    """Mean and spread of pixels, share that is not padding, boxes an image; 192 examples of 12 images."""
     opened, augmentation = records.open_records(converted, "train"), AugmentationConfig(scale_min=0.5)
     model = presets.MODELS["d0"]
     model = type(model)(**vars(model) | {"image_size": _SIZE})

@@ -64,7 +64,7 @@ def write_json(path: Path, document: object) -> Path:
 
 
 def xml(name: str = "a.jpg", *, size: str | None = None, head: str = "", box: tuple = (40, 30, 100, 80)) -> str:
-    """Gives a VOC annotation; `size` replaces what is inside of <size>."""
+    """Gives a VOC annotation; `size` replaces what is inside <size>."""
     size = f"<width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth>" if size is None else size
     sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
     return (

@@ -47,10 +47,20 @@ _BAD_INPUTS = {
         _edit_file(_COCO, "instances.json", lambda c: c[:-9]),
         "instances.json` is not valid JSON",
     ),
+    "json with a number of 5,000 digits": (
+        "coco",
+        _edit_file(_COCO, "instances.json", lambda c: b"[1" + b"0" * 5000 + b"]"),
+        "instances.json` is not valid JSON",
+    ),
+    "json with a key twice": (
+        "coco",
+        _edit_file(_COCO, "instances.json", lambda c: c[:-1] + b', "annotations": []}'),
+        "instances.json` has `annotations` twice in one entry",
+    ),
     "json in another encoding": (
         "coco",
         _edit_file(_COCO, "instances.json", lambda c: b"\xff" + c),
-        "no text in UTF-8",
+        "not text in UTF-8",
     ),
     "captions": (
         "coco",

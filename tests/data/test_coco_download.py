@@ -266,7 +266,7 @@ def test_records_of_something_else_are_left_alone(server, tmp_path):
     [
         ({"splits": ()}, "`splits` is ``"),
         ({"splits": ("test",)}, "`splits` is `test`"),
-        ({"mirror": "images"}, "`images` is no address"),
+        ({"mirror": "images"}, "`images` is not an address"),
         ({"num_workers": -1}, "`num_workers` is -1"),
     ],
 )

@@ -95,6 +95,12 @@ _FAULTS = {
         "`imageHeight` '120'; expected a number",
     ),
     "labelme cut short": ("labelme", "a.json", json.dumps(_labelme())[:-9], "a.json` is not valid JSON"),
+    "labelme key twice": (
+        "labelme",
+        "a.json",
+        json.dumps(_labelme())[:-1] + ', "shapes": []}',
+        "a.json` has `shapes` twice in one entry",
+    ),
     "labelme name": ("labelme", "a.json", _labelme() | {"imagePath": "a\0.png"}, "expected the name of a file"),
     "cvat number": ("cvat", "a.xml", _cvat(cvat_box("red", (1, 2, "x", 4))), r"image 7: <box> 0: has the `ybr` 'x'"),
     "cvat label": ("cvat", "a.xml", _cvat(cvat_box("", RED)), "image 7: <box> 0: has no `label`"),

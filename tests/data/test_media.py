@@ -65,11 +65,11 @@ def test_words_stand_for_what_is_there(folder, word, found):
         ("1234", "`1234` does not exist"),
         ("x" * 300, "x` cannot be read: File name too long"),
         ("a\0b", "does not exist"),
-        ("file:///etc/passwd", "is no address of a file on the web"),
+        ("file:///etc/passwd", "is not an address of a file on the web"),
         ("rtsp://", "is not the address of a stream; expected rtsp://host/"),
         ("rtsp://host:x/a", "is not the address of a stream"),
         ("ftp://host/a.jpg", "expected http://"),
-        ("http://", "is no address"),
+        ("http://", "is not an address"),
     ],
 )
 def test_what_stands_for_nothing_is_one_line(folder, word, said):

@@ -23,7 +23,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
         pytest.param((427, 300), (512, 512), (511, 359), id="float32 loses a pixel at a long side of 427"),
         pytest.param((426, 300), (896, 896), (895, 630), id="and at 426 for 896"),
         pytest.param((10, 2000), (64, 64), (1, 64), id="never without height"),
-        pytest.param((100, 100), (200, 328), (200, 200), id="input that is no square"),
+        pytest.param((100, 100), (200, 328), (200, 200), id="input that is not a square"),
     ],
 )
 def test_a_picture_is_scaled_to_fit(size, target, expected):

@@ -94,7 +94,7 @@ _BOX_FIELDS = {"bbox", "points", "coordinates", "value", "shape_attributes", "la
 
 
 def _is_coordinate(document, path):
-    """Says whether a place holds a number inside of a box or a shape."""
+    """Says whether a place holds a number inside a box or a shape."""
     value = document
     for key in path:
         value = value[key]

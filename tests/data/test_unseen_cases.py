@@ -121,7 +121,7 @@ _READ = {
         _BOTH,
         "",
     ),
-    "folders inside of folders": ({"classes.txt": "red\n", "x/y/a.txt": _LINE}, ["x/y/a.jpg"], {"train": 1}, ""),
+    "folders inside folders": ({"classes.txt": "red\n", "x/y/a.txt": _LINE}, ["x/y/a.jpg"], {"train": 1}, ""),
     "obj.names without obj.data": ({"obj.names": "red\n", "obj/a.txt": _LINE}, ["obj/a.jpg"], {"train": 1}, ""),
     "YAML of names alone": (
         {"data.yaml": "names: [red]\nnc: 1\n", "train/labels/a.txt": _LINE, "valid/labels/b.txt": _LINE},
@@ -405,7 +405,7 @@ _READ = {
         _BOTH,
         "",
     ),
-    "a set that is no split": (
+    "a set that is not a split": (
         {"a.csv": _SPLITS + "7,a.jpg,red,40,30,100,80\n"},
         ["images/a.jpg"],
         {"train": 1},

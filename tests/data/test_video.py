@@ -123,7 +123,7 @@ def test_a_file_that_is_missing_and_a_camera_that_is_not_there_are_one_line(tmp_
     with pytest.raises(UserError, match=r"a\.mp4` is missing"):
         _read(tmp_path / "a.mp4")
     with (
-        pytest.raises(UserError, match=r"`camera 97` (is no camera that can be opened|cannot be opened)"),
+        pytest.raises(UserError, match=r"`camera 97` (is not a camera that can be opened|cannot be opened)"),
         video.open_camera(97),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Moved pixels are found where the moved boxes say; changes inside of boxes stay inside."""
+"""Moved pixels are found where the moved boxes say; changes inside boxes stay inside."""
 
 import numpy as np
 import pytest

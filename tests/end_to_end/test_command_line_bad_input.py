@@ -89,7 +89,7 @@ def _picture(root):
 
 
 def _weights(root):
-    (root / "w.safetensors").write_bytes(b"\x80\x04 this is no weights file")
+    (root / "w.safetensors").write_bytes(b"\x80\x04 this is not a weights file")
 
 
 def _config_file(root):
@@ -136,7 +136,7 @@ _KINDS = {
     "no such split": (_coco, _convert("coco", "--splits", "night"), "night"),
     "impossible fraction": (_coco, _convert("coco", "--val-fraction", "1.5"), "`val_fraction` is 1.5"),
     "output in use": (_occupied, _convert("coco"), "out is not empty"),
-    "no preset": (_nothing, lambda root: ["train", "d99"], "`d99` is no preset"),
+    "no preset": (_nothing, lambda root: ["train", "d99"], "`d99` is not a preset"),
     "no training data": (_nothing, lambda root: [*_TRAIN, str(root / "out")], "`data.train` is empty"),
     "training data missing": (
         _nothing,
@@ -166,7 +166,7 @@ _KINDS = {
     "weights that are none": (
         lambda root: (_weights(root), _picture(root)),
         lambda root: ["predict", str(root / "w.safetensors"), str(root / "in.png"), "--output", str(root / "out")],
-        "w.safetensors` is no complete safetensors file",
+        "w.safetensors` is not a complete safetensors file",
     ),
     "no image to predict": (
         _weights,
@@ -218,7 +218,7 @@ _KINDS = {
         "file/run/config.json` cannot be written: Not a directory",
     ),
     "unknown backend": (_nothing, lambda root: ["describe", "d0", "--backend", "mxnet"], "`backend` is `mxnet`"),
-    "no such model": (_nothing, lambda root: ["describe", "d8"], "`d8` is no preset"),
+    "no such model": (_nothing, lambda root: ["describe", "d8"], "`d8` is not a preset"),
 }
 
 

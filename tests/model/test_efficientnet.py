@@ -100,7 +100,7 @@ def test_a_strided_convolution_pads_as_tensorflow(size, kernel, before, after, o
     block.build((None, None, None, 1))
     conv = block.depthwise
     conv.kernel.assign(np.ones(conv.kernel.shape))
-    # The sum over an image of ones counts the kernel's pixels inside of it: first and last column, in a middle row.
+    # The sum over an image of ones counts the kernel's pixels inside it: first and last column, in a middle row.
     row = np.array(conv(np.ones((1, size, size, 1), np.float32)))[0, output // 2, :, 0] / kernel
     assert len(row) == output
     assert (row[0], row[-1]) == (kernel - before, kernel - after)

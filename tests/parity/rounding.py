@@ -33,7 +33,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"))
     arguments = parser.parse_args()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each network is traced anew
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each network is traced again
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         compare.make_reference(arguments.model, arguments.size, 0, folder)

@@ -75,7 +75,7 @@ def test_what_is_no_onnx_graph_of_ours_is_one_line(tmp_path, manifest):
     with pytest.raises(UserError, match="has the inputs and outputs class_logits, images; expected best_logits"):
         onnx.open_program(path, manifest)
     _onnx_graph(path, [helper.make_node("Nothing", ["images"], ["class_logits"])])
-    with pytest.raises(UserError, match="is no graph that ONNX Runtime runs"):
+    with pytest.raises(UserError, match="is not a graph that ONNX Runtime runs"):
         onnx.open_program(path, manifest)
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match="is no ONNX graph"):
@@ -172,8 +172,8 @@ def test_what_is_no_litert_graph_is_one_line(tmp_path, manifest, content):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param("<net>", "is no graph of OpenVINO", id="cut short"),
-        pytest.param('<!DOCTYPE n [<!ENTITY a "b">]><net>&a;</net>', "is no graph of OpenVINO", id="entities"),
+        pytest.param("<net>", "is not a graph of OpenVINO", id="cut short"),
+        pytest.param('<!DOCTYPE n [<!ENTITY a "b">]><net>&a;</net>', "is not a graph of OpenVINO", id="entities"),
         pytest.param(
             '<net><layers><layer id="0" type="Evil" version="extension"/></layers></net>',
             r"custom operation `extension\.Evil`, which is refused",

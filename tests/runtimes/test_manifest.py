@@ -87,7 +87,7 @@ def _link(folder):
         ),
         pytest.param(
             lambda f: _edit(f, lambda v: v["files"].update({"../../x": "0" * 64})),
-            "names inside of the folder",
+            "names inside the folder",
             id="out",
         ),
         pytest.param(

@@ -110,7 +110,7 @@ def test_the_cache_keeps_the_newest_graphs(tmp_path):
     assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == list(range(2, 18))
 
 
-def test_other_weights_are_converted_anew(weights_file, tmp_path):
+def test_other_weights_are_converted_again(weights_file, tmp_path):
     loaded = weights.load(weights_file)
     arrays = dict(loaded.arrays) | {"class_head/predict/pointwise/bias": np.full(27, -1.0, np.float32)}
     weights.save(tmp_path / "other.safetensors", arrays, loaded.model, _CATEGORIES)

@@ -179,7 +179,7 @@ def forms() -> dict[str, tuple[bytes, dict[str, str], set[int]]]:
         "form of a boundary of 1,000 letters": (body, {"Content-Type": f"{kind}; boundary={'x' * 1000}"}, {400}),
         "form whose part has 50 kB of headers": (body.replace(b"name=", b"x" * 50_000 + b"; name="), headers, {400}),
         "form whose part has no headers": (b"--limit\r\nhello\r\n--limit--\r\n", headers, {400}),
-        "form whose part is no form-data": (body.replace(b"form-data;", b"attachment;"), headers, {400}),
+        "form whose part is not form-data": (body.replace(b"form-data;", b"attachment;"), headers, {400}),
         "form of 17 images": (*little_service.form([("a.png", good)] * 17), {413}),
         "form of 100,000 empty parts": (b"--limit\r\n" * 100_000 + b"--limit--", headers, {400, 413}),
         "form of line breaks": (b"--limit\r\n" + b"\r\n" * 1_500_000, headers, {400}),

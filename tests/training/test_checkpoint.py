@@ -69,7 +69,7 @@ def test_what_a_killed_writer_left_is_no_checkpoint(model, tmp_path):
 def test_a_damaged_checkpoint_is_one_line(model, tmp_path):
     path = checkpoint.save(tmp_path, _state(model, 1), model, {}, keep=1)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"step-00000001\.safetensors` is no complete"):
+    with pytest.raises(UserError, match=r"step-00000001\.safetensors` is not a complete"):
         checkpoint.load(path, model)
 
 

@@ -67,7 +67,7 @@ def test_weights_of_the_same_classes_are_taken_whole(small, tmp_path):
 
 
 @pytest.mark.parametrize("others", [_OTHERS, _OTHERS[:2]], ids=["another number", "other names"])
-def test_for_other_classes_the_class_predictor_begins_anew(others, small, tmp_path):
+def test_for_other_classes_the_class_predictor_starts_afresh(others, small, tmp_path):
     arrays = _save(tmp_path / "start.safetensors", small, others)
     config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
     _, before, after, notes = _started(config, _TWO)

@@ -259,7 +259,7 @@ def test_a_folder_in_use_is_refused(config, tmp_path):
 def test_a_folder_with_other_files_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holiday.jpg").write_text("")
-    with pytest.raises(UserError, match="it is no run"):
+    with pytest.raises(UserError, match="it is not a run"):
         train(config)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["holiday.jpg"]
 

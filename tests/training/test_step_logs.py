@@ -1,4 +1,4 @@
-"""What the steps say: means of good steps, speed without what is no training, memory."""
+"""What the steps say: means of good steps, speed without what is not training, memory."""
 
 import time
 from pathlib import Path

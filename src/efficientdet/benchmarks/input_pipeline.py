@@ -1,7 +1,7 @@
 """How fast training images come, in turns with bare JPEG decoding and with the conventional order.
 
 Stages are our own pipeline cut off after a part of the work: what one takes is what it adds an image, in processor
-time, which other work on the machine hardly changes. All start anew each round, so that none keeps batches from one
+time, which other work on the machine hardly changes. All start afresh each round, so that none keeps batches from one
 round to the next, and are timed from the end of their first batch on, which waits for a graph to be made.
 """
 

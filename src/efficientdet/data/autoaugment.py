@@ -24,7 +24,7 @@ class _Place(NamedTuple):
 
     strength: float  # 1 is the published maximum
     scale: Any  # float32[], longer side of the image over _LONGER_SIDE
-    in_box: bool  # what is changed is the inside of a box
+    in_box: bool  # what is changed is the inside a box
     seed: Any  # int32[2]
 
     def sign(self) -> Any:
@@ -50,9 +50,9 @@ class Step(NamedTuple):
 
     Attributes:
         change: what happens.
-        probability: that it happens; for changes inside of boxes, three times that of each box.
+        probability: that it happens; for changes inside boxes, three times that of each box.
         level: 0..10, ten times its strength.
-        in_boxes: whether it happens inside of boxes, each by itself, instead of to the whole image.
+        in_boxes: whether it happens inside boxes, each by itself, instead of to the whole image.
     """
 
     change: _Change
@@ -133,7 +133,7 @@ def _change(step: Step, image: Any, boxes: Any, drawing: Any, own: Any) -> _Pict
 
 
 def _change_in_boxes(step: Step, image: Any, boxes: Any, own: Any) -> Any:
-    """Applies one step inside of each box with a third of its probability, as google/automl does."""
+    """Applies one step inside each box with a third of its probability, as google/automl does."""
     scale = _scale(image)
 
     def change(part: Any, seed: Any) -> Any:
@@ -169,7 +169,7 @@ def _rotate(image: Any, boxes: Any, place: _Place) -> _Picture:
 
 
 def _mirror(image: Any, boxes: Any, place: _Place) -> _Picture:
-    """Mirrors the inside of a box; the box stays where it is."""
+    """Mirrors the inside a box; the box stays where it is."""
     assert place.in_box
     return image[:, ::-1], boxes
 

@@ -7,12 +7,11 @@ images). An annotation without a box has that of its segmentation; where areas a
 polygons say so, boxes are corners (`corners`). LVIS names images by their address only.
 """
 
-import json
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import accounts, coco_layout, corners, lookup, segmentation, sources, values
+from efficientdet.data import accounts, coco_layout, corners, fields, lookup, segmentation, sources, values
 from efficientdet.data.coco_layout import CocoSplit
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
@@ -100,10 +99,7 @@ def read(
 
 def _load(path: Path, split: str) -> dict[str, Any]:
     """Reads a JSON file and checks that it has COCO's three lists; images to test on need no annotations."""
-    try:
-        document = json.loads(sources.read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"`{path}` is not valid JSON, it may be cut short: {error}.") from error
+    document = fields.load_json(path)
     for field in ("images", "annotations", "categories"):
         entries = document.get(field) if isinstance(document, dict) else None
         if field == "annotations" and field not in document and split not in _NEED_ANNOTATIONS:

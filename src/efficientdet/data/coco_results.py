@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import files
-from efficientdet.data import sources
+from efficientdet.data import fields
 from efficientdet.errors import UserError
 
 _LIMIT_PX = 2**31
@@ -64,12 +64,7 @@ def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) 
     Raises:
         UserError: the file cannot be read, or a detection cannot be counted.
     """
-    try:
-        document = json.loads(sources.read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"`{path}` is not valid JSON, it may be cut short: {error}.") from error
+    document = fields.load_json(path)
     if not isinstance(document, list):
         hint = "; this looks like annotations" if isinstance(document, dict) and "annotations" in document else ""
         raise UserError(f"`{path}` is not a list; expected COCO's results: image_id, category_id, bbox, score{hint}.")

@@ -3,7 +3,7 @@
 One box does not tell: [40, 30, 100, 80] is either. Its polygon does, and so does its `area`, which is that of the box
 in all datasets without masks. Where most annotations that have one of them match it only as corners (x1, y1, x2, y2),
 and none matches it only as x, y, width and height, all boxes of the file are corners. One match among areas of masks is
-chance. A width below x, or a height below y, is no corner.
+chance. A width below x, or a height below y, is not a corner.
 
 Without areas and polygons, it is a sign only that many boxes leave their image, all of which would fit as corners. Then
 boxes are read as the format defines, and that they may be corners is reported.

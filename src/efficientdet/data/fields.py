@@ -102,11 +102,28 @@ def load_json(path: Path) -> Any:
 
 
 def parse_json(content: str, where: str) -> Any:
-    """Reads JSON from a text."""
+    """Reads JSON from a text, in which no entry has a key twice: Python would take the last one without a word."""
     try:
-        return json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(content, object_pairs_hook=_without_repetition)
+    except _RepeatedKeyError as error:
+        raise UserError(
+            f"{where} has `{error}` twice in one entry; expected it once, so remove the wrong one."
+        ) from None
+    except (ValueError, RecursionError) as error:  # also a number of more than 4,300 digits
         raise UserError(f"{where} is not valid JSON, it may be cut short: {error}.") from error
+
+
+class _RepeatedKeyError(Exception):
+    """A key that an entry of a JSON file has twice."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an entry of its keys and values."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return entry
 
 
 def load_rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -120,7 +120,7 @@ def _read_record(payload: bytes, where: str, names: dict[int, str]) -> list[int]
     try:
         feature = tf.train.Example.FromString(payload).features.feature
     except DecodeError:
-        raise UserError(f"{where}: is no tf.train.Example.") from None
+        raise UserError(f"{where}: is not a tf.train.Example.") from None
 
     def values(key: str, kind: str) -> list[Any]:
         return list(getattr(feature[key], kind).value) if key in feature else []

@@ -193,7 +193,7 @@ def _of_folder(path: Path) -> list[Medium]:
 
 
 def find_inside(path: Path, without: Path | None = None) -> Path | None:
-    """Finds an image or a video in the folders inside of a folder, which `find` leaves out; none if there is none.
+    """Finds an image or a video in the folders inside a folder, which `find` leaves out; none if there is none.
 
     Args:
         path: the folder.

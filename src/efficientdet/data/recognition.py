@@ -233,7 +233,7 @@ def _kind_of_json_lines(path: Path) -> str | None:
     first = _head(path).decode("utf-8-sig", "replace").strip().partition("\n")[0]
     try:
         entry = json.loads(first)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return _phrase_for_json(entry) if isinstance(entry, dict) else None
 

@@ -209,7 +209,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(sources.read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"`{path}` is not valid JSON: {error}; convert the dataset again.") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("splits"), dict):
         raise UserError(f"`{path}` has no `splits`; convert the dataset again.")

@@ -316,7 +316,7 @@ def read_text(path: Path) -> str:
     try:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"`{path}` is no text in UTF-8: byte {error.start} cannot be read.") from error
+        raise UserError(f"`{path}` is not text in UTF-8: byte {error.start} cannot be read.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -54,5 +54,5 @@ def _check_output(output: Path, source: Path, overwrite: bool) -> None:
         raise UserError(f"`output` {output} is not empty; name another folder, or replace it with `--overwrite`.")
     if not (output / records.MANIFEST).is_file():
         raise UserError(
-            f"`output` {output} is no converted dataset, so `--overwrite` leaves it alone; name another folder."
+            f"`output` {output} is not a converted dataset, so `--overwrite` leaves it alone; name another folder."
         )

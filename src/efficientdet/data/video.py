@@ -94,7 +94,7 @@ def open_camera(number: int) -> Iterator[Video]:
     """
     av = _import_av()
     address, format_name = camera_address(number)
-    with _opened(av, address, f"camera {number}", "no camera that can be opened", format=format_name) as video:
+    with _opened(av, address, f"camera {number}", "not a camera that can be opened", format=format_name) as video:
         yield video
 
 
@@ -115,7 +115,7 @@ def open_stream(url: str, name: str) -> Iterator[Video]:
     options = {"protocol_whitelist": _PROTOCOLS}
     if url.lower().startswith("rtsp"):
         options["rtsp_transport"] = "tcp"  # UDP loses packets, and firewalls stop it
-    otherwise = "no stream that can be opened"
+    otherwise = "not a stream that can be opened"
     with _opened(av, url, name, otherwise, is_live=True, options=options, timeout=_STREAM_SECONDS) as video:
         yield video
 

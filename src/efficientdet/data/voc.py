@@ -97,7 +97,7 @@ def _to_examples(
             example = annotation.to_example(number, labels, classes)
             if example is not None:
                 examples[split].append(example)
-    # Folders inside of JPEGImages/ may have images of one name; the path then tells them apart.
+    # Folders inside JPEGImages/ may have images of one name; the path then tells them apart.
     count = collections.Counter(example.file_name for some in examples.values() for example in some)
     return {
         split: [

@@ -1,4 +1,4 @@
-"""What moves pixels, and boxes with them: shift, shear, rotation; and changes inside of boxes only.
+"""What moves pixels, and boxes with them: shift, shear, rotation; and changes inside boxes only.
 
 Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width. An image keeps its size;
 what comes in from outside is grey. A moved box is the smallest upright one around its four moved corners, clipped to

@@ -75,7 +75,7 @@ def _decode(content: bytes, path: Path) -> str:
         return content.decode(_WIDER.get(encoding, encoding))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`{path}` is no text in {encoding.upper()}, as it {'declares' if declared else 'should be'}: byte "
+            f"`{path}` is not text in {encoding.upper()}, as it {'declares' if declared else 'should be'}: byte "
             f"{error.start} cannot be read."
         ) from error
     except LookupError as error:

@@ -169,7 +169,7 @@ class _Lines:
         return None
 
     def may_be_poses(self) -> bool:
-        """Says whether all long lines are a box and points inside of it, which polygons hardly are."""
+        """Says whether all long lines are a box and points inside it, which polygons hardly are."""
         return len({length for length, _, _ in self._long}) == 1 and all(is_pose for _, is_pose, _ in self._long)
 
     def report(self, kind: str, split: str) -> None:
@@ -187,7 +187,7 @@ class _Lines:
             self.problems.append(sources.Problem(kind=corners.MAY_BE, split=split, file_name=name, count=count))
 
     def report_repeated(self, counts: dict[Path, int], split: str, root: Path) -> None:
-        """Reports images that lists, or folders inside of each other, name more than once."""
+        """Reports images that lists, or folders inside each other, name more than once."""
         for picture, count in counts.items():
             self.problems.append(
                 sources.Problem(
@@ -277,7 +277,7 @@ def _list_labels(folder: Path) -> dict[str, str]:
 
 
 def _is_pose(numbers: list[float], size: int) -> bool:
-    """Says whether a long line can be a box and keypoints inside of it; of three numbers, the last is 0, 1 or 2."""
+    """Says whether a long line can be a box and keypoints inside it; of three numbers, the last is 0, 1 or 2."""
     x, y, width, height = numbers[1:5]
     rest = numbers[5:]
     if not rest or len(rest) % size or not all(map(math.isfinite, numbers)):

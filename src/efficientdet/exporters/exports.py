@@ -289,7 +289,7 @@ def _verify(
 
 
 def _verify_letterbox(folder: Path, manifest: manifests.Manifest) -> None:
-    """Raises a UserError if the letterbox inside of a SavedModel is another than ours."""
+    """Raises a UserError if the letterbox inside a SavedModel is another than ours."""
     from efficientdet.exporters import saved_model
 
     score, box = saved_model.letterbox_difference(folder, manifest)

@@ -4,7 +4,7 @@ Signatures, all with the same answer:
 
     letterboxed      images uint8[B, H, W, 3], valid_size int32[B, 2]; boxes in px of the network input
     serving_default  the same; with the letterbox inside:
-    serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside of it
+    serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside it
     images         images uint8[B, h, w, 3] of any size; likewise
 
 TensorFlow's decoders do not turn an image as its EXIF orientation says; whoever sends photographs of telephones turns

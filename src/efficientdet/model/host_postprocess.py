@@ -129,7 +129,7 @@ def _pick(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: PostprocessConfig, *, is_all: bool
 ) -> tuple[Any, Any]:
     """Picks the best again and again; None if a candidate outside of the window could be better than a pick."""
-    order = np.argsort(labels, kind="stable")  # a class after the other, inside of each best first
+    order = np.argsort(labels, kind="stable")  # one class after the other, best first within each
     corners = boxes[order].T
     low, high = np.ascontiguousarray(corners[:2]), corners[2:] + np.float32(1)  # areas count pixels
     pixels = (high[0] - low[0]) * (high[1] - low[1])

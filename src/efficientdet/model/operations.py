@@ -101,7 +101,7 @@ def _count_convolution(call: _Call) -> int:
 
 
 def _count_operations(call: _Call) -> int:
-    """Counts what the published rules find in a layer itself, without the layers inside of it."""
+    """Counts what the published rules find in a layer itself, without the layers inside it."""
     layer, numbers, terms = call.layer, math.prod(call.output), len(call.inputs)
     if isinstance(layer, _CONVOLUTIONS):
         return 2 * _count_convolution(call) + layer.use_bias * numbers

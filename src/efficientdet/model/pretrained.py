@@ -52,7 +52,7 @@ def _fetch_coco(name: str) -> Path:
     """Fetches and imports weights that google/automl published, unless that has been done."""
     preset = name.removeprefix(f"{COCO}-")
     if preset not in _NAMES:
-        raise UserError(f"`{name}` is no published model; there are {COCO}-{f', {COCO}-'.join(_NAMES)}.")
+        raise UserError(f"`{name}` is not a published model; there are {COCO}-{f', {COCO}-'.join(_NAMES)}.")
     folder = web.cache_dir() / "weights"
     target = folder / f"{name}{weights.SUFFIX}"
     if target.is_file():

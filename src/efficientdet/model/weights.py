@@ -143,7 +143,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise UserError(f"`{path}` does not exist.") from error
     except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise UserError(f"`{path}` is no complete safetensors file: {error}.") from error
+        raise UserError(f"`{path}` is not a complete safetensors file: {error}.") from error
 
 
 def load(location: str | Path) -> Weights:

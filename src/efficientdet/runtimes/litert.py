@@ -44,9 +44,9 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> export
         interpreter = Interpreter(model_content=content, num_threads=num_threads or os.cpu_count())
         signatures = interpreter.get_signature_list()
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"`{path}` is no graph that LiteRT runs: {error}.") from error
+        raise UserError(f"`{path}` is not a graph that LiteRT runs: {error}.") from error
     if SIGNATURE not in signatures:
-        raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it is no export of this program.")
+        raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it is not an export of this program.")
     signature = signatures[SIGNATURE]
     exported.check_outputs(path, manifest, [*signature["inputs"], *signature["outputs"]])
     runner = interpreter.get_signature_runner(SIGNATURE)

@@ -165,7 +165,7 @@ def _parse(path: Path) -> Manifest:
         )
     try:
         if path.stat().st_size > _LARGEST:
-            raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is no manifest of an export.")
+            raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is not a manifest of an export.")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
@@ -206,9 +206,7 @@ def _check_sums(sums: Any, path: Path) -> dict[str, str]:
     for name, value in sums.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or not isinstance(value, str) or len(value) != 64:
-            raise UserError(
-                f"`{path}: files` has {name[:60]!r}; expected names inside of the folder and their SHA-256."
-            )
+            raise UserError(f"`{path}: files` has {name[:60]!r}; expected names inside the folder and their SHA-256.")
     return sums
 
 
@@ -221,7 +219,7 @@ def _list(folder: Path) -> list[str]:
         if path.is_file() and path != folder / FILE:
             found.append(path.relative_to(folder).as_posix())
         if len(found) > _MOST_FILES:
-            raise UserError(f"`{folder}` has more than {_MOST_FILES} files; that is no export.")
+            raise UserError(f"`{folder}` has more than {_MOST_FILES} files; that is not an export.")
     return found
 
 

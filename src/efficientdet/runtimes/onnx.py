@@ -48,7 +48,7 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> export
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # a dozen types of its own
-        raise UserError(f"`{path}` is no graph that ONNX Runtime runs: {error}.") from error
+        raise UserError(f"`{path}` is not a graph that ONNX Runtime runs: {error}.") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     exported.check_outputs(path, manifest, [value.name for value in (*inputs, *outputs)])
     names = OUTPUTS[manifest.answer]
@@ -61,7 +61,7 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> export
 
 
 def _check(content: bytes, path: Path) -> None:
-    """Raises a UserError for a file that is no graph, or one that reaches beyond itself."""
+    """Raises a UserError for a file that is not a graph, or one that reaches beyond itself."""
     import onnx
 
     try:
@@ -79,7 +79,7 @@ def _check(content: bytes, path: Path) -> None:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """Goes through a graph and those inside of its loops."""
+    """Goes through a graph and those inside its loops."""
     pending = [graph]
     while pending:
         yield (current := pending.pop())

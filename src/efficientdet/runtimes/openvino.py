@@ -1,6 +1,6 @@
 """OpenVINO as a runtime: the network on a CPU in a graph of OpenVINO's, post-processing on the host.
 
-The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside of it takes as long
+The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside it takes as long
 as the network; `model/host_postprocess.py` takes a twentieth. An export may have it all the same.
 
 One image has all cores, which wait for each other after each layer. Of a batch every core takes an image of its own
@@ -329,26 +329,26 @@ def _read(core: Any, path: Path, manifest: Manifest) -> Any:
     """Reads a graph.
 
     Raises:
-        UserError: it is no graph, has operations of other makers, or is another than the manifest says.
+        UserError: it is not a graph, has operations of other makers, or is another than the manifest says.
     """
     _check(path)
     try:
         model = core.read_model(path)
     except RuntimeError as error:
-        raise UserError(f"`{path}` is no graph that OpenVINO reads: {error}.") from error
+        raise UserError(f"`{path}` is not a graph that OpenVINO reads: {error}.") from error
     names = [name for value in (*model.inputs, *model.outputs) for name in sorted(value.get_names())[:1]]
     exported.check_outputs(path, manifest, names)
     return model
 
 
 def _check(path: Path) -> None:
-    """Raises a UserError for a file that is no graph, or one with operations that OpenVINO does not have itself."""
+    """Raises a UserError for a file that is not a graph, or one with operations that OpenVINO does not have itself."""
     from defusedxml import DefusedXmlException, ElementTree
 
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, DefusedXmlException) as error:
-        raise UserError(f"`{path}` is no graph of OpenVINO: {error}.") from error
+        raise UserError(f"`{path}` is not a graph of OpenVINO: {error}.") from error
     for layer in () if root is None else root.iter("layer"):
         if not re.fullmatch(r"opset\d+", layer.get("version", "")):
             kind = f"{layer.get('version', '')}.{layer.get('type', '')}"[:60]

@@ -80,7 +80,7 @@ def _check(path: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     if path.stat().st_size > _LARGEST:
-        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is no export of this program.")
+        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is not an export of this program.")
     program = saved_model_pb2.SavedModel()
     try:
         program.ParseFromString(path.read_bytes())

@@ -156,7 +156,7 @@ def _bind(host: str, port: int) -> socket.socket:
         # asyncio switches Nagle's algorithm off only where the protocol is named; with it an answer waits for 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, OverflowError) as error:
-        raise UserError(f"`host` is {host}, which is no address of this computer: {error}.") from error
+        raise UserError(f"`host` is {host}, which is not an address of this computer: {error}.") from error
     try:
         if os.name == "posix":  # on Windows it would let two programs have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
 """Batch statistics measured again, for weights that are to be used ("precise BN", Wu and Johnson 2021, section 3).
 
 Training normalises by the batch, inference by averages over the last steps' batches. With few images a batch those
-averages are of no use: the coarsest levels have a cell or a few of each image, so the spread inside of a batch is
+averages are of no use: the coarsest levels have a cell or a few of each image, so the spread inside a batch is
 smaller than that of all images, in every layer a little more. Here the weights stay, and larger batches go through
 the network once: without gradients memory has room for four times as many images.
 """
@@ -106,7 +106,7 @@ class Recalibration:
 def combine(names: list[str], old: list[np.ndarray], found: list[list[np.ndarray]]) -> list[np.ndarray]:
     """Makes the statistics of all images from those of batches of a size.
 
-    The variance is the mean of those inside of the batches and the variance between their means.
+    The variance is the mean of those inside the batches and the variance between their means.
 
     Args:
         names: of the arrays.

@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             lines.append({name: line[name] for name in ("kind", "step", "epoch", "time", "values")})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             message = f"`{path}` line {number} is not a line of metrics; mend it, remove it, or move the file away."
             raise UserError(message) from error
     return lines

@@ -33,18 +33,18 @@ class Replicas(abc.ABC):
 
     @abc.abstractmethod
     def sum(self, values: Any) -> Any:
-        """Sums nested float32 arrays over the replicas, inside of the step."""
+        """Sums nested float32 arrays over the replicas, inside the step."""
 
     @abc.abstractmethod
     def mean(self, values: list[Any]) -> list[Any]:
-        """Averages float arrays over the replicas, inside of the step; others are equal everywhere."""
+        """Averages float arrays over the replicas, inside the step; others are equal everywhere."""
 
     def split(self, rows: Any, num_parts: int) -> Any:
-        """Cuts the rows that a step sees into parts, inside of it: [B, ...] -> [num_parts, B / num_parts, ...]."""
+        """Cuts the rows that a step sees into parts, inside it: [B, ...] -> [num_parts, B / num_parts, ...]."""
         return tree.map_structure(lambda array: _cut(array, num_parts), rows)
 
     def fold(self, function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
-        """Goes through parts one after the other, inside of the step: carry <- function(carry, part)."""
+        """Goes through parts one after the other, inside the step: carry <- function(carry, part)."""
         return engine.fold(function, first, parts, count)
 
     @abc.abstractmethod

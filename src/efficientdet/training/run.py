@@ -120,7 +120,7 @@ def _train(config: ExperimentConfig, folder: Path, asked: Interruption) -> outco
         run.checkpoints,
         progress.track("train", last * run.batch_size, start=run.step * run.batch_size) as bar,
     ):
-        if run.evaluation_is_due:  # the run ended inside of it
+        if run.evaluation_is_due:  # the run ended inside it
             with run.logs.paused():
                 run.evaluate(asked)
         for batch in run.batches():

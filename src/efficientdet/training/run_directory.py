@@ -77,7 +77,7 @@ def claim(facts: dict[str, Any]) -> Path:
         if any((folder / "checkpoints").glob("step-*")):
             _check_same(path, now)
     elif folder.is_dir() and any(not _is_begun(entry) for entry in folder.iterdir()):
-        raise UserError(f"`{folder}` has files but no {CONFIG}; it is no run. Give an empty or new `--run-dir`.")
+        raise UserError(f"`{folder}` has files but no {CONFIG}; it is not a run. Give an empty or new `--run-dir`.")
     try:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
     try:
         before = json.loads(path.read_text())
         if not isinstance(before, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
     if before.get("preset") == now["preset"]:  # data are not what differs first between two presets

@@ -41,7 +41,7 @@ class TimeLog:
     """Writes `time_log.txt` of one run."""
 
     def __init__(self, run_dir: Path, lines: Sequence[Mapping[str, Any]], *, batch_size: int, num_devices: int):
-        """Begins the file anew with the lines that the run has so far.
+        """Begins the file again with the lines that the run has so far.
 
         Args:
             run_dir: of the run.

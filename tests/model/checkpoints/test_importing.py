@@ -341,7 +341,7 @@ def test_only_the_nearest_folder_tells_advprop(folder, is_advprop, arrays, stale
     assert (weights.load(tmp_path / "ours.safetensors").model.padding == "black") == is_advprop
 
 
-def test_as_many_other_classes_begin_anew_too(arrays, stale, tmp_path):
+def test_as_many_other_classes_begin_afresh_too(arrays, stale, tmp_path):
     """90 classes that are not COCO's must not get the outputs of COCO's."""
     path = _effdet_safetensors(tmp_path, arrays, stale)
     rows = [{"id": number, "name": f"kind {number}"} for number in range(90, 0, -1)]

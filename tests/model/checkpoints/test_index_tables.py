@@ -97,7 +97,7 @@ def test_the_tests_own_index_is_one(tmp_path):
         pytest.param([(b"a", _entry((16,), shard=7))], "No such file or directory", id="a data file that is missing"),
         pytest.param([(b"a", _entry((16,), slices=1))], "is cut into slices", id="slices"),
         pytest.param([(b"a", b"\xff\xff\xff")], "its index is damaged", id="no message"),
-        pytest.param([(b"\xff\xfe", _entry((16,)))], "its index is damaged", id="a name that is no text"),
+        pytest.param([(b"\xff\xfe", _entry((16,)))], "its index is damaged", id="a name that is not text"),
         pytest.param([(b"x" * 1001, _entry((16,)))], "its index is damaged", id="a name without end"),
         pytest.param([(b"b", _entry((16,))), (b"a", _entry((16,)))], "not in order", id="names out of order"),
         pytest.param([(b"a", _entry((16,))), (b"a", _entry((16,)))], "not in order", id="a name twice"),

@@ -46,7 +46,7 @@ def test_a_storage_that_two_tensors_claim_with_different_sizes_is_not_read_beyon
     path.write_bytes(start + _pickle(small=1, large=_MANY) + storage)
     saved = pickles.read_pickled(path)
     assert saved["small"].read().tolist() == [7.0]
-    with pytest.raises(UserError, match=r"legacy.pth` is no complete PyTorch file: storage 0 has 4 bytes"):
+    with pytest.raises(UserError, match=r"legacy.pth` is not a complete PyTorch file: storage 0 has 4 bytes"):
         saved["large"].read()
 
 
@@ -60,5 +60,5 @@ def test_an_entry_that_is_shorter_than_the_archive_says_is_not_read_beyond_its_e
     content[size_in_directory : size_in_directory + 4] = struct.pack("<I", 4 * _MANY)
     path.write_bytes(content)
     saved = pickles.read_pickled(path)
-    with pytest.raises(UserError, match=r"short.pth` is no complete PyTorch file: storage 0 has 4 bytes"):
+    with pytest.raises(UserError, match=r"short.pth` is not a complete PyTorch file: storage 0 has 4 bytes"):
         saved["large"].read()

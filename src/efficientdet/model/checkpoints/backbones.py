@@ -97,7 +97,7 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
 def _check_pixels(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
     """Raises if a backbone was trained on pixels in another range than the model gives it.
 
-    A hundredth is no difference: for Lite google/automl has 127/255 and 128/255, effdet 0.5.
+    A hundredth is not a difference: for Lite google/automl has 127/255 and 128/255, effdet 0.5.
     """
     for name in ("pixel_mean", "pixel_std", "normalize_twice"):
         their, our = getattr(theirs, name), getattr(ours, name)

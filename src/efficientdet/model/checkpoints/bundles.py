@@ -83,7 +83,7 @@ def read_variables(prefix: Path) -> dict[str, Tensor]:
         entries = index_tables.read_index(prefix)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"`{prefix}` is no complete TensorFlow checkpoint: {reason}.") from error
+        raise UserError(f"`{prefix}` is not a complete TensorFlow checkpoint: {reason}.") from error
     reader = functools.cache(lambda: tf.train.load_checkpoint(str(prefix)))
     return {
         key: Tensor(

@@ -41,7 +41,7 @@ def read_classes(path: Path) -> tuple[Category, ...]:
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror}; expected names of classes.") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"`{path}` is no text or no valid JSON: {error}.") from error
+        raise UserError(f"`{path}` is not text, or not valid JSON: {error}.") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise

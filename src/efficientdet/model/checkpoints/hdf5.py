@@ -51,7 +51,7 @@ def read_datasets(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, KeyError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"`{path}` is no complete HDF5 file: {_first_line(error)}.") from error
+        raise UserError(f"`{path}` is not a complete HDF5 file: {_first_line(error)}.") from error
     return found
 
 

@@ -321,7 +321,7 @@ def _without_last_class(arrays: dict[str, np.ndarray], num_classes: int) -> dict
 
 
 def _sole_checkpoint(folder: Path, archive: Path) -> Path:
-    """Finds what an archive holds: the folder of a checkpoint, also inside of others, or a file that could be one.
+    """Finds what an archive holds: the folder of a checkpoint, also inside others, or a file that could be one.
 
     Raises:
         UserError: there is nothing of that kind, or more than one.

@@ -2,7 +2,7 @@
 
 A table of sorted keys in blocks (LevelDB's format) with a message a key. It is read and checked here before TensorFlow
 sees it: at a message that cannot be, TensorFlow ends the whole process, and it takes memory for any shape that is
-claimed. Here every tensor lies inside of its data file, and is as large as its shape says.
+claimed. Here every tensor lies inside its data file, and is as large as its shape says.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
         raise ValueError("its index is cut short")
     if content[offset + size] != 0:
         raise ValueError("its index is compressed, which TensorFlow never does")
-    end = size - 4 * (int.from_bytes(block[-4:], "little") + 1)  # behind are the places where keys begin anew
+    end = size - 4 * (int.from_bytes(block[-4:], "little") + 1)  # behind are the places where keys are written whole
     key, place = b"", 0
     while place < end:
         shared, place = _varint(block, place)

@@ -186,7 +186,7 @@ def _one_line(path: Path) -> Iterator[None]:
         UnicodeDecodeError, OSError,
     ) as error:  # fmt: skip
         reason = str(error) or type(error).__name__
-        raise UserError(f"`{path}` is no complete PyTorch file: {reason}.") from error
+        raise UserError(f"`{path}` is not a complete PyTorch file: {reason}.") from error
 
 
 def _load(file: io.BytesIO) -> Any:

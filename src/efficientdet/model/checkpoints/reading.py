@@ -18,7 +18,7 @@ _KNOWN = (
     "TensorFlow checkpoints and Keras .h5 files of google/automl, TensorFlow 2 checkpoints and SavedModels of NVIDIA, "
     ".pth and .safetensors files of effdet and timm"
 )
-# Where a name of google/automl begins inside of an HDF5 path that repeats the names of layers.
+# Where a name of google/automl begins inside an HDF5 path that repeats the names of layers.
 _ROOTS = re.compile(r"efficientnet-[^/]+|resample_p\d|fpn_cells|class_net|box_net")
 # Optimizers' slots, steps and what Keras keeps beside a network.
 _SLOTS = re.compile(r".*/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad)")
@@ -232,7 +232,7 @@ def _describe_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"`{path}` is no complete safetensors file: {error}.") from error
+        raise UserError(f"`{path}` is not a complete safetensors file: {error}.") from error
     types = {"F32": "float32", "F16": "float16", "F64": "float64", "I64": "int64", "I32": "int32"}
 
     def reader(name: str) -> Any:
