@@ -78,7 +78,7 @@ def test_what_is_no_onnx_graph_of_ours_is_one_line(tmp_path, manifest):
     with pytest.raises(UserError, match="is not a graph that ONNX Runtime runs"):
         onnx.open_program(path, manifest)
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(UserError, match="is no ONNX graph"):
+    with pytest.raises(UserError, match="is not an ONNX graph"):
         onnx.open_program(path, manifest)
 
 
@@ -132,10 +132,10 @@ def test_a_saved_model_with_a_table_or_of_another_kind_is_refused(tmp_path, mani
     with pytest.raises(UserError, match="holds an object of the kind `asset`"):
         saved_model.open_program(tmp_path / "bad", manifest)
     (tmp_path / "bad" / "saved_model.pb").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(UserError, match="is no SavedModel"):
+    with pytest.raises(UserError, match="is not a SavedModel"):
         saved_model.open_program(tmp_path / "bad", manifest)
     (tmp_path / "bad" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(UserError, match="is no SavedModel of TensorFlow 2"):
+    with pytest.raises(UserError, match="is not a SavedModel of TensorFlow 2"):
         saved_model.open_program(tmp_path / "bad", manifest)
 
 

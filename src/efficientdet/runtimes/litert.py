@@ -65,7 +65,7 @@ def _check(content: bytes, path: Path) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     if content[4:8] != b"TFL3":
-        raise UserError(f"`{path}` is no LiteRT graph.")
+        raise UserError(f"`{path}` is not a LiteRT graph.")
     try:
         model = schema.Model.GetRootAs(content, 0)
         codes = [model.OperatorCodes(number) for number in range(model.OperatorCodesLength())]

@@ -67,7 +67,7 @@ def _check(content: bytes, path: Path) -> None:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own
-        raise UserError(f"`{path}` is no ONNX graph: {error}.") from error
+        raise UserError(f"`{path}` is not an ONNX graph: {error}.") from error
     for function in model.functions:
         raise UserError(f"`{path}` has the function `{function.name}`; exports of this program have none.")
     for graph in _graphs(model.graph):

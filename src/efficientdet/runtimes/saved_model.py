@@ -47,7 +47,7 @@ def open_program(folder: Path, manifest: Manifest) -> exported.Program:
         manifest: what it should be.
 
     Raises:
-        UserError: TensorFlow is not installed, or this is no SavedModel, a hostile one, or another than the manifest
+        UserError: TensorFlow is not installed, or this is not a SavedModel, a hostile one, or another than the manifest
             says.
     """
     backend.require_tensorflow("A SavedModel")
@@ -60,7 +60,7 @@ def open_program(folder: Path, manifest: Manifest) -> exported.Program:
         function = loaded.signatures[SIGNATURE]
     except Exception as error:  # whatever a damaged graph leads to
         raise UserError(
-            f"`{folder}` is no SavedModel that TensorFlow loads: {' '.join(str(error).split())}."
+            f"`{folder}` is not a SavedModel that TensorFlow loads: {' '.join(str(error).split())}."
         ) from error
     inputs = function.structured_input_signature[1]
     exported.check_outputs(path, manifest, [*inputs, *function.structured_outputs])
@@ -85,9 +85,9 @@ def _check(path: Path) -> None:
     try:
         program.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise UserError(f"`{path}` is no SavedModel: {error}.") from error
+        raise UserError(f"`{path}` is not a SavedModel: {error}.") from error
     if len(program.meta_graphs) != 1 or not program.meta_graphs[0].object_graph_def.nodes:
-        raise UserError(f"`{path}` is no SavedModel of TensorFlow 2 with one graph, as exports of this program are.")
+        raise UserError(f"`{path}` is not a SavedModel of TensorFlow 2 with one graph, as exports of this program are.")
     graph = program.meta_graphs[0]
     allowed = frozenset(_OPERATIONS_OF_OURS.split())
     with_saving = allowed | frozenset(_OPERATIONS_OF_SAVERS.split())

@@ -70,7 +70,7 @@ class Connection(H11Protocol):
         self._set_timer(_CLOSING_SECONDS, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no HTTP, unless an answer is already on its way."""
+        """Refuses what is not HTTP, unless an answer is already on its way."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()
         else:
