@@ -1,6 +1,7 @@
 """One small dataset, written in every annotation format that is read.
 
 Its images are 160 x 120 px; a pure red rectangle lies at exactly x 40..100, y 30..80, so that a box can be measured.
+Who replaces `IMAGES`, the size and `draw` has another dataset written.
 """
 
 import json
@@ -21,8 +22,6 @@ IMAGES = {
     "val/d.png": (("red", RED),),
 }
 """Name below the folder of images -> class and box, yxyx px, of each object."""
-
-CODES = {"red": "/m/0r", "green": "/m/0g", "blue": "/m/0b"}
 
 
 def draw(path: Path, objects=IMAGES["val/d.png"], size=(WIDTH, HEIGHT)) -> Path:
@@ -51,6 +50,16 @@ def save(path: Path, content) -> Path:
     return path
 
 
+def classes() -> list[str]:
+    """Lists the names of the classes in alphabetical order."""
+    return sorted({label for objects in IMAGES.values() for label, _ in objects})
+
+
+def splits() -> list[str]:
+    """Lists the splits: train, val, and test if there is one."""
+    return list(dict.fromkeys(name.partition("/")[0] for name in IMAGES))
+
+
 def of_split(split: str):
     """Lists file name and objects of the images of a split."""
     return [(name.partition("/")[2], objects) for name, objects in IMAGES.items() if name.startswith(split)]
@@ -60,36 +69,41 @@ def _roboflow(name: str) -> str:
     return name.replace("val/", "valid/")
 
 
+def _pixels(sides: str, box) -> str:
+    """Writes the sides of a box that are named by their first letters, such as "ltrb"."""
+    return ",".join(f"{box['tlbr'.index(side)]}" for side in sides)
+
+
 def write_tensorflow_csv(root: Path) -> None:
     """Writes images/ and a CSV file a split, as the tutorials of the TF Object Detection API do."""
     draw_all(root / "images")
-    for split in ("train", "val"):
+    for split in splits():
         rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
         for name, objects in of_split(split):
-            rows += [f"{name},160,120,{label},{b[1]},{b[0]},{b[3]},{b[2]}" for label, b in objects]
+            rows += [f"{name},{WIDTH},{HEIGHT},{label},{_pixels('ltrb', b)}" for label, b in objects]
         save(root / "data" / f"{split}_labels.csv", "\n".join(rows))
 
 
 def write_roboflow_csv(root: Path) -> None:
     """Writes `_annotations.csv` beside the images of each split."""
     draw_all(root, _roboflow)
-    for split, folder in (("train", "train"), ("val", "valid")):
+    for split, folder in ((split, {"val": "valid"}.get(split, split)) for split in splits()):
         rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
         for name, objects in of_split(split):
-            rows += [f"{name},160,120,{label},{b[1]},{b[0]},{b[3]},{b[2]}" for label, b in objects]
+            rows += [f"{name},{WIDTH},{HEIGHT},{label},{_pixels('ltrb', b)}" for label, b in objects]
         save(root / folder / "_annotations.csv", "\r\n".join(rows) + "\r\n")
 
 
 def write_retinanet_csv(root: Path) -> None:
     """Writes keras-retinanet's train.csv, val.csv and classes.csv, with paths of another machine."""
     draw_all(root / "images")
-    for split in ("train", "val"):
+    for split in splits():
         rows = []
         for name, objects in of_split(split):
             path = f"/home/someone/images/{split}/{name}"
-            rows += [f"{path},{b[1]},{b[0]},{b[3]},{b[2]},{label}" for label, b in objects]
+            rows += [f"{path},{_pixels('ltrb', b)},{label}" for label, b in objects]
         save(root / f"{split}.csv", "\n".join(rows))
-    save(root / "classes.csv", "blue,0\ngreen,1\nred,2\n")
+    save(root / "classes.csv", "".join(f"{name},{number}\n" for number, name in enumerate(classes())))
 
 
 def labelme(name: str, objects, **fields) -> dict:
@@ -109,9 +123,9 @@ def write_labelme(root: Path) -> None:
         save((root / name).with_suffix(".json"), labelme(name.rpartition("/")[2], objects))
 
 
-def cvat_xml(images: str, labels=("blue", "green", "red")) -> str:
+def cvat_xml(images: str, labels=()) -> str:
     """Returns a document of `CVAT for images 1.1`."""
-    names = "".join(f"<label><name>{label}</name></label>" for label in labels)
+    names = "".join(f"<label><name>{label}</name></label>" for label in labels or classes())
     meta = f"<meta><task><labels>{names}</labels></task></meta>"
     return f'<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>{meta}{images}</annotations>'
 
@@ -129,28 +143,32 @@ def write_cvat(root: Path) -> None:
     for number, (name, objects) in enumerate(IMAGES.items()):
         split, _, short = name.partition("/")
         boxes = "".join(cvat_box(label, box) for label, box in objects)
-        subset = {"train": "Train", "val": "Validation"}[split]
-        text += f'<image id="{number}" name="{short}" subset="{subset}" width="160" height="120">{boxes}</image>'
+        subset = {"train": "Train", "val": "Validation", "test": "Test"}[split]
+        text += (
+            f'<image id="{number}" name="{short}" subset="{subset}" width="{WIDTH}" height="{HEIGHT}">{boxes}</image>'
+        )
     save(root / "annotations.xml", cvat_xml(text))
 
 
 def write_open_images(root: Path) -> None:
     """Writes a file of boxes a split, and the class descriptions."""
     draw_all(root)
-    for split, prefix in (("train", "oidv6-train"), ("val", "validation")):
+    codes = {name: f"/m/0{name[0]}" for name in classes()}
+    for split in splits():
+        prefix = {"train": "oidv6-train", "val": "validation"}.get(split, split)
         rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction"]
         for name, objects in of_split(split):
             for label, (top, left, bottom, right) in objects:
-                sides = f"{left / 160},{right / 160},{top / 120},{bottom / 120}"
-                rows.append(f"{Path(name).stem},xclick,{CODES[label]},1,{sides},0,0,0,0")
+                sides = f"{left / WIDTH},{right / WIDTH},{top / HEIGHT},{bottom / HEIGHT}"
+                rows.append(f"{Path(name).stem},xclick,{codes[label]},1,{sides},0,0,0,0")
         save(root / f"{prefix}-annotations-bbox.csv", "\n".join(rows))
-    save(root / "class-descriptions-boxable.csv", "".join(f"{code},{name}\n" for name, code in CODES.items()))
+    save(root / "class-descriptions-boxable.csv", "".join(f"{code},{name}\n" for name, code in codes.items()))
 
 
 def write_createml(root: Path) -> None:
     """Writes Roboflow's `_annotations.createml.json` beside the images of each split."""
     draw_all(root, _roboflow)
-    for split, folder in (("train", "train"), ("val", "valid")):
+    for split, folder in ((split, {"val": "valid"}.get(split, split)) for split in splits()):
         document = []
         for name, objects in of_split(split):
             annotations = []
@@ -166,7 +184,8 @@ def write_createml(root: Path) -> None:
 def label_studio_region(label: str, box, **value) -> dict:
     """Returns a region of a Label Studio annotation."""
     top, left, bottom, right = box
-    percent = {"x": left / 1.6, "y": top / 1.2, "width": (right - left) / 1.6, "height": (bottom - top) / 1.2}
+    across, down = WIDTH / 100, HEIGHT / 100
+    percent = {"x": left / across, "y": top / down, "width": (right - left) / across, "height": (bottom - top) / down}
     sides = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
     labels = {"rotation": 0, "rectanglelabels": [label]}
     return {"id": "x", "type": "rectanglelabels", "value": percent | labels | value, **sides}
@@ -213,7 +232,7 @@ def via_region(label: str, box) -> dict:
 def write_via(root: Path) -> None:
     """Writes `via_region_data.json` beside the images of each split."""
     draw_all(root)
-    for split in ("train", "val"):
+    for split in splits():
         entries = {
             f"{name}123": {"filename": name, "size": 123, "regions": [via_region(*o) for o in objects]}
             for name, objects in of_split(split)
@@ -224,7 +243,7 @@ def write_via(root: Path) -> None:
 def write_via_csv(root: Path) -> None:
     """Writes a CSV export beside the images of each split."""
     draw_all(root)
-    for split in ("train", "val"):
+    for split in splits():
         rows = ["filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"]
         for name, objects in of_split(split):
             for number, one in enumerate(objects):
@@ -245,7 +264,7 @@ def write_supervisely(root: Path) -> None:
         ]
         document = {"description": "", "tags": [], "size": {"height": HEIGHT, "width": WIDTH}, "objects": entries}
         save(root / split / "ann" / f"{short}.json", document)
-    save(root / "meta.json", {"classes": [{"title": title} for title in ("blue", "green", "red")], "tags": []})
+    save(root / "meta.json", {"classes": [{"title": title} for title in classes()], "tags": []})
 
 
 def _xywh(box) -> list[int]:
@@ -255,7 +274,7 @@ def _xywh(box) -> list[int]:
 def write_image_folder(root: Path) -> None:
     """Writes `metadata.jsonl` beside the images of each split."""
     draw_all(root)
-    for split in ("train", "val"):
+    for split in splits():
         rows = [
             {"file_name": n, "objects": {"bbox": [_xywh(b) for _, b in objects], "categories": [c for c, _ in objects]}}
             for n, objects in of_split(split)
@@ -266,7 +285,7 @@ def write_image_folder(root: Path) -> None:
 def write_image_folder_csv(root: Path) -> None:
     """Writes `metadata.csv` beside the images of each split."""
     draw_all(root)
-    for split in ("train", "val"):
+    for split in splits():
         rows = ["file_name,objects"]
         for name, objects in of_split(split):
             value = {"bbox": [_xywh(b) for _, b in objects], "categories": [c for c, _ in objects]}
@@ -277,8 +296,8 @@ def write_image_folder_csv(root: Path) -> None:
 def write_coco(root: Path) -> None:
     """Writes annotations/instances_<split>.json and the images of each split."""
     draw_all(root)
-    ids = {"blue": 1, "green": 2, "red": 3}
-    for split in ("train", "val"):
+    ids = {name: number for number, name in enumerate(classes(), start=1)}
+    for split in splits():
         listed = of_split(split)
         save(
             root / "annotations" / f"instances_{split}.json",
@@ -288,7 +307,7 @@ def write_coco(root: Path) -> None:
                     for number, (name, _) in enumerate(listed)
                 ],
                 "annotations": [
-                    {"id": 10 * number + k, "image_id": number, "category_id": ids[label], "bbox": _xywh(box)}
+                    {"id": 1000 * number + k, "image_id": number, "category_id": ids[label], "bbox": _xywh(box)}
                     for number, (_, objects) in enumerate(listed)
                     for k, (label, box) in enumerate(objects)
                 ],
@@ -318,12 +337,15 @@ def write_yolo(root: Path) -> None:
     draw_all(root / "images")
     for name, objects in IMAGES.items():
         rows = [
-            f"{('blue', 'green', 'red').index(label)} {(b[1] + b[3]) / 320} {(b[0] + b[2]) / 240} "
-            f"{(b[3] - b[1]) / 160} {(b[2] - b[0]) / 120}"
+            f"{classes().index(label)} {(b[1] + b[3]) / 2 / WIDTH} {(b[0] + b[2]) / 2 / HEIGHT} "
+            f"{(b[3] - b[1]) / WIDTH} {(b[2] - b[0]) / HEIGHT}"
             for label, b in objects
         ]
         save((root / "labels" / name).with_suffix(".txt"), "\n".join(rows))
-    save(root / "data.yaml", "train: images/train\nval: images/val\nnames: [blue, green, red]\n")
+    save(
+        root / "data.yaml",
+        "".join(f"{split}: images/{split}\n" for split in splits()) + f"names: [{', '.join(classes())}]\n",
+    )
 
 
 WRITERS = {
