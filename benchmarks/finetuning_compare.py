@@ -225,7 +225,7 @@ class Comparison:
                 "splits": list(dict.fromkeys((self._options.selection, self._options.test))),
                 "output": self._fresh(run),
                 "workers": self._settings.workers,
-                "tries_soft": run.recipe == finetuning_plan.EFFDET and run.seed == self._options.seeds[0],
+                "tries_soft": run.recipe == finetuning_plan.EFFDET and run.seed == self._options.seeds[-1],
             },
         )
         self._found["rival"] = found.pop("versions")

@@ -108,3 +108,13 @@ def test_tensorflow_s_own_lines_stay_away_in_python_too(tmp_path):
     program = f"import efficientdet; efficientdet.convert('coco', {words[0]!r}, output={words[1]!r})"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert [line for line in found.stderr.splitlines() if not line.startswith("Converting")] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")], ids=["default", "off"]
+)
+def test_onednn_is_asked_for_before_any_module_can_import_tensorflow(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"} | given
+    words = "import efficientdet, os, sys; print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected, "False"]

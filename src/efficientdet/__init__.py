@@ -4,10 +4,15 @@ The public names below are loaded when they are first used, so that `import effi
 """
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# TensorFlow leaves oneDNN off on processors without AVX-512; with AVX2 too it makes a step a fifth faster, and more with
+# small images. TensorFlow looks when it is imported, which any module of the package may be the first to do.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __all__ = [
     "PRESETS",
