@@ -222,7 +222,7 @@ def test_what_cannot_be_opened_is_said(tmp_path):
     archive.write_bytes(content)
     assert "is damaged" in _refuse(archive)
     other = archive.rename(tmp_path / "x.rar")
-    assert "no archive of a known kind" in _refuse(other)
+    assert "not an archive of a known kind" in _refuse(other)
     assert "No such file" in _refuse(archive)
 
 

@@ -286,7 +286,7 @@ def test_a_port_that_nobody_listens_to_refuses(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "a.bin", "", "http://", "http://a:99999999/b"])
 def test_only_addresses_of_the_web_are_fetched(url, tmp_path):
-    assert "no address of a file on the web" in _fail(url, tmp_path / "a.bin")
+    assert "not an address of a file on the web" in _fail(url, tmp_path / "a.bin")
     assert _names(tmp_path) == []
 
 

@@ -289,7 +289,7 @@ def test_overwriting_replaces_a_dataset_and_nothing_else(tmp_path):
     assert not (tmp_path / "out" / "stray").exists()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").touch()
-    with pytest.raises(UserError, match="no converted dataset"):
+    with pytest.raises(UserError, match="not a converted dataset"):
         _convert("coco", source, tmp_path / "home", overwrite=True)
     with pytest.raises(UserError, match="holds the source"):
         _convert("coco", source, tmp_path, overwrite=True)

@@ -159,7 +159,7 @@ def test_a_scan_is_kept_until_a_file_changes(tmp_path, monkeypatch):
         pytest.param(_foreign_record(object__bbox__ymin=[0.5, float("nan")]), "not finite", id="not a number"),
         pytest.param(_foreign_record((1, 1)), "calls the class 1 `dog`, an earlier record `cat`", id="two names"),
         pytest.param(_feature(height=[3]), "has no image", id="no image"),
-        pytest.param(b"\xff\xff\xff", "no tf.train.Example", id="no example"),
+        pytest.param(b"\xff\xff\xff", "not a tf.train.Example", id="no example"),
     ],
 )
 def test_unusable_foreign_records_are_named(tmp_path, payload, words):

@@ -97,7 +97,7 @@ _FAILURES = {
     "not there": (None, "404"),
     "hangs": ({"hangs_after": 1000}, "0.5 s"),
     "truncated": ({"cut": 100_000}, "damaged or cut short"),
-    "damaged checkpoint": ({"archive": "damaged"}, "no complete TensorFlow checkpoint"),
+    "damaged checkpoint": ({"archive": "damaged"}, "not a complete TensorFlow checkpoint"),
     "another network": ({"archive": "another"}, "class predictor's bias `.*` is missing"),
     "no archive": ({"text": True}, "damaged or cut short"),
 }

@@ -109,12 +109,12 @@ def _change_model(**values):
 _STEM = "backbone/stem/kernel"
 _VARIANCE = "backbone/stem_norm/moving_variance"
 _BROKEN = {
-    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no complete safetensors file"),
-    "empty": (lambda path: path.write_bytes(b""), "no complete safetensors file"),
-    "a pickle": (lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "no complete safetensors file"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a complete safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a complete safetensors file"),
+    "a pickle": (lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "not a complete safetensors file"),
     "a header that asks for all memory": (
         lambda path: path.write_bytes((2**62).to_bytes(8, "little") + b"{}"),
-        "no complete safetensors file",
+        "not a complete safetensors file",
     ),
     "of another program": (lambda p: _change(p, lambda _, m: m.pop("format")), "has the format None"),
     "without classes": (lambda p: _change(p, lambda _, m: m.pop("categories")), "damaged metadata"),

@@ -41,7 +41,7 @@ def _saved(path, state):
 def _cut_safetensors(folder, state, arrays):
     path = _saved(folder / "cut.safetensors", state)
     os.truncate(path, path.stat().st_size - 1000)
-    return path, "no complete safetensors file"
+    return path, "not a complete safetensors file"
 
 
 def _cut_pytorch_zip(folder, state, arrays):
@@ -53,19 +53,19 @@ def _cut_pytorch_zip(folder, state, arrays):
 def _cut_pytorch_legacy(folder, state, arrays):
     little_checkpoints.write_pytorch(folder / "cut.pth", state, legacy=True)
     os.truncate(folder / "cut.pth", (folder / "cut.pth").stat().st_size // 2)
-    return folder / "cut.pth", "no complete PyTorch file"
+    return folder / "cut.pth", "not a complete PyTorch file"
 
 
 def _cut_hdf5(folder, state, arrays):
     little_checkpoints.write_hdf5(folder / "cut.h5", little_checkpoints.automl(arrays))
     os.truncate(folder / "cut.h5", (folder / "cut.h5").stat().st_size // 2)
-    return folder / "cut.h5", "no complete HDF5 file"
+    return folder / "cut.h5", "not a complete HDF5 file"
 
 
 def _bundle_without_data(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     next(folder.glob("model.data-*")).unlink()
-    return folder / "model", "no complete TensorFlow checkpoint: No such file or directory"
+    return folder / "model", "not a complete TensorFlow checkpoint: No such file or directory"
 
 
 def _cut_bundle(folder, state, arrays):
@@ -87,7 +87,7 @@ def _a_flipped_bit_in_a_bundle(folder, state, arrays):
 def _damaged_index(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     (folder / "model.index").write_bytes(b"\0" * 500)
-    return folder / "model", "no complete TensorFlow checkpoint"
+    return folder / "model", "not a complete TensorFlow checkpoint"
 
 
 def _another_network(folder, state, arrays):
@@ -234,7 +234,7 @@ def _a_note_under_a_huge_number_in_the_older_form(folder, state, arrays):
 
 
 def _a_string_longer_than_its_file(folder, state, arrays):
-    return _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."), "no complete PyTorch file"
+    return _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."), "not a complete PyTorch file"
 
 
 def _a_million_of_sets(folder, state, arrays):
@@ -271,7 +271,7 @@ def _a_flipped_bit(folder, state, arrays):
 
 def _a_huge_header(folder, state, arrays):
     (folder / "header.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    return folder / "header.safetensors", "no complete safetensors file"
+    return folder / "header.safetensors", "not a complete safetensors file"
 
 
 def _a_huge_dataset(folder, state, arrays):
