@@ -70,7 +70,7 @@ def main(photographs: Path, image: Path, /, *, output: Path, work: Path = Path("
         **report.circumstances(),
     }
     files.write_json(output, table)
-    print(f"AP {found['metrics']['AP']:.3f}, AP50 {found['metrics']['AP50']:.3f}, {found['split']}")
+    print(f"AP {found['metrics']['AP']:.3f}, AP50 {found['metrics']['AP50']:.3f} on {found['num_images']} test images")
 
 
 def commands(readme: str) -> dict[str, str]:
