@@ -111,7 +111,10 @@ _VARIANCE = "backbone/stem_norm/moving_variance"
 _BROKEN = {
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a complete safetensors file"),
     "empty": (lambda path: path.write_bytes(b""), "not a complete safetensors file"),
-    "a pickle": (lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "not a complete safetensors file"),
+    "a pickle": (
+        lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR."),
+        "not a complete safetensors file",
+    ),
     "a header that asks for all memory": (
         lambda path: path.write_bytes((2**62).to_bytes(8, "little") + b"{}"),
         "not a complete safetensors file",

@@ -234,7 +234,8 @@ def _a_note_under_a_huge_number_in_the_older_form(folder, state, arrays):
 
 
 def _a_string_longer_than_its_file(folder, state, arrays):
-    return _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."), "not a complete PyTorch file"
+    path = _pickled(folder / "long.pth", b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.")
+    return path, "not a complete PyTorch file"
 
 
 def _a_million_of_sets(folder, state, arrays):
