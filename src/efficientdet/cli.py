@@ -157,11 +157,10 @@ def _run(verb: str, words: list[str]) -> int:
         function = getattr(importlib.import_module(module), name)
         _check_options(verb, inspect.signature(function).parameters, words)
         result = _preview(function, words) if verb == "preview" else _call(program, function, words)
-    if verb == "predict" and result.output == "-":
-        pass  # its lines are the result
-    elif as_json:
+    is_printed = verb == "predict" and result.output == "-"  # a line an image, as it was found
+    if as_json and not is_printed:
         print(json.dumps(result.to_dict(), indent=2))
-    else:
+    elif not is_printed:
         _show(verb, result)
     if verb == "convert" and not result.output:
         _check_dry_run(result, words)
@@ -207,7 +206,7 @@ def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> 
 
 
 def _has_json_file(words: list[str]) -> bool:
-    """Says whether a .json file stands among the words that is not an option's value."""
+    """Says whether a .json file stands among the words, and is not the value of an option."""
     takes_next = [False, *(word.startswith("-") and "=" not in word for word in words)]
     alone = [word for is_value, word in zip(takes_next, words, strict=False) if not is_value]
     return any(word.endswith(".json") and not word.startswith("-") for word in alone)

@@ -24,7 +24,7 @@ class _Place(NamedTuple):
 
     strength: float  # 1 is the published maximum
     scale: Any  # float32[], longer side of the image over _LONGER_SIDE
-    in_box: bool  # what is changed is the inside a box
+    in_box: bool  # what is changed is the inside of a box
     seed: Any  # int32[2]
 
     def sign(self) -> Any:
@@ -169,7 +169,7 @@ def _rotate(image: Any, boxes: Any, place: _Place) -> _Picture:
 
 
 def _mirror(image: Any, boxes: Any, place: _Place) -> _Picture:
-    """Mirrors the inside a box; the box stays where it is."""
+    """Mirrors the inside of a box; the box stays where it is."""
     assert place.in_box
     return image[:, ::-1], boxes
 
