@@ -514,6 +514,14 @@ _REFUSED = {
         {"a.xml": red.xml().replace("</bndbox>", "</bndbox><bndbox/>")},
         r"a.xml`: object 0 \(red\) has several `bndbox`; .*line 1",
     ),
+    "two names of an object": (
+        {"a.xml": red.xml().replace("</name>", "</name><name>blue</name>", 1)},
+        r"a.xml`(: object 0)? has several `name` in <object>; expected one",
+    ),
+    "two sides of a box": (
+        {"a.xml": red.xml().replace("</ymax>", "</ymax><ymax>90</ymax>", 1)},
+        r"a.xml`.* has several `ymax` in <bndbox>; expected one",
+    ),
     "rows with a comma more": (
         {"a.csv": _CSV + _ROW[:-1] + ",\n"},
         r"a.csv`, line 2: has 9 cells; the first line has 8",

@@ -267,7 +267,9 @@ class _Annotation:
 
 
 def _text(element: ElementTree.Element, field: str, path: Path) -> str:
-    """Reads the text of a child element."""
+    """Reads the text of a child element, of which there is one."""
+    if len(element.findall(field)) > 1:
+        raise UserError(f"`{path}` has several `{field}` in <{element.tag}>; expected one.")
     text = (element.findtext(field) or "").strip()
     if not text:
         raise UserError(f"`{path}` has no `{field}` in <{element.tag}>.")
