@@ -67,8 +67,7 @@ def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, sha
     layer = normalization.batch_norm("norm", 0.9, float64.POLICIES[dtype], "swish")
     layer.build(shape)
     drawn = {name: rng.uniform(0.5, 2.0, 32).astype(np.float32) for name in ("gamma", "beta", "mean", "variance")}
-    for variable, value in zip(layer.weights, drawn.values(), strict=True):
-        variable.assign(value)
+    gamma, beta, mean, variance = (tf.constant(value) for value in drawn.values())
     x, upstream = _draw(rng, *shape, dtype=dtype), _draw(rng, *shape, dtype=dtype)
 
     def differentiate(function, *inputs):
@@ -77,15 +76,18 @@ def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, sha
             outputs = function()
         return [outputs, *tape.gradient(outputs, inputs, tf.cast(upstream, outputs.dtype))]
 
+    def call():
+        # As a training step does: the values are not those of the layer's variables, in the gradient neither.
+        outputs, moved = layer.stateless_call([gamma, beta], [mean, variance], x, training=True)
+        np.testing.assert_array_equal(moved, [drawn["mean"], drawn["variance"]])
+        return outputs
+
     with normalization.fixed(layer):
-        found = differentiate(lambda: layer(x, training=True), x, layer.gamma.value, layer.beta.value)
-    np.testing.assert_array_equal(layer.moving_mean, drawn["mean"])
-    wide, gamma, beta = tf.cast(x, "float64"), *(tf.constant(drawn[name], "float64") for name in ("gamma", "beta"))
+        found = differentiate(call, x, gamma, beta)
+    wide, factor, shift = (tf.cast(array, "float64") for array in (x, gamma, beta))
+    deviation = tf.sqrt(tf.cast(variance, "float64") + 1e-3)
     exact = differentiate(
-        lambda: tf.nn.silu((wide - drawn["mean"]) / tf.sqrt(drawn["variance"].astype("float64") + 1e-3) * gamma + beta),
-        wide,
-        gamma,
-        beta,
+        lambda: tf.nn.silu((wide - tf.cast(mean, "float64")) / deviation * factor + shift), wide, factor, shift
     )
     rounding = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     for one, other in zip(found, exact, strict=True):

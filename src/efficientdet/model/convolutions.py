@@ -78,9 +78,11 @@ def _dense(stride: int) -> Any:
             # oneDNN takes 200 times as long for float16 (TensorFlow 2.21 with AVX-512 FP16).
             of = [_widened(array, is_exact and x.dtype != tf.float16) for array in (x, upstream)]
             if stride == 1 and kernel.shape[:2] == (1, 1):
-                kernel_columns, upstream_columns, *columns = (_columns(array) for array in (*by, *of))
+                kernel_columns, upstream_columns, x_columns = (_columns(array) for array in (*by, of[0]))
                 by_x = tf.reshape(tf.matmul(upstream_columns, kernel_columns, transpose_b=True), tf.shape(x))
-                by_kernel = tf.reshape(tf.matmul(*columns, transpose_a=True), kernel.shape)
+                if of[1] is not by[1]:
+                    upstream_columns = _columns(of[1])
+                by_kernel = tf.reshape(tf.matmul(x_columns, upstream_columns, transpose_a=True), kernel.shape)
             else:
                 by_x = tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(x), filter=by[0], out_backprop=by[1], strides=strides, padding="SAME"

@@ -63,7 +63,12 @@ def add_bias(x: Any, bias: Any) -> Any:
         The same shape and type as x.
     """
     if backend.running() == "tensorflow":
-        return _bias_adder()(x, ops.cast(bias, x.dtype))
+        bias = ops.cast(bias, x.dtype)
+        if is_sixteen_bit(x):
+            return _bias_adder()(x, bias)
+        import tensorflow as tf
+
+        return tf.nn.bias_add(x, bias)
     wide = widened(x)
     return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # in a loop that it costs nothing in
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -54,12 +54,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         elif keras.backend.backend() == "jax":
             self._check_momentum()
             return self._normalize_in_few_passes(inputs)
+        elif (
+            kernels.are_known(inputs) and not self.synchronized and (self.measures or not kernels.pays(inputs))
+        ):  # a measurement is over before kernels for its larger batches would be compiled
+            self._check_momentum()
+            outputs = self._normalize_in_operation(inputs)
         elif self.measures or (kernels.pays(inputs) and not self.synchronized):
             self._check_momentum()
             return self._normalize_in_kernel(inputs)
-        elif kernels.are_known(inputs) and not self.synchronized:
-            self._check_momentum()
-            outputs = self._normalize_in_operation(inputs)
         else:
             self._check_momentum()
             outputs = super().call(inputs, training=True, mask=mask)
@@ -122,8 +124,9 @@ class BatchNorm(keras.layers.BatchNormalization):
             self.moving_variance.assign(variance)
             return
         rest = 1.0 - self.momentum
-        self.moving_mean.assign(self.moving_mean * self.momentum + mean * rest)
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * rest)
+        for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            old = ops.convert_to_tensor(moving)
+            moving.assign(old + (found - old) * rest)
 
 
 def fixed(model: Any) -> contextlib.AbstractContextManager[None]:
@@ -178,18 +181,39 @@ def _normalize_in_operation(
     """
     import tensorflow as tf
 
-    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=mixed_precision.widened(x),
-        scale=gamma,
-        offset=beta,
-        mean=[] if mean is None else mean,
-        variance=[] if variance is None else variance,
-        epsilon=epsilon,
-        is_training=mean is None,
-    )
+    by_batch = mean is None
+    # Now: gradients are computed after a stateless call, where variables have other values again.
+    gamma, beta = tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)
+    mean, variance = ([], []) if by_batch else (tf.convert_to_tensor(mean), tf.convert_to_tensor(variance))
+    found: list[Any] = []
+
+    # TensorFlow's own gradient makes zeros, four operations an array, for the outputs that nothing depends on.
+    @tf.custom_gradient
+    def normalize(x: Any, gamma: Any, beta: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+        outputs, *rest = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=epsilon,
+            is_training=by_batch,
+        )
+        found[:] = rest[:2]
+        kept = rest[2:] if by_batch else [mean, variance, rest[4]]
+
+        def differentiate(upstream: Any) -> tuple[Any, ...]:
+            spaces = {f"reserve_space_{number}": array for number, array in enumerate(kept, 1)}
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream, x=x, scale=gamma, epsilon=epsilon, is_training=by_batch, **spaces
+            )[:3]
+
+        return outputs, differentiate
+
+    outputs = normalize(mixed_precision.widened(x), gamma, beta)
     count = math.prod(x.shape[:-1])
     # The operation divides by one less, as for a sample.
-    return ops.cast(outputs, x.dtype), mean, variance * ((count - 1) / count)
+    return ops.cast(outputs, x.dtype), found[0], found[1] * ((count - 1) / count)
 
 
 def scale_and_activate(x: Any, factor: Any, shift: Any, *, activation: str | None) -> Any:

@@ -49,12 +49,12 @@ class Joined(Separate):
 
     def pack(self, arrays: list[Any]) -> list[Any]:
         """Joins arrays, of the backend or of NumPy; returns one vector a kind."""
-        return self.join([_library(array).reshape(array, (-1,)) for array in arrays])
+        return self.join([_reshape(array, (math.prod(array.shape),)) for array in arrays])
 
     def unpack(self, packed: list[Any]) -> list[Any]:
         """Cuts vectors, of the backend or of NumPy, into arrays."""
         pieces = zip(self.pieces(packed), self._shapes, strict=True)
-        return [_library(piece).reshape(piece, shape) for piece, shape in pieces]
+        return [_reshape(piece, shape) for piece, shape in pieces]
 
     def pieces(self, packed: list[Any]) -> list[Any]:
         """Cuts vectors into one a array, in the order of the arrays."""
@@ -131,6 +131,11 @@ def _is_kernel(variable: Any) -> bool:
 
 def _is_list(name: str) -> bool:
     return any(name in names for names in _ARRAYS.values())
+
+
+def _reshape(array: Any, shape: tuple[int, ...]) -> Any:
+    """Reshapes an array that does not have the shape yet; most have, and each operation costs time to trace."""
+    return array if tuple(array.shape) == shape else _library(array).reshape(array, shape)
 
 
 def _library(array: Any) -> Any:
