@@ -63,7 +63,7 @@ def test_a_step_with_joined_arrays_is_the_step_without(method):
     assert joined_state.keys() == state.keys()
     for name in ("momentum", "average_trainable", "non_trainable"):
         assert [array.shape for array in joined_state[name]] == [array.shape for array in state[name]]
-        # The gradient of a bias before a normalisation is 0, and what is computed is the rounding of far larger numbers.
+        # The gradient of a bias before a normalisation is 0; what is computed is the rounding of far larger numbers.
         largest = max(np.abs(array).max(initial=0) for array in state[name])
         for one, other in zip(joined_state[name], state[name], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * max(largest, 1))
