@@ -134,7 +134,7 @@ def _run(records: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _num_examples(records: Path) -> int:
-    from efficientdet.data import records as opened
+    from efficientdet.data.records import store as opened
 
     return len(opened.open_records(str(records), "train"))
 
@@ -142,7 +142,7 @@ def _num_examples(records: Path) -> int:
 def _look(run: Path, records: Path, split: str, size: tuple[int, int]) -> dict[str, Any]:
     """Finds the largest class logit of a split, and the largest absolute value of each stage on that image."""
     from efficientdet.data import pipeline
-    from efficientdet.data import records as opened
+    from efficientdet.data.records import store as opened
     from efficientdet.model import weights
     from efficientdet.model.efficientdet import EfficientDet
 
@@ -185,7 +185,7 @@ def _stages(network: Any, inputs: dict[str, np.ndarray]) -> dict[str, float]:
 def _full_images(run: Path, records: Path) -> int:
     """Counts the validation images that are full of confident boxes."""
     from efficientdet import evaluation, runtimes
-    from efficientdet.data import records as opened
+    from efficientdet.data.records import store as opened
 
     runtime = runtimes.load_runtime(run)
     return len(evaluation.evaluate_runtime(runtime, opened.open_records(str(records), "val")).watch.full)

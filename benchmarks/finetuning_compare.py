@@ -33,7 +33,7 @@ from finetuning_plan import Options, Run
 
 from efficientdet import backend, evaluation, files, presets
 from efficientdet.benchmarks import report
-from efficientdet.data import records
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.training import schedule
 
@@ -103,7 +103,7 @@ def main(
     if unknown:
         raise UserError(f"`only` is {unknown[0]}; choose from {', '.join(finetuning_plan.RECIPES)}.")
     backend.choose()
-    splits = records.split_names(source)
+    splits = store.split_names(source)
     if missing := sorted({"train", "val"} - set(splits)):
         raise UserError(f"`{source}` has no split `{missing[0]}`; convert it with `--val-fraction`.")
     our_rate = round(schedule.peak_rate(batch_size, steps), 4)
@@ -164,7 +164,7 @@ class Comparison:
 
     def _dataset(self) -> dict[str, Any]:
         """Says what is trained and compared on."""
-        opened = {name: records.open_records(str(self._source), name) for name in records.split_names(self._source)}
+        opened = {name: store.open_records(str(self._source), name) for name in store.split_names(self._source)}
         return {
             "name": self._source.name,
             "checksum": finetuning_unpack.checksum(str(self._source)),
@@ -251,7 +251,7 @@ class Comparison:
         return tempfile.mkdtemp(prefix=f"{run.name}-", dir=self._work)
 
     def _categories(self) -> Any:
-        return records.open_records(str(self._source), "train").categories
+        return store.open_records(str(self._source), "train").categories
 
     def _effdet_model(self) -> str:
         """Names effdet's model: the one with TensorFlow's padding is the same network as ours (docs/parity.md)."""

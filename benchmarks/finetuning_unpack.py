@@ -16,7 +16,7 @@ import numpy as np
 
 from efficientdet import files
 from efficientdet.config import ModelConfig
-from efficientdet.data import records, tfrecord
+from efficientdet.data.records import store, tfrecord
 from efficientdet.model import weights
 from efficientdet.model.checkpoints import backbones, names
 
@@ -34,7 +34,7 @@ def unpack(source: str, split: str, folder: Path) -> None:
     """
     if (folder / ANNOTATIONS).exists():
         return
-    opened = records.open_records(source, split)
+    opened = store.open_records(source, split)
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def unpack(source: str, split: str, folder: Path) -> None:
     files.write_json(folder / ANNOTATIONS, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def _read(opened: records.Records, number: int) -> dict[str, Any]:
+def _read(opened: store.Records, number: int) -> dict[str, Any]:
     """Reads one record: plain numbers, bytes and arrays."""
     with Path(opened.paths[opened.shards[number]]).open("rb") as shard:
         payload = os.pread(shard.fileno(), int(opened.lengths[number]), int(opened.offsets[number]))
@@ -88,6 +88,6 @@ def write_backbone(source: str, model: ModelConfig, path: Path) -> None:
 
 def checksum(source: str) -> str:
     """Computes what identifies the images and boxes of a converted dataset: SHA-256 of its shards' checksums."""
-    manifest = json.loads((Path(source) / records.MANIFEST).read_text())
+    manifest = json.loads((Path(source) / store.MANIFEST).read_text())
     shards = {name: [shard["sha256"] for shard in split["shards"]] for name, split in manifest["splits"].items()}
     return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()

@@ -24,7 +24,7 @@ import tyro
 
 from efficientdet import backend, errors, files, presets, progress
 from efficientdet.benchmarks import drawn_weights, input_growth, report, timing
-from efficientdet.data import records as record_files
+from efficientdet.data.records import store as record_files
 from efficientdet.runtimes.openvino import OpenVinoRuntime
 from efficientdet.training import memory
 

@@ -23,7 +23,7 @@ import tyro
 
 from efficientdet import backend, files
 from efficientdet.benchmarks import drawn_weights, inference, report, timing
-from efficientdet.data import images
+from efficientdet.media import images
 from efficientdet.serving.admission import Limits
 
 _GOAL = 0.8

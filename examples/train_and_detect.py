@@ -13,7 +13,8 @@ from PIL import Image
 
 import efficientdet
 from efficientdet import draw
-from efficientdet.data import images, synthetic
+from efficientdet.data import synthetic
+from efficientdet.media import images
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from efficientdet import labelling
-from efficientdet.data import coco, images, voc, yolo
+from efficientdet.data.formats import coco, voc, yolo
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.structures import Category
 
 _CATEGORIES = (Category(id=5, name="red"), Category(id=9, name="yes"), Category(id=11, name="café & Söhne"))

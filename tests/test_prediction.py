@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from efficientdet import cli, prediction
-from efficientdet.data import images, video
 from efficientdet.errors import UserError
+from efficientdet.media import images, video
 
 _ROOT = Path(__file__).resolve().parents[1]
 

@@ -173,17 +173,17 @@ def _with_format(words: list[str]) -> list[str]:
     """Writes `auto` in front of `FOLDER --output DIR`, where the words name no format."""
     if _HELP & set(words):
         return words
-    from efficientdet.data import formats
+    from efficientdet.data import registry
 
     flags = ("--dry-run", "--overwrite", "--skip-", "--drop-", "--no-")
     for place, word in enumerate(words[:-1]):
         before = words[place - 1] if place else ""
         is_value = before.startswith("--") and "=" not in before and not before.replace("_", "-").startswith(flags)
-        if word in ("auto", *formats.NAMES) and not is_value and not words[place + 1].startswith("-"):
+        if word in ("auto", *registry.NAMES) and not is_value and not words[place + 1].startswith("-"):
             return words
     # A format without a folder and a misspelt one are for the parser to explain; a folder may be called like a format.
     leading = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
-    is_format = len(leading) > 1 or (leading[:1] and leading[0] in formats.NAMES)
+    is_format = len(leading) > 1 or (leading[:1] and leading[0] in registry.NAMES)
     return words if is_format and not os.path.isdir(leading[0]) else ["auto", *words]  # noqa: PTH112
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from efficientdet import detector as detectors
 from efficientdet import draw, evaluation, files, presets, progress
-from efficientdet.data import coco, conversion, images, synthetic
+from efficientdet.data import conversion, synthetic
+from efficientdet.data.formats import coco
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.model import complexity
 
 SPLITS = {"train": 1400, "val": 64, "test": 400}

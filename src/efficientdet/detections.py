@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from efficientdet import draw, fonts
-from efficientdet.data import inputs
 from efficientdet.errors import UserError
+from efficientdet.media import inputs
 from efficientdet.structures import Category
 
 

@@ -22,9 +22,10 @@ import numpy as np
 from efficientdet import runtimes, selection
 from efficientdet import tiles as tile_grids
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch, Tiles
-from efficientdet.data import inputs, preprocess
+from efficientdet.data import preprocess
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
+from efficientdet.media import inputs
 from efficientdet.runtimes import keras as keras_runtime
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -22,7 +22,8 @@ from rich.table import Table
 from efficientdet import backend, files, intervals, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, RuntimeName, Switch
-from efficientdet.data import preprocess, records
+from efficientdet.data import preprocess
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
@@ -289,7 +290,8 @@ def evaluate(
     Raises:
         UserError: weights or data cannot be used, or their classes differ.
     """
-    from efficientdet.data import coco_results, tfrecord
+    from efficientdet.data import coco_results
+    from efficientdet.data.records import tfrecord
 
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
@@ -299,12 +301,12 @@ def evaluate(
         for name in (_METRICS_FILE, results_name):
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split or records.choose_split(data), may_lack_boxes=output is not None)
+    opened = store.open_records(data, split or store.choose_split(data), may_lack_boxes=output is not None)
     loaded = runtimes.load_runtime(weights, runtime=runtime, image_size=image_size, precision=precision, xla=xla)
     evaluator = evaluate_runtime(loaded, opened, batch_size=batch_size, max_images=max_images)
     result = evaluator.result()
     for warning in (
-        evaluator.watch.warning(lambda position: tfrecord.file_name(records.read(opened, position))),
+        evaluator.watch.warning(lambda position: tfrecord.file_name(store.read(opened, position))),
         plausibility.warn_of_losses(*plausibility.read_losses(Path(weights))),
     ):
         if warning:
@@ -316,7 +318,7 @@ def evaluate(
 
 
 def evaluate_runtime(
-    runtime: runtimes.Runtime, opened: records.Records, *, batch_size: int = 8, max_images: int = 0
+    runtime: runtimes.Runtime, opened: store.Records, *, batch_size: int = 8, max_images: int = 0
 ) -> CocoEvaluator:
     """Lets a runtime look at every image of a split.
 
@@ -381,7 +383,7 @@ def evaluate_detections(
     if output is not None:
         files.check_writable(output / _METRICS_FILE)
     backend.require_tensorflow("`data` from records")
-    opened = records.open_records(data, split or records.choose_split(data))
+    opened = store.open_records(data, split or store.choose_split(data))
     evaluator = CocoEvaluator(opened.categories)
     with progress.track("read truth", min(len(opened), max_images or len(opened))) as bar:
         for originals in pipeline.truth_batches(opened, max_images=max_images):

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from efficientdet import progress
-from efficientdet.data import images, media
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
 from efficientdet.journal import Journal
+from efficientdet.media import images, locations
 from efficientdet.structures import Category
 
 _MOST_PIXELS = 64_000_000  # in a batch; the images are kept to draw on them
@@ -38,7 +38,7 @@ class Task:
         error: why it, or a frame of it, cannot be used; empty if it can.
     """
 
-    medium: media.Medium
+    medium: locations.Medium
     source: str
     stem: str
     mark: list[int] | None
@@ -122,7 +122,7 @@ class Work:
                             bar.advance(note=Path(piece.task.source).name)
 
 
-def plan(found: Sequence[media.Medium], earlier: Journal) -> list[Task]:
+def plan(found: Sequence[locations.Medium], earlier: Journal) -> list[Task]:
     """Names each source and finds what is known about it; a file that is given twice is one source.
 
     Args:
@@ -209,7 +209,7 @@ def _pieces(tasks: Sequence[Task], folder: Path, max_frames: int | None) -> Iter
 
 def _read(task: Task, folder: Path, max_frames: int | None) -> Iterator[Piece]:
     """Reads the image, or the frames, of a source."""
-    path = media.fetch(task.medium, folder).path
+    path = locations.fetch(task.medium, folder).path
     assert path is not None, "no file"
     for number, (total, pixels) in enumerate(images.read_frames(path, task.medium.name)):
         total = total if max_frames is None else min(total, max_frames)

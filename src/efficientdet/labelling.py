@@ -24,8 +24,8 @@ import yaml
 from PIL import Image
 
 from efficientdet import files
-from efficientdet.data import images
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.structures import Category
 
 Form = Literal["json", "coco", "yolo", "voc", "labelme", "csv"]

@@ -21,8 +21,8 @@ from typing import Any
 from efficientdet import detector as detectors
 from efficientdet import image_batches, journal, labelling, prediction_directory, progress, video_prediction
 from efficientdet.config import Precision, RuntimeName, Switch, Tiles
-from efficientdet.data import media
 from efficientdet.errors import UserError, one_line
+from efficientdet.media import locations
 from efficientdet.structures import Category
 
 _STANDARD_OUTPUT = Path("-")
@@ -132,7 +132,7 @@ def predict(
     is_printed = output == _STANDARD_OUTPUT
     if is_printed and format != "json":
         raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
-    found = [media.resolve(medium) for medium in media.find(sources)]
+    found = [locations.resolve(medium) for medium in locations.find(sources)]
     _say_left_out(sources, output)
     choice: dict[str, Any] = {
         "score_threshold": score_threshold,
@@ -168,7 +168,7 @@ def predict(
 def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
     """Says which folders have images in folders inside them, which are not looked at."""
     for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
-        if inside := media.find_inside(folder, without=folder / output.name):
+        if inside := locations.find_inside(folder, without=folder / output.name):
             text = f"Folders inside `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
             progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
@@ -195,7 +195,7 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
     )
 
 
-def _print(found: Sequence[media.Medium], work: image_batches.Work) -> Prediction:
+def _print(found: Sequence[locations.Medium], work: image_batches.Work) -> Prediction:
     """Prints a line for each image, and for each frame of a video."""
     tasks = image_batches.plan(found, journal.Journal(_STANDARD_OUTPUT, {}))
     detect, _ = work.load()

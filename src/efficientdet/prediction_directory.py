@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import files, fonts, image_batches, journal, labelling, progress, video_prediction
-from efficientdet.data import media
 from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError, one_line
 from efficientdet.image_batches import Detect, Piece, Task, Work
+from efficientdet.media import locations
 from efficientdet.structures import Category
 
 
@@ -23,7 +23,7 @@ class Directory:
         self,
         output: Path,
         form: labelling.Form,
-        found: Sequence[media.Medium],
+        found: Sequence[locations.Medium],
         settings: dict[str, Any],
         work: Work,
         overwrite: bool,

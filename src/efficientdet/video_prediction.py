@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from efficientdet import files, progress
-from efficientdet.data import media, video
-from efficientdet.data.media import Medium
 from efficientdet.detections import PictureDetections
+from efficientdet.media import locations, video
+from efficientdet.media.locations import Medium
 
 _Detect = Callable[[Sequence[np.ndarray]], list[PictureDetections]]
 
@@ -99,7 +99,7 @@ def _opened(medium: Medium, folder: Path) -> Iterator[video.Video]:
         assert medium.url is not None, "no address"
         opened = video.open_stream(medium.url, medium.name)
     else:
-        path = media.fetch(medium, folder).path
+        path = locations.fetch(medium, folder).path
         assert path is not None, "no file"
         opened = video.open_video(path, medium.name)
     with opened as film:

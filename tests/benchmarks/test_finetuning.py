@@ -21,7 +21,8 @@ from finetuning_plan import Options
 
 import efficientdet
 from efficientdet import presets
-from efficientdet.data import pipeline, records
+from efficientdet.data import pipeline
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.model.checkpoints import backbones
 
@@ -145,7 +146,7 @@ def test_a_result_file_goes_on_with_its_runs_and_refuses_other_settings(tmp_path
 def test_effdet_reads_the_same_images_and_boxes(photographs, tmp_path, split):
     finetuning_unpack.unpack(str(photographs), split, tmp_path / split)
     document = json.loads((tmp_path / split / "instances.json").read_text())
-    opened = records.open_records(str(photographs), split)
+    opened = store.open_records(str(photographs), split)
     (truth,) = pipeline.truth_batches(opened)
     ids = [number for number in truth["ids"].tolist() if number >= 0]
     assert [image["id"] for image in document["images"]] == ids

@@ -9,7 +9,8 @@ import tensorflow as tf
 from efficientdet import cli, presets
 from efficientdet.benchmarks import conventional, input_growth, input_pipeline
 from efficientdet.config import AugmentationConfig
-from efficientdet.data import conversion, pipeline, records, synthetic
+from efficientdet.data import conversion, pipeline, synthetic
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.model import anchors as anchor_boxes
 from efficientdet.training import targets
@@ -60,7 +61,7 @@ def _statistics(images, valid, boxes):
 
 def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted):
     """Mean and spread of pixels, share that is not padding, boxes an image; 192 examples of 12 images."""
-    opened, augmentation = records.open_records(converted, "train"), AugmentationConfig(scale_min=0.5)
+    opened, augmentation = store.open_records(converted, "train"), AugmentationConfig(scale_min=0.5)
     model = presets.MODELS["d0"]
     model = type(model)(**vars(model) | {"image_size": _SIZE})
     options = {"augmentation": augmentation, "batch_size": 32, "seed": 0}
@@ -115,7 +116,7 @@ def test_its_targets_are_those_of_training(count, tiny, rng):
 def test_growth_is_measured(converted, monkeypatch):
     for name, value in (("_SHARDS", (1, 4)), ("_BOXES", (1, 5)), ("_SIDES", (64,)), ("_MEASURED", 8)):
         monkeypatch.setattr(input_growth, name, value)
-    rows = input_growth.measure(records.open_records(converted, "train"), batch_size=4, rounds=1)
+    rows = input_growth.measure(store.open_records(converted, "train"), batch_size=4, rounds=1)
     assert [row["value"] for row in rows] == [1, 4, 1, 5, 64]
     assert all(row["median"] > 0 for row in rows)
     assert input_growth.table(rows).row_count == 5

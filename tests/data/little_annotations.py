@@ -3,12 +3,12 @@
 import numpy as np
 from little_formats import WIDTH, cvat_xml, draw, save
 
-from efficientdet.data import formats
+from efficientdet.data import registry
 
 
 def read(format, root, **options):
     """Reads a dataset: boxes in px of each image, rounded to 0.01, and how often each kind of problem occurred."""
-    source = formats.READERS[format](root, **options)
+    source = registry.READERS[format](root, **options)
     boxes = {}
     for split, examples in source.splits.items():
         for example in examples:

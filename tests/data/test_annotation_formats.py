@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from efficientdet import cli
-from efficientdet.data import conversion, formats, images, recognition, records, tfrecord
+from efficientdet.data import conversion, recognition, registry
+from efficientdet.data.records import store, tfrecord
+from efficientdet.media import images
 
 _DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -30,9 +32,9 @@ def _expected():
 def test_a_dataset_reads_the_same_in_every_format(tmp_path, format, write):
     write(tmp_path)
     assert recognition.recognize(tmp_path) == format
-    if format not in formats.READERS:
+    if format not in registry.READERS:
         return
-    source = formats.READERS[format](tmp_path)
+    source = registry.READERS[format](tmp_path)
     assert [category.name for category in source.categories] == ["blue", "green", "red"]
     assert {split: len(examples) for split, examples in source.splits.items()} == {"train": 2, "val": 1}
     found = []
@@ -70,7 +72,7 @@ def test_the_manual_s_command_converts_every_format(tmp_path, capsys, row):
     assert "Written to" in capsys.readouterr().out
     found = []
     for split in ("train", "val"):
-        opened = records.open_records(str(tmp_path / "out"), split)
+        opened = store.open_records(str(tmp_path / "out"), split)
         names = {category.id: category.name for category in opened.categories}
         for shard, offset, length in zip(opened.shards, opened.offsets, opened.lengths, strict=True):
             with open(opened.paths[shard], "rb") as file:  # noqa: PTH123 - paths are strings
@@ -101,7 +103,7 @@ def _commands():
 
 def test_the_manual_has_every_format_and_every_way_to_export_is_tested():
     assert list(_commands()) == list(little_formats.WRITERS)
-    assert {format for format, _ in little_formats.WRITERS.values()} == set(formats.NAMES)
+    assert {format for format, _ in little_formats.WRITERS.values()} == set(registry.NAMES)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +138,12 @@ def test_the_command_without_a_format_says_which_one_it_was(tmp_path, capsys, mo
 def test_a_source_to_train_on_is_recognised_and_converted_again_when_it_changes(tmp_path):
     little_formats.write_roboflow_csv(tmp_path)
     first = conversion.convert_once(tmp_path)
-    assert records.split_names(first) == ["train", "val"]
+    assert store.split_names(first) == ["train", "val"]
     assert conversion.convert_once(tmp_path) == first
     path = tmp_path / "train" / "_annotations.csv"
     path.write_text(path.read_text().replace("green", "grey"))
     second = conversion.convert_once(tmp_path)
-    assert [category.name for category in records.open_records(str(second), "train").categories] == [
+    assert [category.name for category in store.open_records(str(second), "train").categories] == [
         "blue",
         "grey",
         "red",

@@ -5,14 +5,15 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.config import AugmentationConfig
-from efficientdet.data import augment, preprocess
+from efficientdet.data import preprocess
+from efficientdet.data.augment import cropping
 
 _SIZE = (64, 96)
 
 
 def _draw(seed, config=None, size=(50, 80), resize="antialiased"):
     config = config or AugmentationConfig()
-    return augment.draw_decisions(tf.constant([seed, 7]), tf.constant(size), _SIZE, config, resize)
+    return cropping.draw_decisions(tf.constant([seed, 7]), tf.constant(size), _SIZE, config, resize)
 
 
 def test_the_same_seed_draws_the_same():
@@ -93,15 +94,15 @@ _WHOLE, _QUARTER = (0, 0, 128, 192), (20, 60, 64, 96)
 def test_boxes_move_with_the_picture(mirrored, window, valid_size, expected):
     box = tf.constant([[0.25, 0.25, 0.5, 0.75]])
     arguments = (tf.constant((128, 192)), tf.constant(window), tf.constant(valid_size), _SIZE, tf.constant(mirrored))
-    moved = augment.move_boxes(box, *arguments)
+    moved = cropping.move_boxes(box, *arguments)
     np.testing.assert_allclose(moved.numpy(), [expected], atol=1e-4)
-    assert bool(augment.has_area(moved)[0]) == (expected[2] > expected[0] and expected[3] > expected[1])
+    assert bool(cropping.has_area(moved)[0]) == (expected[2] > expected[0] and expected[3] > expected[1])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_mirroring_turns_the_columns_round_or_does_nothing(mirrored):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    found = augment.mirror_image(tf.constant(image), tf.constant(mirrored))
+    found = cropping.mirror_image(tf.constant(image), tf.constant(mirrored))
     np.testing.assert_array_equal(found.numpy(), image[:, ::-1] if mirrored else image)
 
 
@@ -113,10 +114,12 @@ def test_pixels_are_found_where_the_boxes_say():
 
     def example(seed):
         size = tf.constant([50, 80])
-        mirrored, window, _, valid_size = augment.draw_decisions(tf.stack([seed, 1]), size, _SIZE, config, "half_pixel")
-        part = augment.mirror_image(preprocess.cut_out(tf.constant(image), window), mirrored)
+        mirrored, window, _, valid_size = cropping.draw_decisions(
+            tf.stack([seed, 1]), size, _SIZE, config, "half_pixel"
+        )
+        part = cropping.mirror_image(preprocess.cut_out(tf.constant(image), window), mirrored)
         pixels = preprocess.resample_tf(part, valid_size, _SIZE, "half_pixel")
-        return pixels, augment.move_boxes(box, size, window, valid_size, _SIZE, mirrored)
+        return pixels, cropping.move_boxes(box, size, window, valid_size, _SIZE, mirrored)
 
     config = AugmentationConfig(scale_min=0.8, scale_max=2.0)
     seen = 0

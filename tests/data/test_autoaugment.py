@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.config import Policy
-from efficientdet.data import autoaugment, synthetic
+from efficientdet.data import synthetic
+from efficientdet.data.augment import policies
 
 _POLICIES = [name for name in typing.get_args(Policy) if name != "none"]
 
@@ -19,7 +20,7 @@ def picture():
 
 
 def _apply(policy, image, boxes, seed, magnitude=15.0, num_layers=1):
-    return autoaugment.apply_policy(policy, image, boxes, seed, num_layers=num_layers, magnitude=magnitude)
+    return policies.apply_policy(policy, image, boxes, seed, num_layers=num_layers, magnitude=magnitude)
 
 
 def _in_pipeline(policy, picture, num_seeds, **options):
@@ -70,9 +71,9 @@ def test_boxes_follow_a_painted_object(seed):
     image = np.zeros((96, 128, 3), np.uint8)
     image[30:60, 40:80, 1] = 255
     box = np.array([[30 / 96, 40 / 128, 60 / 96, 80 / 128]], np.float32)
-    for change in (autoaugment._shift_x, autoaugment._shift_y, autoaugment._shear_x, autoaugment._rotate):
-        steps = (autoaugment.Step(change, 1.0, 5), autoaugment.Step(autoaugment._shear_y, 1.0, 10))
-        moved, boxes = autoaugment.apply_steps(steps, tf.constant(image), tf.constant(box), tf.constant([seed, 4]))
+    for change in (policies._shift_x, policies._shift_y, policies._shear_x, policies._rotate):
+        steps = (policies.Step(change, 1.0, 5), policies.Step(policies._shear_y, 1.0, 10))
+        moved, boxes = policies.apply_steps(steps, tf.constant(image), tf.constant(box), tf.constant([seed, 4]))
         is_green = moved.numpy()[..., 1].astype(int) - moved.numpy()[..., 0] > 127
         rows, columns = np.nonzero(is_green.any(axis=1))[0], np.nonzero(is_green.any(axis=0))[0]
         extent = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
@@ -84,12 +85,12 @@ def test_boxes_follow_a_painted_object(seed):
 
 
 def test_the_published_tables_have_their_sizes():
-    tables = autoaugment.AUTOAUGMENT
+    tables = policies.AUTOAUGMENT
     assert {name: len(table) for name, table in tables.items()} == {"v0": 5, "v1": 20, "v2": 15, "v3": 15}
     assert tables["v0"] == tables["v1"][:5]
     assert {len(sequence) for sequence in tables["v1"] + tables["v3"]} == {2}
     assert {len(sequence) for sequence in tables["v2"]} == {2, 3}
-    assert len(autoaugment.RANDAUGMENT) == 10
+    assert len(policies.RANDAUGMENT) == 10
     for step in (step for table in tables.values() for sequence in table for step in sequence):
         assert 0 <= step.probability <= 1
         assert 0 <= step.level <= 10
@@ -97,27 +98,27 @@ def test_the_published_tables_have_their_sizes():
 
 def test_lengths_grow_with_the_picture():
     """Level 4 of 10 is 100 px for a longer side of 640 px, so 20 px for 128 px."""
-    steps = (autoaugment.Step(autoaugment._shift_x, 1.0, 4),)
+    steps = (policies.Step(policies._shift_x, 1.0, 4),)
     box = tf.constant([[0.4, 0.4, 0.6, 0.6]])
     for size in ((96, 128), (480, 640)):
-        _, moved = autoaugment.apply_steps(steps, tf.zeros([*size, 3], tf.uint8), box, tf.constant([1, 1]))
+        _, moved = policies.apply_steps(steps, tf.zeros([*size, 3], tf.uint8), box, tf.constant([1, 1]))
         assert abs(abs(float(moved[0, 1]) - 0.4) - 100 / 640) < 1e-5
 
 
 @pytest.mark.parametrize(("probability", "least", "most"), [(0.0, 0, 0), (0.3, 15, 45), (1.0, 100, 100)])
 def test_a_step_happens_with_its_probability(probability, least, most):
     image = tf.fill([4, 4, 3], tf.constant(100, tf.uint8))
-    steps = (autoaugment.Step(autoaugment._solarize_add, probability, 10),)
+    steps = (policies.Step(policies._solarize_add, probability, 10),)
     seeds = tf.data.Dataset.range(100).map(lambda seed: tf.stack([tf.cast(seed, tf.int32), 2]))
-    found = seeds.map(lambda seed: autoaugment.apply_steps(steps, image, tf.zeros([0, 4]), seed)[0][0, 0, 0])
+    found = seeds.map(lambda seed: policies.apply_steps(steps, image, tf.zeros([0, 4]), seed)[0][0, 0, 0])
     assert least <= sum(value == 210 for value in found.as_numpy_iterator()) <= most
 
 
 def test_a_step_in_boxes_happens_with_a_third_of_its_probability_in_each():
     boxes = np.array([[y / 8, x / 8, (y + 1) / 8, (x + 1) / 8] for y in range(8) for x in range(8)], np.float32)
     image = tf.fill([64, 64, 3], tf.constant(100, tf.uint8))
-    steps = (autoaugment._in_boxes(autoaugment._solarize_add, 0.9, 10),)
-    changed, same_boxes = autoaugment.apply_steps(steps, image, tf.constant(boxes), tf.constant([3, 3]))
+    steps = (policies._in_boxes(policies._solarize_add, 0.9, 10),)
+    changed, same_boxes = policies.apply_steps(steps, image, tf.constant(boxes), tf.constant([3, 3]))
     assert 8 < (changed.numpy()[4::8, 4::8, 0] == 210).sum() < 31  # 0.3 * 64 = 19
     np.testing.assert_array_equal(same_boxes.numpy(), boxes)
 

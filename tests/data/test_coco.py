@@ -6,7 +6,7 @@ import little_datasets
 import numpy as np
 import pytest
 
-from efficientdet.data import coco
+from efficientdet.data.formats import coco
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 

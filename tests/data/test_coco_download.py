@@ -14,7 +14,8 @@ import little_server
 import pytest
 
 from efficientdet import cli
-from efficientdet.data import coco_download, records
+from efficientdet.data import coco_download
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 
 ANNOTATIONS = "/annotations/annotations_trainval2017.zip"
@@ -94,7 +95,7 @@ def test_coco_comes_by_name_and_only_once(server, tmp_path, capsys):
         "train": {"num_examples": 3, "num_boxes": 3, "num_shards": 3},
         "val": {"num_examples": 2, "num_boxes": 2, "num_shards": 2},
     }
-    opened = records.open_records(result.records, "train")
+    opened = store.open_records(result.records, "train")
     assert (len(opened), opened.num_boxes, [category.id for category in opened.categories]) == (3, 3, [90])
     said = capsys.readouterr().err
     assert f"from {server.address}" in said

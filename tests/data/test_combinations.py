@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.config import AugmentationConfig
-from efficientdet.data import combinations, preprocess
+from efficientdet.data import preprocess
+from efficientdet.data.augment import combinations
 
 _SIZE = (64, 96)
 _COLOURS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0], [0, 200, 200]], np.uint8)

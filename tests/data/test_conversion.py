@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from efficientdet.data import conversion, policy, records, rotation, shards, staging, summary, synthetic, tfrecord
+from efficientdet.data import conversion, policy, summary, synthetic
+from efficientdet.data.reading import rotation
+from efficientdet.data.records import shards, staging, store, tfrecord
 from efficientdet.errors import UserError
 
 
@@ -26,7 +28,7 @@ def _convert(format, source, output, **options):
 
 def _read(folder, split):
     """Reads all records of a split."""
-    opened = records.open_records(str(folder), split)
+    opened = store.open_records(str(folder), split)
     for shard, offset, length in zip(opened.shards, opened.offsets, opened.lengths, strict=True):
         with open(opened.paths[shard], "rb") as file:  # noqa: PTH123 - paths are strings
             file.seek(offset)
@@ -226,10 +228,10 @@ def test_pictures_without_annotations_are_converted_to_test_on(tmp_path):
     assert _counts(result) == {
         ("files without annotations (images to detect in, nothing to count)", "image_info.json"): 1
     }
-    opened = records.open_records(str(tmp_path / "out"), "test-dev", may_lack_boxes=True)
+    opened = store.open_records(str(tmp_path / "out"), "test-dev", may_lack_boxes=True)
     assert (len(opened), opened.num_boxes, opened.categories) == (2, 0, result.categories)
     with pytest.raises(UserError, match="not one box"):
-        records.open_records(str(tmp_path / "out"), "test-dev")
+        store.open_records(str(tmp_path / "out"), "test-dev")
     # Training images need boxes all the same.
     (source / "none.json").write_text(json.dumps({**document, "annotations": []}))
     with pytest.raises(UserError, match="no boxes at all"):
@@ -361,7 +363,7 @@ def test_a_source_is_converted_once_until_it_changes(tmp_path):
     for index in range(20):
         little_datasets.write_voc_file(tmp_path / "voc", f"p{index}", little_datasets.voc_object("cat", (1, 1, 9, 9)))
     first = conversion.convert_once(tmp_path / "voc")
-    assert records.split_names(first) == ["train", "val"]
+    assert store.split_names(first) == ["train", "val"]
     time = (first / "dataset.json").stat().st_mtime_ns
     assert conversion.convert_once(tmp_path / "voc") == first
     assert (first / "dataset.json").stat().st_mtime_ns == time

@@ -15,7 +15,8 @@ import tensorflow as tf
 from PIL import Image
 
 from efficientdet.config import AugmentationConfig
-from efficientdet.data import augment, preprocess, synthetic
+from efficientdet.data import preprocess, synthetic
+from efficientdet.data.augment import cropping
 
 _SIZE = (96, 128)
 _BORDER = 40  # grey levels; chroma may be off by a quarter of the step between two neighbours
@@ -98,7 +99,7 @@ def test_a_shrunk_window_has_the_means_of_its_pixels(size, mode, shrink):
 def _example(encoded, seed, resize, decode, boxes):
     labels = tf.range(len(boxes))
     config = AugmentationConfig()
-    return augment.fill((encoded, boxes, labels), tf.convert_to_tensor(seed), _SIZE, resize, config, decode)
+    return cropping.fill((encoded, boxes, labels), tf.convert_to_tensor(seed), _SIZE, resize, config, decode)
 
 
 def _assert_alike(encoded, seed, resize):
@@ -109,7 +110,7 @@ def _assert_alike(encoded, seed, resize):
     for value, expected in zip(fast[1:], exact[1:], strict=True):
         np.testing.assert_array_equal(value.numpy(), expected.numpy())
     size = preprocess.picture_size_tf(encoded)
-    _, _, shrink, valid = augment.draw_decisions(tf.constant(seed), size, _SIZE, AugmentationConfig(), resize)
+    _, _, shrink, valid = cropping.draw_decisions(tf.constant(seed), size, _SIZE, AugmentationConfig(), resize)
     fast, exact = (example[0].numpy().astype(int) for example in (fast, exact))
     difference = np.abs(fast - exact)[: int(valid[0]), : int(valid[1])]
     if int(shrink) == 1:

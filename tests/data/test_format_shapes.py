@@ -9,7 +9,8 @@ from little_annotations import read, write_cvat, write_studio, write_via
 from little_formats import RED, cvat_box, draw, label_studio_region, labelme, save, via_region
 from PIL import Image
 
-from efficientdet.data import shapes, tables
+from efficientdet.data.formats import tables
+from efficientdet.data.reading import shapes
 
 _HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 

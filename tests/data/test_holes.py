@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from efficientdet.data import holes
+from efficientdet.data.augment import holes
 
 _SIZE = (48, 64)
 

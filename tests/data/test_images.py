@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from efficientdet.data import images
 from efficientdet.errors import UserError
+from efficientdet.media import images
 
 # 16 x 24 px: large enough for JPEG's blocks to keep four flat colours apart.
 _PIXELS = np.zeros((16, 24, 3), np.uint8)

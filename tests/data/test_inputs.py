@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet.data import images, inputs
 from efficientdet.errors import UserError
+from efficientdet.media import images, inputs
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import time
 import little_server
 import pytest
 
-from efficientdet.data import media
 from efficientdet.errors import UserError
+from efficientdet.media import locations
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def server(monkeypatch):
     ],
 )
 def test_words_stand_for_what_is_there(folder, word, found):
-    assert [(medium.name, medium.kind) for medium in media.find([word])] == found
+    assert [(medium.name, medium.kind) for medium in locations.find([word])] == found
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_words_stand_for_what_is_there(folder, word, found):
 )
 def test_what_stands_for_nothing_is_one_line(folder, word, said):
     with pytest.raises(UserError, match=said):
-        media.find([word])
+        locations.find([word])
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_what_stands_for_nothing_is_one_line(folder, word, said):
     ],
 )
 def test_names_of_addresses_are_made_harmless(address, stem):
-    assert media.find([address])[0].stem == stem
+    assert locations.find([address])[0].stem == stem
 
 
 def _fetch(address, tmp_path, **options):
-    (medium,) = media.find([address])
-    return media.fetch(medium, tmp_path, **options).path
+    (medium,) = locations.find([address])
+    return locations.fetch(medium, tmp_path, **options).path
 
 
 def test_a_file_from_the_web_is_fetched(server, tmp_path):
@@ -108,8 +108,8 @@ def test_a_file_from_the_web_is_fetched(server, tmp_path):
 
 
 def test_what_is_not_on_the_web_is_left_as_it_is(folder, tmp_path):
-    (medium,) = media.find(["b.jpg"])
-    assert media.fetch(medium, tmp_path) is medium
+    (medium,) = locations.find(["b.jpg"])
+    assert locations.fetch(medium, tmp_path) is medium
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_hidden_files_of_a_folder_are_left_out_and_folders_inside_are_found(tmp_
     for name in ("a.jpg", "._a.jpg", "b/c.jpg", ".b/d.jpg", "out/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [medium.path for medium in media.find([tmp_path])] == [tmp_path / "a.jpg"]
-    assert media.find_inside(tmp_path, without=tmp_path / "b") == tmp_path / "out" / "a.jpg"
-    assert media.find_inside(tmp_path / "b") is None
+    assert [medium.path for medium in locations.find([tmp_path])] == [tmp_path / "a.jpg"]
+    assert locations.find_inside(tmp_path, without=tmp_path / "b") == tmp_path / "out" / "a.jpg"
+    assert locations.find_inside(tmp_path / "b") is None
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UserError, match=r"only in folders inside, such as `.*c\.jpg`; '.*/\*\*/\*' takes them"):
-        media.find([tmp_path])
+        locations.find([tmp_path])

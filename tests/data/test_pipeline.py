@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from efficientdet.config import AugmentationConfig, Resize
-from efficientdet.data import conversion, images, pipeline, preprocess, records, synthetic
+from efficientdet.data import conversion, pipeline, preprocess, synthetic
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.structures import Category
 
 _COUNT = 10
@@ -27,7 +29,7 @@ def converted(tmp_path_factory):
 def _training(location, start, stop, *, batch_size=4, seed=0, augmentation=None, split="train", **options):
     return list(
         pipeline.training_batches(
-            records.open_records(location, split),
+            store.open_records(location, split),
             batch_size=batch_size,
             seed=seed,
             augmentation=augmentation or AugmentationConfig(),
@@ -72,7 +74,7 @@ def test_a_picture_is_augmented_afresh_each_epoch(converted):
 
 def test_batches_have_the_shapes_and_types_of_the_contract(converted):
     batch, ids = _training(converted, 0, 1)[0]
-    room = pipeline.box_room(records.open_records(converted, "train"))
+    room = pipeline.box_room(store.open_records(converted, "train"))
     assert room % 8 == 0
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
         "images": ((4, 64, 64, 3), "uint8"),
@@ -94,7 +96,7 @@ def test_boxes_have_area_inside_the_input(converted):
 
 
 def _evaluation(location, split="val", **options):
-    opened = records.open_records(location, split)
+    opened = store.open_records(location, split)
     options = {
         "categories": opened.categories,
         "image_size": (64, 64),
@@ -149,7 +151,7 @@ def test_inputs_and_originals_tell_the_same_boxes(converted):
 
 
 def test_the_truth_alone_is_that_of_evaluation(converted):
-    opened = records.open_records(converted, "val")
+    opened = store.open_records(converted, "val")
     (alone,) = pipeline.truth_batches(opened)
     assert alone["ids"].tolist() == [1, 2, 3, 4, 5] + [-1] * 59
     batches = [originals for _, originals in _evaluation(converted)]
@@ -179,7 +181,7 @@ def test_crowds_are_no_targets_but_evaluation_knows_them(tmp_path):
 
 
 def test_labels_are_positions_among_the_models_classes(converted):
-    opened = records.open_records(converted, "val")
+    opened = store.open_records(converted, "val")
     backwards = tuple(reversed(opened.categories))
     for (batch, _), (other, _) in zip(
         _evaluation(converted), _evaluation(converted, categories=backwards), strict=True
@@ -194,7 +196,7 @@ def test_a_class_that_the_model_lacks_is_refused(converted):
 
 
 def test_a_damaged_record_is_one_line(converted, tmp_path):
-    opened = records.open_records(converted, "train")
+    opened = store.open_records(converted, "train")
     for name in opened.paths:
         path = tmp_path / name.rsplit("/", 1)[1]
         content = bytearray(Path(name).read_bytes())
@@ -206,7 +208,7 @@ def test_a_damaged_record_is_one_line(converted, tmp_path):
     with pytest.raises(UserError, match="damaged record") as caught:
         list(
             pipeline.training_batches(
-                records.Records(**damaged),
+                store.Records(**damaged),
                 image_size=(64, 64),
                 resize="half_pixel",
                 batch_size=2,
@@ -241,7 +243,7 @@ def test_a_stream_with_every_augmentation_may_start_anywhere_and_repeats(convert
 def test_each_augmentation_changes_pixels_and_keeps_the_contract(converted, knobs):
     plain = _training(converted, 0, 3)
     changed = _training(converted, 0, 3, augmentation=AugmentationConfig(**knobs))
-    room = pipeline.box_room(records.open_records(converted, "train"))
+    room = pipeline.box_room(store.open_records(converted, "train"))
     room *= 4 if "mosaic" in knobs else 2 if "mixup" in knobs else 1
     for (batch, ids), (other, other_ids) in zip(plain, changed, strict=True):
         np.testing.assert_array_equal(ids, other_ids)

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from efficientdet.config import Resize
-from efficientdet.data import images, preprocess
+from efficientdet.data import preprocess
+from efficientdet.media import images
 
 METHODS = typing.get_args(Resize)
 each_method = pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.data import conversion, foreign, records, tfrecord
+from efficientdet.data import conversion
+from efficientdet.data.records import foreign, store, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
@@ -66,7 +67,7 @@ def _payloads(opened):
 
 
 def test_the_index_of_a_converted_split_leads_to_its_records(converted):
-    opened = records.open_records(str(converted), "train")
+    opened = store.open_records(str(converted), "train")
     assert (len(opened), opened.num_boxes, opened.max_boxes, len(opened.paths)) == (2, 2, 2, 2)
     assert opened.categories == (Category(id=0, name="cat"), Category(id=1, name="dog"))
     names = [
@@ -76,38 +77,38 @@ def test_the_index_of_a_converted_split_leads_to_its_records(converted):
 
 
 def test_a_split_knows_its_content_and_the_boxes_of_each_class(converted, tmp_path):
-    train, val = (records.open_records(str(converted), split) for split in ("train", "val"))
+    train, val = (store.open_records(str(converted), split) for split in ("train", "val"))
     assert (train.boxes_per_class, val.boxes_per_class) == ((1, 1), (0, 1))
     assert train.checksum != val.checksum
     moved = shutil.copytree(converted, tmp_path / "moved")
-    assert records.open_records(str(moved), "train").checksum == train.checksum
-    scanned = records.open_records(str(converted / "train-*.tfrecord"), "train")
+    assert store.open_records(str(moved), "train").checksum == train.checksum
+    scanned = store.open_records(str(converted / "train-*.tfrecord"), "train")
     assert scanned.boxes_per_class == train.boxes_per_class
-    moved_scan = records.open_records(str(moved / "train-*.tfrecord"), "train")
+    moved_scan = store.open_records(str(moved / "train-*.tfrecord"), "train")
     assert moved_scan.checksum == scanned.checksum
     shards = sorted(moved.glob("train-*.tfrecord"))
     content = bytearray(shards[0].read_bytes())
     shards[0].write_bytes(shards[1].read_bytes())
     shards[1].write_bytes(content)
-    assert records.open_records(str(moved / "train-*.tfrecord"), "train").checksum != scanned.checksum
+    assert store.open_records(str(moved / "train-*.tfrecord"), "train").checksum != scanned.checksum
 
 
 def test_a_record_names_its_image(converted, tmp_path):
-    train = records.open_records(str(converted), "train")
-    names = [tfrecord.file_name(records.read(train, number)) for number in range(2)]
+    train = store.open_records(str(converted), "train")
+    names = [tfrecord.file_name(store.read(train, number)) for number in range(2)]
     assert names == ["images/train/a.jpg", "images/train/c.jpg"]
-    foreign_records = records.open_records(str(_write(tmp_path / "x.record", _foreign_record())), "train")
-    assert tfrecord.file_name(records.read(foreign_records, 0)) == "2007_000032.jpg"
+    foreign_records = store.open_records(str(_write(tmp_path / "x.record", _foreign_record())), "train")
+    assert tfrecord.file_name(store.read(foreign_records, 0)) == "2007_000032.jpg"
 
 
 def test_a_dataset_of_an_earlier_version_does_not_know_the_boxes_of_its_classes(converted):
     _change_manifest(converted, lambda manifest: manifest["splits"]["train"].pop("boxes_per_class"))
-    assert records.open_records(str(converted), "train").boxes_per_class is None
+    assert store.open_records(str(converted), "train").boxes_per_class is None
 
 
 def test_a_scan_of_the_same_shards_finds_the_same_index(converted):
-    opened = records.open_records(str(converted), "train")
-    scanned = records.open_records(str(converted / "train-*.tfrecord"), "train")
+    opened = store.open_records(str(converted), "train")
+    scanned = store.open_records(str(converted / "train-*.tfrecord"), "train")
     for name in ("shards", "offsets", "lengths"):
         np.testing.assert_array_equal(getattr(opened, name), getattr(scanned, name))
         assert getattr(opened, name).dtype == getattr(scanned, name).dtype
@@ -120,7 +121,7 @@ def test_a_scan_of_the_same_shards_finds_the_same_index(converted):
 
 def test_records_of_the_object_detection_api_are_read(tmp_path):
     path = _write(tmp_path / "voc.record", _foreign_record(), _foreign_record((3,), (b"dog",)), _foreign_record((), ()))
-    opened = records.open_records(str(path), "train")
+    opened = store.open_records(str(path), "train")
     assert opened.categories == (Category(id=1, name="cat"), Category(id=3, name="dog"))
     assert (len(opened), opened.num_boxes, opened.max_boxes) == (3, 3, 2)
     first = tfrecord.parse(next(_payloads(opened)))
@@ -130,20 +131,20 @@ def test_records_of_the_object_detection_api_are_read(tmp_path):
 
 def test_classes_without_names_are_numbered(tmp_path):
     path = _write(tmp_path / "x.record", _foreign_record(texts=()))
-    assert [c.name for c in records.open_records(str(path), "train").categories] == ["class_1", "class_3"]
+    assert [c.name for c in store.open_records(str(path), "train").categories] == ["class_1", "class_3"]
 
 
 def test_a_scan_is_kept_until_a_file_changes(tmp_path, monkeypatch):
     path = _write(tmp_path / "x.record", _foreign_record())
-    first = records.open_records(str(path), "train")
+    first = store.open_records(str(path), "train")
     (kept,) = (tmp_path / "cache").rglob("*.npz")
     time = kept.stat().st_mtime_ns
-    second = records.open_records(str(path), "train")
+    second = store.open_records(str(path), "train")
     assert kept.stat().st_mtime_ns == time
     assert first.categories == second.categories
     np.testing.assert_array_equal(first.offsets, second.offsets)
     _write(path, _foreign_record(), _foreign_record())
-    assert len(records.open_records(str(path), "train")) == 2
+    assert len(store.open_records(str(path), "train")) == 2
     kept.write_bytes(b"torn")
     assert foreign._load(kept) is None
 
@@ -165,7 +166,7 @@ def test_a_scan_is_kept_until_a_file_changes(tmp_path, monkeypatch):
 def test_unusable_foreign_records_are_named(tmp_path, payload, words):
     path = _write(tmp_path / "x.record", payload)
     with pytest.raises(UserError, match=words) as caught:
-        records.open_records(str(path), "train")
+        store.open_records(str(path), "train")
     assert "x.record" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -186,7 +187,7 @@ def test_damaged_foreign_files_are_named(tmp_path, damage):
     path = _write(tmp_path / "x.record", _foreign_record(), _foreign_record())
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=r"x\.record") as caught:
-        records.open_records(str(path), "train")
+        store.open_records(str(path), "train")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
@@ -224,14 +225,14 @@ def _change_manifest(folder, change):
 def test_damaged_converted_folders_are_named(converted, damage, words):
     damage(converted)
     with pytest.raises(UserError, match=words) as caught:
-        records.open_records(str(converted), "train")
+        store.open_records(str(converted), "train")
     assert str(converted) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_split_lists_those_there_are(converted):
     with pytest.raises(UserError, match="no split `test`; it has train, val"):
-        records.open_records(str(converted), "test")
+        store.open_records(str(converted), "test")
 
 
 @pytest.mark.parametrize(
@@ -242,12 +243,12 @@ def test_what_is_evaluated_on_is_the_split_that_exists(tmp_path, names, chosen):
     (tmp_path / "dataset.json").write_text(json.dumps({"version": 1, "splits": dict.fromkeys(names)}))
     if chosen is None:
         with pytest.raises(UserError, match="has the splits a, b; say which with `--split`"):
-            records.choose_split(str(tmp_path))
+            store.choose_split(str(tmp_path))
     else:
-        assert records.choose_split(str(tmp_path)) == chosen
-    assert records.choose_split(str(tmp_path / "*.tfrecord")) == "val"
+        assert store.choose_split(str(tmp_path)) == chosen
+    assert store.choose_split(str(tmp_path / "*.tfrecord")) == "val"
 
 
 def test_a_location_without_files_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"nothing-\*` matches no file"):
-        records.open_records(str(tmp_path / "nothing-*"), "train")
+        store.open_records(str(tmp_path / "nothing-*"), "train")

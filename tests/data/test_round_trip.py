@@ -11,7 +11,9 @@ import pytest
 
 import efficientdet
 from efficientdet import presets
-from efficientdet.data import conversion, records, tfrecord, voc
+from efficientdet.data import conversion
+from efficientdet.data.formats import voc
+from efficientdet.data.records import store, tfrecord
 from efficientdet.training.dataset import open_dataset
 
 _HEIGHT, _WIDTH = 480, 640
@@ -56,7 +58,7 @@ def _link(source, path):
 
 def _read(folder, split):
     """Reads image, and class and box in px of each object, of every record in order."""
-    opened = records.open_records(str(folder), split)
+    opened = store.open_records(str(folder), split)
     names = {category.id: category.name for category in opened.categories}
     for shard, offset, length in zip(opened.shards, opened.offsets, opened.lengths, strict=True):
         with open(opened.paths[shard], "rb") as file:  # noqa: PTH123 - paths are strings

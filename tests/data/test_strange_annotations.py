@@ -7,7 +7,9 @@ import little_formats
 import numpy as np
 import pytest
 
-from efficientdet.data import coco, formats, recognition, sources
+from efficientdet.data import recognition, registry
+from efficientdet.data.formats import coco
+from efficientdet.data.reading import sources
 from efficientdet.errors import UserError
 
 _STRANGE = (None, True, -1, 1e400, "", "x", "1_0", [], [[]], {}, {"a": None}, [None], 10**30)
@@ -35,7 +37,7 @@ def _changed(document, path, value):
 
 
 def _read(format, folder, reading=None):
-    read = coco.read if format == "coco" else formats.READERS[format]
+    read = coco.read if format == "coco" else registry.READERS[format]
     return read(folder, reading=reading)
 
 

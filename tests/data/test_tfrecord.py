@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.data import tfrecord
+from efficientdet.data.records import tfrecord
 
 _RECORD = {
     "encoded": b"jpeg bytes",

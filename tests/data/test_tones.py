@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from efficientdet.data import synthetic, tones
+from efficientdet.data import synthetic
+from efficientdet.data.augment import color
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,15 @@ def _everywhere(change, image):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda image: tones.change_brightness(image, 1.0), id="brightness 1"),
-        pytest.param(lambda image: tones.change_contrast(image, 1.0), id="contrast 1"),
-        pytest.param(lambda image: tones.change_saturation(image, 1.0), id="saturation 1"),
-        pytest.param(lambda image: tones.sharpen(image, 1.0), id="sharpness 1"),
-        pytest.param(lambda image: tones.posterize(image, 8), id="all eight bits"),
-        pytest.param(lambda image: tones.solarize(image, 256), id="no value reaches the threshold"),
-        pytest.param(lambda image: tones.solarize_add(image, 0), id="nothing added"),
+        pytest.param(lambda image: color.change_brightness(image, 1.0), id="brightness 1"),
+        pytest.param(lambda image: color.change_contrast(image, 1.0), id="contrast 1"),
+        pytest.param(lambda image: color.change_saturation(image, 1.0), id="saturation 1"),
+        pytest.param(lambda image: color.sharpen(image, 1.0), id="sharpness 1"),
+        pytest.param(lambda image: color.posterize(image, 8), id="all eight bits"),
+        pytest.param(lambda image: color.solarize(image, 256), id="no value reaches the threshold"),
+        pytest.param(lambda image: color.solarize_add(image, 0), id="nothing added"),
         pytest.param(
-            lambda image: tones.jitter(image, [1, 2], brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
+            lambda image: color.jitter(image, [1, 2], brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
             id="no jitter",
         ),
     ],
@@ -46,19 +47,19 @@ def test_nothing_changes_where_the_strength_says_so(change, picture):
     ("change", "before", "after"),
     [
         pytest.param(
-            lambda i: tones.change_brightness(i, 0.5), [10, 101, 255], [5, 50, 128], id="half; rounds to even"
+            lambda i: color.change_brightness(i, 0.5), [10, 101, 255], [5, 50, 128], id="half; rounds to even"
         ),
-        pytest.param(lambda i: tones.change_brightness(i, 2.0), [10, 101, 200], [20, 202, 255], id="saturates"),
-        pytest.param(lambda i: tones.change_contrast(i, 0.0), [0, 100, 200], [100, 100, 100], id="the mean grey"),
-        pytest.param(lambda i: tones.change_contrast(i, 2.0), [50, 100, 150], [0, 100, 200], id="twice as far from it"),
-        pytest.param(lambda i: tones.posterize(i, 1), [127, 128, 255], [0, 128, 128], id="one bit"),
-        pytest.param(lambda i: tones.posterize(i, 4), [15, 31, 255], [0, 16, 240], id="four bits"),
-        pytest.param(lambda i: tones.solarize(i, 128), [127, 128, 255], [127, 127, 0], id="inverted from 128 on"),
-        pytest.param(lambda i: tones.solarize_add(i, 110), [0, 127, 128], [110, 237, 128], id="only below 128"),
-        pytest.param(lambda i: tones.solarize_add(i, 165), [10, 100, 200], [175, 255, 200], id="at most 255"),
-        pytest.param(tones.auto_contrast, [50, 100, 150], [0, 128, 255], id="stretched; 127.5 rounds to even"),
-        pytest.param(tones.auto_contrast, [7, 7, 7], [7, 7, 7], id="one value has nothing to stretch"),
-        pytest.param(tones.equalize, [7, 7, 7], [7, 7, 7], id="one value has nothing to even out"),
+        pytest.param(lambda i: color.change_brightness(i, 2.0), [10, 101, 200], [20, 202, 255], id="saturates"),
+        pytest.param(lambda i: color.change_contrast(i, 0.0), [0, 100, 200], [100, 100, 100], id="the mean grey"),
+        pytest.param(lambda i: color.change_contrast(i, 2.0), [50, 100, 150], [0, 100, 200], id="twice as far from it"),
+        pytest.param(lambda i: color.posterize(i, 1), [127, 128, 255], [0, 128, 128], id="one bit"),
+        pytest.param(lambda i: color.posterize(i, 4), [15, 31, 255], [0, 16, 240], id="four bits"),
+        pytest.param(lambda i: color.solarize(i, 128), [127, 128, 255], [127, 127, 0], id="inverted from 128 on"),
+        pytest.param(lambda i: color.solarize_add(i, 110), [0, 127, 128], [110, 237, 128], id="only below 128"),
+        pytest.param(lambda i: color.solarize_add(i, 165), [10, 100, 200], [175, 255, 200], id="at most 255"),
+        pytest.param(color.auto_contrast, [50, 100, 150], [0, 128, 255], id="stretched; 127.5 rounds to even"),
+        pytest.param(color.auto_contrast, [7, 7, 7], [7, 7, 7], id="one value has nothing to stretch"),
+        pytest.param(color.equalize, [7, 7, 7], [7, 7, 7], id="one value has nothing to even out"),
     ],
 )
 def test_values_change_as_worked_out_by_hand(change, before, after):
@@ -69,26 +70,26 @@ def test_values_change_as_worked_out_by_hand(change, before, after):
 
 
 def test_saturation_zero_is_luma():
-    found = _everywhere(lambda image: tones.change_saturation(image, 0.0), np.array([[[255, 0, 0]]], np.uint8))
+    found = _everywhere(lambda image: color.change_saturation(image, 0.0), np.array([[[255, 0, 0]]], np.uint8))
     assert found.tolist() == [[[76, 76, 76]]]
 
 
 def test_equalizing_is_pillows(picture):
     expected = np.asarray(ImageOps.equalize(Image.fromarray(picture)))
-    np.testing.assert_array_equal(_everywhere(tones.equalize, picture), expected)
+    np.testing.assert_array_equal(_everywhere(color.equalize, picture), expected)
 
 
 def test_stretching_is_pillows_up_to_rounding(picture):
     expected = np.asarray(ImageOps.autocontrast(Image.fromarray(picture), preserve_tone=False)).astype(int)
-    assert np.abs(_everywhere(tones.auto_contrast, picture) - expected).max() <= 1
+    assert np.abs(_everywhere(color.auto_contrast, picture) - expected).max() <= 1
 
 
 def test_smoothing_keeps_a_plain_picture_and_sharpening_widens_an_edge():
     plain = np.full((5, 6, 3), 77, np.uint8)
-    np.testing.assert_array_equal(_everywhere(lambda image: tones.sharpen(image, 0.0), plain), plain)
+    np.testing.assert_array_equal(_everywhere(lambda image: color.sharpen(image, 0.0), plain), plain)
     edge = plain.copy()
     edge[:, 3:] = 100
-    found = _everywhere(lambda image: tones.sharpen(image, 1.9), edge).astype(int)
+    found = _everywhere(lambda image: color.sharpen(image, 1.9), edge).astype(int)
     assert found[2, 2, 0] < 77
     assert found[2, 3, 0] > 100
     assert (found[:, [0, 5]] == edge[:, [0, 5]]).all()
@@ -99,7 +100,7 @@ def test_jitter_is_drawn_from_the_seed_and_its_strength_bounds_it(knob, picture)
     off = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
 
     def change(seed, strength):
-        jittered = _everywhere(lambda image: tones.jitter(image, [seed, 5], **off | {knob: strength}), picture)
+        jittered = _everywhere(lambda image: color.jitter(image, [seed, 5], **off | {knob: strength}), picture)
         return np.abs(jittered.astype(int) - picture).mean()
 
     weak = [change(seed, 0.02) for seed in range(6)]

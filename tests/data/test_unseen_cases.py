@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import red_images as red
 
-from efficientdet.data import conversion, corners, records, sources, tfrecord
+from efficientdet.data import conversion
+from efficientdet.data.reading import corners, sources
+from efficientdet.data.records import store, tfrecord
 from efficientdet.errors import UserError
 
 _LINE = f"0 {red.YOLO}\n"
@@ -445,9 +447,9 @@ def _check_records(folder, result):
     for split, figures in result.splits.items():
         if not figures.num_boxes:
             continue
-        opened = records.open_records(str(folder), split)
+        opened = store.open_records(str(folder), split)
         for number in range(len(opened.lengths)):
-            record = tfrecord.parse(records.read(opened, number))
+            record = tfrecord.parse(store.read(opened, number))
             jpeg = record["encoded"].numpy()
             for box in record["boxes"].numpy() * [red.HEIGHT, red.WIDTH, red.HEIGHT, red.WIDTH]:
                 np.testing.assert_allclose(box, red.find_red(jpeg), atol=1)  # JPEG blurs the edge

@@ -7,8 +7,8 @@ import little_videos
 import numpy as np
 import pytest
 
-from efficientdet.data import video
 from efficientdet.errors import UserError
+from efficientdet.media import video
 
 
 def _read(path):

@@ -4,7 +4,7 @@ import little_datasets
 import numpy as np
 import pytest
 
-from efficientdet.data import voc
+from efficientdet.data.formats import voc
 from efficientdet.errors import UserError
 
 

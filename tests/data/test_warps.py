@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.data import warps
+from efficientdet.data.augment import geometry
 
 _HEIGHT, _WIDTH = 60, 90
 _BOX = (20, 30, 40, 70)  # y1, x1, y2, x2, px
@@ -45,9 +45,9 @@ def _extent(image):
 @pytest.mark.parametrize(
     "move",
     [
-        pytest.param(lambda i, b: warps.shift(i, b, 0.0, 0.0), id="shift"),
-        pytest.param(lambda i, b: warps.shear(i, b, 0.0, 0.0), id="shear"),
-        pytest.param(lambda i, b: warps.rotate(i, b, 0.0), id="rotation"),
+        pytest.param(lambda i, b: geometry.shift(i, b, 0.0, 0.0), id="shift"),
+        pytest.param(lambda i, b: geometry.shear(i, b, 0.0, 0.0), id="shear"),
+        pytest.param(lambda i, b: geometry.rotate(i, b, 0.0), id="rotation"),
     ],
 )
 def test_moving_by_nothing_changes_nothing(move, rng):
@@ -60,14 +60,14 @@ def test_moving_by_nothing_changes_nothing(move, rng):
 @pytest.mark.parametrize(
     ("move", "expected"),
     [
-        pytest.param(lambda i, b: warps.shift(i, b, 5.0, 0.0), (25, 30, 45, 70), id="down"),
-        pytest.param(lambda i, b: warps.shift(i, b, -7.0, 0.0), (13, 30, 33, 70), id="up"),
-        pytest.param(lambda i, b: warps.shift(i, b, 0.0, 12.0), (20, 42, 40, 82), id="right"),
-        pytest.param(lambda i, b: warps.shift(i, b, 0.0, -50.0), (20, 0, 40, 20), id="left, half of it outside"),
-        pytest.param(lambda i, b: warps.shear(i, b, 0.0, 0.5), (20, 40, 40, 90), id="right by half of y"),
-        pytest.param(lambda i, b: warps.shear(i, b, -0.1, 0.0), (13, 30, 37, 70), id="up by a tenth of x"),
-        pytest.param(lambda i, b: warps.rotate(i, b, 90.0), (15, 35, 55, 55), id="a quarter, clockwise"),
-        pytest.param(lambda i, b: warps.rotate(i, b, 180.0), (20, 20, 40, 60), id="upside down"),
+        pytest.param(lambda i, b: geometry.shift(i, b, 5.0, 0.0), (25, 30, 45, 70), id="down"),
+        pytest.param(lambda i, b: geometry.shift(i, b, -7.0, 0.0), (13, 30, 33, 70), id="up"),
+        pytest.param(lambda i, b: geometry.shift(i, b, 0.0, 12.0), (20, 42, 40, 82), id="right"),
+        pytest.param(lambda i, b: geometry.shift(i, b, 0.0, -50.0), (20, 0, 40, 20), id="left, half of it outside"),
+        pytest.param(lambda i, b: geometry.shear(i, b, 0.0, 0.5), (20, 40, 40, 90), id="right by half of y"),
+        pytest.param(lambda i, b: geometry.shear(i, b, -0.1, 0.0), (13, 30, 37, 70), id="up by a tenth of x"),
+        pytest.param(lambda i, b: geometry.rotate(i, b, 90.0), (15, 35, 55, 55), id="a quarter, clockwise"),
+        pytest.param(lambda i, b: geometry.rotate(i, b, 180.0), (20, 20, 40, 60), id="upside down"),
     ],
 )
 def test_boxes_move_as_worked_out_by_hand(move, expected):
@@ -78,39 +78,42 @@ def test_boxes_move_as_worked_out_by_hand(move, expected):
 
 @pytest.mark.parametrize("degrees", [-30.0, -11.0, 7.0, 24.0, 45.0])
 def test_pixels_fill_the_box_of_any_rotation(degrees):
-    image, boxes = _everywhere(lambda i, b: warps.rotate(i, b, degrees), _painted(_BOX), _fractions(_BOX))
+    image, boxes = _everywhere(lambda i, b: geometry.rotate(i, b, degrees), _painted(_BOX), _fractions(_BOX))
     assert np.abs(_extent(image) - boxes[0]).max() <= 1.5  # a corner covers its pixel by less than half
 
 
 def test_clockwise_turns_the_right_side_down():
     image = _painted((28, 80, 32, 84))
-    moved, _ = _everywhere(lambda i, b: warps.rotate(i, b, 20.0), image, _fractions())
+    moved, _ = _everywhere(lambda i, b: geometry.rotate(i, b, 20.0), image, _fractions())
     assert _extent(moved)[0] > 32
 
 
 def test_what_comes_in_is_grey():
-    moved, _ = _everywhere(lambda i, b: warps.shift(i, b, 0.0, 30.0), _painted(), _fractions())
+    moved, _ = _everywhere(lambda i, b: geometry.shift(i, b, 0.0, 30.0), _painted(), _fractions())
     assert (moved[:, :29] == 128).all()
     assert not moved[:, 31:].any()
 
 
 def test_a_box_that_leaves_the_picture_stays_gone():
     """Turned about the middle, a strip at the border would get an area again."""
-    _, boxes = _everywhere(lambda i, b: warps.shift(i, b, 0.0, 70.0), _painted(_BOX), _fractions(_BOX, (0, 0, 9, 9)))
+    _, boxes = _everywhere(lambda i, b: geometry.shift(i, b, 0.0, 70.0), _painted(_BOX), _fractions(_BOX, (0, 0, 9, 9)))
     assert boxes[0].tolist() == [0, 0, 0, 0]
     assert boxes[1, 1] > 69
-    _, turned = warps.rotate(tf.constant(_painted()), tf.constant(_fractions((0, 0, 0, 0))), 30.0)
+    _, turned = geometry.rotate(tf.constant(_painted()), tf.constant(_fractions((0, 0, 0, 0))), 30.0)
     assert turned.numpy().tolist() == [[0, 0, 0, 0]]
 
 
 def test_a_picture_without_boxes_moves_too():
-    _, boxes = _everywhere(lambda i, b: warps.rotate(i, b, 10.0), _painted(), _fractions())
+    _, boxes = _everywhere(lambda i, b: geometry.rotate(i, b, 10.0), _painted(), _fractions())
     assert boxes.shape == (0, 4)
 
 
 def _invert(image, boxes, probability, seed=3):
     return _everywhere(
-        lambda i, b: (warps.change_in_boxes(i, b, probability, tf.constant([seed, 1]), lambda part, _: 255 - part), b),
+        lambda i, b: (
+            geometry.change_in_boxes(i, b, probability, tf.constant([seed, 1]), lambda part, _: 255 - part),
+            b,
+        ),
         image,
         boxes,
     )[0]

@@ -4,7 +4,7 @@ import little_datasets
 import numpy as np
 import pytest
 
-from efficientdet.data import yolo
+from efficientdet.data.formats import yolo
 from efficientdet.errors import UserError
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from efficientdet import plausibility
 from efficientdet.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
-from efficientdet.data import box_sample, records, tfrecord
+from efficientdet.data.records import box_sample, store, tfrecord
 from efficientdet.structures import Category
 from efficientdet.training import cautions, dataset, metrics
 from efficientdet.training.validation import ValidationResult
@@ -40,7 +40,7 @@ def shard(tmp_path_factory):
 
 def _split(shard, number, boxes_per_class):
     """A split of one record, many times."""
-    return records.Records(
+    return store.Records(
         name="x",
         paths=(str(shard[0]),),
         shards=np.zeros(number, np.int32),

@@ -14,7 +14,8 @@ from efficientdet.config import (
     Resize,
     TrainingConfig,
 )
-from efficientdet.data import conversion, pipeline, records, synthetic
+from efficientdet.data import conversion, pipeline, synthetic
+from efficientdet.data.records import store
 from efficientdet.training import dataset
 
 
@@ -37,7 +38,7 @@ def test_pictures_are_resampled_as_the_model_says(converted, tiny):
         )
         opened = dataset.open_dataset(config)
         options = {"image_size": tiny.image_size, "resize": method}
-        train, val = (records.open_records(converted, split) for split in ("train", "val"))
+        train, val = (store.open_records(converted, split) for split in ("train", "val"))
         ((expected, _),) = pipeline.training_batches(
             train,
             batch_size=4,

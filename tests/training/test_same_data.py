@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
-from efficientdet.data import conversion, records, synthetic
+from efficientdet.data import conversion, synthetic
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.training import dataset, run_directory
 from efficientdet.training.run import train
@@ -76,7 +77,7 @@ def test_other_data_of_equal_size_at_the_same_path_are_refused(two, converted, c
         UserError, match=r"`data\.train` has other content than the data that the run in `.*run` was"
     ) as e:
         claim(converted)
-    then, now = (records.open_records(str(folder), "train").checksum[:8] for folder in two)
+    then, now = (store.open_records(str(folder), "train").checksum[:8] for folder in two)
     assert f"`{converted}`, 3 images (checksum {now}) now, `{converted}`, 3 images (checksum {then}) then" in str(
         e.value
     )

@@ -13,8 +13,9 @@ import numpy as np
 
 from efficientdet import boxes as box_geometry
 from efficientdet.config import AugmentationConfig, LossConfig, ModelConfig
-from efficientdet.data import augment, tfrecord
-from efficientdet.data.records import Records
+from efficientdet.data.augment import cropping
+from efficientdet.data.records import tfrecord
+from efficientdet.data.records.store import Records
 from efficientdet.model import anchors as anchor_boxes
 
 
@@ -58,7 +59,7 @@ def batches(
         own_labels = tf.gather(labels, tf.searchsorted(in_order, tf.boolean_mask(record["category_ids"], kept)))
         own_seed = tf.stack([seed, tf.cast(number, tf.int32)])
         pixels, boxes = scale_and_cut(image, boxes, own_seed, model.image_size, augmentation)
-        has_area = augment.has_area(boxes)
+        has_area = cropping.has_area(boxes)
         boxes, own_labels = tf.boolean_mask(boxes, has_area), tf.boolean_mask(own_labels, has_area)
         found, deltas = match(boxes, own_labels, anchors, LossConfig().match_iou)
         return {"images": pixels, "labels": found, "box_deltas": deltas, "num_boxes": tf.shape(boxes)[0]}
@@ -86,7 +87,7 @@ def scale_and_cut(
     import tensorflow as tf
 
     size = tf.shape(image)[:2]
-    is_mirrored, window, _, valid_size = augment.draw_decisions(seed, size, image_size, config, "half_pixel")
+    is_mirrored, window, _, valid_size = cropping.draw_decisions(seed, size, image_size, config, "half_pixel")
     image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     scale = tf.cast(valid_size, tf.float32) / tf.cast(window[2:], tf.float32)
     new_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), valid_size)
@@ -96,7 +97,7 @@ def scale_and_cut(
     corner = tf.minimum(corner, new_size - valid_size)
     cut = tf.slice(scaled, tf.concat([corner, [0]], axis=0), tf.concat([valid_size, [3]], axis=0))
     padded = tf.image.pad_to_bounding_box(cut, 0, 0, *image_size)
-    boxes = augment.move_boxes(boxes, size, window, valid_size, image_size, is_mirrored)
+    boxes = cropping.move_boxes(boxes, size, window, valid_size, image_size, is_mirrored)
     return tf.ensure_shape(padded, [*image_size, 3]), boxes
 
 

@@ -18,8 +18,9 @@ from rich.table import Table
 from efficientdet import detector, files, progress
 from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, suppression, timing
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
-from efficientdet.data import images, preprocess, synthetic
+from efficientdet.data import preprocess, synthetic
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.model import host_postprocess
 from efficientdet.runtimes import manifest
 from efficientdet.training import memory

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from efficientdet.benchmarks import timing
 from efficientdet.config import AugmentationConfig
-from efficientdet.data import conversion, pipeline, records, synthetic, tfrecord
+from efficientdet.data import conversion, pipeline, synthetic
+from efficientdet.data.records import store, tfrecord
 from efficientdet.structures import Batch
 
 _SHARDS = (1, 64, 256)
@@ -22,7 +23,7 @@ _PICTURES = 64  # of which the boxes are counted
 _MEASURED = 160  # images a measurement
 
 
-def measure(opened: records.Records, *, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+def measure(opened: store.Records, *, batch_size: int, rounds: int) -> list[dict[str, Any]]:
     """Measures in turns; the images are those of `opened`, with other boxes and in other shards.
 
     Args:
@@ -69,13 +70,13 @@ def _first_batch(location: Path, batch_size: int) -> Callable[[], float]:
 
     def wait() -> float:
         began = time.perf_counter()
-        next(_batches(records.open_records(str(location), "train"), batch_size, (512, 512), num_steps=1000))
+        next(_batches(store.open_records(str(location), "train"), batch_size, (512, 512), num_steps=1000))
         return time.perf_counter() - began
 
     return wait
 
 
-def _rate(opened: records.Records, batch_size: int, image_size: tuple[int, int]) -> Callable[[], float]:
+def _rate(opened: store.Records, batch_size: int, image_size: tuple[int, int]) -> Callable[[], float]:
     """Makes the function that reads some batches: images/s from the end of the first on, which waits for the graph."""
     num_steps = max(_MEASURED // batch_size, 2)
 
@@ -88,7 +89,7 @@ def _rate(opened: records.Records, batch_size: int, image_size: tuple[int, int])
 
 
 def _batches(
-    opened: records.Records, batch_size: int, image_size: tuple[int, int], *, num_steps: int
+    opened: store.Records, batch_size: int, image_size: tuple[int, int], *, num_steps: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     return pipeline.training_batches(
         opened,
@@ -103,7 +104,7 @@ def _batches(
     )
 
 
-def _with_boxes(opened: records.Records, folder: Path, num_boxes: int) -> records.Records:
+def _with_boxes(opened: store.Records, folder: Path, num_boxes: int) -> store.Records:
     """Writes the first images of a split with `num_boxes` boxes each, in one file."""
     import tensorflow as tf
 
@@ -129,7 +130,7 @@ def _with_boxes(opened: records.Records, folder: Path, num_boxes: int) -> record
         opened,
         paths=(str(path),),
         shards=np.zeros(count, np.int32),
-        offsets=records.locate(np.asarray(lengths)),
+        offsets=store.locate(np.asarray(lengths)),
         lengths=np.asarray(lengths),
         max_boxes=num_boxes,
         num_boxes=num_boxes * count,

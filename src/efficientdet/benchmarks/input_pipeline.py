@@ -23,7 +23,9 @@ from rich.table import Table
 from efficientdet import files, presets, progress
 from efficientdet.benchmarks import conventional, input_growth, report, timing
 from efficientdet.config import AugmentationConfig, Decode
-from efficientdet.data import augment, conversion, pipeline, preprocess, records, synthetic
+from efficientdet.data import conversion, pipeline, preprocess, synthetic
+from efficientdet.data.augment import cropping
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 
 _STAGES = ("read", "decode", "resize", "batch")
@@ -157,19 +159,19 @@ def benchmark_input(
 
 
 @contextlib.contextmanager
-def _opened(location: str, split: str) -> Iterator[records.Records]:
+def _opened(location: str, split: str) -> Iterator[store.Records]:
     """Opens the records, or generated ones that are gone after the block."""
     if location:
-        yield records.open_records(location, split)
+        yield store.open_records(location, split)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthetic.write_coco_folder(folder / "pictures", {"train": 64}, (480, 640), seed=0)
         conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
-        yield records.open_records(str(folder / "records"), "train")
+        yield store.open_records(str(folder / "records"), "train")
 
 
-def _describe(opened: records.Records, image_size: tuple[int, int], batch_size: int) -> dict[str, Any]:
+def _describe(opened: store.Records, image_size: tuple[int, int], batch_size: int) -> dict[str, Any]:
     """Notes what the images are like: the first 256 of them."""
     sizes, lengths = [], []
     for encoded in _encoded(opened, min(len(opened), 256)):
@@ -186,14 +188,14 @@ def _describe(opened: records.Records, image_size: tuple[int, int], batch_size: 
     }
 
 
-def _encoded(opened: records.Records, count: int) -> list[bytes]:
+def _encoded(opened: store.Records, count: int) -> list[bytes]:
     """Reads the first image files in the order of training."""
     dataset = pipeline.training_files(opened, batch_size=count, seed=0, start_step=0, stop_step=1)
     return [file["encoded"] for file in dataset.as_numpy_iterator()]
 
 
 def _datasets(
-    opened: records.Records, image_size: tuple[int, int], batch_size: int, num_steps: int, decode: Decode
+    opened: store.Records, image_size: tuple[int, int], batch_size: int, num_steps: int, decode: Decode
 ) -> dict[str, Any]:
     """Makes what is measured: datasets of `num_steps` batches."""
     import tensorflow as tf
@@ -217,16 +219,16 @@ def _datasets(
     def seen(file: dict[str, Any]) -> tuple[Any, Any, Any]:
         size = preprocess.picture_size_tf(file["encoded"])
         seed = tf.stack([file["epoch"], file["number"]])
-        drawn = augment.draw_decisions(seed, size, image_size, augmentation, model.resize)
+        drawn = cropping.draw_decisions(seed, size, image_size, augmentation, model.resize)
         is_mirrored, window, shrink, valid_size = drawn
         return preprocess.decode_window_tf(file["encoded"], window, shrink, decode), is_mirrored, valid_size
 
     def resized(part: Any, is_mirrored: Any, valid_size: Any) -> Any:
-        return preprocess.resample_tf(augment.mirror_image(part, is_mirrored), valid_size, image_size, model.resize)
+        return preprocess.resample_tf(cropping.mirror_image(part, is_mirrored), valid_size, image_size, model.resize)
 
     def resized_from_memory(number: Any, image: Any) -> Any:
         seed = tf.stack([0, tf.cast(number, tf.int32)])
-        drawn = augment.draw_decisions(seed, tf.shape(image)[:2], image_size, augmentation, model.resize)
+        drawn = cropping.draw_decisions(seed, tf.shape(image)[:2], image_size, augmentation, model.resize)
         is_mirrored, window, _, valid_size = drawn
         return resized(preprocess.cut_out(image, window), is_mirrored, valid_size)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from efficientdet import archives, connection, files, progress, web
-from efficientdet.data import conversion, records, summary
+from efficientdet.data import conversion, summary
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 
 Split = Literal["train", "val"]
@@ -219,7 +220,7 @@ def _claim(output: Path, dataset: str) -> Iterator[None]:
 def _read_splits(output: Path) -> dict[str, Any]:
     """Reads what the records say of their splits; nothing if there are none."""
     try:
-        splits = json.loads((output / "records" / records.MANIFEST).read_text(encoding="utf-8"))["splits"]
+        splits = json.loads((output / "records" / store.MANIFEST).read_text(encoding="utf-8"))["splits"]
         return splits if isinstance(splits, dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -236,7 +237,7 @@ def _figures(output: Path) -> dict[str, dict[str, int]]:
         except (KeyError, TypeError):  # damaged: converted again
             continue
         is_whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-        if is_whole and (folder / records.index_name(name)).is_file():
+        if is_whole and (folder / store.index_name(name)).is_file():
             figures[name] = counts | {"num_shards": len(sizes)}
     return figures
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import files
-from efficientdet.data import fields
+from efficientdet.data.reading import fields
 from efficientdet.errors import UserError
 
 _LIMIT_PX = 2**31

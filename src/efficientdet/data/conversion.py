@@ -12,24 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import progress, web
-from efficientdet.data import (
-    accounts,
-    coco,
-    dataset_files,
-    formats,
-    interpretation,
-    lookup,
-    policy,
-    recognition,
-    records,
-    rotation,
-    shards,
-    sources,
-    staging,
-    summary,
-    voc,
-    yolo,
-)
+from efficientdet.data import dataset_files, policy, recognition, registry, summary
+from efficientdet.data.formats import coco, voc, yolo
+from efficientdet.data.layouts import lookup
+from efficientdet.data.reading import accounts, interpretation, rotation, sources
+from efficientdet.data.records import shards, staging, store
 from efficientdet.errors import UserError
 
 _PICTURES_A_SHARD = 1000
@@ -51,7 +38,7 @@ _CLASS_SUFFIXES = (".data", ".names")
 
 
 def convert(
-    format: formats.Choice,
+    format: registry.Choice,
     source: Path,
     /,
     *,
@@ -164,7 +151,7 @@ def convert(
     return result
 
 
-def detect_format(folder: Path) -> formats.Format:
+def detect_format(folder: Path) -> registry.Format:
     """Finds out how the annotations of a dataset are written.
 
     Raises:
@@ -187,14 +174,14 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
     """
     parent = cache_dir or web.cache_dir() / "datasets"
     folder = parent / f"{source.resolve().name}-{_fingerprint(source)}"
-    if (folder / records.MANIFEST).is_file():
+    if (folder / store.MANIFEST).is_file():
         return folder
     format = detect_format(source)
     progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
     try:
         result = convert(format, source, output=folder)
     except UserError:
-        if (folder / records.MANIFEST).is_file():  # another process was faster
+        if (folder / store.MANIFEST).is_file():  # another process was faster
             return folder
         raise
     summary.show(result, progress.console)
@@ -210,8 +197,8 @@ def _check_arguments(
     classes: Path | None,
 ) -> None:
     """Raises a UserError for an argument that cannot work; `own` are those of one format each."""
-    if format not in formats.NAMES:
-        raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(formats.NAMES)}.")
+    if format not in registry.NAMES:
+        raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(registry.NAMES)}.")
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
     for number in num_shards.values() if isinstance(num_shards, dict) else [num_shards]:
@@ -227,7 +214,7 @@ def _check_arguments(
 
 
 def _read(
-    format: formats.Format,
+    format: registry.Format,
     source: Path,
     splits: tuple[str, ...],
     files: tuple[tuple[str, Path, Path], ...],
@@ -236,8 +223,8 @@ def _read(
     reading: sources.Reading,
 ) -> sources.Source:
     """Reads the annotations."""
-    if format in formats.READERS:
-        return formats.READERS[format](source, splits=splits, classes=classes, reading=reading)
+    if format in registry.READERS:
+        return registry.READERS[format](source, splits=splits, classes=classes, reading=reading)
     if format == "coco":
         return coco.read(source, splits=splits, files=files, reading=reading)
     if format == "voc":
@@ -377,7 +364,7 @@ def _fingerprint(source: Path) -> str:
     """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
     # Other files in its folder may change.
     suffixes = (*lookup.IMAGE_SUFFIXES, *sources.ANNOTATION_SUFFIXES, *_CLASS_SUFFIXES)
-    digest = hashlib.sha256(f"{records.VERSION}\t{source.resolve()}".encode())
+    digest = hashlib.sha256(f"{store.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
         # A run or predictions inside the folder are no part of the dataset.
         folders[:] = sorted(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientdet.data import policy, records, shards, sources, summary
+from efficientdet.data import policy, summary
+from efficientdet.data.reading import sources
+from efficientdet.data.records import shards, store
 
 _DETAILS = "conversion.json"
 _SPLITS = "splits.json"
@@ -18,17 +20,17 @@ def write_manifest(folder: Path, result: summary.Summary, written: list[shards.S
     for name, split in result.splits.items():
         own = [shard for shard in written if shard.split == name]
         lengths = [shard.lengths for shard in own]
-        records.write_index(
-            folder / records.index_name(name),
+        store.write_index(
+            folder / store.index_name(name),
             np.repeat(np.arange(len(own), dtype=np.int32), [len(values) for values in lengths]),
-            np.concatenate([records.locate(values) for values in lengths]),
+            np.concatenate([store.locate(values) for values in lengths]),
             np.concatenate(lengths),
         )
         figures = dataclasses.asdict(split)
         files = [{"name": shard.name, "bytes": shard.num_bytes, "sha256": shard.sha256} for shard in own]
         splits[name] = figures | {"shards": files}
     manifest = {
-        "version": records.VERSION,
+        "version": store.VERSION,
         "format": result.format,
         "source": Path(result.source).name,
         "categories": [dataclasses.asdict(category) for category in result.categories],
@@ -39,7 +41,7 @@ def write_manifest(folder: Path, result: summary.Summary, written: list[shards.S
         "problems": [dataclasses.asdict(problem) for problem in result.problems],
         "unused": [dataclasses.asdict(problem) for problem in result.account.unused],
     }
-    for name, document in ((_DETAILS, details), (records.MANIFEST, manifest)):
+    for name, document in ((_DETAILS, details), (store.MANIFEST, manifest)):
         (folder / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import AugmentationConfig, Decode, Resize
-from efficientdet.data import combinations, preprocess, tfrecord
-from efficientdet.data.records import Records
+from efficientdet.data import preprocess
+from efficientdet.data.augment import combinations
+from efficientdet.data.records import tfrecord
+from efficientdet.data.records.store import Records
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
 

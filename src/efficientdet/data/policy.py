@@ -8,8 +8,9 @@ import dataclasses
 
 import numpy as np
 
-from efficientdet.data import images, sources
+from efficientdet.data.reading import sources
 from efficientdet.errors import UserError
+from efficientdet.media import images
 
 NOT_FINITE = "boxes with coordinates that are not numbers dropped"
 NO_AREA = "boxes without area dropped"

@@ -12,23 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import (
+from efficientdet.data import registry
+from efficientdet.data.formats import (
     coco,
     createml,
-    fields,
-    formats,
-    gallery,
     image_folder,
     label_studio,
     labelme,
     open_images,
-    sources,
     supervisely,
     tables,
     via,
     voc,
     yolo,
 )
+from efficientdet.data.layouts import gallery
+from efficientdet.data.reading import fields, sources
 from efficientdet.errors import UserError
 
 _SAMPLES_A_FOLDER = 12
@@ -87,7 +86,7 @@ _BY_SUFFIX = {
 }
 
 
-def recognize(folder: Path) -> formats.Format:
+def recognize(folder: Path) -> registry.Format:
     """Finds out how the annotations of a dataset are written.
 
     Args:
@@ -101,9 +100,9 @@ def recognize(folder: Path) -> formats.Format:
     """
     listed = gallery.Gallery(folder)
     seen = _survey(listed)
-    found: list[formats.Format] = [name for name in formats.NAMES if name in seen]
+    found: list[registry.Format] = [name for name in registry.NAMES if name in seen]
     if not found:  # names of files and folders fit several formats: annotations/*.json may be anyone's
-        roots: dict[formats.Format, Callable[[Path], bool]]
+        roots: dict[registry.Format, Callable[[Path], bool]]
         roots = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
         if any(path.suffix.lower() == ".json" for paths in seen.values() for path in paths):
             del roots["coco"]  # its content is known to be something else
@@ -283,5 +282,5 @@ def _describe(folder: Path, listed: gallery.Gallery, seen: dict[str, list[Path]]
     looks_like = f" {'; '.join(looks[:3])}." if looks else ""
     return (
         f"`{folder}` holds no dataset in a known format. It holds {listed.contents()}.{looks_like} "
-        f"Formats that are read: {', '.join(formats.NAMES)}; docs/data.md has their layouts."
+        f"Formats that are read: {', '.join(registry.NAMES)}; docs/data.md has their layouts."
     )

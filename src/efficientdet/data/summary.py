@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from efficientdet.data import accounts, policy, sources
+from efficientdet.data import policy
+from efficientdet.data.reading import accounts, sources
 from efficientdet.structures import Category
 
 _NUM_NAMES = 20

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from efficientdet.config import ModelConfig
-from efficientdet.data import images, preprocess, synthetic
+from efficientdet.data import preprocess, synthetic
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.structures import Category
 
 
@@ -52,10 +53,11 @@ def from_records(
     location: str, split: str, model: ModelConfig, categories: tuple[Category, ...], count: int
 ) -> list[Sample]:
     """Reads the first images of a split of records, as evaluation does."""
-    from efficientdet.data import pipeline, records
+    from efficientdet.data import pipeline
+    from efficientdet.data.records import store
 
     batches = pipeline.evaluation_batches(
-        records.open_records(location, split, may_lack_boxes=True),
+        store.open_records(location, split, may_lack_boxes=True),
         categories=categories,
         image_size=model.image_size,
         resize=model.resize,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet.data import images
 from efficientdet.errors import UserError
+from efficientdet.media import images
 from efficientdet.serving.admission import DECODING_BYTES, PIXEL_BYTES, Budget, Limits, Refusal
 from efficientdet.serving.uploads import Upload
 

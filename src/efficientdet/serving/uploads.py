@@ -16,8 +16,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from efficientdet.data import inputs
 from efficientdet.errors import UserError
+from efficientdet.media import inputs
 from efficientdet.serving import wishes
 from efficientdet.serving.admission import Budget, Limits, Refusal
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from efficientdet import backend, plausibility
 from efficientdet.config import ExperimentConfig, ModelConfig
-from efficientdet.data import box_sample
+from efficientdet.data.records import box_sample
 from efficientdet.model import anchors
 from efficientdet.training import metrics, processes, replicas
 from efficientdet.training.dataset import Dataset

@@ -10,7 +10,8 @@ import numpy as np
 
 from efficientdet import backend
 from efficientdet.config import DataConfig, ExperimentConfig
-from efficientdet.data import records, synthetic, tfrecord
+from efficientdet.data import synthetic
+from efficientdet.data.records import store, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Batch, Category, Originals
 
@@ -34,9 +35,9 @@ class Dataset:
     process; at least so many training images there must be."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
     """One pass over the validation images, the same in every process."""
-    train_records: records.Records | None = None
+    train_records: store.Records | None = None
     """Where the training images are; none: they are generated."""
-    validation_records: records.Records | None = None
+    validation_records: store.Records | None = None
     """Where the validation images are, in the order of `validation_batches`; none: they are generated, or there are
     none."""
 
@@ -56,7 +57,7 @@ class Dataset:
         """Names a validation image for people: by its file, or by its place if it is generated."""
         if self.validation_records is None:
             return f"image {position}"
-        return tfrecord.file_name(records.read(self.validation_records, position))
+        return tfrecord.file_name(store.read(self.validation_records, position))
 
 
 def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> Dataset:
@@ -154,13 +155,13 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
     data, training, size = config.data, config.training, config.model.image_size
     train = _open_training(data)
     if config.overfit:
-        train = records.first(train, config.overfit)
+        train = store.first(train, config.overfit)
     validation = train if config.overfit else _find_validation(config)
     resize = config.model.resize
     options: dict[str, Any] = {"categories": train.categories, "image_size": size, "resize": resize}
 
     def plain_batches(batch_size: int, count: int) -> Iterator[Batch]:
-        chosen = records.spread(train, batch_size * count)
+        chosen = store.spread(train, batch_size * count)
         return (batch for batch, _ in pipeline.evaluation_batches(chosen, batch_size=batch_size, **options))
 
     def validation_batches() -> Iterator[tuple[Batch, Originals]]:
@@ -197,9 +198,9 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
     )
 
 
-def _open_training(data: DataConfig) -> records.Records:
+def _open_training(data: DataConfig) -> store.Records:
     """Opens the training split, which has to have boxes."""
-    train = records.open_records(data.train, data.train_split, may_lack_boxes=True)
+    train = store.open_records(data.train, data.train_split, may_lack_boxes=True)
     if train.num_boxes:
         return train
     if not Path(data.train).expanduser().is_dir():
@@ -213,16 +214,16 @@ def _open_training(data: DataConfig) -> records.Records:
     )
 
 
-def _find_validation(config: ExperimentConfig) -> records.Records | None:
+def _find_validation(config: ExperimentConfig) -> store.Records | None:
     """Opens the validation split, if there is to be one."""
     data = config.data
     if data.validation == "none":
         return None
     if data.validation:
-        return records.open_records(data.validation, data.validation_split, may_lack_boxes=True)
+        return store.open_records(data.validation, data.validation_split, may_lack_boxes=True)
     folder = Path(data.train).expanduser()
-    if folder.is_dir() and data.validation_split in records.split_names(folder):
-        return records.open_records(data.train, data.validation_split, may_lack_boxes=True)
+    if folder.is_dir() and data.validation_split in store.split_names(folder):
+        return store.open_records(data.train, data.validation_split, may_lack_boxes=True)
     if data.validation_split != DataConfig().validation_split:
         raise UserError(f"`data.validation_split` is `{data.validation_split}`; `{data.train}` has no such split.")
     return None

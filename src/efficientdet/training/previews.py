@@ -11,7 +11,7 @@ import tyro
 
 from efficientdet import backend, draw, files, limits
 from efficientdet.config import ExperimentConfig, ModelConfig
-from efficientdet.data import records
+from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.training import dataset as datasets
 
@@ -133,7 +133,7 @@ def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> Experi
         raise UserError("`data` is `synthetic`; generated images are not augmented. `efficientdet demo` makes records.")
     backend.require_tensorflow("`preview`")
     folder = Path(data).expanduser()
-    is_source = folder.is_dir() and not (folder / records.MANIFEST).is_file()
+    is_source = folder.is_dir() and not (folder / store.MANIFEST).is_file()
     train, source = ("", data) if is_source else (data, "")
     return dataclasses.replace(
         config,

@@ -1,0 +1,247 @@
+"""Writes shards of records, in this process or in several; a shard is written as a whole by one process."""
+
+import collections
+import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import hashlib
+import importlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientdet import backend, progress
+from efficientdet.data import policy
+from efficientdet.data.reading import sources
+from efficientdet.data.records import tfrecord
+from efficientdet.errors import UserError
+from efficientdet.structures import Category
+
+_POLL_SECONDS = 0.25
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One shard to write.
+
+    Attributes:
+        split: split of the examples.
+        path: the file; none: the images are only checked.
+        examples: in the order of the records.
+        categories: the classes.
+    """
+
+    split: str
+    path: Path | None
+    examples: list[sources.Example]
+    categories: tuple[Category, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Shard:
+    """One shard that is written (or only checked: then without name and bytes).
+
+    Attributes:
+        split: split of its records.
+        name: file name.
+        num_bytes: size of the file.
+        sha256: of the file.
+        lengths: int64[E], bytes of each payload.
+        num_crowds: boxes that mark a crowd.
+        max_boxes: boxes of the fullest image, crowds included.
+        boxes_per_class: boxes of each label, crowds included.
+        problems: what was mended or dropped.
+        broken: images that could not be used and are not in the shard; `detail` is the error.
+    """
+
+    split: str
+    name: str
+    num_bytes: int
+    sha256: str
+    lengths: np.ndarray
+    num_crowds: int
+    max_boxes: int
+    boxes_per_class: collections.Counter[int]
+    problems: list[sources.Problem]
+    broken: list[sources.Problem]
+
+
+def write_all(tasks: list[Task], num_workers: int) -> list[Shard]:
+    """Writes all shards and shows the progress.
+
+    Args:
+        tasks: the shards.
+        num_workers: processes; 1 writes in this one. More are spawned, so a script that calls this needs
+            `if __name__ == "__main__":`.
+
+    Raises:
+        UserError: a file cannot be written, or a process died.
+    """
+    label = "Converting" if any(task.path for task in tasks) else "Checking"
+    with progress.track(label, sum(len(task.examples) for task in tasks)) as tracker:
+        if min(num_workers, len(tasks)) <= 1:
+            return [_write(task, tracker.advance) for task in tasks]
+        return _write_in_processes(tasks, min(num_workers, len(tasks)), tracker)
+
+
+def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.Tracker) -> list[Shard]:
+    """Hands the shards to spawned processes; a shared counter tells how many images are done."""
+    context = multiprocessing.get_context("spawn")
+    counter, stop, writes = context.Value("q", 0), context.Event(), any(task.path for task in tasks)
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (counter, stop, writes))
+    shown = 0
+    try:
+        futures = [pool.submit(_write_counted, task) for task in tasks]
+        waiting = set(futures)
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, _POLL_SECONDS, return_when=concurrent.futures.FIRST_EXCEPTION
+            )
+            for future in done:
+                future.result()
+            done_pictures = counter.value
+            if done_pictures > shown:
+                tracker.advance(done_pictures - shown)
+                shown = done_pictures
+        return [future.result() for future in futures]
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError(
+            f"A process of the conversion died, perhaps for want of memory; try fewer `num_workers` than {num_workers}."
+        ) from error
+    finally:
+        # After an error or Ctrl-C: what runs stops at its next image, what waits is not begun.
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# Of a spawned process: how many images all of them have done, and whether they should stop.
+_counter: Any = None
+_stop: Any = None
+
+
+def _start_worker(counter: Any, stop: Any, writes: bool) -> None:
+    """Prepares a spawned process: Ctrl-C is the parent's to handle, TensorFlow needs no GPU and says nothing."""
+    global _counter, _stop
+    _counter, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    if writes:
+        with backend.start_up_lines_hidden():
+            importlib.import_module("tensorflow")
+
+
+def _write_counted(task: Task) -> Shard:
+    """Writes one shard in a spawned process."""
+
+    def advance() -> None:
+        with _counter.get_lock():
+            _counter.value += 1
+        if _stop.is_set():
+            raise InterruptedError
+
+    return _write(task, advance)
+
+
+def _write(task: Task, advance: Callable[[], None]) -> Shard:
+    """Checks the images of one shard and writes their records."""
+    lengths: list[int] = []
+    pictures: list[_Counts] = []
+    broken: list[sources.Problem] = []
+    with _Writer(task.path) as writer:
+        for example in task.examples:
+            try:
+                picture = policy.prepare(example, task.split)
+            except UserError as error:
+                name, detail = example.file_name, str(error)
+                broken.append(sources.Problem(kind=policy.BROKEN, split=task.split, file_name=name, detail=detail))
+            else:
+                lengths.append(writer.write(example, picture, task.categories))
+                pictures.append(_Counts(picture))
+            advance()
+    num_bytes, sha256 = _digest(task.path)
+    return Shard(
+        split=task.split,
+        name="" if task.path is None else task.path.name,
+        num_bytes=num_bytes,
+        sha256=sha256,
+        lengths=np.asarray(lengths, np.int64),
+        num_crowds=sum(counts.num_crowds for counts in pictures),
+        max_boxes=max((len(counts.labels) for counts in pictures), default=0),
+        boxes_per_class=collections.Counter(label for counts in pictures for label in counts.labels),
+        problems=[problem for counts in pictures for problem in counts.problems],
+        broken=broken,
+    )
+
+
+class _Counts:
+    """What the summary needs of an image, without its pixels."""
+
+    def __init__(self, picture: policy.Picture):
+        self.labels: list[int] = picture.labels.tolist()
+        self.num_crowds = int(picture.is_crowd.sum())
+        self.problems = picture.problems
+
+
+class _Writer:
+    """A TFRecord file that is being written; without a path, nothing is."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._file: Any = None
+
+    def __enter__(self) -> "_Writer":
+        if self._path is not None:
+            import tensorflow as tf
+
+            def create() -> None:
+                self._file = tf.io.TFRecordWriter(str(self._path))
+
+            self._translate(create)
+        return self
+
+    def write(self, example: sources.Example, picture: policy.Picture, categories: tuple[Category, ...]) -> int:
+        """Writes one record and returns the bytes of its payload."""
+        if self._file is None:
+            return 0
+        size = np.asarray([picture.height, picture.width] * 2, np.float32)
+        payload = tfrecord.serialize(
+            encoded=picture.jpeg,
+            file_name=example.file_name,
+            id=example.id,
+            height=picture.height,
+            width=picture.width,
+            boxes=picture.boxes / size,
+            category_ids=np.asarray([categories[label].id for label in picture.labels], np.int64),
+            category_names=[categories[label].name for label in picture.labels],
+            is_crowd=picture.is_crowd,
+            area=picture.area,
+        )
+        self._translate(lambda: self._file.write(payload))
+        return len(payload)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._translate(self._file.close)
+
+    def _translate(self, action: Callable[[], None]) -> None:
+        """Turns TensorFlow's errors, which do not survive the way between processes, into ours."""
+        import tensorflow as tf
+
+        try:
+            action()
+        except tf.errors.OpError as error:
+            raise UserError(f"`{self._path}` cannot be written: {' '.join(str(error).split())}.") from None
+
+
+def _digest(path: Path | None) -> tuple[int, str]:
+    """Measures and hashes a file."""
+    if path is None:
+        return 0, ""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

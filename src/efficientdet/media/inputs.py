@@ -1,0 +1,189 @@
+"""Whatever a caller has an image in -> upright pixels: arrays, images of Pillow's, files, bytes, open files, addresses.
+
+An array is taken for RGB. OpenCV's `imread` gives BGR: turn it round with `image[..., ::-1]`; nothing in the values
+says which of the two it is. Of a file with several frames the first is taken, with a warning.
+"""
+
+import base64
+import binascii
+import errno
+import io
+import os
+import re
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from PIL import Image
+
+from efficientdet.errors import UserError
+from efficientdet.media import images
+
+Picture = np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview | BinaryIO
+"""uint8[h, w, 3] (RGB, upright), an image of Pillow's, a path, an address (http, https, file, data), the bytes of a
+file, or a file that is open for reading in binary mode."""
+
+_EXPECTED = "expected a path, an address, bytes, an open file, an image of Pillow's, or uint8[height, width, 3] in RGB"
+_ADDRESS = re.compile(r"(https?|file|data):", re.IGNORECASE)
+
+
+def is_one(value: object) -> bool:
+    """Says whether a value is meant as one image, and not as several."""
+    return isinstance(value, np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview) or _is_file(
+        value
+    )
+
+
+def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
+    """Takes the pixels of an image of any kind, upright.
+
+    Args:
+        picture: see `Picture`.
+        name: what an error calls the image; none: its path, or `image`.
+
+    Returns:
+        uint8[H, W, 3], RGB; an array is given back as it is.
+
+    Raises:
+        UserError: a value of another kind, or a file that `images.read_image` refuses.
+    """
+    if isinstance(picture, np.ndarray):
+        return _check_array(picture, name or "image")
+    if isinstance(picture, Image.Image):
+        return images.upright(picture, name or str(getattr(picture, "filename", "")) or "image")
+    source, shown = _content(picture, name)
+    content = source if isinstance(source, bytes) else images.read_file(source, shown)
+    if (count := images.count_frames(content, shown)) > 1:
+        warnings.warn(
+            f"`{shown}` has {count} frames; only the first is looked at. `efficientdet predict` looks at all of them.",
+            stacklevel=2,
+        )
+    return images.read_image(content, shown)
+
+
+def to_keep(picture: Any) -> Any:
+    """Gives an image in a form that can be read again: the bytes of an open file, anything else as it is."""
+    if not _is_file(picture) or isinstance(picture, Image.Image):
+        return picture
+    return _content(picture, None)[0]
+
+
+def decode_base64(text: str, name: str) -> bytes:
+    """Decodes an image file in base64, with or without `data:image/...;base64,` in front.
+
+    Args:
+        text: may have line breaks, and letters of the URL-safe alphabet.
+        name: what an error calls it.
+
+    Raises:
+        UserError: it is not base64, or empty.
+    """
+    head, comma, body = text.partition(",")
+    if text[:5].lower() != "data:":
+        body = text
+    elif not comma or not head.lower().endswith(";base64"):
+        raise UserError(f"`{name}` is a data: address without base64; expected data:image/...;base64,...")
+    compact = "".join(body.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        content = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"`{name}` is not valid base64; expected the bytes of an image file in base64.") from error
+    if not content:
+        raise UserError(f"`{name}` is empty; expected the bytes of an image file in base64.")
+    return content
+
+
+def _content(picture: Any, name: str | None) -> tuple[Path | bytes, str]:
+    """Finds the file behind a path, an address, bytes or an open file, and its name."""
+    if isinstance(picture, bytes | bytearray | memoryview):
+        if not len(picture):
+            raise UserError(f"`{name or 'image'}` is empty bytes; expected the bytes of an image file.")
+        return bytes(picture), name or "image"
+    if isinstance(picture, os.PathLike) and isinstance(os.fspath(picture), str):
+        return Path(picture), name or str(picture)
+    if isinstance(picture, str):
+        return _from_address(picture, name) if _ADDRESS.match(picture) else _from_path(picture, name)
+    if _is_file(picture):
+        shown = name or str(getattr(picture, "name", None) or "image")
+        content = "" if isinstance(picture, io.TextIOBase) else picture.read()
+        if isinstance(content, bytes) and content:
+            return content, shown
+        if isinstance(content, str):
+            raise UserError(f"`{shown}` is open as text; open it with mode 'rb'.")
+        if content is not None and not isinstance(content, bytes):
+            raise UserError(f"`{shown}` gives {type(content).__name__} when read; {_EXPECTED}.")
+        raise UserError(f"`{shown}` has no bytes left to read; open it again, or `seek(0)`.")
+    raise UserError(f"`{name or 'image'}` is {_description(picture)}; {_EXPECTED}.")
+
+
+def _from_path(text: str, name: str | None) -> tuple[Path, str]:
+    if not text.strip():
+        raise UserError(f"`{name or 'image'}` is an empty string; {_EXPECTED}.")
+    if "://" in text:
+        raise UserError(f"`{text}` is an address that is not read here; expected http://, https:// or a path.")
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"`{name or 'image'}` is a string of {len(text)} characters, too long for a path; base64 is read with "
+                "data:image/jpeg;base64, in front."
+            ) from None
+    return Path(text), name or text
+
+
+def _from_address(address: str, name: str | None) -> tuple[Path | bytes, str]:
+    """Fetches an address, within the size and time that `predict` allows."""
+    scheme = address.partition(":")[0].lower()
+    if scheme == "data":
+        return decode_base64(address, name or "image"), name or "image"
+    if scheme == "file":
+        path = url2pathname(urlsplit(address).path)
+        return Path(path), name or path
+    from efficientdet import connection, web
+    from efficientdet.media import locations
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        fetched = Path(folder) / "image"
+        most, seconds = locations.MAX_BYTES["picture"], locations.MAX_SECONDS["picture"]
+        web.fetch_within(address, fetched, max_bytes=most, max_seconds=seconds)
+        return fetched.read_bytes(), name or unquote(connection.without_secrets(address))
+
+
+def _check_array(array: np.ndarray, name: str) -> np.ndarray:
+    """Gives an array back if it is uint8[h, w, 3], else says how to make it so."""
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == 3 and array.size:
+        return array
+    shape = array.shape
+    hint = ""
+    if array.ndim == 4:
+        hint = "; give a list of images for several"
+    elif array.ndim == 2:
+        hint = "; grey becomes that with np.stack([image] * 3, axis=-1)"
+    elif array.ndim == 3 and shape[-1] == 4:
+        hint = "; drop the alpha with image[..., :3]"
+    elif array.ndim == 3 and shape[-1] == 1:
+        hint = "; grey becomes that with image.repeat(3, axis=-1)"
+    elif array.ndim == 3 and shape[0] in (1, 3, 4) and shape[-1] != 3:
+        hint = "; the channels come last: np.moveaxis(image, 0, -1)"
+    elif np.issubdtype(array.dtype, np.floating) and array.size:
+        hint = "; values in 0..1 become that with (255 * image).round().astype(np.uint8)"
+    raise UserError(f"`{name}` is {array.dtype}{list(shape)}; expected uint8[height, width, 3] in RGB{hint}.")
+
+
+def _description(value: object) -> str:
+    """Says in a few words what a value that is not an image is, and what may have led to it."""
+    if value is None:
+        return "None (`cv2.imread` gives it for a file that it cannot read)"
+    module, name = type(value).__module__.partition(".")[0], type(value).__qualname__
+    if hasattr(value, "__array__") and module not in ("builtins", "numpy"):
+        return f"of type {module}.{name} (np.asarray(...) makes an array of it)"
+    return f"of type {name}"
+
+
+def _is_file(value: object) -> bool:
+    return hasattr(value, "read") and callable(value.read)
