@@ -16,9 +16,10 @@ from typing import Any
 
 import tyro
 
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
+from efficientdet.storage import files
 
 _WAYS = ("none", "step", "thread")
 
@@ -39,10 +40,11 @@ def main(
     backend.choose()
     from efficientdet.model import anchors
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.training import checkpoint, engine, replicas
     from efficientdet.training import schedule as schedules
     from efficientdet.training import step as training_step
-    from efficientdet.training.checkpoint_writer import CheckpointWriter
+    from efficientdet.training.distributed import engine, replicas
+    from efficientdet.training.state import checkpoint
+    from efficientdet.training.state.checkpoint_writer import CheckpointWriter
 
     config = presets.find_preset(preset)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, image_size=(image_size, image_size)))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import tyro
 
-from efficientdet import backend, files
+from efficientdet import backend
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 
 def main(*, output: Path, work: Path = Path("demos"), seeds: tuple[int, ...] = (0, 1, 2, 3, 4)) -> None:

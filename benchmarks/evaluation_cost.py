@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from efficientdet import evaluation, files
+from efficientdet import evaluation
 from efficientdet.benchmarks import report, timing
+from efficientdet.storage import files
 from efficientdet.structures import Category
 
 _NUM_CLASSES = 80

@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet import config as configs
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 _BOUND = 5.0
 """A validation image whose largest logit is this far above that of all training images has exploded."""
@@ -95,7 +96,7 @@ def main(
 def _run(records: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Trains once, and looks at the weights for use on validation and training images."""
     import efficientdet
-    from efficientdet.training import metrics
+    from efficientdet.training.logs import metrics
 
     start = presets.find_preset(settings["preset"])
     size = tuple(settings["image_size"])

@@ -18,9 +18,10 @@ from typing import Any
 
 import tyro
 
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet import config as configs
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 
 def main(

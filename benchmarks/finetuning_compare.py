@@ -31,10 +31,11 @@ import numpy as np
 import tyro
 from finetuning_plan import Options, Run
 
-from efficientdet import backend, evaluation, files, presets
+from efficientdet import backend, evaluation, presets
 from efficientdet.benchmarks import report
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 from efficientdet.training import schedule
 
 _HERE = Path(__file__).parent

@@ -21,9 +21,11 @@ from typing import Any, Literal
 import numpy as np
 
 import efficientdet
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet import config as configs
-from efficientdet.training import metrics, run_directory
+from efficientdet.storage import files
+from efficientdet.training.logs import metrics
+from efficientdet.training.state import run_directory
 
 HEADLINE = "averages"
 
@@ -143,8 +145,10 @@ def write_variants(folder: Path) -> dict[str, Path]:
     """Writes other weights of a run that is done, from its last checkpoint; returns the files."""
     from efficientdet.model import weights
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.training import batch_statistics, checkpoint, engine, schedule
+    from efficientdet.training import batch_statistics, schedule
     from efficientdet.training.dataset import open_dataset
+    from efficientdet.training.distributed import engine
+    from efficientdet.training.state import checkpoint
 
     config = configs.load(folder / run_directory.CONFIG)
     dataset = open_dataset(config)

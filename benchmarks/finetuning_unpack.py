@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import files
+from efficientdet.checkpoints import backbones, names
 from efficientdet.config import ModelConfig
 from efficientdet.data.records import store, tfrecord
 from efficientdet.model import weights
-from efficientdet.model.checkpoints import backbones, names
+from efficientdet.storage import files
 
 ANNOTATIONS, IMAGES = "instances.json", "images"
 BACKBONE = "backbone.safetensors"

@@ -20,8 +20,8 @@ from typing import Any
 
 import tyro
 
-from efficientdet import files
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 _ROOT = Path(__file__).parents[1]
 _VERBS = ("convert", "train", "evaluate", "predict")

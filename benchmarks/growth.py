@@ -22,11 +22,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from efficientdet import backend, errors, files, presets, progress
+from efficientdet import backend, errors, presets, progress
 from efficientdet.benchmarks import drawn_weights, input_growth, report, timing
 from efficientdet.data.records import store as record_files
 from efficientdet.runtimes.openvino import OpenVinoRuntime
-from efficientdet.training import memory
+from efficientdet.storage import files
+from efficientdet.training.logs import memory
 
 Part = Literal["networks", "training", "input"]
 _TURN = 1.0  # s, one call at least

@@ -88,7 +88,7 @@ def measure_depthwise(shape: tuple[int, ...], batch_size: int) -> list[dict[str,
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import depthwise_pallas as kernels
+    from efficientdet.kernels import depthwise_pallas as kernels
 
     side, depth, extent, stride, times = shape
     x = jax.random.normal(jax.random.key(0), (batch_size, side, side, depth), jnp.bfloat16)
@@ -109,7 +109,7 @@ def measure_sums(shape: tuple[int, ...], batch_size: int) -> list[dict[str, Any]
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import normalization_jax, pallas
+    from efficientdet.kernels import normalization_jax, pallas
 
     side, depth, _, stride, times = shape
     rows = batch_size * (side // stride) ** 2

@@ -22,11 +22,12 @@ from typing import Any
 
 import tyro
 
-from efficientdet import files
 from efficientdet.benchmarks import report
 from efficientdet.data import conversion, synthetic
 from efficientdet.model import weights
-from efficientdet.training import checkpoint, interruption, metrics
+from efficientdet.storage import files
+from efficientdet.training.logs import metrics
+from efficientdet.training.state import checkpoint, interruption
 
 _COMMAND = (
     "train demo --data.train {records} --model.image-size 64 64 --model.backbone.width 0.25 "

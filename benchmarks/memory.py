@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from efficientdet import files
 from efficientdet.benchmarks import report
 from efficientdet.data import conversion, synthetic
-from efficientdet.training import metrics
+from efficientdet.storage import files
+from efficientdet.training.logs import metrics
 
 _COMMAND = (
     "train demo --model.image-size 64 64 --model.backbone.width 0.25 --model.backbone.depth 0.25 "

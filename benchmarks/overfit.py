@@ -19,9 +19,10 @@ from pathlib import Path
 
 import tyro
 
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet import config as configs
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 
 def main(
@@ -58,7 +59,7 @@ def main(
     """
     backend.choose()
     import efficientdet
-    from efficientdet.training import metrics
+    from efficientdet.training.logs import metrics
 
     start = presets.find_preset(preset)
     config = dataclasses.replace(

@@ -23,8 +23,10 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from efficientdet import backend, files, journal
+from efficientdet import backend
 from efficientdet.benchmarks import drawn_weights, report
+from efficientdet.inference import journal
+from efficientdet.storage import files
 
 _SECONDS = 1800.0  # after which a process is taken for stuck
 _LATEST = 0.2  # s; of the random part

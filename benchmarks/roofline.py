@@ -13,8 +13,9 @@ from typing import Any
 
 import tyro
 
-from efficientdet import backend, files, presets
+from efficientdet import backend, presets
 from efficientdet.benchmarks import report
+from efficientdet.storage import files
 
 _GPUS = {
     # GB/s and dense TFLOP/s in 16 bits, from the makers' data sheets

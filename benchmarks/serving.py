@@ -21,10 +21,11 @@ from pathlib import Path
 
 import tyro
 
-from efficientdet import backend, files
+from efficientdet import backend
 from efficientdet.benchmarks import drawn_weights, inference, report, timing
 from efficientdet.media import images
 from efficientdet.serving.admission import Limits
+from efficientdet.storage import files
 
 _GOAL = 0.8
 _START_SECONDS = 300
@@ -50,7 +51,7 @@ def main(
         turn_seconds: how long a turn lasts.
     """
     backend.choose()
-    from efficientdet.detector import Detector
+    from efficientdet.inference.detector import Detector
 
     encoded = inference._read_pictures(pictures)
     batch = Limits().max_batch

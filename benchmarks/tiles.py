@@ -19,10 +19,12 @@ import numpy as np
 import tyro
 
 import efficientdet
-from efficientdet import backend, evaluation, files, tiles
+from efficientdet import backend, evaluation
 from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
-from efficientdet.detections import PictureDetections
+from efficientdet.inference import tiles
+from efficientdet.inference.detections import PictureDetections
+from efficientdet.storage import files
 
 _SEED = 7_000_000  # images that no demo was trained on
 _SCORE = 0.05

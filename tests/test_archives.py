@@ -13,8 +13,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from efficientdet import archives
 from efficientdet.errors import UserError
+from efficientdet.storage import archives
 
 MB = 10**6
 FILES = {"top/a.txt": b"first", "top/deep/b.bin": np.random.default_rng(0).bytes(3 * MB), "other/c.txt": b""}

@@ -22,7 +22,8 @@ def _write_numbers(path):
     from efficientdet.config import BackboneConfig, ExperimentConfig, ModelConfig, OptimizerConfig, PostprocessConfig
     from efficientdet.model import anchors, postprocess
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.training import engine, losses, replicas, step, targets
+    from efficientdet.training import losses, step, targets
+    from efficientdet.training.distributed import engine, replicas
 
     config = ModelConfig(
         image_size=_SIZE,

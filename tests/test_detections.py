@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from efficientdet.data import coco_results
-from efficientdet.detections import PictureDetections
 from efficientdet.errors import UserError
+from efficientdet.inference.detections import PictureDetections
 from efficientdet.structures import Category
 
 _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"))

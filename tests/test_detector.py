@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import detector as detectors
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
+from efficientdet.inference import detector as detectors
 from efficientdet.model import weights
 from efficientdet.structures import Category
 

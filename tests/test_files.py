@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from efficientdet import files
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 
 @pytest.mark.parametrize("place", ["new", "old", "a/b/new", "folder/new"])

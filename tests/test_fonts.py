@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from efficientdet import draw, fonts
-from efficientdet.detections import PictureDetections
+from efficientdet.inference.detections import PictureDetections
 from efficientdet.structures import Category
 
 _WITHOUT_LETTERS = "\U0001f9a0\ue000"  # private use: no font has it

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import labelling
 from efficientdet.data.formats import coco, voc, yolo
 from efficientdet.errors import UserError
+from efficientdet.inference import labelling
 from efficientdet.media import images
 from efficientdet.structures import Category
 

@@ -25,7 +25,7 @@ def _asked_for(precision):
     """Counts, in a network's gradient as it goes to XLA, the products of each kind by the precision they ask for."""
     import keras
 
-    from efficientdet.training import engine
+    from efficientdet.training.distributed import engine
 
     assert backend.use_precision(precision) == "float32"
     # One of each layer with a product; the squeeze of squeeze-and-excitation is a convolution too.
@@ -100,7 +100,7 @@ def _products(xla):
     """Multiplies seeded matrices, and convolves seeded images: arrays of the running backend."""
     import keras
 
-    from efficientdet.training import engine
+    from efficientdet.training.distributed import engine
 
     rng = np.random.default_rng(0)
     left, right = (rng.normal(size=(1024, 1024)).astype(np.float32) for _ in range(2))

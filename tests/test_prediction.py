@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, prediction
+from efficientdet import cli
 from efficientdet.errors import UserError
+from efficientdet.inference import prediction
 from efficientdet.media import images, video
 
 _ROOT = Path(__file__).resolve().parents[1]

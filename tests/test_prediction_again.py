@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, detector, journal, prediction
+from efficientdet import cli
 from efficientdet.errors import UserError
+from efficientdet.inference import detector, journal, prediction
 
 _ROOT = Path(__file__).resolve().parents[1]
 

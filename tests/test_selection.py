@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from efficientdet import selection
 from efficientdet.errors import UserError
+from efficientdet.inference import selection
 from efficientdet.structures import Category
 
 _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="cow"))

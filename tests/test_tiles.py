@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientdet import tiles
+from efficientdet.inference import tiles
 
 _SIDES = st.tuples(st.integers(1, 900), st.integers(1, 900))
 _TILES = st.tuples(st.integers(32, 400), st.integers(32, 400))

@@ -14,8 +14,8 @@ import little_server
 import numpy as np
 import pytest
 
-from efficientdet import web
 from efficientdet.errors import UserError
+from efficientdet.storage import web
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 OTHER = np.random.default_rng(1).bytes(1_000_000)

@@ -37,7 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Category": "efficientdet.structures",
-    "Detector": "efficientdet.detector",
+    "Detector": "efficientdet.inference.detector",
     "ExperimentConfig": "efficientdet.config",
     "ModelConfig": "efficientdet.config",
     "PRESETS": "efficientdet.presets",
@@ -49,11 +49,11 @@ _HOMES = {
     "evaluate": "efficientdet.evaluation",
     "evaluate_detections": "efficientdet.evaluation",
     "export": "efficientdet.exporters.exports",
-    "predict": "efficientdet.prediction",
-    "preview": "efficientdet.training.previews",
+    "predict": "efficientdet.inference.prediction",
+    "preview": "efficientdet.training.trials.previews",
     "serve": "efficientdet.serving.service",
     "train": "efficientdet.training.run",
-    "train_seeds": "efficientdet.training.seeds",
+    "train_seeds": "efficientdet.training.trials.seeds",
 }
 
 # Or TensorFlow, whose own lines stay away from the terminal when `backend` is the first to import it.
@@ -77,19 +77,19 @@ if TYPE_CHECKING:
     from efficientdet.config import ExperimentConfig, ModelConfig
     from efficientdet.data.coco_download import download
     from efficientdet.data.conversion import convert
-    from efficientdet.detector import Detector
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation import evaluate, evaluate_detections
     from efficientdet.exporters.exports import export
+    from efficientdet.inference.detector import Detector
+    from efficientdet.inference.prediction import predict
     from efficientdet.model.complexity import describe
-    from efficientdet.prediction import predict
     from efficientdet.presets import PRESETS
     from efficientdet.serving.service import serve
     from efficientdet.structures import Category
-    from efficientdet.training.previews import preview
     from efficientdet.training.run import train
-    from efficientdet.training.seeds import train_seeds
+    from efficientdet.training.trials.previews import preview
+    from efficientdet.training.trials.seeds import train_seeds
 
 
 def __getattr__(name: str) -> Any:

@@ -22,14 +22,22 @@ VERBS = {
         "annotations in a dozen formats and their images to records",
     ),
     "download": ("efficientdet.data.coco_download", "download", "COCO 2017 by name, from its archives to records"),
-    "preview": ("efficientdet.training.previews", "preview", "a sheet of training images, augmented, with boxes"),
+    "preview": (
+        "efficientdet.training.trials.previews",
+        "preview",
+        "a sheet of training images, augmented, with boxes",
+    ),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
     "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
-    "predict": ("efficientdet.prediction", "predict", "detect in images, videos, cameras: with boxes, and as JSON"),
+    "predict": (
+        "efficientdet.inference.prediction",
+        "predict",
+        "detect in images, videos, cameras: with boxes, and as JSON",
+    ),
     "export": ("efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"),
     "serve": ("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
     "import-weights": (
-        "efficientdet.model.checkpoints.importing",
+        "efficientdet.checkpoints.importing",
         "import_weights",
         "a published checkpoint to a weights file",
     ),
@@ -233,7 +241,7 @@ def _train(words: list[str]) -> Any:
         if export_format is not None:
             _export_run(summary.run_dir, export_format)
         return summary
-    from efficientdet.training import seeds
+    from efficientdet.training.trials import seeds
 
     return seeds.train_seeds(config, seeds.parse(text))
 
@@ -258,7 +266,7 @@ def _export_run(run_dir: str, name: str) -> None:
 
     from efficientdet import progress
     from efficientdet.exporters import exports
-    from efficientdet.training import processes
+    from efficientdet.training.distributed import processes
 
     if processes.is_first():
         run = pathlib.Path(run_dir)

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from efficientdet import detector as detectors
-from efficientdet import draw, evaluation, files, presets, progress
+from efficientdet import draw, evaluation, presets, progress
 from efficientdet.data import conversion, synthetic
 from efficientdet.data.formats import coco
 from efficientdet.errors import UserError
+from efficientdet.inference import detector as detectors
 from efficientdet.media import images
 from efficientdet.model import complexity
+from efficientdet.storage import files
 
 SPLITS = {"train": 1400, "val": 64, "test": 400}
 _SHOWN = 8

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 import efficientdet
-from efficientdet import backend, files
+from efficientdet import backend
 from efficientdet.errors import UserError
-from efficientdet.training import memory, processes, self_check
+from efficientdet.storage import files
+from efficientdet.training.distributed import processes, self_check
+from efficientdet.training.logs import memory
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "safetensors", "faster-coco-eval")
 # How far products of 256 normal numbers may be from float64, in shares of the largest: factors of 24, 11, 8 and 11

@@ -19,12 +19,13 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import backend, files, intervals, plausibility, progress, runtimes, structures
+from efficientdet import backend, intervals, plausibility, progress, runtimes, structures
 from efficientdet import boxes as box_geometry
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.data import preprocess
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
 """In COCO's order. s, m, l: boxes with an area up to 32^2, from 32^2 to 96^2, from 96^2 px on; a box on a border is of

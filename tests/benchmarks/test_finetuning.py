@@ -21,10 +21,10 @@ from finetuning_plan import Options
 
 import efficientdet
 from efficientdet import presets
+from efficientdet.checkpoints import backbones
 from efficientdet.data import pipeline
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
-from efficientdet.model.checkpoints import backbones
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PARITY = _ROOT / ".venv-parity" / "bin" / "python"

@@ -5,7 +5,7 @@ import pytest
 
 from efficientdet.benchmarks import suppression
 from efficientdet.config import PostprocessConfig
-from efficientdet.model import host_postprocess
+from efficientdet.kernels import host_postprocess
 
 
 @pytest.mark.parametrize(("count", "num_classes"), [(5000, 80), (700, 3), (30, 30)])

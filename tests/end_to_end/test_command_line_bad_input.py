@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from efficientdet import cli, presets
-from efficientdet.model.checkpoints import names
+from efficientdet.checkpoints import names
 
 
 def _truncate(path, count):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from efficientdet.training import checkpoint
+from efficientdet.training.state import checkpoint
 
 _COMMAND = (
     "train demo --data.train synthetic --data.synthetic-examples 60000 --data.validation none "

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from efficientdet.model import weights
-from efficientdet.training import checkpoint, metrics
+from efficientdet.training.logs import metrics
+from efficientdet.training.state import checkpoint
 
 _COMMAND = (
     "train demo --backend jax --data.train synthetic --data.synthetic-classes 2 --model.image-size 64 64 "

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from efficientdet.training import metrics
+from efficientdet.training.logs import metrics
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "slurm"
 _PLAIN, _CONTAINER = _FOLDER / "train.sbatch", _FOLDER / "train-container.sbatch"

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, detector, evaluation, runtimes
+from efficientdet import cli, evaluation, runtimes
 from efficientdet.benchmarks import drawn_weights, inference
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, PostprocessConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, exports
 from efficientdet.exporters import onnx as onnx_exporter
+from efficientdet.inference import detector
 from efficientdet.model import weights
 from efficientdet.runtimes import manifest as manifests
 from efficientdet.runtimes.keras import KerasRuntime

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from efficientdet import backend
-from efficientdet.model import convolutions, layers, mixed_precision
+from efficientdet.kernels import convolutions, mixed_precision
+from efficientdet.model import layers
 
 _LARGE = (2, 65, 66, 33)  # worth a form of our own with TensorFlow on a CPU; SAME padding differs between the sides
 _SMALL = (2, 17, 18, 24)

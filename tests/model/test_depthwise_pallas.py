@@ -28,7 +28,7 @@ def _compare(size, stride, extent, depth, dtype):
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import depthwise_pallas
+    from efficientdet.kernels import depthwise_pallas
 
     rng = np.random.default_rng(0)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from efficientdet import presets
+from efficientdet.checkpoints import applications
 from efficientdet.config import BackboneConfig
 from efficientdet.model import architecture, efficientnet
-from efficientdet.model.checkpoints import applications
 from efficientdet.model.efficientnet import EfficientNet
 
 

@@ -37,7 +37,8 @@ def _normalize(rng, depth, activation, dtype):
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import normalization, normalization_jax
+    from efficientdet.kernels import normalization_jax
+    from efficientdet.model import normalization
 
     x, upstream = (jnp.asarray(rng.normal(size=(2, 18, 20, depth)) * 2 + 1, dtype) for _ in range(2))
     gamma, beta, near = (jnp.asarray(rng.normal(size=depth), "float32") for _ in range(3))
@@ -68,7 +69,8 @@ def _suppress(rng):
     """Compares the picks of the kernel with those of the loop: in all ways, and with few left."""
     import jax.numpy as jnp
 
-    from efficientdet.model import postprocess, suppression_pallas
+    from efficientdet.kernels import suppression_pallas
+    from efficientdet.model import postprocess
 
     corners, sides = rng.uniform(0, 200, (2, 150, 2)), rng.uniform(5, 120, (2, 150, 2))
     boxes = jnp.asarray(np.concatenate([corners, corners + sides], -1), "float32")
@@ -115,7 +117,7 @@ def _convolve_blocks(rng, size):
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import convolutions
+    from efficientdet.kernels import convolutions
 
     x, kernel = jnp.asarray(rng.normal(size=(2, *size, 3)), "float32"), jnp.asarray(rng.normal(size=(3, 3, 3, 8)))
 
@@ -134,7 +136,7 @@ def _lower():
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.model import normalization_jax, suppression_pallas
+    from efficientdet.kernels import normalization_jax, suppression_pallas
 
     column = jnp.ones(24)
 
@@ -212,7 +214,7 @@ def test_on_a_cpu_nothing_of_it_is_chosen(tiny):
 
 def main():
     """Compares everything and writes what came."""
-    from efficientdet.model import pallas
+    from efficientdet.kernels import pallas
 
     pallas._LEAST_SIZE = 0  # small arrays go through the kernel too
     rng = np.random.default_rng(0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from efficientdet.config import PostprocessConfig
-from efficientdet.model import host_postprocess, postprocess
+from efficientdet.kernels import host_postprocess
+from efficientdet.model import postprocess
 
 _CONFIG = PostprocessConfig()
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.model import kernels, layers, normalization
+from efficientdet.kernels import chains
+from efficientdet.model import layers, normalization
 
 _SHAPE = (2, 128, 128, 32)  # as many numbers as a kernel pays for
 
@@ -42,7 +43,7 @@ def test_normalisation_moves_the_statistics_as_keras_does(rng, shape):
 def test_sums_over_many_pixels_are_exact_enough(rng):
     """A mean far from zero is where sums in float32 lose most."""
     x = _draw(rng, 4, 256, 256, 8) + 30
-    _, mean, variance = kernels.compute(
+    _, mean, variance = chains.compute(
         normalization.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
     )
     exact = np.asarray(x, np.float64).reshape(-1, 8)
@@ -55,10 +56,10 @@ def test_sums_over_many_pixels_are_exact_enough(rng):
 def test_layers_of_one_shape_share_a_kernel(rng):
     arrays = [_draw(rng, *_SHAPE) for _ in range(2)]
     options = {"method": "sum", "relu": False, "activation": "relu6"}
-    kernels.compute(layers.fuse, *arrays, **options)
-    known = kernels._kernel.cache_info().misses
-    kernels.compute(layers.fuse, *arrays, **options)
-    assert kernels._kernel.cache_info().misses == known
+    chains.compute(layers.fuse, *arrays, **options)
+    known = chains._kernel.cache_info().misses
+    chains.compute(layers.fuse, *arrays, **options)
+    assert chains._kernel.cache_info().misses == known
 
 
 @pytest.mark.parametrize("shape", [_SHAPE, (2, 8, 8, 32)], ids=["kernel", "operation"])
@@ -97,10 +98,10 @@ def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, sha
 
 
 def test_a_small_array_or_one_of_unknown_size_is_not_worth_a_kernel(rng):
-    assert kernels.pays(_draw(rng, *_SHAPE))
-    assert not kernels.pays(_draw(rng, 2, 8, 8, 32))
+    assert chains.pays(_draw(rng, *_SHAPE))
+    assert not chains.pays(_draw(rng, 2, 8, 8, 32))
     seen = []
-    tf.function(lambda x: seen.append(kernels.pays(x))).get_concrete_function(
+    tf.function(lambda x: seen.append(chains.pays(x))).get_concrete_function(
         tf.TensorSpec([None, 64, 64, 64], "float32")
     )
     assert seen == [False]

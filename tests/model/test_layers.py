@@ -16,7 +16,7 @@ from efficientdet.model.bifpn import BiFPN, Node
 from efficientdet.model.efficientdet import EfficientDet, Normalize
 from efficientdet.model.efficientnet import Block, EfficientNet, SqueezeExcite
 from efficientdet.model.heads import Head
-from efficientdet.training import engine
+from efficientdet.training.distributed import engine
 
 _MODEL = ModelConfig(
     num_classes=3,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from efficientdet import coco_classes, presets
+from efficientdet.checkpoints import pretrained
 from efficientdet.errors import UserError
-from efficientdet.model import pretrained, weights
+from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 
 _PATH = "/efficientdet/coco2/efficientdet-d0.tar.gz"

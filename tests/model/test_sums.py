@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from efficientdet.config import LossConfig
-from efficientdet.model import efficientnet, kernels, layers, normalization
+from efficientdet.kernels import chains
+from efficientdet.model import efficientnet, layers, normalization
 from efficientdet.training import losses
 
 _LARGE = (2, 65, 66, 33)  # worth a kernel
@@ -54,7 +55,7 @@ def _in(dtype, extra):
 
 
 def _is_compiled(x):
-    return keras.backend.backend() == "jax" or kernels.pays(x)
+    return keras.backend.backend() == "jax" or chains.pays(x)
 
 
 @each_type
@@ -67,7 +68,7 @@ def test_fusion(rng, method, shape, dtype):
     options = {"method": method, "relu": True, "activation": "swish"}
 
     def compute(*arrays):
-        return kernels.compute(layers.fuse, *arrays, **options)
+        return chains.compute(layers.fuse, *arrays, **options)
 
     arrays = [keras.ops.cast(x, dtype) for x in maps] + [keras.ops.cast(w, "float32") for w in weights]
     found = float64.differentiate(compute, arrays, keras.ops.cast(upstream, dtype))
@@ -101,7 +102,7 @@ def test_the_gate_of_squeeze_and_excitation(rng, shape, dtype):
     upstream = float64.draw(rng, shape, dtype)
 
     def compute(x, gate):
-        return kernels.compute(efficientnet.scale_channels, x, gate)
+        return chains.compute(efficientnet.scale_channels, x, gate)
 
     arrays = [keras.ops.cast(array, dtype) for array in (x, gate)]
     found = float64.differentiate(compute, arrays, keras.ops.cast(upstream, dtype))

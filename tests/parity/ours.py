@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from efficientdet import backend
+from efficientdet.checkpoints import importing
 from efficientdet.model import weights
-from efficientdet.model.checkpoints import importing
 
 
 def import_file(file, target):

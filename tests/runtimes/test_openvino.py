@@ -9,14 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from efficientdet import detector, runtimes, web
+from efficientdet import runtimes
 from efficientdet.config import PostprocessConfig
 from efficientdet.errors import UserError
 from efficientdet.exporters import exports
+from efficientdet.inference import detector
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.runtimes import openvino as openvino_runtime
 from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.storage import web
 from efficientdet.structures import Category
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")

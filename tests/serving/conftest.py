@@ -5,7 +5,7 @@ import little_service
 import numpy as np
 import pytest
 
-from efficientdet.detector import Detector
+from efficientdet.inference.detector import Detector
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category

@@ -50,8 +50,8 @@ class _Trainer:
         """Makes the step. Running it as it is takes TensorFlow less time than compiling it, JAX more."""
         from efficientdet.model import anchors, normalization
         from efficientdet.model.efficientdet import EfficientDet
-        from efficientdet.training import replicas
         from efficientdet.training import step as training_step
+        from efficientdet.training.distributed import replicas
 
         training = TrainingConfig(batch_size=_PICTURES, accumulate_steps=parts, devices=devices)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
@@ -76,7 +76,7 @@ class _Trainer:
 
     def step(self, batch):
         """Makes the first step; returns state and logs."""
-        from efficientdet.training import engine
+        from efficientdet.training.distributed import engine
 
         state = self.replicas.place_state(self.first)
         state, logs = self._step(state, self.replicas.place_batch(batch))

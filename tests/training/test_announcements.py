@@ -2,7 +2,7 @@
 
 import pytest
 
-from efficientdet.training import announcements
+from efficientdet.training.logs import announcements
 
 
 @pytest.fixture

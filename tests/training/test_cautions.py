@@ -11,7 +11,8 @@ from efficientdet import plausibility
 from efficientdet.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from efficientdet.data.records import box_sample, store, tfrecord
 from efficientdet.structures import Category
-from efficientdet.training import cautions, dataset, metrics
+from efficientdet.training import dataset
+from efficientdet.training.logs import cautions, metrics
 from efficientdet.training.validation import ValidationResult
 
 _CLASSES = tuple(Category(id=number, name=name) for number, name in enumerate(("cat", "dog", "cow"), start=1))

@@ -6,7 +6,7 @@ import pytest
 from efficientdet import config as configs
 from efficientdet.errors import UserError
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import checkpoint
+from efficientdet.training.state import checkpoint
 from efficientdet.training.step import first_state
 
 

@@ -9,9 +9,9 @@ import pytest
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import checkpoint
-from efficientdet.training.checkpoint_writer import CheckpointWriter
-from efficientdet.training.interruption import Interrupted
+from efficientdet.training.state import checkpoint
+from efficientdet.training.state.checkpoint_writer import CheckpointWriter
+from efficientdet.training.state.interruption import Interrupted
 from efficientdet.training.step import first_state
 
 

@@ -11,7 +11,8 @@ from efficientdet import cli, presets
 from efficientdet import config as configs
 from efficientdet.config import DataConfig
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, run_directory
+from efficientdet.training import dataset
+from efficientdet.training.state import run_directory
 
 
 @pytest.fixture

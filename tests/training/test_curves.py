@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet.training import curves
+from efficientdet.training.logs import curves
 
 
 def _history(count, every):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from efficientdet.training.divergence import LossTrend
+from efficientdet.training.logs.divergence import LossTrend
 
 
 def _follow(losses):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from efficientdet.training import interruption
+from efficientdet.training.state import interruption
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _ALL = (*_SIGNALS, signal.SIGINT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from efficientdet.training import liveness
+from efficientdet.training.distributed import liveness
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import run_directory
 from efficientdet.training.run import train
+from efficientdet.training.state import run_directory
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -6,7 +6,8 @@ from keras import ops
 
 from efficientdet.config import LossConfig
 from efficientdet.model import heads
-from efficientdet.training import engine, losses
+from efficientdet.training import losses
+from efficientdet.training.distributed import engine
 
 _CONFIG = LossConfig()
 

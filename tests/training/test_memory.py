@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from efficientdet import backend
-from efficientdet.training import engine, memory
+from efficientdet.training.distributed import engine
+from efficientdet.training.logs import memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux says it")

@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
-from efficientdet.training import metrics
+from efficientdet.training.logs import metrics
 
 
 def _open(run_dir, resume_step=0, *, evaluates_again=False):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from efficientdet.training import engine, optimizer
+from efficientdet.training import optimizer
+from efficientdet.training.distributed import engine
 
 
 def _rate(step, peak=2.2, start=1e-4, warmup_steps=1875.0, total_steps=30000.0):

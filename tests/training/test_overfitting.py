@@ -12,8 +12,10 @@ from efficientdet.config import AugmentationConfig, DataConfig, EvaluationConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
 from efficientdet.model import weights
-from efficientdet.training import checkpoint, dataset, overfitting
+from efficientdet.training import dataset
 from efficientdet.training.run import train
+from efficientdet.training.state import checkpoint
+from efficientdet.training.trials import overfitting
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from efficientdet import presets
 from efficientdet.data import synthetic
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import engine, packing, replicas
 from efficientdet.training import step as training_step
+from efficientdet.training.distributed import engine, packing, replicas
 
 _SHAPES = [(2, 3), (), (4,), (1, 1, 5), (2,)]
 _KINDS = ["kernel", "other", "other", "kernel", "seed"]

@@ -9,7 +9,8 @@ import pytest
 from efficientdet import config as configs
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, metrics
+from efficientdet.training import dataset
+from efficientdet.training.logs import metrics
 from efficientdet.training.run import train
 
 pytestmark = pytest.mark.usefixtures("uncompiled")

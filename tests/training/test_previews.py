@@ -11,7 +11,8 @@ from efficientdet import cli
 from efficientdet.config import AugmentationConfig, DataConfig, ExperimentConfig, ModelConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, previews
+from efficientdet.training import dataset
+from efficientdet.training.trials import previews
 
 
 @pytest.fixture(scope="module")

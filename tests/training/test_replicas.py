@@ -52,8 +52,8 @@ class _Trainer:
     def __init__(self, mode, *, pictures=_PICTURES, devices=0):
         from efficientdet.model import anchors
         from efficientdet.model.efficientdet import EfficientDet
-        from efficientdet.training import replicas
         from efficientdet.training import step as training_step
+        from efficientdet.training.distributed import replicas
 
         training = TrainingConfig(batch_size=pictures, devices=devices, batch_norm=mode)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
@@ -74,7 +74,7 @@ class _Trainer:
 
     def step(self, batch):
         """Makes the first step; returns arrays by name: of the state, and logs."""
-        from efficientdet.training import engine
+        from efficientdet.training.distributed import engine
 
         state = self.replicas.place_state(self._first)
         state, logs = self._step(state, self.replicas.place_batch(batch))

@@ -16,8 +16,10 @@ from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, T
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import dataset, metrics, run_directory
+from efficientdet.training import dataset
+from efficientdet.training.logs import metrics
 from efficientdet.training.run import train
+from efficientdet.training.state import run_directory
 
 
 def _config(tiny, folder):

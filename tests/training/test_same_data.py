@@ -11,8 +11,9 @@ from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, run_directory
+from efficientdet.training import dataset
 from efficientdet.training.run import train
+from efficientdet.training.state import run_directory
 
 pytestmark = [
     pytest.mark.usefixtures("uncompiled"),

@@ -12,7 +12,9 @@ from efficientdet import cli
 from efficientdet import config as configs
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import dataset, interruption, outcome, run_directory, schedule, seeds
+from efficientdet.training import dataset, schedule
+from efficientdet.training.state import interruption, outcome, run_directory
+from efficientdet.training.trials import seeds
 
 
 @pytest.mark.parametrize(

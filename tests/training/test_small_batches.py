@@ -11,8 +11,8 @@ from efficientdet.config import ExperimentConfig, OptimizerConfig, TrainingConfi
 from efficientdet.data import synthetic
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import engine, replicas
 from efficientdet.training import step as training_step
+from efficientdet.training.distributed import engine, replicas
 
 _STEPS = 30
 

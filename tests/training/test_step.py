@@ -10,8 +10,9 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, OptimizerConfig
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import engine, losses, replicas, targets
+from efficientdet.training import losses, targets
 from efficientdet.training import step as training_step
+from efficientdet.training.distributed import engine, replicas
 
 _COUNTERS = {"step", "updates", "bad_steps", "loss_scale", "good_steps"}
 _SCHEDULE = {"peak": 0.02, "start": 0.01, "warmup_steps": 4.0, "total_steps": 1000.0}

@@ -8,7 +8,7 @@ import pytest
 
 from efficientdet.config import ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import metrics, step_logs
+from efficientdet.training.logs import metrics, step_logs
 
 
 def _logs(**changed):

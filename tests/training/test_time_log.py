@@ -7,7 +7,7 @@ import re
 import pytest
 
 from efficientdet.config import ExperimentConfig, LoggingConfig, TrainingConfig
-from efficientdet.training import metrics
+from efficientdet.training.logs import metrics
 
 _CONFIG = ExperimentConfig(logging=LoggingConfig(time_log=True), training=TrainingConfig(batch_size=8))
 

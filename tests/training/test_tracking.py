@@ -10,7 +10,7 @@ import pytest
 
 from efficientdet.config import ExperimentConfig, LoggingConfig
 from efficientdet.errors import UserError
-from efficientdet.training import metrics, tracking
+from efficientdet.training.logs import metrics, tracking
 
 _LINE = {"kind": "train", "step": 20, "epoch": 0.5, "time": 0.0, "values": {"loss": 1.5, "device_memory": None}}
 _SUMMARY = {"steps": 40, "best_ap": 0.25, "metrics": {"AP": 0.25, "APs": None}}

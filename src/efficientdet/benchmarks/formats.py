@@ -11,13 +11,14 @@ from typing import Any
 
 from rich.table import Table
 
-from efficientdet import evaluation, files, progress, runtimes
+from efficientdet import evaluation, progress, runtimes
 from efficientdet.benchmarks import drawn_weights, report, timing
 from efficientdet.config import ExportFormat, ExportPrecision
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, exports
 from efficientdet.runtimes import keras as keras_runtime
+from efficientdet.storage import files
 
 _PICTURES = 8
 

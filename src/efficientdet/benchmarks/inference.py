@@ -15,15 +15,17 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from efficientdet import detector, files, progress
+from efficientdet import progress
 from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, suppression, timing
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import preprocess, synthetic
 from efficientdet.errors import UserError
+from efficientdet.inference import detector
+from efficientdet.kernels import host_postprocess
 from efficientdet.media import images
-from efficientdet.model import host_postprocess
 from efficientdet.runtimes import manifest
-from efficientdet.training import memory
+from efficientdet.storage import files
+from efficientdet.training.logs import memory
 
 _THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 _RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}

@@ -20,13 +20,14 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from efficientdet import files, presets, progress
+from efficientdet import presets, progress
 from efficientdet.benchmarks import conventional, input_growth, report, timing
 from efficientdet.config import AugmentationConfig, Decode
 from efficientdet.data import conversion, pipeline, preprocess, synthetic
 from efficientdet.data.augment import cropping
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 _STAGES = ("read", "decode", "resize", "batch")
 _MEANINGS = {

@@ -15,7 +15,7 @@ import numpy as np
 from efficientdet import backend
 from efficientdet.benchmarks import timing
 from efficientdet.config import PostprocessConfig
-from efficientdet.model import host_postprocess
+from efficientdet.kernels import host_postprocess
 
 _CALLS = 5  # a turn
 _CONFIG = PostprocessConfig()

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from efficientdet import backend, files, presets, progress
+from efficientdet import backend, presets, progress
 from efficientdet.benchmarks import accelerator, published, report, rivals, timing
 from efficientdet.config import Depthwise, ExperimentConfig, Precision, Switch
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 _EXAMPLES = 1000  # of the dataset that derived settings are for
 
@@ -177,8 +178,9 @@ class _Candidate:
         """Builds the model; its step is compiled in its first turn."""
         from efficientdet.model import anchors, layers
         from efficientdet.model.efficientdet import EfficientDet
-        from efficientdet.training import replicas, schedule
+        from efficientdet.training import schedule
         from efficientdet.training import step as training_step
+        from efficientdet.training.distributed import replicas
 
         self.name = config.preset
         self._steps, self._waits, self._seconds = steps, [0.0], [0.0]
@@ -226,7 +228,7 @@ class _Candidate:
 
     def row(self, rates: list[float], warmup: int) -> dict[str, Any]:
         """Sums up the turns that counted."""
-        from efficientdet.training import memory
+        from efficientdet.training.logs import memory
 
         training = self.config.training
         values = {

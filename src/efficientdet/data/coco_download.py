@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from efficientdet import archives, connection, files, progress, web
+from efficientdet import progress
 from efficientdet.data import conversion, summary
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.storage import archives, connection, files, web
 
 Split = Literal["train", "val"]
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from efficientdet import files
 from efficientdet.data.reading import fields
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 _LIMIT_PX = 2**31
 

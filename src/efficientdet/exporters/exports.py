@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from efficientdet import files, limits, progress, runtimes
+from efficientdet import limits, progress, runtimes
+from efficientdet.checkpoints import pretrained
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
 from efficientdet.errors import UserError
 from efficientdet.exporters import calibration, verification
 from efficientdet.exporters import gate as gates
-from efficientdet.model import pretrained
 from efficientdet.model import weights as weight_files
 from efficientdet.runtimes import keras as keras_runtime
 from efficientdet.runtimes import manifest as manifests
+from efficientdet.storage import files
 
 PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "saved_model": ("float32", "float16", "bfloat16"),

@@ -144,8 +144,8 @@ def _from_address(address: str, name: str | None) -> tuple[Path | bytes, str]:
     if scheme == "file":
         path = url2pathname(urlsplit(address).path)
         return Path(path), name or path
-    from efficientdet import connection, web
     from efficientdet.media import locations
+    from efficientdet.storage import connection, web
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         fetched = Path(folder) / "image"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from efficientdet import connection, web
 from efficientdet.errors import UserError
 from efficientdet.media import images
+from efficientdet.storage import connection, web
 
 VIDEO_SUFFIXES = (
     ".mp4",

@@ -12,7 +12,8 @@ import keras
 from keras import ops
 
 from efficientdet.config import BackboneConfig
-from efficientdet.model import architecture, kernels, layers, mixed_precision, normalization
+from efficientdet.kernels import chains, mixed_precision
+from efficientdet.model import architecture, layers, normalization
 
 
 def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
@@ -55,7 +56,7 @@ class SqueezeExcite(keras.layers.Layer):
         """Scales."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         gate = self.expand(normalization.activate(self.reduce(mean), self.activation))
-        return kernels.compute(scale_channels, x, gate) if training else x * ops.sigmoid(gate)
+        return chains.compute(scale_channels, x, gate) if training else x * ops.sigmoid(gate)
 
 
 def scale_channels(x: Any, gate: Any) -> Any:

@@ -15,7 +15,8 @@ from keras import ops
 from efficientdet import backend
 from efficientdet.config import Depthwise, Upsampling
 from efficientdet.errors import UserError
-from efficientdet.model import convolutions, kernels, mixed_precision, normalization
+from efficientdet.kernels import chains, convolutions, mixed_precision
+from efficientdet.model import normalization
 from efficientdet.model.normalization import activate
 
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
@@ -77,7 +78,7 @@ class DepthwiseConv(keras.layers.DepthwiseConv2D):
         if self.method == "shifts":
             return convolutions.shift_and_add(inputs, self.kernel, self.strides)
         if self.method == "pallas":
-            from efficientdet.model import depthwise_pallas, pallas
+            from efficientdet.kernels import depthwise_pallas, pallas
 
             if math.prod(inputs.shape) > pallas.MOST_NUMBERS:
                 return super().call(inputs)
@@ -201,7 +202,7 @@ class Fusion(keras.layers.Layer):
     def call(self, inputs: list[Any], training: bool = False) -> Any:
         """Fuses and activates."""
         weights = [weight.value for weight in self.weights_of_inputs]
-        compute = functools.partial(kernels.compute, fuse) if training else fuse
+        compute = functools.partial(chains.compute, fuse) if training else fuse
         return compute(*inputs, *weights, method=self.method, relu=self.relu, activation=self.activation)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from efficientdet.model import kernels, mixed_precision
+from efficientdet.kernels import chains, mixed_precision
 
 BATCH_NORM_EPSILON = 1e-3
 
@@ -55,11 +55,11 @@ class BatchNorm(keras.layers.BatchNormalization):
             self._check_momentum()
             return self._normalize_in_few_passes(inputs)
         elif (
-            kernels.are_known(inputs) and not self.synchronized and (self.measures or not kernels.pays(inputs))
+            chains.are_known(inputs) and not self.synchronized and (self.measures or not chains.pays(inputs))
         ):  # a measurement is over before kernels for its larger batches would be compiled
             self._check_momentum()
             outputs = self._normalize_in_operation(inputs)
-        elif self.measures or (kernels.pays(inputs) and not self.synchronized):
+        elif self.measures or (chains.pays(inputs) and not self.synchronized):
             self._check_momentum()
             return self._normalize_in_kernel(inputs)
         else:
@@ -84,16 +84,16 @@ class BatchNorm(keras.layers.BatchNormalization):
         gamma, beta, mean, variance = (
             ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
-        if kernels.are_known(inputs) and not kernels.pays(inputs):
+        if chains.are_known(inputs) and not chains.pays(inputs):
             outputs, *_ = _normalize_in_operation(inputs, gamma, beta, self.epsilon, mean, variance)
             return outputs if self.activation is None else activate(outputs, self.activation)
         factor = gamma * ops.rsqrt(variance + self.epsilon)
-        return kernels.compute(scale_and_activate, inputs, factor, beta - mean * factor, activation=self.activation)
+        return chains.compute(scale_and_activate, inputs, factor, beta - mean * factor, activation=self.activation)
 
     def _normalize_in_kernel(self, inputs: Any) -> Any:
         """Normalises by the batch, activates, and moves the statistics: what Keras does, in one kernel."""
         gamma, beta = (ops.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
-        outputs, mean, variance = kernels.compute(
+        outputs, mean, variance = chains.compute(
             normalize_by_batch, inputs, gamma, beta, epsilon=self.epsilon, activation=self.activation
         )
         self._move(mean, variance)
@@ -108,7 +108,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def _normalize_in_few_passes(self, inputs: Any) -> Any:
         """Does the same with JAX, which compiles whole steps, but would keep and read more than it must."""
-        from efficientdet.model import normalization_jax
+        from efficientdet.kernels import normalization_jax
 
         gamma, beta, moving = (ops.convert_to_tensor(own) for own in (self.gamma, self.beta, self.moving_mean))
         outputs, mean, variance = normalization_jax.normalize(

@@ -15,7 +15,7 @@ from keras import ops
 from efficientdet import backend
 from efficientdet import boxes as box_geometry
 from efficientdet.config import PostprocessConfig
-from efficientdet.model.host_postprocess import MAX_LOG_SIZE
+from efficientdet.kernels.host_postprocess import MAX_LOG_SIZE
 from efficientdet.structures import Detections, RawPredictions
 
 _DROPPED = -1.0
@@ -149,14 +149,14 @@ def _has_kernel(num_candidates: int) -> bool:
     """Says whether a kernel of ours picks: with JAX on the only GPU, since it works on one."""
     if keras.backend.backend() != "jax" or backend.gpus() != 1:
         return False
-    from efficientdet.model import suppression_pallas
+    from efficientdet.kernels import suppression_pallas
 
     return num_candidates <= suppression_pallas.MOST_CANDIDATES
 
 
 def _pick_in_kernel(boxes: Any, labels: Any, scores: Any, **limits: Any) -> tuple[Any, Any]:
     """Picks as `_pick` does."""
-    from efficientdet.model import suppression_pallas
+    from efficientdet.kernels import suppression_pallas
 
     return suppression_pallas.pick(boxes, labels, scores, **limits)
 

@@ -6,7 +6,8 @@ from typing import Any
 from efficientdet import backend, limits
 from efficientdet.config import Answer
 from efficientdet.errors import UserError
-from efficientdet.model import anchors, mixed_precision, postprocess, weights
+from efficientdet.kernels import mixed_precision
+from efficientdet.model import anchors, postprocess, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import files, limits
+from efficientdet import limits
 from efficientdet.errors import UserError
 from efficientdet.model import variables
+from efficientdet.storage import files
 from efficientdet.structures import Category
 
 FORMAT = "efficientdet-keras weights 1"

@@ -63,7 +63,7 @@ class ExportRuntime:
         Returns:
             Detections of NumPy arrays, px of the network input.
         """
-        from efficientdet.model import host_postprocess
+        from efficientdet.kernels import host_postprocess
 
         found = self._run(images, valid_size)
         if self.manifest.answer == "detections":

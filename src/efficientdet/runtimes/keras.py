@@ -39,7 +39,8 @@ class KerasRuntime:
             xla: auto, on or off.
             depthwise: how depthwise convolutions are computed.
         """
-        from efficientdet.model import anchors, layers, pretrained, weights
+        from efficientdet.checkpoints import pretrained
+        from efficientdet.model import anchors, layers, weights
         from efficientdet.model.efficientdet import EfficientDet
 
         loaded = weights.load(pretrained.find_weights(location))

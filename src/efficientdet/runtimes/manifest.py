@@ -13,9 +13,10 @@ from typing import Any
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import files, limits
+from efficientdet import limits
 from efficientdet.config import Answer, ExportFormat, ExportPrecision, ModelConfig, PostprocessConfig
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 from efficientdet.structures import Category
 
 FILE = "export.json"

@@ -33,12 +33,13 @@ from typing import Any
 import numpy as np
 
 import efficientdet
-from efficientdet import backend, files, web
+from efficientdet import backend
 from efficientdet.config import Answer, PostprocessConfig, Precision, Resize
 from efficientdet.errors import UserError
 from efficientdet.runtimes import exported
 from efficientdet.runtimes import manifest as manifests
 from efficientdet.runtimes.manifest import Manifest
+from efficientdet.storage import files, web
 from efficientdet.structures import Category, Detections, RawPredictions
 
 GRAPH = manifests.GRAPHS["openvino"]
@@ -106,7 +107,7 @@ class OpenVinoRuntime:
         Returns:
             Detections of NumPy arrays, px of the network input.
         """
-        from efficientdet.model import host_postprocess
+        from efficientdet.kernels import host_postprocess
 
         found: list[Any] = []
         for outputs in self._run(images, valid_size):
@@ -213,7 +214,8 @@ def find_converted(location: str | Path, image_size: tuple[int, int] | None = No
     Returns:
         The folder of an export.
     """
-    from efficientdet.model import pretrained, weights
+    from efficientdet.checkpoints import pretrained
+    from efficientdet.model import weights
 
     path = weights.find(pretrained.find_weights(location))
     with path.open("rb") as file:

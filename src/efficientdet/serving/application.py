@@ -19,9 +19,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from efficientdet import selection
-from efficientdet.detections import PictureDetections
-from efficientdet.detector import Detector
+from efficientdet.inference import selection
+from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detector import Detector
 from efficientdet.serving import documentation, uploads, wishes
 from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
 from efficientdet.serving.batching import Batcher, Model

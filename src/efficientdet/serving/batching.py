@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from efficientdet.detections import PictureDetections
+from efficientdet.inference.detections import PictureDetections
 from efficientdet.serving.admission import Limits
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import efficientdet
-from efficientdet import progress, selection
+from efficientdet import progress
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.errors import UserError
+from efficientdet.inference import selection
 from efficientdet.serving.admission import MOST_HEADERS, Limits, check
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
@@ -95,7 +96,7 @@ def serve(
     selection.check_threshold(score_threshold, "score_threshold")
     _check_origins(cors_origins)
     with contextlib.closing(_bind(host, port)) as listener, _quiet_about_pictures():
-        from efficientdet.detector import Detector
+        from efficientdet.inference.detector import Detector
         from efficientdet.serving import application, batching, wishes
         from efficientdet.serving.metrics import Metrics
 

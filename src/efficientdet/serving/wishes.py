@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from efficientdet import selection
 from efficientdet.errors import UserError
+from efficientdet.inference import selection
 from efficientdet.serving.admission import Refusal
 from efficientdet.structures import Category
 

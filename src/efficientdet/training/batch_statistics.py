@@ -15,8 +15,8 @@ from efficientdet import backend, progress
 from efficientdet.config import TrainingConfig
 from efficientdet.model import normalization, weights
 from efficientdet.structures import Batch
-from efficientdet.training import engine
 from efficientdet.training.dataset import Dataset
+from efficientdet.training.distributed import engine
 from efficientdet.training.step import State
 
 _LARGEST_BATCH = 64

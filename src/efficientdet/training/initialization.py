@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from efficientdet import config as configs
+from efficientdet.checkpoints import backbones, pretrained
 from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model import pretrained, weights
-from efficientdet.model.checkpoints import backbones
+from efficientdet.model import weights
 from efficientdet.structures import Category
 
 # How the authors of weights trained them; a model that starts from weights has to go on so.

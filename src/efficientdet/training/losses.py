@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 from efficientdet.config import LossConfig
-from efficientdet.model import kernels
+from efficientdet.kernels import chains
 from efficientdet.structures import RawPredictions, Targets
 from efficientdet.training import targets as target_assignment
 
@@ -57,7 +57,7 @@ def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
     Returns:
         float32[].
     """
-    sums = kernels.compute(
+    sums = chains.compute(
         focal_by_anchor,
         logits,
         labels,

@@ -20,34 +20,21 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from efficientdet import backend, files, limits, progress
+from efficientdet import backend, limits, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import anchors, layers, weights
-from efficientdet.training import (
-    announcements,
-    batch_statistics,
-    checkpoint,
-    engine,
-    initialization,
-    interruption,
-    memory,
-    metrics,
-    outcome,
-    overfitting,
-    processes,
-    replicas,
-    run_directory,
-    schedule,
-    self_check,
-    tracking,
-    validation,
-)
-from efficientdet.training.cautions import Cautions
-from efficientdet.training.checkpoint_writer import CheckpointWriter
+from efficientdet.storage import files
+from efficientdet.training import batch_statistics, initialization, schedule, validation
 from efficientdet.training.dataset import Dataset, open_dataset, prepare_source
-from efficientdet.training.interruption import Interruption
+from efficientdet.training.distributed import engine, processes, replicas, self_check
+from efficientdet.training.logs import announcements, memory, metrics, tracking
+from efficientdet.training.logs.cautions import Cautions
+from efficientdet.training.logs.step_logs import StepLogs
+from efficientdet.training.state import checkpoint, interruption, outcome, run_directory
+from efficientdet.training.state.checkpoint_writer import CheckpointWriter
+from efficientdet.training.state.interruption import Interruption
 from efficientdet.training.step import State, first_state, make_step
-from efficientdet.training.step_logs import StepLogs
+from efficientdet.training.trials import overfitting
 
 
 def train(config: ExperimentConfig) -> outcome.TrainingSummary:

@@ -18,8 +18,9 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, Method
 from efficientdet.model import normalization
 from efficientdet.structures import Batch
-from efficientdet.training import engine, losses, optimizer, packing, targets
-from efficientdet.training.replicas import Replicas
+from efficientdet.training import losses, optimizer, targets
+from efficientdet.training.distributed import engine, packing
+from efficientdet.training.distributed.replicas import Replicas
 
 State = dict[str, Any]
 

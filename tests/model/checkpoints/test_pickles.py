@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
+from efficientdet.checkpoints import pickles
 from efficientdet.errors import UserError
-from efficientdet.model.checkpoints import pickles
 
 _MANY = 10**6
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import progress, web
+from efficientdet import progress
 from efficientdet.data.records import tfrecord
 from efficientdet.errors import UserError
+from efficientdet.storage import web
 from efficientdet.structures import Category
 
 _FORMAT = "2"

@@ -1,0 +1,112 @@
+"""Our variables and a checkpoint's tensors find each other, one to one, or the import stops."""
+
+import collections
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from efficientdet.checkpoints.names import Source
+from efficientdet.checkpoints.tensors import Checkpoint, Tensor
+from efficientdet.errors import UserError
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_FEW = 3
+
+
+def read_variables(
+    checkpoint: Checkpoint,
+    sources: Mapping[str, Source],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    raw: bool = False,
+) -> dict[str, np.ndarray]:
+    """Reads variables from a checkpoint; every one of them, and every tensor of the file, must find its partner.
+
+    Args:
+        checkpoint: the file.
+        sources: path of our variable -> its place in the file.
+        shapes: path of our variable -> its shape, where it is to be read from `sources`.
+        raw: take the values of the last step, not averages.
+
+    Returns:
+        Path of the variable -> float32 values.
+
+    Raises:
+        UserError: names what does not fit, the first few of it.
+    """
+    entries = collections.Counter(source.name for source in sources.values())
+    problems = [f"`{path}` has no place in it" for path in shapes if path not in sources]
+    for path, source in sources.items():
+        tensor = pick(checkpoint, source.name, raw)
+        if tensor is None:
+            problems.append(f"`{source.name}` is missing")
+            continue
+        shape = (entries[source.name],) if source.entry is not None else shapes[path]
+        expected = _their_shape(shape, source)
+        if tensor.shape != expected:
+            problems.append(f"`{tensor.key}` has the shape {tensor.shape}; expected {expected}")
+        elif tensor.dtype not in _FLOATS:
+            problems.append(f"`{tensor.key}` has the type {tensor.dtype}; expected float32")
+    known = {source.name for source in sources.values()}
+    left = sorted({*checkpoint.tensors, *checkpoint.averages} - known)
+    problems += [f"`{name}` is left over" for name in left]
+    _raise(checkpoint, list(dict.fromkeys(problems)))
+    arrays = {path: _read(checkpoint, source, raw) for path, source in sources.items()}
+    problems = [
+        f"`{sources[path].name}` has values that are not finite"
+        for path, array in arrays.items()
+        if not np.isfinite(array).all()
+    ]
+    problems += [
+        f"`{sources[path].name}` has values below 0"
+        for path, array in arrays.items()
+        if path.endswith("moving_variance") and (array < 0).any()
+    ]
+    _raise(checkpoint, problems)
+    return arrays
+
+
+def _raise(checkpoint: Checkpoint, problems: Iterable[str]) -> None:
+    """Raises one line for a list of problems, if there are any."""
+    listed = list(problems)
+    if listed:
+        more = f"; and {len(listed) - _FEW} more" if len(listed) > _FEW else ""
+        what = ", ".join(listed[:_FEW]) + more
+        raise UserError(f"`{checkpoint.path}` ({checkpoint.format}) does not fit: {what}. Nothing was loaded.")
+
+
+def pick(checkpoint: Checkpoint, name: str, raw: bool = False) -> Tensor | None:
+    """Returns the tensor called `name`: the averaged one where there is one and `raw` does not forbid it."""
+    return checkpoint.tensors.get(name) if raw else checkpoint.averages.get(name, checkpoint.tensors.get(name))
+
+
+def _their_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
+    """Computes the checkpoint's shape of a variable from ours."""
+    if source.axes is None:
+        return shape
+    theirs = [0] * len(shape)
+    for ours, axis in enumerate(source.axes):
+        theirs[axis] = shape[ours]
+    return tuple(theirs)
+
+
+def our_shape(tensor: Tensor, source: Source) -> tuple[int, ...]:
+    """Computes our shape of a variable from the checkpoint's; empty if the tensor has another number of axes."""
+    if source.axes is None:
+        return tensor.shape
+    return tuple(tensor.shape[axis] for axis in source.axes) if len(tensor.shape) == len(source.axes) else ()
+
+
+def _read(checkpoint: Checkpoint, source: Source, raw: bool) -> np.ndarray:
+    """Reads one variable in our layout."""
+    tensor = pick(checkpoint, source.name, raw)
+    assert tensor is not None
+    array = np.asarray(tensor.read())
+    if math.prod(array.shape) != math.prod(tensor.shape):
+        raise UserError(f"`{checkpoint.path}` is damaged at `{tensor.key}`: it has {array.size} numbers.")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is said later
+        array = array.reshape(tensor.shape).astype(np.float32)
+    if source.entry is not None:
+        return array[source.entry]
+    return array if source.axes is None else np.ascontiguousarray(array.transpose(source.axes))

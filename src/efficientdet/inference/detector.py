@@ -1,0 +1,296 @@
+"""Raw images -> detections in their own pixels: letterbox, runtime, undo the letterbox.
+
+    import efficientdet
+
+    detector = efficientdet.Detector("runs/d0")
+    detector("photograph.jpg").draw().save("found.jpg")
+
+One detector serves any number of threads. Keras takes their batches side by side, on both backends; of other runtimes
+not each bears two calls at once, so there one batch waits for the other; images are read and scaled side by side.
+"""
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from efficientdet import runtimes
+from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch, Tiles
+from efficientdet.data import preprocess
+from efficientdet.errors import UserError
+from efficientdet.inference import selection
+from efficientdet.inference import tiles as tile_grids
+from efficientdet.inference.detections import PictureDetections
+from efficientdet.media import inputs
+from efficientdet.runtimes import keras as keras_runtime
+
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of one image: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
+
+
+class Detector:
+    """Weights, ready to look at images; may be called from several threads at once."""
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        score_threshold: float = 0.3,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool = False,
+        max_detections: int | None = None,
+        batch_size: int = 8,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "float32",
+        runtime: RuntimeName = "auto",
+        xla: Switch = "auto",
+        postprocess: PostprocessConfig | None = None,
+        depthwise: Depthwise = "auto",
+    ):
+        """Loads weights.
+
+        Args:
+            weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
+            score_threshold: detections below this are left out.
+            class_thresholds: names or the dataset's ids of classes that have a threshold of their own.
+            classes: names or the dataset's ids of the classes that are wanted; none: all.
+            class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
+            max_detections: most detections an image, the best ones; none: all that the network gives (100 at most,
+                unless `postprocess` says otherwise or there are tiles).
+            batch_size: most images, or tiles, in the network at once; longer lists go through in parts.
+            image_size: height and width of the network input, px; None: what the weights were trained with.
+            precision: of the arithmetic inside the network.
+            runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
+            xla: compile Keras's graph with XLA; auto: on a GPU.
+            postprocess: limits and thresholds of the suppression.
+            depthwise: how Keras's runtime computes depthwise convolutions; auto: pallas with JAX on a GPU,
+                which it needs, else convolution.
+
+        Raises:
+            UserError: the weights cannot be used, or have no such class.
+        """
+        selection.check_threshold(score_threshold, "score_threshold")
+        if batch_size < 1:
+            raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
+        self.runtime = runtimes.load_runtime(
+            weights,
+            runtime=runtime,
+            postprocess=postprocess,
+            image_size=image_size,
+            precision=precision,
+            xla=xla,
+            depthwise=depthwise,
+        )
+        self.score_threshold = score_threshold
+        self.batch_size = batch_size
+        self.categories = self.runtime.categories
+        self.classes = classes
+        self.class_thresholds = class_thresholds
+        self.class_agnostic = class_agnostic
+        self.max_detections = max_detections
+        self._choose()  # what cannot be is said now
+        self._process = os.getpid()
+        is_reentrant = isinstance(self.runtime, keras_runtime.KerasRuntime)
+        self._turn = contextlib.nullcontext() if is_reentrant else threading.Lock()
+
+    @overload
+    def detect(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
+        self,
+        images: inputs.Picture,
+        *,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> PictureDetections: ...
+
+    @overload
+    def detect(
+        self,
+        images: Iterable[inputs.Picture],
+        *,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> list[PictureDetections]: ...
+
+    def detect(
+        self,
+        images: inputs.Picture | Iterable[inputs.Picture],
+        *,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> PictureDetections | list[PictureDetections]:
+        """Detects in an image, or in several. `detector(...)` is the same.
+
+        Args:
+            images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary
+                mode; an image of Pillow's; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` gives BGR:
+                `image[..., ::-1]`); or several of these, in any sizes.
+            score_threshold: detections below it are left out; none: the detector's.
+            class_thresholds: names or ids of classes that have a threshold of their own; none: the detector's.
+            classes: names or ids of the classes that are wanted; none: the detector's.
+            class_agnostic: one box an object, whatever its class; none: as the detector.
+            max_detections: most detections an image; none: the detector's.
+            tiles: look at pieces of this size too, for small objects in large images; none: at the whole only.
+            tile_overlap: least share of a tile's side that the next one sees too, 0..0.9.
+
+        Returns:
+            What was found: of one image, or a list in the order of the images.
+
+        Raises:
+            UserError: an image cannot be used, or the weights have no such class.
+        """
+        is_one = inputs.is_one(images)
+        found = self.detect_each(
+            [images] if is_one else images,  # type: ignore[list-item, arg-type]
+            score_threshold=score_threshold,
+            class_thresholds=class_thresholds,
+            classes=classes,
+            class_agnostic=class_agnostic,
+            max_detections=max_detections,
+            tiles=tiles,
+            tile_overlap=tile_overlap,
+        )
+        return next(found) if is_one else list(found)
+
+    __call__ = detect
+
+    def detect_each(
+        self,
+        images: Iterable[inputs.Picture],
+        *,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles | None = None,
+        tile_overlap: float = 0.2,
+    ) -> Iterator[PictureDetections]:
+        """Detects in images one after the other, for more than fit into memory; arguments as of `detect`.
+
+        A batch is read when its first answer is asked for.
+        """
+        self._check_process()
+        if isinstance(images, Mapping | set | frozenset) or not isinstance(images, Iterable):
+            images = [images]  # type: ignore[list-item]  # no image, and several of them neither: refused as one
+        choice = self._choose(score_threshold, class_thresholds, classes, class_agnostic, max_detections)
+
+        def answer(picture: inputs.Picture, size: tuple[int, int], found: _Found) -> PictureDetections:
+            boxes, labels, scores = found
+            rows = choice.rows(boxes, labels, scores)
+            return PictureDetections(
+                size=size,
+                boxes=boxes[rows],
+                labels=labels[rows],
+                scores=scores[rows],
+                categories=self.categories,
+                picture=picture,
+            )
+
+        if tiles is None:
+            return self._in_batches(images, answer)
+        tile_size = self.runtime.image_size if tiles == "input" else tiles
+        return self._in_tiles(images, tile_size, tile_overlap, answer)
+
+    def _choose(
+        self,
+        score_threshold: float | None = None,
+        class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
+        classes: Sequence[str | int] | None = None,
+        class_agnostic: bool | None = None,
+        max_detections: int | None = None,
+    ) -> selection.Choice:
+        """Says what is shown: what a call asks for, else what the detector was made with."""
+        return selection.choose(
+            self.categories,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            class_thresholds=self.class_thresholds if class_thresholds is None else class_thresholds,
+            classes=self.classes if classes is None else classes,
+            class_agnostic=self.class_agnostic if class_agnostic is None else class_agnostic,
+            max_detections=self.max_detections if max_detections is None else max_detections,
+        )
+
+    def _check_process(self) -> None:
+        """Raises a UserError in a process that was forked from the one that loaded the weights.
+
+        Threads of the runtime do not survive a fork, so a call there would wait for them for ever.
+        """
+        if os.getpid() != self._process:
+            raise UserError(
+                f"This Detector was made in process {self._process} and cannot be used in {os.getpid()}, a fork of it. "
+                "Make one in each process, or start processes with multiprocessing.get_context('spawn')."
+            )
+
+    def _in_batches(
+        self, images: Iterable[inputs.Picture], answer: Callable[..., PictureDetections]
+    ) -> Iterator[PictureDetections]:
+        """Looks at whole images."""
+        pictures = iter(images)
+        while batch := [inputs.to_keep(each) for each in itertools.islice(pictures, self.batch_size)]:
+            # Of what is read only the small network input stays in memory.
+            boxed = [self._letterbox(inputs.to_array(picture)) for picture in batch]
+            for picture, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
+                yield answer(picture, size, found)
+
+    def _in_tiles(
+        self,
+        images: Iterable[inputs.Picture],
+        tile_size: tuple[int, int],
+        overlap: float,
+        answer: Callable[..., PictureDetections],
+    ) -> Iterator[PictureDetections]:
+        """Looks at each image as a whole, and at its tiles if it has more than one."""
+        for picture in map(inputs.to_keep, images):
+            pixels = inputs.to_array(picture)
+            height, width = pixels.shape[:2]
+            grid = tile_grids.split((height, width), tile_size, overlap)
+            origins = np.array([[0, 0, height, width], *(grid if len(grid) > 1 else [])])
+            parts: list[_Found] = []
+            for start in range(0, len(origins), self.batch_size):
+                batch = origins[start : start + self.batch_size]
+                parts += self._run([self._letterbox(pixels[y1:y2, x1:x2]) for y1, x1, y2, x2 in batch])
+            boxes = np.concatenate(
+                [found[0] + origin[[0, 1, 0, 1]] for found, origin in zip(parts, origins, strict=True)]
+            )
+            labels, scores = (np.concatenate([found[part] for found in parts]) for part in (1, 2))
+            seen_in = origins.repeat([len(found[2]) for found in parts], axis=0)
+            kept = tile_grids.merge(boxes, labels, scores, seen_in, grid, (height, width))
+            yield answer(picture, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
+
+    def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
+        """Makes a network input of an image: uint8[H, W, 3], the size inside, the scale, the image's own size."""
+        boxed = preprocess.letterbox(pixels, self.runtime.image_size, self.runtime.resize)
+        return *boxed, (pixels.shape[0], pixels.shape[1])
+
+    def _run(self, boxed: list[tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]]) -> list[_Found]:
+        """Runs the network on a batch of `_letterbox`."""
+        pixels, valid_sizes, scales, sizes = zip(*boxed, strict=True)
+        batch, valid_size = np.stack(pixels), np.array(valid_sizes, np.int32)
+        with self._turn:
+            found = self.runtime.detect(batch, valid_size)
+        boxes = preprocess.undo_letterbox(found["boxes"], np.array(scales), np.array(sizes, np.int32))
+        is_found = found["labels"] >= 0
+        return [
+            (boxes[row][is_found[row]], found["labels"][row][is_found[row]], found["scores"][row][is_found[row]])
+            for row in range(len(boxed))
+        ]

@@ -1,0 +1,254 @@
+"""Detections of many images as annotations that tools read, to be corrected by hand: pre-labels.
+
+Each form is a whole dataset, with copies of the images, that `convert` reads back to the same boxes. Boxes are px of
+the upright image, to 0.01 px; 0 is the left or upper edge of the first pixel, also in VOC.
+
+| form | files |
+| --- | --- |
+| coco | annotations/instances_train.json, images/; each annotation has a `score` too |
+| yolo | data.yaml, images/, labels/; classes are numbered from 0 in the order of the network |
+| voc | Annotations/, JPEGImages/ |
+| labelme | a JSON file beside each image |
+| csv | annotations.csv beside the images: filename, width, height, class, xmin, ymin, xmax, ymax, score |
+"""
+
+import csv
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import yaml
+from PIL import Image
+
+from efficientdet.errors import UserError
+from efficientdet.media import images
+from efficientdet.storage import files
+from efficientdet.structures import Category
+
+Form = Literal["json", "coco", "yolo", "voc", "labelme", "csv"]
+"""How `predict` writes: json draws boxes on images, the others are datasets."""
+
+_Found = Mapping[str, Any]
+"""`PictureDetections.to_dict` of an image."""
+
+_FOLDERS = {"coco": "images", "yolo": "images", "voc": "JPEGImages", "labelme": ".", "csv": "."}
+_COPIED = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+}  # what annotation tools read
+
+
+def image_path(form: Form, stem: str, source: Path | None) -> Path:
+    """Says where the copy of an image belongs, relative to the directory.
+
+    Args:
+        form: of the annotations.
+        stem: of its name.
+        source: the file to copy as it is; none, or one that tools may not read or show upright: it becomes a JPEG.
+    """
+    return Path(_FOLDERS[form]) / f"{stem}{_suffix(source) or '.jpg'}"
+
+
+def copy_image(source: Path | None, pixels: Any, path: Path) -> None:
+    """Writes the copy of an image that `image_path` has named.
+
+    Args:
+        source: as of `image_path`.
+        pixels: uint8[H, W, 3], of the image, for one that is not copied as it is.
+        path: of the copy.
+    """
+    if _suffix(source) and source is not None:
+        content = images.read_file(source, str(source))
+        files.write_aside(path, lambda temporary: _fill(temporary, content))
+    else:
+        picture = Image.fromarray(pixels)
+        files.write_aside(path, lambda temporary: picture.save(temporary, quality=95, subsampling=0))
+
+
+def _suffix(source: Path | None) -> str:
+    """Says how the name of a file ends that is copied as it is; empty: none is."""
+    if source is None:
+        return ""
+    facts = images.inspect(source, str(source))
+    fits = source.suffix.lower() in _COPIED.get(facts.format, ())
+    return source.suffix.lower() if fits and facts.orientation == 1 and facts.decoded_pixels else ""
+
+
+def write(form: Form, output: Path, found: Sequence[tuple[str, _Found]], categories: Sequence[Category]) -> list[str]:
+    """Writes annotations; those of an earlier call are replaced.
+
+    Args:
+        form: not json.
+        output: the directory.
+        found: copy of each image, relative to the directory as of `image_path`, and what is in it.
+        categories: of the network.
+
+    Returns:
+        Names of the files, relative to the directory.
+    """
+    writers: dict[str, Callable[..., dict[str, str]]] = {
+        "coco": _coco,
+        "yolo": _yolo,
+        "voc": _voc,
+        "labelme": _labelme,
+        "csv": _csv,
+    }
+    texts = writers[form](found, categories)
+    for name, text in texts.items():
+        files.write_aside(output / name, functools.partial(_fill, content=text.encode()))
+    return list(texts)
+
+
+def check_names(form: Form, categories: Sequence[Category]) -> None:
+    """Raises a UserError for classes that a form cannot tell apart, before anything is looked at."""
+    names = [category.name for category in categories]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated and form in ("voc", "labelme", "csv"):
+        raise UserError(
+            f"`format` is {form}, which knows classes by their names, but two are called `{repeated[0]}`; take coco."
+        )
+
+
+def _coco(found: Sequence[tuple[str, _Found]], categories: Sequence[Category]) -> dict[str, str]:
+    annotations: list[dict[str, Any]] = []
+    for number, (_, one) in enumerate(found, 1):
+        for each in one["detections"]:
+            x, y, width, height = _xywh(each["box"])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": each["category_id"],
+                    "bbox": [x, y, width, height],
+                    "area": round(width * height, 2),
+                    "segmentation": [],
+                    "iscrowd": 0,
+                    "score": each["score"],
+                }
+            )
+    document = {
+        "images": [
+            {"id": number, "file_name": Path(name).name, "height": one["height"], "width": one["width"]}
+            for number, (name, one) in enumerate(found, 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": category.id, "name": category.name} for category in categories],
+    }
+    return {"annotations/instances_train.json": _json(document)}
+
+
+def _yolo(found: Sequence[tuple[str, _Found]], categories: Sequence[Category]) -> dict[str, str]:
+    labels = {category.id: label for label, category in enumerate(categories)}
+    table = {
+        "path": ".",
+        "train": "images",
+        "names": {label: category.name for label, category in enumerate(categories)},
+    }
+    texts = {"data.yaml": yaml.safe_dump(table, sort_keys=False, allow_unicode=True)}
+    for name, one in found:
+        lines = []
+        for each in one["detections"]:
+            x, y, width, height = _xywh(each["box"])
+            values = (
+                (x + width / 2) / one["width"],
+                (y + height / 2) / one["height"],
+                width / one["width"],
+                height / one["height"],
+            )
+            lines.append(" ".join([str(labels[each["category_id"]]), *(f"{value:.8f}" for value in values)]))
+        texts[f"labels/{Path(name).stem}.txt"] = "".join(f"{line}\n" for line in lines)
+    return texts
+
+
+def _voc(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict[str, str]:
+    texts = {}
+    for name, one in found:
+        root = ElementTree.Element("annotation")
+        _add(root, folder=_FOLDERS["voc"], filename=Path(name).name)
+        _add(ElementTree.SubElement(root, "size"), width=one["width"], height=one["height"], depth=3)
+        _add(root, segmented=0)
+        for each in one["detections"]:
+            entry = ElementTree.SubElement(root, "object")
+            _add(entry, name=each["class"], pose="Unspecified", truncated=0, difficult=0, score=each["score"])
+            corners = {f"{side[0]}{end}": each["box"][side] for side, end in _CORNERS}
+            _add(ElementTree.SubElement(entry, "bndbox"), **corners)
+        ElementTree.indent(root)
+        texts[f"Annotations/{Path(name).stem}.xml"] = ElementTree.tostring(root, encoding="unicode") + "\n"
+    return texts
+
+
+_CORNERS = (("x1", "min"), ("y1", "min"), ("x2", "max"), ("y2", "max"))
+
+
+def _labelme(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict[str, str]:
+    texts = {}
+    for name, one in found:
+        shapes = [
+            {
+                "label": each["class"],
+                "points": [[each["box"]["x1"], each["box"]["y1"]], [each["box"]["x2"], each["box"]["y2"]]],
+                "group_id": None,
+                "description": "",
+                "shape_type": "rectangle",
+                "flags": {},
+                "score": each["score"],
+            }
+            for each in one["detections"]
+        ]
+        texts[f"{Path(name).stem}.json"] = _json(
+            {
+                "version": "5.0.0",
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": Path(name).name,
+                "imageData": None,
+                "imageHeight": one["height"],
+                "imageWidth": one["width"],
+            }
+        )
+    return texts
+
+
+def _csv(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict[str, str]:
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", "score"])
+    for name, one in found:
+        for each in one["detections"]:
+            corners = [each["box"][side] for side, _ in _CORNERS]
+            writer.writerow([Path(name).name, one["width"], one["height"], each["class"], *corners, each["score"]])
+    return {"annotations.csv": "".join(lines.written)}
+
+
+class _Lines:
+    """What `csv` writes to."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+
+def _xywh(box: Mapping[str, float]) -> tuple[float, float, float, float]:
+    """Turns corners into x, y, width and height, px."""
+    return box["x1"], box["y1"], round(box["x2"] - box["x1"], 2), round(box["y2"] - box["y1"], 2)
+
+
+def _add(parent: ElementTree.Element, **values: Any) -> None:
+    for name, value in values.items():
+        ElementTree.SubElement(parent, name).text = str(value)
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

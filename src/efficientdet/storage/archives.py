@@ -1,0 +1,288 @@
+"""Archives of strangers, .zip and .tar.gz, unpacked safely and whole or not at all.
+
+An archive may hold anything, so it is taken for hostile. Only plain files come out of it, and nothing outside of the
+folder: no links, no devices, no absolute names, no `..`. A small archive may grow without end (a bomb): what is read
+and what is written are bounded. Everything is written into `<folder>.part`, which is renamed at the end; what a killed
+process has left of it is removed by the next call.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from efficientdet import progress
+from efficientdet.errors import UserError
+from efficientdet.storage import files
+
+_CHUNK = 2**20  # bytes
+# Of a .tar between the contents of two files: names and padding.
+_MAX_HEADER = 2**20  # bytes
+# ValueError: how tarfile says that a number in an extended header is none.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, ValueError)
+# What no system takes for a name: drives and streams (:), separators (\), what no keyboard types.
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f:\\]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """What may come out of an archive."""
+
+    archive: Path
+    max_bytes: int
+    max_files: int
+
+    def check(self, num_bytes: int, num_files: int) -> None:
+        """Raises a UserError if it is too much."""
+        if num_bytes > self.max_bytes:
+            raise UserError(
+                f"`{self.archive}` unpacks to more than {files.size_text(self.max_bytes)}; it is damaged, made to fill "
+                "the disk, or not the archive that was expected."
+            )
+        if num_files > self.max_files:
+            raise UserError(
+                f"`{self.archive}` holds more than {self.max_files:,} files; it is not the archive that was expected."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A plain file in an archive."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """An archive that is being read.
+
+    Attributes:
+        members: its plain files; each must be read before the next is taken.
+        advance: to be called with the number of bytes that were written.
+    """
+
+    members: Iterator[_Member]
+    advance: Callable[[int], None]
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    max_bytes: int,
+    max_files: int = 1_000_000,
+    root: str = "",
+    require: Collection[str] = (),
+    label: str | None = None,
+) -> Path:
+    """Unpacks an archive into a folder, unless the folder is there and not empty.
+
+    Args:
+        archive: its name ends in .zip, .tar.gz or .tgz.
+        folder: where the files will be. It appears when all of them are there.
+        max_bytes: of all unpacked files together; more is refused.
+        max_files: number of files and folders in the archive; more is refused.
+        root: folder in the archive that becomes `folder`; what lies outside of it is left out. Empty: everything.
+        require: names, relative to `root`, that the archive must have.
+        label: what the progress bar says; none: the name of the archive.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UserError: the archive is damaged, unsafe, too large, or lacks a file; or the disk is full.
+    """
+    archive, folder = Path(archive), Path(folder)
+    limits = _Limits(archive=archive, max_bytes=max_bytes, max_files=max_files)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.one_at_a_time(folder):
+            if folder.is_dir() and any(folder.iterdir()):
+                return folder
+            with _staged(folder) as part:
+                _check_names(archive, _write_all(limits, part, root, label or archive.name), root, require)
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(f"`{archive}` is damaged or cut short ({error}); remove it and fetch it again.") from error
+    except OSError as error:
+        raise UserError(f"`{archive}` cannot be unpacked into {folder}: {error.strerror or error}.") from error
+    return folder
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Gives a folder that becomes `folder` if the block succeeds, and vanishes if it does not."""
+    part = folder.with_name(f"{folder.name}.part")
+    if part.exists():  # of a call that was killed; nobody else works here
+        shutil.rmtree(part)
+    try:
+        part.mkdir()
+        yield part
+        if hasattr(os, "sync"):
+            os.sync()  # once for all: a hundred thousand images would take minutes one by one
+        if folder.is_dir():
+            folder.rmdir()
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_names(archive: Path, names: set[str], root: str, require: Collection[str]) -> None:
+    """Raises a UserError if the archive does not have what it must."""
+    where = f"`{archive}`" + (f" (folder `{root}`)" if root else "")
+    if not names:
+        raise UserError(f"{where} holds no files; it is not the archive that was expected.")
+    missing = sorted(set(require) - names)
+    if missing:
+        raise UserError(f"{where} holds no `{missing[0]}`; it is not the archive that was expected.")
+
+
+def _write_all(limits: _Limits, folder: Path, root: str, label: str) -> set[str]:
+    """Writes the files of an archive into an empty folder, and returns their names relative to `root`."""
+    kind = limits.archive.name.lower()
+    if kind.endswith(".zip"):
+        open_archive = _open_zip
+    elif kind.endswith((".tar.gz", ".tgz")):
+        open_archive = _open_tar
+    else:
+        raise UserError(f"`{limits.archive}` is not an archive of a known kind; expected .zip, .tar.gz or .tgz.")
+    names: set[str] = set()
+    num_bytes = 0
+    with open_archive(limits, folder, f"Unpacking {label}") as opened:
+        for member in opened.members:
+            name = PurePosixPath(member.name)
+            if not name.is_relative_to(root):
+                continue
+            name = name.relative_to(root)
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, path.open("xb") as target:
+                while chunk := source.read(_CHUNK):
+                    num_bytes += len(chunk)
+                    limits.check(num_bytes, len(names))
+                    target.write(chunk)
+                    opened.advance(len(chunk))
+            names.add(str(name))
+    return names
+
+
+@contextlib.contextmanager
+def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
+    """Opens a .zip. The checksum of each file is compared when it has been read."""
+    with zipfile.ZipFile(limits.archive) as opened:
+        entries = opened.infolist()
+        total = sum(entry.file_size for entry in entries)
+        limits.check(total, len(entries))
+        for entry in entries:
+            _check_name(limits.archive, entry.filename)
+            if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _unsafe(limits.archive, entry.filename, "is not a plain file but a link or a device")
+            if entry.flag_bits & 0x1:
+                raise UserError(f"`{limits.archive}` is locked with a password; unpack it yourself.")
+        files.check_space(folder.parent, total, f"what is in {limits.archive.name}")
+        plain = (entry for entry in entries if not entry.is_dir())
+        with progress.track(label, total, unit="bytes") as tracker:
+            members = (_Member(name=entry.filename, open=_opener(opened, entry)) for entry in plain)
+            yield _Opened(members=members, advance=tracker.advance)
+
+
+def _opener(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
+    def open_entry() -> IO[bytes]:
+        try:
+            return opened.open(entry)
+        except NotImplementedError as error:  # compressed in a way that Python does not know
+            raise zipfile.BadZipFile(f"{entry.filename}: {error}") from error
+
+    return open_entry
+
+
+@contextlib.contextmanager
+def _open_tar(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
+    """Opens a .tar.gz.
+
+    Nobody knows beforehand what it will unpack to, so progress is measured in its own bytes.
+    """
+    with (
+        limits.archive.open("rb") as file,
+        progress.track(label, limits.archive.stat().st_size, unit="bytes") as tracker,
+        gzip.GzipFile(fileobj=file) as unzipped,
+    ):
+        stream = _BoundedStream(limits.archive, unzipped)
+        shown = 0
+
+        def advance(_: int) -> None:
+            nonlocal shown
+            tracker.advance(file.tell() - shown)
+            shown = file.tell()
+
+        with tarfile.open(fileobj=stream, mode="r|") as opened:  # type: ignore[call-overload]
+            yield _Opened(members=_walk_tar(limits, folder, opened, stream), advance=advance)
+        stream.allow(0)
+        while stream.read(_CHUNK):  # padding; behind it stands gzip's checksum
+            pass
+        advance(0)
+
+
+class _BoundedStream:
+    """Reads so much and no more: tarfile takes headers into memory however large they say they are."""
+
+    def __init__(self, archive: Path, stream: gzip.GzipFile):
+        self._archive, self._stream = archive, stream
+        self._left = _MAX_HEADER
+
+    def allow(self, num_bytes: int) -> None:
+        """Lets the content of a file be read, and the header of the next."""
+        self._left = num_bytes + _MAX_HEADER
+
+    def read(self, size: int) -> bytes:
+        """Reads on."""
+        chunk = self._stream.read(size)
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise UserError(f"`{self._archive}` has a header without end; it is damaged, or made to fill the memory.")
+        return chunk
+
+
+def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _BoundedStream) -> Iterator[_Member]:
+    """Gives the plain files of a .tar, in their order."""
+    num_bytes = 0
+    for index, entry in enumerate(opened):
+        if entry.size < 0:
+            raise tarfile.ReadError(f"{entry.name}: {entry.size} bytes")
+        num_bytes += entry.size
+        limits.check(num_bytes, index + 1)
+        stream.allow(entry.size)
+        _check_name(limits.archive, entry.name)
+        if entry.isdir():
+            continue
+        if not entry.isreg() or entry.issparse():
+            raise _unsafe(limits.archive, entry.name, "is not a plain file but a link or a device")
+        try:
+            tarfile.data_filter(entry, str(folder))  # Python's own opinion, after ours
+        except tarfile.FilterError as error:
+            raise _unsafe(limits.archive, entry.name, "is refused by Python's filter `data`") from error
+        source = opened.extractfile(entry)
+        assert source is not None, "a plain file has content"
+        yield _Member(name=entry.name, open=lambda source=source: source)  # type: ignore[misc]
+
+
+def _check_name(archive: Path, name: str) -> None:
+    """Raises a UserError for a name that leads, or on some system could lead, out of the folder."""
+    if not name or name.startswith("/") or ".." in name.split("/") or _NO_NAME.search(name):
+        raise _unsafe(archive, name, "is not a plain name inside a folder")
+
+
+def _unsafe(archive: Path, name: str, why: str) -> UserError:
+    return UserError(f"`{archive}` holds {name[:200]!r}, which {why}; nothing of it was unpacked.")

@@ -1,0 +1,81 @@
+"""More epochs for a run that is done: a run of its own that starts from the weights.
+
+The learning rate of a run follows its length, so a finished one cannot simply become longer.
+"""
+
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from efficientdet import config as configs
+from efficientdet import presets
+from efficientdet.errors import UserError
+from efficientdet.training.state import checkpoint
+
+_EPOCHS = "training.epochs"
+_ELSEWHERE = ("dataset.", "derived.")
+# Named by the command itself, or found out by the run.
+_OTHERWISE = {"preset", "run_dir", "weights", "backbone", "model.num_classes", _EPOCHS}
+
+
+def explain(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], differing: Sequence[str]) -> str | None:
+    """Says how a finished run goes on for more epochs.
+
+    Args:
+        folder: of the run.
+        old: its knobs by dotted names, JSON values.
+        new: what was asked for.
+        differing: names of knobs that differ.
+
+    Returns:
+        A line with the command; none: the run is not done, or something else than more epochs was asked for.
+    """
+    own = [name for name in differing if not name.startswith("derived.")]
+    if own != [_EPOCHS] or new[_EPOCHS] <= old[_EPOCHS] or not _is_done(folder):
+        return None
+    command = " ".join(_words(folder, new, new[_EPOCHS] - old[_EPOCHS]))
+    return (
+        f"`{folder}` has done its {old[_EPOCHS]:g} epochs, and its learning rate was made for these; "
+        f"`{command}` trains {new[_EPOCHS] - old[_EPOCHS]:g} more from its weights."
+    )
+
+
+def _is_done(folder: Path) -> bool:
+    """Says whether a run has ended: its summary is of its newest checkpoint."""
+    newest = checkpoint.latest(folder / "checkpoints")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # missing, or not ours
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return newest is not None and summary.get("steps") == checkpoint.step_of(newest)
+    return False
+
+
+def _words(folder: Path, knobs: Mapping[str, Any], epochs: float) -> list[str]:
+    """Writes the command: the preset, and the knobs that are not the preset's."""
+    names = (f"{folder}-more", *(f"{folder}-more-{number}" for number in range(2, 1000)))
+    free = next(name for name in names if not Path(name).exists())
+    words = ["--weights", shlex.quote(str(folder)), "--run-dir", shlex.quote(free), "--training.epochs", f"{epochs:g}"]
+    try:
+        preset = presets.find_preset(knobs["preset"])
+    except UserError:  # a config of somebody's own
+        return ["efficientdet", "train", "--config", shlex.quote(str(folder)), *words]
+    defaults = configs.flatten(json.loads(json.dumps(configs.to_dict(preset))))
+    for name, value in knobs.items():
+        if name not in _OTHERWISE and not name.startswith(_ELSEWHERE) and value != defaults.get(name):
+            words += _option(name.replace("_", "-"), value)
+    return ["efficientdet", "train", shlex.quote(knobs["preset"]), *words]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """Writes a knob as the command line takes it."""
+    if isinstance(value, bool):
+        section, dot, last = name.rpartition(".")
+        return [f"--{name}" if value else f"--{section}{dot}no-{last}"]
+    return [f"--{name}", *(shlex.quote(str(part)) for part in _flat(value))]
+
+
+def _flat(value: Any) -> list[Any]:
+    """Writes nested lists as one list."""
+    return [part for row in value for part in _flat(row)] if isinstance(value, list) else [value]

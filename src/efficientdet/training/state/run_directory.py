@@ -1,0 +1,271 @@
+"""The files of a run directory that are not metrics, weights or checkpoints."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import efficientdet
+from efficientdet import config as configs
+from efficientdet import draw
+from efficientdet.config import ExperimentConfig
+from efficientdet.errors import UserError
+from efficientdet.storage import files
+from efficientdet.structures import Category
+from efficientdet.training.dataset import Dataset
+from efficientdet.training.distributed import liveness, processes
+from efficientdet.training.logs.metrics import MetricsWriter
+from efficientdet.training.state import checkpoint, continuation
+from efficientdet.training.validation import ValidationResult
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+
+# May differ when a run is resumed: they change what is written or how fast, not what is learnt.
+_FREE = {
+    "run_dir",
+    "data.train",  # a path; `_check_data` compares what is there
+    "data.validation",
+    "data.source",
+    "data.train_split",
+    "data.validation_split",
+    "dataset.num_examples",
+    "dataset.train",
+    "dataset.validation",
+    "training.xla",
+    "training.devices",
+    "training.join_seconds",
+    "training.deterministic",
+    "training.evaluate_every",
+    "training.evaluate_from",
+    "training.patience",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.max_bad_steps",
+    "evaluation.batch_size",
+    "evaluation.max_images",
+    "logging.time_log",
+    "logging.wandb",
+    "logging.mlflow",
+}
+
+_FOLDERS = ("checkpoints", "weights", "evaluation")
+
+_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock
+
+_PICTURES = 8
+_SHOWN_SCORE = 0.3
+
+
+def claim(facts: dict[str, Any]) -> Path:
+    """Makes the run directory, or checks that the one that is there belongs to the same run.
+
+    Args:
+        facts: what `facts` returned.
+
+    Raises:
+        UserError: it belongs to a run with other settings or other data, or cannot be written.
+    """
+    now = json.loads(json.dumps(facts["config"]))
+    folder = Path(now["run_dir"]).expanduser()
+    path = folder / CONFIG
+    if path.exists():
+        if any((folder / "checkpoints").glob("step-*")):
+            _check_same(path, now)
+    elif folder.is_dir() and any(not _is_begun(entry) for entry in folder.iterdir()):
+        raise UserError(f"`{folder}` has files but no {CONFIG}; it is not a run. Give an empty or new `--run-dir`.")
+    try:
+        for name in _FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _lock(folder)
+        for partial in [*folder.glob(".partial-*"), *folder.glob("*/.partial-*")]:
+            partial.unlink(missing_ok=True)
+        files.write_json(path, now)
+    except OSError as error:
+        raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
+    return folder
+
+
+def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float | str]) -> dict[str, Any]:
+    """Says what a run is, in JSON values: config with what counts of the dataset, class table, version.
+
+    Args:
+        config: as it was given; values that were left open stay None, so that the file repeats the command.
+        dataset: what it trains on.
+        derived: the values that were left open.
+    """
+    categories = [dataclasses.asdict(category) for category in dataset.categories]
+    seen = {"num_examples": dataset.num_examples, "categories": categories, **dataset.checksums()}
+    return {
+        "config": {**configs.to_dict(config), "dataset": seen, "derived": derived},
+        "categories": categories,
+        "version": efficientdet.__version__,
+    }
+
+
+def _is_begun(entry: Path) -> bool:
+    """Tells whether an entry of the folder is what a run leaves that was killed before it wrote its config."""
+    if entry.is_dir():
+        return entry.name == liveness.FOLDER or (entry.name in _FOLDERS and not any(entry.iterdir()))
+    return entry.name == ".lock" or entry.name.startswith(".partial-")
+
+
+def _lock(folder: Path) -> None:
+    """Keeps a second run out of the folder until `released` or the process ends (not on Windows, which cannot)."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"`{folder}` is in use by another process; wait for it, or give another `--run-dir`."
+        ) from error
+    _LOCKS[folder.resolve()] = descriptor
+
+
+@contextlib.contextmanager
+def released(folder: Path) -> Iterator[None]:
+    """Lets go of the folder's lock at the end of the block, if it was claimed there: a notebook outlives its runs."""
+    is_held = folder.resolve() in _LOCKS
+    try:
+        yield
+    finally:
+        if not is_held and (descriptor := _LOCKS.pop(folder.resolve(), None)) is not None:
+            os.close(descriptor)
+
+
+def _check_same(path: Path, now: dict[str, Any]) -> None:
+    """Compares with the config of the run that is there."""
+    try:
+        before = json.loads(path.read_text())
+        if not isinstance(before, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
+    if before.get("preset") == now["preset"]:  # data are not what differs first between two presets
+        _check_data(path.parent, before, now)
+    # A knob that is newer than the run has its default there.
+    defaults = json.loads(json.dumps(configs.to_dict(ExperimentConfig())))
+    old, new = {**configs.flatten(defaults), **configs.flatten(before)}, configs.flatten(now)
+    differing = sorted(
+        (name for name in old.keys() | new.keys() if name not in _FREE and old.get(name) != new.get(name)),
+        # A preset brings its knobs along. What was derived differs because something else does, or because another
+        # version derives it.
+        key=lambda name: (name != "preset", name.startswith("derived."), name),
+    )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            continuation.explain(path.parent, old, new, differing)
+            or f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
+            "give the same to resume it, or another `--run-dir` for a new run."
+        )
+
+
+def _check_data(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compares the content of the datasets, wherever they lie."""
+    old, new = before.get("dataset"), now["dataset"]
+    advice = f"or give another `--run-dir`; `--weights {folder}` starts there from this run's weights."
+    for split, done in (("train", "trained"), ("validation", "validated")):
+        if not isinstance(old, dict) or split not in old:
+            raise UserError(
+                f"`{folder}` is a run of an earlier version, which did not note the checksum of its data, so nobody "
+                f"knows whether it is resumed on the same. Resume it with that version, {advice}"
+            )
+        if old[split] != new[split]:
+            then, given = (_say_where(config, split) for config in (before, now))
+            raise UserError(
+                f"`data.{split}` has other content than the data that the run in `{folder}` was {done} on: {given} "
+                f"now, {then} then. Give the same images in the same order (the folder may be another), {advice}"
+            )
+
+
+def _say_where(config: dict[str, Any], split: str) -> str:
+    """Says where data of a run lie, how many images there are to train on, and how their checksum begins."""
+    data, seen = config["data"], config["dataset"]
+    if seen[split] is None:
+        return "no data"
+    where = data["train"] or data["source"]
+    if split == "validation":
+        where = data["validation"] or where
+    number = f", {seen['num_examples']:,} images" if split == "train" else ""
+    return f"`{where}`{number} (checksum {seen[split][:8]})"
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Reads summary.json if the run of a claimed folder has ended; none: it has not.
+
+    A summary that an earlier run left in the place of this one is removed.
+    """
+    path, newest = folder / SUMMARY, find_checkpoint(folder)
+    found: dict[str, Any] | None = None
+    with contextlib.suppress(OSError, ValueError):  # missing, or not ours
+        found = json.loads(path.read_text(encoding="utf-8"))
+    is_done = newest is not None and found is not None and found.get("steps") == checkpoint.step_of(newest)
+    is_done = bool(processes.agree(int(is_done)))
+    if not is_done and processes.is_first():
+        path.unlink(missing_ok=True)
+    return found if is_done else None
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Finds the newest checkpoint; several processes take the one that the first sees."""
+    newest = checkpoint.latest(folder / "checkpoints") if processes.is_first() else None
+    step = processes.agree(checkpoint.step_of(newest) if newest else -1)
+    return checkpoint.path_of(folder / "checkpoints", step) if step >= 0 else None
+
+
+def log(folder: Path, text: str) -> None:
+    """Adds a line with the time to log.txt."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    path = folder / "log.txt"
+    with files.explained(path), path.open("a") as file:
+        file.write(f"{now} {text}\n")
+
+
+def write_evaluation(
+    folder: Path, step: int, found: ValidationResult, categories: tuple[Category, ...], metrics: MetricsWriter
+) -> None:
+    """Writes the metrics of an evaluation, and a sheet of images with truth and detections side by side."""
+    from PIL import Image
+
+    files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
+    names = [category.name for category in categories]
+    pictures = [
+        _pair({name: np.asarray(value)[row] for name, value in {**batch, **_prefixed(detections)}.items()}, names)
+        for batch, detections in found.examples
+        for row in range(min(_PICTURES, len(batch["images"])))
+    ]
+    sheet = draw.contact_sheet(pictures, columns=2)
+    path = folder / "evaluation" / f"step-{step:08d}.jpg"
+    files.write_aside(path, lambda temporary: Image.fromarray(sheet).save(temporary, quality=90))
+    metrics.image("truth and detections", sheet, step)
+
+
+def _prefixed(detections: Any) -> dict[str, Any]:
+    return {f"found_{name}": value for name, value in detections.items()}
+
+
+def _pair(row: dict[str, Any], names: list[str]) -> np.ndarray:
+    """Draws one image twice: with its truth and with what was found."""
+    height, width = row["valid_size"]
+    image = row["images"][:height, :width]
+    sure = row["found_scores"] >= _SHOWN_SCORE
+    both = []
+    for boxes, labels, scores in (
+        (row["boxes"][: row["num_boxes"]], row["labels"][: row["num_boxes"]], None),
+        (row["found_boxes"][sure], row["found_labels"][sure], row["found_scores"][sure]),
+    ):
+        larger, moved = draw.enlarge(image, boxes, 384)
+        both.append(draw.draw_detections(larger, moved, labels, scores, names))
+    return draw.side_by_side(both[0], both[1], ("truth", "detections"))

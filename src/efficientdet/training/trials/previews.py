@@ -1,0 +1,159 @@
+"""A sheet of training images with their boxes, as the network sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from efficientdet import backend, draw, limits
+from efficientdet.config import ExperimentConfig, ModelConfig
+from efficientdet.data.records import store
+from efficientdet.errors import UserError
+from efficientdet.storage import files
+from efficientdet.training import dataset as datasets
+
+_LEAST_SIDE = 256  # px of an image on the sheet, so that the names of classes can be read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What `preview` drew."""
+
+    output: str
+    """The sheet."""
+    pictures: list[dict[str, Any]]
+    """For each image its id, height and width of what is not padding, and its boxes in px of the network input."""
+    object_sizes: dict[str, float] | None
+    """Smallest, median and largest object, and the share of those smaller than the smallest anchor: square roots of
+    areas, px of the network input. None without a box."""
+    smallest_anchor: float
+    """Its side, px of the network input."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the preview into plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Says what was drawn, and how large the objects are."""
+        boxes = sum(len(picture["boxes"]) for picture in self.pictures)
+        drawn = f"{self.output}: {len(self.pictures)} images with {boxes} boxes"
+        if self.object_sizes is None:
+            return drawn
+        sizes = self.object_sizes
+        return (
+            f"{drawn}\n"
+            f"objects as the network sees them, square root of the area: {sizes['smallest']:.0f} to "
+            f"{sizes['largest']:.0f} px, median {sizes['median']:.0f} px; {sizes['below_anchors']:.0%} are smaller "
+            f"than the smallest anchor, {self.smallest_anchor:g} px"
+        )
+
+
+def preview(
+    data: Annotated[str, tyro.conf.arg(metavar="DATA [PRESET]")],
+    /,
+    *,
+    output: Path = Path("preview.jpg"),
+    num_pictures: int = 16,
+    columns: int = 4,
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = ExperimentConfig(),  # noqa: B008
+) -> Preview:
+    """Draws the first training images of a run, augmented, with their boxes, and says how large the objects are.
+
+    Args:
+        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations; on the command line
+            a preset may follow, else it is d0.
+        output: the sheet, a .jpg or .png.
+        num_pictures: on the sheet.
+        columns: images a row.
+        config: of the run; its size, augmentation, seed and split count.
+
+    Returns:
+        Where the sheet is, and what is on it.
+
+    Raises:
+        UserError: the dataset or a knob cannot be used.
+    """
+    if num_pictures < 1 or columns < 1:
+        raise UserError(f"`num_pictures` is {num_pictures} and `columns` is {columns}; both must be at least 1.")
+    if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
+    limits.check(config)
+    files.check_writable(output)
+    opened = datasets.open_dataset(_configure(config, data, num_pictures))
+    names = [category.name for category in opened.categories]
+    batch, ids = next(iter(opened.training_batches(0, 1)))
+    drawn, described = [], []
+    for row, count in enumerate(batch["num_boxes"]):
+        boxes, labels = batch["boxes"][row, :count], batch["labels"][row, :count]
+        image = _pad(batch["images"][row], batch["valid_size"][row], config.model)
+        image, enlarged = draw.enlarge(image, boxes, _LEAST_SIDE)
+        drawn.append(draw.draw_detections(image, enlarged, labels, None, names))
+        described.append(_describe(int(ids[row]), batch["valid_size"][row], boxes, [names[label] for label in labels]))
+    _write_sheet(output, draw.contact_sheet(drawn, columns))
+    smallest_anchor = 2**config.model.min_level * config.model.anchor_scale
+    return Preview(
+        output=str(output),
+        pictures=described,
+        object_sizes=_object_sizes(batch, smallest_anchor),
+        smallest_anchor=smallest_anchor,
+    )
+
+
+def _pad(image: np.ndarray, valid_size: np.ndarray, model: ModelConfig) -> np.ndarray:
+    """Fills what is beside an image with the colour that the network sees there; in a batch it is black."""
+    if model.padding == "black":
+        return image
+    height, width = valid_size
+    padded = np.empty_like(image)
+    padded[:] = np.round(255 * np.array(model.pixel_mean))
+    padded[:height, :width] = image[:height, :width]
+    return padded
+
+
+def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None:
+    """Sums up how large the objects of a batch are."""
+    boxes = np.concatenate([boxes[:count] for boxes, count in zip(batch["boxes"], batch["num_boxes"], strict=True)])
+    if not len(boxes):
+        return None
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    return {
+        "smallest": round(float(sizes.min()), 2),
+        "median": round(float(np.median(sizes)), 2),
+        "largest": round(float(sizes.max()), 2),
+        "below_anchors": round(float(np.mean(sizes < smallest_anchor)), 4),
+    }
+
+
+def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> ExperimentConfig:
+    """Points the config of a run at `data`, with the whole sheet in one batch and no validation."""
+    if data == datasets.SYNTHETIC:
+        raise UserError("`data` is `synthetic`; generated images are not augmented. `efficientdet demo` makes records.")
+    backend.require_tensorflow("`preview`")
+    folder = Path(data).expanduser()
+    is_source = folder.is_dir() and not (folder / store.MANIFEST).is_file()
+    train, source = ("", data) if is_source else (data, "")
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, validation="none", train=train, source=source),
+        training=dataclasses.replace(config.training, batch_size=num_pictures),
+    )
+
+
+def _describe(id: int, valid_size: np.ndarray, boxes: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Turns one image's facts into plain JSON values; corners in px, x before y."""
+    found = [
+        {"class": name, "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)}}
+        for name, (y1, x1, y2, x2) in zip(names, boxes.tolist(), strict=True)
+    ]
+    return {"id": id, "height": int(valid_size[0]), "width": int(valid_size[1]), "boxes": found}
+
+
+def _write_sheet(path: Path, image: np.ndarray) -> None:
+    """Writes the sheet, aside and then renamed."""
+    from PIL import Image
+
+    files.write_aside(path, lambda temporary: Image.fromarray(image).save(temporary, quality=92))

@@ -1,0 +1,196 @@
+"""The same training from several seeds, one after another: mean and standard deviation over them, one row a seed.
+
+RUN_DIR/seed-N is an ordinary run; a finished one is not trained again. What the table counts is each run's last
+evaluation, of the averaged weights at its end. The standard deviation is that of a sample (n - 1).
+
+Each run has a process of its own, since TensorFlow never gives back the graph of a compiled step: five runs of one
+small model in one process left 150 MB each.
+"""
+
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from efficientdet import backend, evaluation, limits, progress
+from efficientdet import config as configs
+from efficientdet.config import ExperimentConfig
+from efficientdet.errors import UserError
+from efficientdet.storage import files
+from efficientdet.training.distributed import processes
+from efficientdet.training.logs import tracking
+from efficientdet.training.state import interruption, outcome, run_directory
+
+RESULT, TABLE = "seeds.json", "seeds.md"
+
+_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_MOST = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedsSummary:
+    """How the runs ended."""
+
+    run_dir: str
+    runs: dict[int, outcome.TrainingSummary]
+    """Seed -> its run."""
+    mean: dict[str, float | None]
+    """Of each metric over the seeds; none where a seed has none."""
+    standard_deviation: dict[str, float | None]
+    """Of a sample (n - 1); none for a single seed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the summary into plain JSON values."""
+        runs = {str(seed): summary.to_dict() for seed, summary in self.runs.items()}
+        return {**dataclasses.asdict(self), "runs": runs}
+
+    def rows(self) -> list[list[str]]:
+        """Writes the table in percent: the first row are headings, the last two mean and standard deviation."""
+        rows = [["seed", *_COLUMNS, "best AP"]]
+        for seed, summary in self.runs.items():
+            values = [summary.metrics.get(name) for name in _COLUMNS]
+            rows.append([str(seed), *map(_percent, [*values, summary.best_ap])])
+        for label, found in (("mean", self.mean), ("standard deviation", self.standard_deviation)):
+            rows.append([label, *(_percent(found.get(name)) for name in (*_COLUMNS, "best_AP"))])
+        return rows
+
+    def table(self) -> Table:
+        """Arranges the rows for a terminal."""
+        headings, *rows = self.rows()
+        table = Table(title=f"{len(self.runs)} seeds, %", title_justify="left")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for number, row in enumerate(rows):
+            table.add_row(*row, end_section=number == len(self.runs) - 1)
+        return table
+
+
+def parse(text: str) -> tuple[int, ...]:
+    """Reads seeds: numbers and ranges with both ends, such as `0..4` or `0,1,7`.
+
+    Raises:
+        UserError: it is something else, or names a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", part.strip())
+        if match is None:
+            raise UserError(f"`seeds` is `{text}`; expected numbers and ranges, such as 0..4 or 0,1,7.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + _MOST:
+            raise UserError(f"`seeds` is `{text}`; `{part.strip()}` does not count up, or names more than {_MOST:,}.")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
+
+
+def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> SeedsSummary:
+    """Trains once from each seed, or goes on where an earlier call stopped.
+
+    Args:
+        config: of every run but for `training.seed`; the runs are in folders of its `run_dir`.
+        seeds: in the order of training, none twice.
+
+    Returns:
+        How the runs ended; `seeds.json` and `seeds.md` in the run directory have it too, after each run for those
+        that are done.
+
+    Raises:
+        UserError: a run cannot be trained, or the folder is a run itself.
+        Interrupted, Stopped: as `train`; the same call goes on.
+    """
+    _check(config, seeds)
+    folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
+    if (folder / run_directory.CONFIG).exists():
+        raise UserError(f"`{folder}` is a run itself; give another `--run-dir` for several seeds.")
+    found: dict[int, outcome.TrainingSummary] = {}
+    for number, seed in enumerate(seeds, start=1):
+        progress.console.print(f"seed {seed}, {number} of {len(seeds)}", markup=False)
+        training = dataclasses.replace(config.training, seed=seed)
+        found[seed] = _train(dataclasses.replace(config, run_dir=str(folder / f"seed-{seed}"), training=training))
+        summary = _sum_up(folder, found)
+        _write(folder, summary)
+    return summary
+
+
+def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
+    """Refuses what no run could be made of."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
+    if processes.count() > 1:
+        raise UserError("`seeds`: this is one of several processes of a run; start them once for each `training.seed`.")
+    limits.check(config)
+    tracking.check(config)
+
+
+def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
+    """Trains one seed in a process of its own, which speaks for itself; what ends this process ends it gently."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / run_directory.CONFIG
+        files.write_json(file, configs.to_dict(config))
+        words = ["train", "--config", str(file), "--backend", backend.running()]
+        # Results go to standard output; this process has its own.
+        command = [sys.executable, "-m", "efficientdet", *words]
+        with interruption.caught(), subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+    if status == interruption.STATUS:
+        raise interruption.Interrupted
+    if status == interruption.STOPPED_STATUS:
+        raise interruption.Stopped
+    if status != 0:
+        raise UserError(
+            f"Seed {config.training.seed} ended with status {status}, for the reason above; the same command goes on."
+        )
+    values = json.loads((Path(config.run_dir) / run_directory.SUMMARY).read_text(encoding="utf-8"))
+    return outcome.TrainingSummary(**values)
+
+
+def _sum_up(folder: Path, runs: dict[int, outcome.TrainingSummary]) -> SeedsSummary:
+    """Computes mean and standard deviation of each metric that every run has."""
+    rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
+    names = [*evaluation.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return SeedsSummary(
+        run_dir=str(folder),
+        runs=dict(runs),
+        mean={name: _mean(values) for name, values in columns.items()},
+        standard_deviation={name: _standard_deviation(values) for name, values in columns.items()},
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _standard_deviation(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) == len(values) > 1 else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _write(folder: Path, summary: SeedsSummary) -> None:
+    """Writes the result as JSON, and the table in Markdown."""
+    files.write_json(folder / RESULT, summary.to_dict())
+    headings, *rows = summary.rows()
+    lines = [headings, ["---:"] * len(headings), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    files.write_aside(folder / TABLE, lambda temporary: _fill(temporary, text))
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
