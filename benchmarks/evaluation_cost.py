@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from efficientdet import evaluation
 from efficientdet.benchmarks import report, timing
+from efficientdet.evaluation import counting
 from efficientdet.storage import files
 from efficientdet.structures import Category
 
@@ -101,15 +101,15 @@ def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
 
 
-def _collect(batches: list[tuple[Any, Any]]) -> evaluation.CocoEvaluator:
+def _collect(batches: list[tuple[Any, Any]]) -> counting.CocoEvaluator:
     """Collects as `evaluation.evaluate` does."""
-    evaluator = evaluation.CocoEvaluator([Category(id=number + 1, name=str(number)) for number in range(_NUM_CLASSES)])
+    evaluator = counting.CocoEvaluator([Category(id=number + 1, name=str(number)) for number in range(_NUM_CLASSES)])
     for originals, detections in batches:
-        evaluator.add(originals, evaluation.to_originals(detections, originals))
+        evaluator.add(originals, counting.to_originals(detections, originals))
     return evaluator
 
 
-def _pycocotools(evaluator: evaluation.CocoEvaluator) -> float:
+def _pycocotools(evaluator: counting.CocoEvaluator) -> float:
     """Counts with pycocotools: AP."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -185,11 +185,12 @@ def _stages(network: Any, inputs: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _full_images(run: Path, records: Path) -> int:
     """Counts the validation images that are full of confident boxes."""
-    from efficientdet import evaluation, runtimes
+    from efficientdet import runtimes
     from efficientdet.data.records import store as opened
+    from efficientdet.evaluation import measuring
 
     runtime = runtimes.load_runtime(run)
-    return len(evaluation.evaluate_runtime(runtime, opened.open_records(str(records), "val")).watch.full)
+    return len(measuring.evaluate_runtime(runtime, opened.open_records(str(records), "val")).watch.full)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ import numpy as np
 import tyro
 from finetuning_plan import Options, Run
 
-from efficientdet import backend, evaluation, presets
+from efficientdet import backend, presets
 from efficientdet.benchmarks import report
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.evaluation import measuring
 from efficientdet.storage import files
 from efficientdet.training import schedule
 
@@ -238,7 +239,7 @@ class Comparison:
 
     def _count(self, detections: Path, split: str) -> dict[str, float | None]:
         """Counts AP and AP50 of a file of detections."""
-        metrics = evaluation.evaluate_detections(detections, data=str(self._source), split=split).metrics
+        metrics = measuring.evaluate_detections(detections, data=str(self._source), split=split).metrics
         return {name: metrics[name] for name in ("AP", "AP50")}
 
     def _common(self, run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from efficientdet import evaluation, intervals
+from efficientdet.evaluation import counting, intervals
 from efficientdet.structures import Category
 
 _SIDE = 640
@@ -77,7 +77,7 @@ def _matches(truth: list[dict[str, Any]], detections: list[dict[str, Any]], num_
     """Matches once."""
     sizes = dict.fromkeys(range(1, num_images + 1), (_SIDE, _SIDE))
     categories = [Category(id=number + 1, name=str(number)) for number in range(_NUM_CLASSES)]
-    _, _, ious = evaluation._count(sizes, categories, truth, detections)
+    _, _, ious = counting._count(sizes, categories, truth, detections)
     return list(intervals._matched(sorted(sizes), truth, detections, ious))
 
 

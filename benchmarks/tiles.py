@@ -19,9 +19,10 @@ import numpy as np
 import tyro
 
 import efficientdet
-from efficientdet import backend, evaluation
+from efficientdet import backend
 from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
+from efficientdet.evaluation import counting
 from efficientdet.inference import tiles
 from efficientdet.inference.detections import PictureDetections
 from efficientdet.storage import files
@@ -152,7 +153,7 @@ def _arrays(found: PictureDetections) -> _Answer:
 
 def _measure(detect: _Detect, large: list[_Large], categories: Any) -> dict[str, Any]:
     """Counts one way's AP and boxes, and takes its time."""
-    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator = counting.CocoEvaluator(categories)
     detect(large[0][0])  # compiles
     times, shown = [], 0
     for number, (image, truth, classes) in enumerate(large, start=1):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet.data import coco_results
 from efficientdet.errors import UserError
+from efficientdet.evaluation import results
 from efficientdet.inference.detections import PictureDetections
 from efficientdet.structures import Category
 
@@ -48,8 +48,8 @@ def test_json_has_names_ids_and_corners():
 def test_rows_of_coco_are_read_back(tmp_path):
     rows = _detections().to_coco(17)
     assert rows[0] == {"image_id": 17, "category_id": 9, "bbox": [3.0, 2.0, 30.5, 20.0], "score": 0.75}
-    coco_results.write(tmp_path / "found.json", rows)
-    assert coco_results.read(tmp_path / "found.json", [17], [5, 9]) == rows
+    results.write(tmp_path / "found.json", rows)
+    assert results.read(tmp_path / "found.json", [17], [5, 9]) == rows
 
 
 @pytest.mark.filterwarnings("ignore:OpenCV")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, evaluation
+from efficientdet import cli
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
+from efficientdet.evaluation import measuring
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
@@ -70,7 +71,7 @@ def _numbers(result):
 def evaluated(weights_file, converted):
     """What `evaluate` returns, and the folder that it writes."""
     output = converted.parent / "evaluated"
-    return evaluation.evaluate(weights_file, data=str(converted), output=output), output
+    return measuring.evaluate(weights_file, data=str(converted), output=output), output
 
 
 def _document(pictures):
@@ -79,7 +80,7 @@ def _document(pictures):
 
 def test_detections_that_evaluate_wrote_count_as_pycocotools_counts_them(evaluated, converted, pictures):
     result, folder = evaluated
-    read = evaluation.evaluate_detections(folder / "detections.json", data=str(converted))
+    read = measuring.evaluate_detections(folder / "detections.json", data=str(converted))
     stats, _, _ = little_detections.count(_document(pictures), str(folder / "detections.json"))
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
     assert read.metrics["ARmax100"] > 0, "random weights hit something"
@@ -106,7 +107,7 @@ def test_images_full_of_confident_boxes_are_named_and_so_is_a_high_loss(tiny, co
     _write_weights(run / "weights" / "best.safetensors", tiny, synthetic.CATEGORIES, bias=8.0)
     lines = [{"kind": kind, "values": {"loss": loss}} for kind, loss in (("train", 0.5), ("validation", 27.0))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    evaluation.evaluate(run, data=str(converted))
+    measuring.evaluate(run, data=str(converted))
     said = capsys.readouterr().err
     assert "warning: 5 of 5 images are full of boxes with scores of 0.9 and more, far beyond their objects: " in said
     assert "000001.jpg (" in said
@@ -125,9 +126,7 @@ def test_detections_of_any_detector_count_as_pycocotools_counts_them(tmp_path):
     conversion.convert("coco", source, output=tmp_path / "records", num_workers=1, val_fraction=0)
     path = tmp_path / "found.json"
     path.write_text(json.dumps(little_detections.coco_results(ids, found, little_detections.CATEGORIES)))
-    result = evaluation.evaluate_detections(
-        path, data=str(tmp_path / "records"), split="train", output=tmp_path / "out"
-    )
+    result = measuring.evaluate_detections(path, data=str(tmp_path / "records"), split="train", output=tmp_path / "out")
     stats, _, _ = little_detections.count(document, str(path))
     np.testing.assert_allclose(_numbers(result), stats, rtol=0, atol=2**-52)
     assert result.metrics["AP"] > 0.02
@@ -139,16 +138,16 @@ def test_the_first_pictures_alone_can_be_counted(evaluated, converted, pictures,
     found = json.loads((evaluated[1] / "detections.json").read_text())
     path = tmp_path / "found.json"
     path.write_text(json.dumps([row for row in found if row["image_id"] <= 2]))
-    read = evaluation.evaluate_detections(path, data=str(converted), max_images=2)
+    read = measuring.evaluate_detections(path, data=str(converted), max_images=2)
     document = _document(pictures)
     document["images"] = document["images"][:2]
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] <= 2]
     stats, _, _ = little_detections.count(document, str(path))
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
     with pytest.raises(UserError, match="`image_id` 3, but the data has no such image"):
-        evaluation.evaluate_detections(evaluated[1] / "detections.json", data=str(converted), max_images=2)
+        measuring.evaluate_detections(evaluated[1] / "detections.json", data=str(converted), max_images=2)
     with pytest.raises(UserError, match="`max_images` is -1"):
-        evaluation.evaluate_detections(path, data=str(converted), max_images=-1)
+        measuring.evaluate_detections(path, data=str(converted), max_images=-1)
 
 
 @pytest.mark.slow
@@ -178,17 +177,17 @@ def test_pictures_without_truth_give_detections_and_no_metrics(
 
 def test_pictures_without_truth_are_for_output_only(weights_file, untold):
     with pytest.raises(UserError, match=r"not one box.* with an `output`"):
-        evaluation.evaluate(weights_file, data=str(untold), split="test-dev")
+        measuring.evaluate(weights_file, data=str(untold), split="test-dev")
     with pytest.raises(UserError, match="not one box"):
-        evaluation.evaluate_detections("found.json", data=str(untold), split="test-dev")
+        measuring.evaluate_detections("found.json", data=str(untold), split="test-dev")
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "found.txt", "../found.json", "", "a/b.json"])
 def test_the_results_have_a_name_of_their_own(weights_file, converted, tmp_path, name):
     with pytest.raises(UserError, match=f"`results_name` is `{name}`; expected"):
-        evaluation.evaluate(weights_file, data=str(converted), output=tmp_path, results_name=name)
+        measuring.evaluate(weights_file, data=str(converted), output=tmp_path, results_name=name)
     with pytest.raises(UserError, match="nothing is written without `output`"):
-        evaluation.evaluate(weights_file, data=str(converted), results_name="found.json")
+        measuring.evaluate(weights_file, data=str(converted), results_name="found.json")
 
 
 @pytest.mark.slow
@@ -196,12 +195,12 @@ def test_a_model_with_90_outputs_is_counted_on_the_classes_of_the_dataset(tiny, 
     named = {category.id: category for category in synthetic.CATEGORIES}
     outputs = tuple(named.get(number, Category(id=number, name=f"unused {number}")) for number in range(1, 91))
     path = _write_weights(tmp_path / "ninety.safetensors", tiny, outputs)
-    result = evaluation.evaluate(path, data=str(converted), output=tmp_path)
+    result = measuring.evaluate(path, data=str(converted), output=tmp_path)
     assert list(result.per_class) == [category.name for category in synthetic.CATEGORIES]
     found = json.loads((tmp_path / "detections.json").read_text())
     assert found
     assert {row["category_id"] for row in found} <= set(named)
-    read = evaluation.evaluate_detections(tmp_path / "detections.json", data=str(converted))
+    read = measuring.evaluate_detections(tmp_path / "detections.json", data=str(converted))
     stats, _, _ = little_detections.count(_document(pictures), found)
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
 

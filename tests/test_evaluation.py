@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from efficientdet import evaluation
 from efficientdet.errors import UserError
+from efficientdet.evaluation import counting
 from efficientdet.structures import Category, Detections, Originals
 
 _CATEGORIES = little_detections.CATEGORIES
@@ -58,7 +58,7 @@ def _detections(found):
 
 
 def _evaluate(truth, found, categories=_CATEGORIES):
-    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator = counting.CocoEvaluator(categories)
     ids = list(range(1, len(truth) + 1))
     evaluator.add(_originals(ids, truth), _detections(found))
     return evaluator.result()
@@ -96,7 +96,7 @@ def test_all_numbers_equal_those_of_pycocotools(seed):
     stats, precision, recall = _pycocotools(originals, detections, _CATEGORIES)
     assert little_detections.twelve(precision, recall) == stats.tolist()
     precision = np.where(precision == 1 - 2**-52, 1, precision)
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     evaluator.add(originals, detections)
     result = evaluator.result()
     assert list(result.metrics.values()) == little_detections.twelve(precision, recall)
@@ -136,7 +136,7 @@ def test_a_model_may_have_more_classes_than_the_dataset():
     found = [[(box, labels[label], score) for box, label, score in rows] for rows in found]
     found = [[((9, 9, 90, 90), unused[number % 10] - 1, 1.0), *rows] for number, rows in enumerate(found)]
     originals, detections = _originals(ids, truth), _detections(found)
-    evaluator = evaluation.CocoEvaluator(outputs, classes)
+    evaluator = counting.CocoEvaluator(outputs, classes)
     evaluator.add(originals, detections)
     result = evaluator.result()
     stats, _, _ = _pycocotools(originals, detections, outputs, classes)
@@ -161,7 +161,7 @@ def test_the_truth_of_photographs_as_detections_has_ap_1():
         box = (y, x, y + height, x + width)
         truth[row["image_id"]].append((box, labels[row["category_id"]], row["iscrowd"], row["area"]))
     found = [[(box, label, 1.0) for box, label, is_crowd, _ in rows if not is_crowd] for rows in truth.values()]
-    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator = counting.CocoEvaluator(categories)
     evaluator.add(_originals(list(truth), list(truth.values())), _detections(found))
     result = evaluator.result()
     assert (result.num_images, result.num_boxes) == (60, 501)  # 507 annotations, 6 of them crowds
@@ -217,7 +217,7 @@ def test_what_cannot_be_measured_is_none():
 
 
 def test_rows_that_fill_a_batch_are_skipped():
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     perfect = ((0, 0, 50, 50), 0, 0.8)
     evaluator.add(_originals([5, -1, -1], [[_box(0, 0, 50)]] * 3), _detections([[perfect], [], []]))
     result = evaluator.result()
@@ -226,26 +226,26 @@ def test_rows_that_fill_a_batch_are_skipped():
 
 
 def test_an_image_id_that_comes_twice_is_refused():
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     evaluator.add(_originals([5], [[]]), _detections([[]]))
     with pytest.raises(UserError, match="`id` 5 belongs to two images"):
         evaluator.add(_originals([5], [[]]), _detections([[]]))
 
 
 def test_a_label_without_a_category_is_refused():
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     with pytest.raises(UserError, match="`labels` of image 5 has 3"):
         evaluator.add(_originals([5], [[_box(0, 0, 9, label=3)]]), _detections([[]]))
 
 
 def test_an_evaluation_of_nothing_is_refused():
     with pytest.raises(UserError, match="at least one image"):
-        evaluation.CocoEvaluator(_CATEGORIES).result()
+        counting.CocoEvaluator(_CATEGORIES).result()
 
 
 def test_the_result_can_be_asked_twice_and_prints_nothing(capsys):
     truth, found = little_detections.difficult(0)
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     evaluator.add(_originals(list(range(len(truth))), truth), _detections(found))
     before = evaluator.coco_results()
     assert evaluator.result() == evaluator.result()
@@ -260,7 +260,7 @@ def test_classes_of_one_name_stay_apart():
 
 
 def test_detections_are_written_as_coco_has_them():
-    evaluator = evaluation.CocoEvaluator(_CATEGORIES)
+    evaluator = counting.CocoEvaluator(_CATEGORIES)
     found = [[((10.123456, 20.5, 40.25, 60.987654), 1, 0.123456)]]
     evaluator.add(_originals([2**40], [[]]), _detections(found))
     y1, x1, y2, x2, score = np.array([10.123456, 20.5, 40.25, 60.987654, 0.123456], np.float32)
@@ -272,7 +272,7 @@ def test_the_result_is_json_and_a_table():
     result = _evaluate([[_box(0, 0, 50)]], [[((0, 0, 50, 50), 0, 0.8)]])
     values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert values["metrics"]["APs"] is None
-    assert list(values["metrics"]) == list(evaluation.METRICS)
+    assert list(values["metrics"]) == list(counting.METRICS)
     assert values["intervals"] == {"AP": [1.0, 1.0], "AP50": [1.0, 1.0]}
     console = Console(file=io.StringIO(), width=100)
     console.print(result.table())

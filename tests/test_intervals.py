@@ -4,7 +4,7 @@ import little_detections
 import numpy as np
 import pytest
 
-from efficientdet import evaluation, intervals
+from efficientdet.evaluation import counting, intervals
 from efficientdet.structures import Category
 
 _CATEGORIES = little_detections.CATEGORIES
@@ -20,7 +20,7 @@ def _untied(found, seed):
 def _evaluator(truth, found, ids=None, categories=_CATEGORIES):
     """Takes truth and detections as COCO's annotations and results."""
     ids = list(range(1, len(truth) + 1)) if ids is None else ids
-    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator = counting.CocoEvaluator(categories)
     evaluator._sizes = dict.fromkeys(ids, (little_detections.SIDE,) * 2)
     evaluator._truth = little_detections.coco_document(ids, truth, categories)["annotations"]
     evaluator.add_coco_results(little_detections.coco_results(ids, found, categories))
@@ -28,7 +28,7 @@ def _evaluator(truth, found, ids=None, categories=_CATEGORIES):
 
 
 def _matches(evaluator):
-    stats, _, ious = evaluation._count(evaluator._sizes, evaluator._counted, evaluator._truth, evaluator._detections)
+    stats, _, ious = counting._count(evaluator._sizes, evaluator._counted, evaluator._truth, evaluator._detections)
     ids = sorted(evaluator._sizes)
     return stats, list(intervals._matched(ids, evaluator._truth, evaluator._detections, ious))
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from efficientdet import plausibility
+from efficientdet.evaluation import plausibility
 
 
 def _batch(*images):

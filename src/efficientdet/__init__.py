@@ -46,8 +46,8 @@ _HOMES = {
     "describe": "efficientdet.model.complexity",
     "doctor": "efficientdet.diagnosis",
     "download": "efficientdet.data.coco_download",
-    "evaluate": "efficientdet.evaluation",
-    "evaluate_detections": "efficientdet.evaluation",
+    "evaluate": "efficientdet.evaluation.measuring",
+    "evaluate_detections": "efficientdet.evaluation.measuring",
     "export": "efficientdet.exporters.exports",
     "predict": "efficientdet.inference.prediction",
     "preview": "efficientdet.training.trials.previews",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from efficientdet.data.conversion import convert
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
-    from efficientdet.evaluation import evaluate, evaluate_detections
+    from efficientdet.evaluation.measuring import evaluate, evaluate_detections
     from efficientdet.exporters.exports import export
     from efficientdet.inference.detector import Detector
     from efficientdet.inference.prediction import predict

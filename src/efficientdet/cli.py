@@ -28,7 +28,11 @@ VERBS = {
         "a sheet of training images, augmented, with boxes",
     ),
     "train": ("efficientdet.training.run", "train", "train a preset on a dataset, or resume"),
-    "evaluate": ("efficientdet.evaluation", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"),
+    "evaluate": (
+        "efficientdet.evaluation.measuring",
+        "evaluate",
+        "COCO AP of a run, a weights file, or detections in JSON",
+    ),
     "predict": (
         "efficientdet.inference.prediction",
         "predict",

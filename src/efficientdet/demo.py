@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from efficientdet import draw, evaluation, presets, progress
+from efficientdet import draw, presets, progress
 from efficientdet.data import conversion, synthetic
 from efficientdet.data.formats import coco
 from efficientdet.errors import UserError
+from efficientdet.evaluation import counting, measuring
 from efficientdet.inference import detector as detectors
 from efficientdet.media import images
 from efficientdet.model import complexity
@@ -32,7 +33,7 @@ class Demonstration:
     """What the demo found."""
 
     output: str
-    evaluation: evaluation.EvaluationResult
+    evaluation: counting.EvaluationResult
     """On images that training never saw."""
     picture: str
     """Truth and detections side by side."""
@@ -89,7 +90,7 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     training = dataclasses.replace(config.training, seed=seed)
     train(dataclasses.replace(config, data=data, training=training, run_dir=str(output / "run")))
     say("4/5 evaluating on images that it has never seen")
-    found = evaluation.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
+    found = measuring.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
     say("5/5 predicting")
     picture = _draw_sheet(output)
     result = Demonstration(

@@ -4,25 +4,25 @@ import json
 
 import pytest
 
-from efficientdet.data import coco_results
 from efficientdet.errors import UserError
+from efficientdet.evaluation import results
 
 _GOOD = {"image_id": 7, "category_id": 2, "bbox": [1.5, 2, 30, 0], "score": 0.25}
 
 
 def _read(path):
-    return coco_results.read(path, image_ids={7, 2**40}, category_ids={2, 90})
+    return results.read(path, image_ids={7, 2**40}, category_ids={2, 90})
 
 
 def test_what_is_written_is_read(tmp_path):
     detections = [_GOOD, {**_GOOD, "image_id": 2**40, "category_id": 90}]
-    coco_results.write(tmp_path / "new" / "found.json", detections)
+    results.write(tmp_path / "new" / "found.json", detections)
     assert _read(tmp_path / "new" / "found.json") == detections
     assert len((tmp_path / "new" / "found.json").read_text().splitlines()) == 4, "one detection a line"
 
 
 def test_nothing_found_is_an_empty_list(tmp_path):
-    coco_results.write(tmp_path / "found.json", [])
+    results.write(tmp_path / "found.json", [])
     assert json.loads((tmp_path / "found.json").read_text()) == _read(tmp_path / "found.json") == []
 
 
@@ -91,5 +91,5 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_number_that_json_does_not_know_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        coco_results.write(tmp_path / "found.json", [{**_GOOD, "score": float("nan")}])
+        results.write(tmp_path / "found.json", [{**_GOOD, "score": float("nan")}])
     assert not list(tmp_path.iterdir())

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, evaluation, runtimes
+from efficientdet import cli, runtimes
 from efficientdet.benchmarks import drawn_weights, inference
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, PostprocessConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
+from efficientdet.evaluation import measuring
 from efficientdet.exporters import calibration, exports
 from efficientdet.exporters import onnx as onnx_exporter
 from efficientdet.inference import detector
@@ -138,8 +139,8 @@ def test_detector_takes_the_folder_or_the_graph_in_it(made, weights_file, rng, f
 
 
 def test_evaluate_takes_an_export(made, weights_file, records):
-    found = evaluation.evaluate(made("openvino").path, data=records)
-    expected = evaluation.evaluate(weights_file, data=records)
+    found = measuring.evaluate(made("openvino").path, data=records)
+    expected = measuring.evaluate(weights_file, data=records)
     assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
 
 

@@ -10,8 +10,8 @@ import little_server
 import numpy as np
 import pytest
 
-from efficientdet import coco_classes, presets
-from efficientdet.checkpoints import pretrained
+from efficientdet import presets
+from efficientdet.checkpoints import coco_classes, pretrained
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet import plausibility
 from efficientdet.config import DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from efficientdet.data.records import box_sample, store, tfrecord
+from efficientdet.evaluation import plausibility
 from efficientdet.structures import Category
 from efficientdet.training import dataset
 from efficientdet.training.logs import cautions, metrics

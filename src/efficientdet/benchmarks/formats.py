@@ -11,11 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from efficientdet import evaluation, progress, runtimes
+from efficientdet import progress, runtimes
 from efficientdet.benchmarks import drawn_weights, report, timing
 from efficientdet.config import ExportFormat, ExportPrecision
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.evaluation import measuring
 from efficientdet.exporters import calibration, exports
 from efficientdet.runtimes import keras as keras_runtime
 from efficientdet.storage import files
@@ -177,7 +178,7 @@ def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float | None:
     """Measures AP, where there are records."""
     if not data:
         return None
-    return evaluation.evaluate_runtime(runtime, store.open_records(data, split)).result().metrics["AP"]
+    return measuring.evaluate_runtime(runtime, store.open_records(data, split)).result().metrics["AP"]
 
 
 def _measure(loaded: list[_Loaded], rounds: int, turn_seconds: float) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import coco_classes, presets
-from efficientdet.checkpoints import bundles, class_tables, matching, names, reading, tensors
+from efficientdet import presets
+from efficientdet.checkpoints import bundles, class_tables, coco_classes, matching, names, reading, tensors
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from efficientdet import evaluation, runtimes
+from efficientdet import runtimes
 from efficientdet.config import ExportPrecision
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.evaluation import measuring
 
 _LEAST_AP = 5  # times the loss allowed: with more than a fifth of its AP gone no detector is the same
 
@@ -72,7 +73,7 @@ def _measure(runtime: runtimes.Runtime, data: str, split: str) -> float:
     Raises:
         UserError: the records have nothing to find.
     """
-    ap = evaluation.evaluate_runtime(runtime, store.open_records(data, split)).result().metrics["AP"]
+    ap = measuring.evaluate_runtime(runtime, store.open_records(data, split)).result().metrics["AP"]
     if ap is None:
         raise UserError(f"`{data}` has no boxes in `{split}`; AP cannot be measured.")
     return ap

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import evaluation, plausibility, progress
+from efficientdet import progress
 from efficientdet.config import ExperimentConfig
+from efficientdet.evaluation import counting, plausibility
 from efficientdet.model import postprocess
 from efficientdet.structures import Batch, Category, Detections, Originals
 from efficientdet.training import losses, targets
@@ -22,7 +23,7 @@ class ValidationResult:
 
     losses: dict[str, float]
     """Means over the batches: loss, class_loss, box_loss."""
-    evaluation: evaluation.EvaluationResult
+    evaluation: counting.EvaluationResult
     watch: plausibility.Watch
     """Which images are full of confident boxes."""
     examples: list[tuple[Batch, Detections]]
@@ -68,7 +69,7 @@ def evaluate_averages(
         categories: the classes.
         num_images: for the progress bar.
     """
-    evaluator = evaluation.CocoEvaluator(categories)
+    evaluator = counting.CocoEvaluator(categories)
     examples: list[tuple[Batch, Detections]] = []
     own: dict[int, dict[str, np.ndarray]] = {}
     originals_of: dict[int, Originals] = {}
@@ -87,7 +88,7 @@ def evaluate_averages(
     for number, arrays in sorted(_gathered(own).items()):
         rows.append({name.removeprefix(_LOSS): float(arrays.pop(name)) for name in list(arrays) if _LOSS in name})
         found_there: Any = arrays
-        evaluator.add(originals_of[number], evaluation.to_originals(found_there, originals_of[number]))
+        evaluator.add(originals_of[number], counting.to_originals(found_there, originals_of[number]))
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     return ValidationResult(losses=means, evaluation=evaluator.result(), watch=evaluator.watch, examples=examples)
 

@@ -13,8 +13,8 @@ from keras.src.legacy.saving import legacy_h5_format
 from PIL import Image
 from safetensors.numpy import save_file
 
-from efficientdet import coco_classes, presets
-from efficientdet.checkpoints import backbones
+from efficientdet import presets
+from efficientdet.checkpoints import backbones, coco_classes
 from efficientdet.errors import UserError
 from efficientdet.model import efficientnet, variables, weights
 

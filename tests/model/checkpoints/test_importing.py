@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-from efficientdet import coco_classes, presets
-from efficientdet.checkpoints import importing, names, tensors
+from efficientdet import presets
+from efficientdet.checkpoints import coco_classes, importing, names, tensors
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
 from efficientdet.model.efficientdet import EfficientDet

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientdet import backend, plausibility
+from efficientdet import backend
 from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.data.records import box_sample
+from efficientdet.evaluation import plausibility
 from efficientdet.model import anchors
 from efficientdet.training.dataset import Dataset
 from efficientdet.training.distributed import processes, replicas

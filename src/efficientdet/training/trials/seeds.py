@@ -20,10 +20,11 @@ from typing import Any
 
 from rich.table import Table
 
-from efficientdet import backend, evaluation, limits, progress
+from efficientdet import backend, limits, progress
 from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
+from efficientdet.evaluation import counting
 from efficientdet.storage import files
 from efficientdet.training.distributed import processes
 from efficientdet.training.logs import tracking
@@ -159,7 +160,7 @@ def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
 def _sum_up(folder: Path, runs: dict[int, outcome.TrainingSummary]) -> SeedsSummary:
     """Computes mean and standard deviation of each metric that every run has."""
     rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
-    names = [*evaluation.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
+    names = [*counting.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
     columns = {name: [row.get(name) for row in rows] for name in names}
     return SeedsSummary(
         run_dir=str(folder),

@@ -1,0 +1,159 @@
+"""The verb `evaluate`: a runtime, or a file of detections, against the truth in a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efficientdet import backend, progress, runtimes
+from efficientdet.config import Precision, RuntimeName, Switch
+from efficientdet.data.records import store
+from efficientdet.errors import UserError
+from efficientdet.evaluation import counting, plausibility, results
+from efficientdet.storage import files
+
+_METRICS_FILE = "metrics.json"
+
+
+def evaluate(
+    weights: Path,
+    /,
+    *,
+    data: str,
+    split: str = "",
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 8,
+    max_images: int = 0,
+    precision: Precision = "float32",
+    runtime: RuntimeName = "auto",
+    xla: Switch = "auto",
+    output: Path | None = None,
+    results_name: str = "detections.json",
+) -> counting.EvaluationResult:
+    """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
+
+    Images without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts. On the
+    command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
+
+    Args:
+        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
+        data: converted dataset, or glob of TFRecord files.
+        split: split of a converted dataset; empty: val, else test, else the only one.
+        image_size: height and width of the network input, px; what the weights were trained with if not given.
+        batch_size: images a batch.
+        max_images: evaluate only the first so many; 0: all.
+        precision: of the arithmetic inside the network.
+        runtime: of weights, as for `predict`; auto: OpenVINO on a CPU where it is installed, else Keras.
+        xla: compile with XLA, which is Keras's; auto: on a GPU.
+        output: folder for metrics.json and detections.json (COCO's results format).
+        results_name: name of detections.json in it; COCO's server wants detections_test-dev2017_NAME_results.json.
+
+    Returns:
+        The 12 COCO metrics, and AP of each class.
+
+    Raises:
+        UserError: weights or data cannot be used, or their classes differ.
+    """
+    from efficientdet.data.records import tfrecord
+
+    if batch_size < 1:
+        raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    results.check_name(results_name, output, _METRICS_FILE)
+    _check_max_images(max_images)
+    if output is not None:
+        for name in (_METRICS_FILE, results_name):
+            files.check_writable(output / name)
+    backend.require_tensorflow("`data` from records")
+    opened = store.open_records(data, split or store.choose_split(data), may_lack_boxes=output is not None)
+    loaded = runtimes.load_runtime(weights, runtime=runtime, image_size=image_size, precision=precision, xla=xla)
+    evaluator = evaluate_runtime(loaded, opened, batch_size=batch_size, max_images=max_images)
+    result = evaluator.result()
+    for warning in (
+        evaluator.watch.warning(lambda position: tfrecord.file_name(store.read(opened, position))),
+        plausibility.warn_of_losses(*plausibility.read_losses(Path(weights))),
+    ):
+        if warning:
+            progress.console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    if output is not None:
+        files.write_json(output / _METRICS_FILE, result.to_dict())
+        results.write(output / results_name, evaluator.coco_results())
+    return result
+
+
+def evaluate_runtime(
+    runtime: runtimes.Runtime, opened: store.Records, *, batch_size: int = 8, max_images: int = 0
+) -> counting.CocoEvaluator:
+    """Lets a runtime look at every image of a split.
+
+    Args:
+        runtime: weights or an export, loaded.
+        opened: the split.
+        batch_size: images a batch.
+        max_images: only the first so many; 0: all.
+
+    Returns:
+        The evaluator, ready to count.
+
+    Raises:
+        UserError: a record is damaged, or its classes are not the runtime's.
+    """
+    from efficientdet.data import pipeline
+
+    # Records of others without a box do not say which classes the dataset has.
+    evaluator = counting.CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
+    batches = pipeline.evaluation_batches(
+        opened,
+        categories=runtime.categories,
+        image_size=runtime.image_size,
+        resize=runtime.resize,
+        batch_size=batch_size,
+        max_images=max_images,
+    )
+    with progress.track(f"evaluate on {opened.name}", min(len(opened), max_images or len(opened))) as bar:
+        for batch, originals in batches:
+            found = runtime.detect(batch["images"], batch["valid_size"])
+            evaluator.add(originals, counting.to_originals(found, originals))
+            bar.advance(int((originals["ids"] >= 0).sum()))
+    return evaluator
+
+
+def _check_max_images(number: int) -> None:
+    if number < 0:
+        raise UserError(f"`max_images` is {number}; it must be at least 1, or 0 for all.")
+
+
+def evaluate_detections(
+    detections: Path, /, *, data: str, split: str = "", max_images: int = 0, output: Path | None = None
+) -> counting.EvaluationResult:
+    """Measures COCO AP of detections that are in a file, whoever found them; no model runs.
+
+    Args:
+        detections: JSON file in COCO's results format.
+        data: converted dataset, or glob of TFRecord files.
+        split: split of a converted dataset; empty: val, else test, else the only one.
+        max_images: evaluate only the first so many; 0: all.
+        output: folder for metrics.json.
+
+    Returns:
+        The 12 COCO metrics, and AP of each class.
+
+    Raises:
+        UserError: the data cannot be used, or the file is not a list of detections in its images and of its classes.
+    """
+    from efficientdet.data import pipeline
+
+    _check_max_images(max_images)
+    if output is not None:
+        files.check_writable(output / _METRICS_FILE)
+    backend.require_tensorflow("`data` from records")
+    opened = store.open_records(data, split or store.choose_split(data))
+    evaluator = counting.CocoEvaluator(opened.categories)
+    with progress.track("read truth", min(len(opened), max_images or len(opened))) as bar:
+        for originals in pipeline.truth_batches(opened, max_images=max_images):
+            evaluator.add_truth(originals)
+            bar.advance(int((originals["ids"] >= 0).sum()))
+    image_ids, category_ids = evaluator.image_ids, [category.id for category in opened.categories]
+    evaluator.add_coco_results(results.read(detections, image_ids, category_ids))
+    result = evaluator.result()
+    if output is not None:
+        files.write_json(output / _METRICS_FILE, result.to_dict())
+    return result
