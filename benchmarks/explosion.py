@@ -185,11 +185,11 @@ def _stages(network: Any, inputs: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _full_images(run: Path, records: Path) -> int:
     """Counts the validation images that are full of confident boxes."""
-    from efficientdet import runtimes
     from efficientdet.data.records import store as opened
     from efficientdet.evaluation import measuring
+    from efficientdet.formats import loading
 
-    runtime = runtimes.load_runtime(run)
+    runtime = loading.load_runtime(run)
     return len(measuring.evaluate_runtime(runtime, opened.open_records(str(records), "val")).watch.full)
 
 

@@ -157,7 +157,7 @@ def _inference(options: argparse.Namespace) -> Any:
     import numpy as np
 
     from efficientdet.benchmarks import drawn_weights
-    from efficientdet.runtimes.keras import KerasRuntime
+    from efficientdet.formats.keras import KerasRuntime
 
     with drawn_weights.weights_of(options.preset) as path:
         runtime = KerasRuntime(path, precision=options.precision, depthwise=options.depthwise)

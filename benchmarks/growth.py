@@ -25,7 +25,7 @@ import tyro
 from efficientdet import backend, errors, presets, progress
 from efficientdet.benchmarks import drawn_weights, input_growth, report, timing
 from efficientdet.data.records import store as record_files
-from efficientdet.runtimes.openvino import OpenVinoRuntime
+from efficientdet.formats.openvino_runtime import OpenVinoRuntime
 from efficientdet.storage import files
 from efficientdet.training.logs import memory
 

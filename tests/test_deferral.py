@@ -29,7 +29,7 @@ print(again.zeros(2).sum(), np.linalg.norm(np.ones(4)), type(np).__name__, "nump
     "statement",
     [
         "from efficientdet.media.images import SUFFIXES as found",
-        "from efficientdet.data import images; found = images.SUFFIXES",
+        "from efficientdet.media import images; found = images.SUFFIXES",
         "import efficientdet.media.images as images; found = images.SUFFIXES",
         "from PIL import Image; found = Image.new('L', (1, 1))",
         "from PIL.Image import new as found",

@@ -91,9 +91,9 @@ def test_a_folder_without_pictures_is_one_line(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO says what a processor has")
 def test_a_precision_that_would_be_emulated_is_left_out(monkeypatch, weights_file):
-    from efficientdet.runtimes import openvino
+    from efficientdet.formats import openvino_runtime
 
-    monkeypatch.setattr(openvino, "has_arithmetic", lambda precision: precision == "float32")
+    monkeypatch.setattr(openvino_runtime, "has_arithmetic", lambda precision: precision == "float32")
     assert inference._with_arithmetic(("float32", "mixed_bfloat16")) == ("float32",)
     with pytest.raises(UserError, match="`precisions` is mixed_bfloat16, for which this processor has no instructions"):
         inference.benchmark_inference(str(weights_file), precisions=("mixed_bfloat16",), runtimes=("openvino",))

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientdet import cli, runtimes
+from efficientdet import cli
 from efficientdet.benchmarks import drawn_weights, inference
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, PostprocessConfig, TrainingConfig
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
 from efficientdet.evaluation import measuring
-from efficientdet.exporters import calibration, exports
-from efficientdet.exporters import onnx as onnx_exporter
+from efficientdet.exporters import exports
+from efficientdet.formats import calibration, loading
+from efficientdet.formats import manifest as manifests
+from efficientdet.formats import onnx as onnx_exporter
+from efficientdet.formats.keras import KerasRuntime
+from efficientdet.formats.manifest import Manifest
 from efficientdet.inference import detector
 from efficientdet.model import weights
-from efficientdet.runtimes import manifest as manifests
-from efficientdet.runtimes.keras import KerasRuntime
-from efficientdet.runtimes.manifest import Manifest
 from efficientdet.training.run import train
 
 _PROGRAMS = {"saved_model": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
@@ -91,7 +92,7 @@ def test_an_export_finds_what_keras_finds(made, weights_file, rng, format):
     assert export.agreement["detections"] > 20
     assert export.precision == "float16" or export.agreement["apart"] == 0
     tolerance = 0.02 if export.precision == "float16" else 1e-3
-    ours = runtimes.load_runtime(export.path)
+    ours = loading.load_runtime(export.path)
     keras = KerasRuntime(weights_file)
     assert (ours.categories, ours.image_size, ours.resize) == (keras.categories, keras.image_size, keras.resize)
     batch = _batch(rng, ours.image_size, 3)  # of more images than a static batch has
@@ -117,7 +118,7 @@ def test_openvino_s_own_suppression_finds_what_keras_finds_again_and_again(weigh
     output = tmp_path / "export"
     made = exports.export(weights_file, format="openvino", answer="detections", output=output, batch_size=batch_size)
     assert (made.agreement["apart"], made.agreement["extra"]) == (0, 0)
-    ours, keras = runtimes.load_runtime(made.path), KerasRuntime(weights_file)
+    ours, keras = loading.load_runtime(made.path), KerasRuntime(weights_file)
     batch = _batch(rng, ours.image_size, 3)
     expected = keras.detect(*batch)
     for _ in range(5):
@@ -382,14 +383,14 @@ def test_without_the_program_there_is_one_line(weights_file, tmp_path, monkeypat
 def test_an_export_keeps_what_it_was_made_for(made, format):
     export = made(format)
     with pytest.raises(UserError, match=r"`image_size` is \(64, 64\), but"):
-        runtimes.load_runtime(export.path, image_size=(64, 64))
+        loading.load_runtime(export.path, image_size=(64, 64))
     with pytest.raises(UserError, match=f"`runtime` is keras, but .* is an export for {format}"):
-        runtimes.load_runtime(export.path, runtime="keras")
+        loading.load_runtime(export.path, runtime="keras")
     with pytest.raises(UserError, match="`xla` is on, but"):
-        runtimes.load_runtime(export.path, xla="on")
+        loading.load_runtime(export.path, xla="on")
     if export.answer == "detections":
         with pytest.raises(UserError, match="`postprocess` differs from that in the graph"):
-            runtimes.load_runtime(export.path, postprocess=PostprocessConfig(max_detections=3))
+            loading.load_runtime(export.path, postprocess=PostprocessConfig(max_detections=3))
     if format != "openvino":
         with pytest.raises(UserError, match="`precision` is mixed_float16, but"):
-            runtimes.load_runtime(export.path, precision="mixed_float16")
+            loading.load_runtime(export.path, precision="mixed_float16")

@@ -7,8 +7,8 @@ import pytest
 
 from efficientdet import cli
 from efficientdet.benchmarks import drawn_weights
+from efficientdet.formats import manifest as manifests
 from efficientdet.model import weights
-from efficientdet.runtimes import manifest as manifests
 from efficientdet.structures import Category
 
 

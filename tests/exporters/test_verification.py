@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from efficientdet.exporters import verification
-from efficientdet.exporters.calibration import Sample
 from efficientdet.exporters.verification import Agreement, Limits
+from efficientdet.formats.calibration import Sample
 
 _LIMITS = Limits(score=1e-3, box=0.5, share=0.01)
 _A, _B, _C = (10, 10, 50, 50), (100, 100, 140, 160), (12, 12, 50, 50)

@@ -196,10 +196,11 @@ _HUGE = {
 _IN_LITTLE_MEMORY = """
 import pathlib, resource, sys
 from efficientdet import backend
-from efficientdet.runtimes.keras import KerasRuntime
+from efficientdet.formats.keras import KerasRuntime
 from efficientdet.errors import UserError
 backend.choose()
-from efficientdet.model import anchors, efficientdet, pretrained
+from efficientdet.checkpoints import pretrained
+from efficientdet.model import anchors, efficientdet
 used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 for path in sys.argv[1:]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from efficientdet.errors import UserError
-from efficientdet.runtimes import litert, onnx, openvino, saved_model
-from efficientdet.runtimes.manifest import Manifest, PostprocessConfig
+from efficientdet.formats import litert, onnx, openvino, saved_model
+from efficientdet.formats.manifest import Manifest, PostprocessConfig
 from efficientdet.structures import Category
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from efficientdet.errors import UserError
-from efficientdet.runtimes import manifest as manifests
+from efficientdet.formats import manifest as manifests
 from efficientdet.structures import Category
 
 _CATEGORIES = tuple(Category(id=number + 1, name=f"class {number}") for number in range(3))

@@ -9,15 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from efficientdet import runtimes
 from efficientdet.config import PostprocessConfig
 from efficientdet.errors import UserError
 from efficientdet.exporters import exports
+from efficientdet.formats import loading, openvino_cache, openvino_runtime
+from efficientdet.formats.keras import KerasRuntime
 from efficientdet.inference import detector
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.runtimes import openvino as openvino_runtime
-from efficientdet.runtimes.keras import KerasRuntime
 from efficientdet.storage import web
 from efficientdet.structures import Category
 
@@ -85,7 +84,7 @@ def test_batch_sizes_may_change(weights_file, rng):
 def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(weights_file, rng, tmp_path):
     result = exports.export(weights_file, format="openvino", output=tmp_path / "export", image_size=(96, 64))
     assert result.agreement["score_difference"] < 1e-4
-    exported = runtimes.load_runtime(tmp_path / "export" / "model.xml")
+    exported = loading.load_runtime(tmp_path / "export" / "model.xml")
     assert isinstance(exported, openvino_runtime.OpenVinoRuntime)
     assert (exported.categories, exported.image_size) == (_CATEGORIES, (96, 64))
     batch = _batch(rng, (96, 64), 1)
@@ -96,10 +95,10 @@ def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(wei
 
 
 def test_weights_are_converted_once(weights_file, monkeypatch):
-    first = openvino_runtime.find_converted(weights_file)
+    first = openvino_cache.find_converted(weights_file)
     assert first.is_relative_to(web.cache_dir())
     monkeypatch.setattr(openvino_runtime, "convert", None)
-    assert openvino_runtime.find_converted(weights_file) == first
+    assert openvino_cache.find_converted(weights_file) == first
 
 
 def test_the_cache_keeps_the_newest_graphs(tmp_path):
@@ -108,7 +107,7 @@ def test_the_cache_keeps_the_newest_graphs(tmp_path):
         graph = tmp_path / str(number) / "model.xml"
         graph.touch()
         os.utime(graph, (number, number))
-    openvino_runtime._forget_oldest(tmp_path)
+    openvino_cache._forget_oldest(tmp_path)
     assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == list(range(2, 18))
 
 
@@ -116,7 +115,7 @@ def test_other_weights_are_converted_again(weights_file, tmp_path):
     loaded = weights.load(weights_file)
     arrays = dict(loaded.arrays) | {"class_head/predict/pointwise/bias": np.full(27, -1.0, np.float32)}
     weights.save(tmp_path / "other.safetensors", arrays, loaded.model, _CATEGORIES)
-    first, second = (openvino_runtime.find_converted(path) for path in (weights_file, tmp_path / "other.safetensors"))
+    first, second = (openvino_cache.find_converted(path) for path in (weights_file, tmp_path / "other.safetensors"))
     assert first != second
 
 
@@ -126,7 +125,7 @@ def _answer(folder, rng):
 
 
 def test_what_was_compiled_is_kept_and_made_again_where_it_is_damaged(weights_file, tmp_path, monkeypatch):
-    folder = openvino_runtime.find_converted(weights_file)
+    folder = openvino_cache.find_converted(weights_file)
     monkeypatch.setattr(web, "cache_dir", lambda: tmp_path)
     first = _answer(folder, np.random.default_rng(0))
     (kept,) = tmp_path.glob("openvino-compiled/*/*.blob")
@@ -139,7 +138,7 @@ def test_what_was_compiled_is_kept_and_made_again_where_it_is_damaged(weights_fi
 
 
 def test_a_cache_that_cannot_be_written_keeps_nothing(weights_file, tmp_path, monkeypatch):
-    folder = openvino_runtime.find_converted(weights_file)
+    folder = openvino_cache.find_converted(weights_file)
     (tmp_path / "file").touch()
     monkeypatch.setattr(web, "cache_dir", lambda: tmp_path / "file")
     assert _answer(folder, np.random.default_rng(0)).size
@@ -149,27 +148,27 @@ def test_the_detector_takes_openvino_where_it_is_installed(weights_file, rng):
     image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
     (by_default,) = detector.Detector(weights_file, score_threshold=0.05).detect([image])
     (by_keras,) = detector.Detector(weights_file, score_threshold=0.05, runtime="keras").detect([image])
-    assert isinstance(runtimes.load_runtime(weights_file), openvino_runtime.OpenVinoRuntime)
-    assert isinstance(runtimes.load_runtime(weights_file, runtime="keras"), KerasRuntime)
+    assert isinstance(loading.load_runtime(weights_file), openvino_runtime.OpenVinoRuntime)
+    assert isinstance(loading.load_runtime(weights_file, runtime="keras"), KerasRuntime)
     np.testing.assert_array_equal(by_default.labels, by_keras.labels)
     np.testing.assert_allclose(by_default.boxes, by_keras.boxes, atol=2e-3)
 
 
 def test_without_openvino_keras_runs_and_a_wish_for_openvino_is_one_line(weights_file, monkeypatch):
-    find_spec = runtimes.importlib.util.find_spec
+    find_spec = loading.importlib.util.find_spec
     monkeypatch.setattr(
-        runtimes.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+        loading.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
     )
-    assert isinstance(runtimes.load_runtime(weights_file), KerasRuntime)
+    assert isinstance(loading.load_runtime(weights_file), KerasRuntime)
     with pytest.raises(UserError, match=r"not installed; `pip install 'efficientdet-keras\[openvino\]'`"):
-        runtimes.load_runtime(weights_file, runtime="openvino")
+        loading.load_runtime(weights_file, runtime="openvino")
 
 
 def test_what_is_no_export_is_refused(weights_file, tmp_path):
     with pytest.raises(UserError, match=r"missing\.xml` does not exist"):
         openvino_runtime.OpenVinoRuntime(tmp_path / "missing.xml")
     with pytest.raises(UserError, match=r"`image_size` is \(64, 64\), but"):
-        openvino_runtime.OpenVinoRuntime(openvino_runtime.find_converted(weights_file), image_size=(64, 64))
+        openvino_runtime.OpenVinoRuntime(openvino_cache.find_converted(weights_file), image_size=(64, 64))
     with pytest.raises(UserError, match="`image_size` is 16 x 64"):
         openvino_runtime.OpenVinoRuntime(weights_file, image_size=(16, 64))
 
@@ -213,7 +212,7 @@ def test_a_model_with_other_pixels_keeps_its_own(weights_file, rng, tmp_path):
 _RELEASE_IN_A_THREAD = """
 import gc, os, signal, threading
 import numpy as np
-from efficientdet.runtimes import openvino as runtime
+from efficientdet.formats import openvino as runtime
 core = runtime.find_core()
 import openvino
 from openvino import opset13

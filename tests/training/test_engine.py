@@ -10,7 +10,7 @@ _PROGRAM = """
 import numpy as np
 from efficientdet import backend
 backend.choose()
-from efficientdet.training import engine
+from efficientdet.training.distributed import engine
 state = engine.to_device([np.ones(100_000, np.float32)])
 kept = engine.to_host(state)
 step = backend.compile_function(lambda state, amount: [state[0] + amount], donate=True)

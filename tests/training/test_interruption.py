@@ -131,7 +131,7 @@ def test_a_run_in_another_thread_leaves_the_signals_alone():
 
 _BUSY = """
 import os, signal, time
-from efficientdet.training import interruption
+from efficientdet.training.state import interruption
 with interruption.caught() as asked:
     asked.can_wait = True
     for number in {numbers}:

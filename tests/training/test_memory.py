@@ -25,7 +25,7 @@ def test_memory_in_use_grows_by_what_is_filled():
 def test_the_peak_is_that_of_the_process_itself_not_of_the_one_that_started_it():
     held = np.ones(500_000_000, np.uint8)
     assert memory.resident_peak() > 500
-    code = "from efficientdet.training import memory; print(memory.resident_peak())"
+    code = "from efficientdet.training.logs import memory; print(memory.resident_peak())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(child.stdout) < 300
     del held

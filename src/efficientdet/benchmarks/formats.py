@@ -11,14 +11,15 @@ from typing import Any
 
 from rich.table import Table
 
-from efficientdet import progress, runtimes
+from efficientdet import progress
 from efficientdet.benchmarks import drawn_weights, report, timing
 from efficientdet.config import ExportFormat, ExportPrecision
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.evaluation import measuring
-from efficientdet.exporters import calibration, exports
-from efficientdet.runtimes import keras as keras_runtime
+from efficientdet.exporters import exports
+from efficientdet.formats import calibration, loading
+from efficientdet.formats import keras as keras_runtime
 from efficientdet.storage import files
 
 _PICTURES = 8
@@ -67,7 +68,7 @@ class ExportsBenchmark:
 class _Loaded:
     """A runtime that is timed in turns with others."""
 
-    runtime: runtimes.Runtime
+    runtime: loading.Runtime
     samples: list[calibration.Sample]
     row: dict[str, Any]
     seconds: list[float] = dataclasses.field(default_factory=list)
@@ -153,7 +154,7 @@ def benchmark_exports(
                 refused.append({"format": name, "precision": precision, "refused": str(error)})
                 progress.console.print(f"refused: {error}", markup=False)
                 continue
-            runtime = runtimes.load_runtime(target)
+            runtime = loading.load_runtime(target)
             row = {"format": name, "precision": precision, "answer": made.answer, "agreement": made.agreement}
             ap = made.agreement["ap"] if precision == "int8" else _ap(runtime, data, split)
             row |= {"megabytes": round(made.num_bytes / 1e6, 2), "ap": ap}
@@ -174,7 +175,7 @@ def _samples(keras: keras_runtime.KerasRuntime, pictures: Path | None) -> list[c
     return list(calibration.generated(keras.model, _PICTURES))
 
 
-def _ap(runtime: runtimes.Runtime, data: str, split: str) -> float | None:
+def _ap(runtime: loading.Runtime, data: str, split: str) -> float | None:
     """Measures AP, where there are records."""
     if not data:
         return None

@@ -20,10 +20,10 @@ from efficientdet.benchmarks import accelerator, drawn_weights, report, rivals, 
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName
 from efficientdet.data import preprocess, synthetic
 from efficientdet.errors import UserError
+from efficientdet.formats import manifest
 from efficientdet.inference import detector
 from efficientdet.kernels import host_postprocess
 from efficientdet.media import images
-from efficientdet.runtimes import manifest
 from efficientdet.storage import files
 from efficientdet.training.logs import memory
 
@@ -232,9 +232,9 @@ def _with_arithmetic(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]
     Raises:
         UserError: nothing is left.
     """
-    from efficientdet.runtimes import openvino
+    from efficientdet.formats import openvino_runtime
 
-    missing = [precision for precision in precisions if not openvino.has_arithmetic(precision)]
+    missing = [precision for precision in precisions if not openvino_runtime.has_arithmetic(precision)]
     if missing:
         progress.console.print(f"This processor has no instructions for {', '.join(missing)}: left out.", markup=False)
     left = tuple(precision for precision in precisions if precision not in missing)

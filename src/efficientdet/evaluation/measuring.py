@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efficientdet import backend, progress, runtimes
+from efficientdet import backend, progress
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.evaluation import counting, plausibility, results
+from efficientdet.formats import loading
 from efficientdet.storage import files
 
 _METRICS_FILE = "metrics.json"
@@ -64,7 +65,7 @@ def evaluate(
             files.check_writable(output / name)
     backend.require_tensorflow("`data` from records")
     opened = store.open_records(data, split or store.choose_split(data), may_lack_boxes=output is not None)
-    loaded = runtimes.load_runtime(weights, runtime=runtime, image_size=image_size, precision=precision, xla=xla)
+    loaded = loading.load_runtime(weights, runtime=runtime, image_size=image_size, precision=precision, xla=xla)
     evaluator = evaluate_runtime(loaded, opened, batch_size=batch_size, max_images=max_images)
     result = evaluator.result()
     for warning in (
@@ -80,7 +81,7 @@ def evaluate(
 
 
 def evaluate_runtime(
-    runtime: runtimes.Runtime, opened: store.Records, *, batch_size: int = 8, max_images: int = 0
+    runtime: loading.Runtime, opened: store.Records, *, batch_size: int = 8, max_images: int = 0
 ) -> counting.CocoEvaluator:
     """Lets a runtime look at every image of a split.
 

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from efficientdet import limits, progress, runtimes
+from efficientdet import limits, progress
 from efficientdet.checkpoints import pretrained
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
 from efficientdet.errors import UserError
-from efficientdet.exporters import calibration, verification
 from efficientdet.exporters import gate as gates
+from efficientdet.exporters import verification
+from efficientdet.formats import calibration, loading
+from efficientdet.formats import keras as keras_runtime
+from efficientdet.formats import manifest as manifests
 from efficientdet.model import weights as weight_files
-from efficientdet.runtimes import keras as keras_runtime
-from efficientdet.runtimes import manifest as manifests
 from efficientdet.storage import files
 
 PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
@@ -184,20 +185,19 @@ def verify_export(
 def require(format: ExportFormat, precision: ExportPrecision = "float32") -> None:
     """Raises a UserError if what writes and runs a format is not installed."""
     if format == "onnx":
-        from efficientdet.runtimes import onnx
+        from efficientdet.formats import onnx
 
         onnx.require()
     elif format == "litert":
-        from efficientdet.runtimes import litert
+        from efficientdet.formats import litert
 
         litert.require()
     elif format == "openvino":
-        from efficientdet.exporters import openvino as exporter
-        from efficientdet.runtimes import openvino
+        from efficientdet.formats import openvino
 
         openvino.import_openvino()
         if precision == "int8":
-            exporter.require_nncf()
+            openvino.require_nncf()
 
 
 def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str, batch_size: int, data: str) -> None:
@@ -246,19 +246,19 @@ def _write(
 ) -> None:
     """Writes the files of a format."""
     if manifest.target == "saved_model":
-        from efficientdet.exporters import saved_model
+        from efficientdet.formats import saved_model
 
         saved_model.write(folder, loaded, manifest)
     elif manifest.target == "onnx":
-        from efficientdet.exporters import onnx
+        from efficientdet.formats import onnx
 
         onnx.write(folder, loaded, manifest, samples)
     elif manifest.target == "litert":
-        from efficientdet.exporters import litert
+        from efficientdet.formats import litert
 
         litert.write(folder, loaded, manifest, samples)
     else:
-        from efficientdet.exporters import openvino
+        from efficientdet.formats import openvino
 
         openvino.write(folder, loaded, manifest, samples)
 
@@ -276,7 +276,7 @@ def _verify(
         UserError: it answers otherwise than Keras.
     """
     _, manifest = manifests.read(folder)
-    ours = runtimes.load_runtime(folder)
+    ours = loading.load_runtime(folder)
     bounds = verification.LIMITS[manifest.precision if manifest.precision != "int8" else "bfloat16"]
     compared = verification.compare(ours, keras, samples, bounds, has_raw=manifest.answer == "raw")
     found = compared.to_dict()
@@ -291,7 +291,7 @@ def _verify(
 
 def _verify_letterbox(folder: Path, manifest: manifests.Manifest) -> None:
     """Raises a UserError if the letterbox inside a SavedModel is another than ours."""
-    from efficientdet.exporters import saved_model
+    from efficientdet.formats import saved_model
 
     score, box = saved_model.letterbox_difference(folder, manifest)
     bounds = verification.LIMITS["float32"]

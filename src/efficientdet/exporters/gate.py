@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from efficientdet import runtimes
 from efficientdet.config import ExportPrecision
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.evaluation import measuring
+from efficientdet.formats import loading
 
 _LEAST_AP = 5  # times the loss allowed: with more than a fifth of its AP gone no detector is the same
 
@@ -22,7 +22,7 @@ class Gate:
     keras_ap: float
     """Of the weights."""
 
-    def pass_through(self, runtime: runtimes.Runtime, name: str) -> dict[str, float]:
+    def pass_through(self, runtime: loading.Runtime, name: str) -> dict[str, float]:
         """Measures the AP of an export.
 
         Args:
@@ -46,7 +46,7 @@ class Gate:
 
 
 def find_gate(
-    precision: ExportPrecision, keras: runtimes.Runtime, *, data: str, split: str, max_ap_loss: float
+    precision: ExportPrecision, keras: loading.Runtime, *, data: str, split: str, max_ap_loss: float
 ) -> Gate | None:
     """Measures the AP of the weights; none for other precisions than int8, which are judged by each detection.
 
@@ -67,7 +67,7 @@ def find_gate(
     return Gate(data=data, split=split, max_ap_loss=max_ap_loss, keras_ap=ap)
 
 
-def _measure(runtime: runtimes.Runtime, data: str, split: str) -> float:
+def _measure(runtime: loading.Runtime, data: str, split: str) -> float:
     """Measures AP.
 
     Raises:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from efficientdet.config import ExportPrecision
-from efficientdet.exporters.calibration import Sample
-from efficientdet.runtimes import Runtime
+from efficientdet.formats.calibration import Sample
+from efficientdet.formats.loading import Runtime
 from efficientdet.structures import Detections
 
 LEAST_SCORE = 0.05

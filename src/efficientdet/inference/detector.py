@@ -19,15 +19,15 @@ from typing import overload
 
 import numpy as np
 
-from efficientdet import runtimes
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, RuntimeName, Switch, Tiles
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
+from efficientdet.formats import keras as keras_runtime
+from efficientdet.formats import loading
 from efficientdet.inference import selection
 from efficientdet.inference import tiles as tile_grids
 from efficientdet.inference.detections import PictureDetections
 from efficientdet.media import inputs
-from efficientdet.runtimes import keras as keras_runtime
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of one image: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
@@ -78,7 +78,7 @@ class Detector:
         selection.check_threshold(score_threshold, "score_threshold")
         if batch_size < 1:
             raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
-        self.runtime = runtimes.load_runtime(
+        self.runtime = loading.load_runtime(
             weights,
             runtime=runtime,
             postprocess=postprocess,

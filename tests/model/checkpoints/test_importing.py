@@ -412,7 +412,7 @@ def test_no_pytorch_is_imported(arrays, stale, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from efficientdet.model.checkpoints import importing\n"
+        "from efficientdet.checkpoints import importing\n"
         "importing.import_weights(Path(sys.argv[1]), output=Path(sys.argv[2]))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -238,7 +238,7 @@ def explain_end(folder: str, index: str, count: str) -> None:
 
 def _start_explainer(folder: Path, index: int, count: int) -> "subprocess.Popen[str] | None":
     """Starts `explain_end` for this process, in a session of its own, where Ctrl-C does not reach it."""
-    program = "import sys; from efficientdet.training import liveness; liveness.explain_end(*sys.argv[1:])"
+    program = "import sys; from efficientdet.training.distributed import liveness; liveness.explain_end(*sys.argv[1:])"
     words = [sys.executable, "-c", program, str(folder), str(index), str(count)]
     try:
         return subprocess.Popen(

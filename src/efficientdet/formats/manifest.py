@@ -8,8 +8,11 @@ That finds damage and mix-ups. It proves nothing about who wrote it: whoever can
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
@@ -33,6 +36,9 @@ OUTPUTS: dict[Answer, tuple[str, ...]] = {
     "detections": ("boxes", "labels", "scores", "num_detections"),
 }
 """What each answer consists of."""
+
+Program = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+"""uint8[B, H, W, 3], int32[B, 2] -> the outputs by name; B is the export's where it has one."""
 
 LARGEST_BATCH = 4096
 """Images a call of a graph that takes a certain number."""
@@ -152,6 +158,31 @@ def read(location: str | Path) -> tuple[Path, Manifest]:
         if _hash(folder / name) != expected:
             raise UserError(f"`{folder / name}` is damaged or was changed: its SHA-256 is not the one in `{FILE}`.")
     return folder, manifest
+
+
+def check_wishes(
+    path: Path, manifest: Manifest, postprocess: PostprocessConfig | None, image_size: tuple[int, int] | None
+) -> None:
+    """Raises a UserError if an export was made for another size or other thresholds than those asked for."""
+    if image_size not in (None, manifest.model.image_size):
+        height, width = manifest.model.image_size
+        raise UserError(f"`image_size` is {image_size}, but `{path}` was exported for ({height}, {width}).")
+    if manifest.answer == "detections" and postprocess not in (None, manifest.postprocess):
+        raise UserError(f"`postprocess` differs from that in the graph of `{path}`; export with `--answer raw`.")
+
+
+def require_raw(path: Path, manifest: Manifest) -> None:
+    """Raises a UserError if an export answers detections."""
+    if manifest.answer != "raw":
+        raise UserError(f"`{path}` answers detections, no raw predictions; export with `--answer raw`.")
+
+
+def check_outputs(path: Path, manifest: Manifest, names: Any) -> None:
+    """Raises a UserError unless a graph has the inputs and outputs of its manifest."""
+    expected = {"images", "valid_size", *OUTPUTS[manifest.answer]}
+    if set(names) != expected:
+        found = ", ".join(sorted(map(str, names)))
+        raise UserError(f"`{path}` has the inputs and outputs {found}; expected {', '.join(sorted(expected))}.")
 
 
 def _parse(path: Path) -> Manifest:

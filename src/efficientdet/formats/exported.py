@@ -4,20 +4,14 @@ Graphs end with detections or with raw predictions and each anchor's best logit;
 detections of the latter. OpenVINO's have a runtime of their own, which keeps several images in work.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from efficientdet.config import PostprocessConfig, Resize
-from efficientdet.errors import UserError
-from efficientdet.runtimes import manifest as manifests
-from efficientdet.runtimes.manifest import Manifest
+from efficientdet.formats import manifest as manifests
+from efficientdet.formats.manifest import Manifest
 from efficientdet.structures import Category, Detections, RawPredictions
-
-Program = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-"""uint8[B, H, W, 3], int32[B, 2] -> the outputs by name; B is the export's where it has one."""
 
 
 class ExportRuntime:
@@ -45,7 +39,7 @@ class ExportRuntime:
         from efficientdet.model import anchors
 
         self.path, self.manifest = manifests.read(location)
-        check_wishes(self.path, self.manifest, postprocess, image_size)
+        manifests.check_wishes(self.path, self.manifest, postprocess, image_size)
         self.categories: tuple[Category, ...] = self.manifest.categories
         self.image_size: tuple[int, int] = self.manifest.model.image_size
         self.resize: Resize = self.manifest.model.resize
@@ -77,7 +71,7 @@ class ExportRuntime:
         Raises:
             UserError: the suppression is in the graph.
         """
-        require_raw(self.path, self.manifest)
+        manifests.require_raw(self.path, self.manifest)
         found = self._run(images, valid_size)
         return {"class_logits": found["class_logits"], "box_deltas": found["box_deltas"]}
 
@@ -96,42 +90,17 @@ class ExportRuntime:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def check_wishes(
-    path: Path, manifest: Manifest, postprocess: PostprocessConfig | None, image_size: tuple[int, int] | None
-) -> None:
-    """Raises a UserError if an export was made for another size or other thresholds than those asked for."""
-    if image_size not in (None, manifest.model.image_size):
-        height, width = manifest.model.image_size
-        raise UserError(f"`image_size` is {image_size}, but `{path}` was exported for ({height}, {width}).")
-    if manifest.answer == "detections" and postprocess not in (None, manifest.postprocess):
-        raise UserError(f"`postprocess` differs from that in the graph of `{path}`; export with `--answer raw`.")
-
-
-def require_raw(path: Path, manifest: Manifest) -> None:
-    """Raises a UserError if an export answers detections."""
-    if manifest.answer != "raw":
-        raise UserError(f"`{path}` answers detections, no raw predictions; export with `--answer raw`.")
-
-
-def check_outputs(path: Path, manifest: Manifest, names: Any) -> None:
-    """Raises a UserError unless a graph has the inputs and outputs of its manifest."""
-    expected = {"images", "valid_size", *manifests.OUTPUTS[manifest.answer]}
-    if set(names) != expected:
-        found = ", ".join(sorted(map(str, names)))
-        raise UserError(f"`{path}` has the inputs and outputs {found}; expected {', '.join(sorted(expected))}.")
-
-
-def _open(folder: Path, manifest: Manifest, num_threads: int) -> Program:
+def _open(folder: Path, manifest: Manifest, num_threads: int) -> manifests.Program:
     """Opens a graph in the program of its format."""
     path = folder / manifests.GRAPHS[manifest.target]
     if manifest.target == "saved_model":
-        from efficientdet.runtimes import saved_model
+        from efficientdet.formats import saved_model
 
         return saved_model.open_program(folder, manifest)
     if manifest.target == "onnx":
-        from efficientdet.runtimes import onnx
+        from efficientdet.formats import onnx
 
         return onnx.open_program(path, manifest, num_threads)
-    from efficientdet.runtimes import litert
+    from efficientdet.formats import litert
 
     return litert.open_program(path, manifest, num_threads)

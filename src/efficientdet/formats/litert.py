@@ -1,21 +1,70 @@
-"""LiteRT (TensorFlow Lite): flat graphs for telephones and small computers, here on the processor with XNNPACK.
+"""LiteRT (TensorFlow Lite): one flat file for telephones and small computers, run here on the processor with XNNPACK.
+
+float16: values are stored in 16 bits and computed with in float32 on a processor, in float16 on a GPU that has it.
+int8: weights and activations of 8 bits, images in and predictions out as ever.
 
 Only operations that LiteRT has itself are run; custom ones, TensorFlow's among them, are refused.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
+import tempfile
 import threading
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from efficientdet.errors import UserError
-from efficientdet.runtimes import exported
-from efficientdet.runtimes.manifest import Manifest
+from efficientdet.formats.manifest import GRAPHS, Manifest, Program, check_outputs
+
+if TYPE_CHECKING:
+    from efficientdet.formats.calibration import Sample
+    from efficientdet.model import weights
 
 SIGNATURE = "serving_default"
+
+
+def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: Iterable[Sample]) -> None:
+    """Writes model.tflite.
+
+    Args:
+        folder: empty.
+        loaded: the weights.
+        manifest: what to write.
+        samples: of int8, images whose activations are measured.
+    """
+    require()
+    import tensorflow as tf
+
+    from efficientdet.formats import tracing
+
+    network = tracing.build(loaded, manifest.model.image_size)
+    function = tracing.trace(network, loaded, answer=manifest.answer, batch_size=manifest.batch_size)
+    module = tf.Module()
+    module.variables_of_network = [variable.value for variable in network.variables]
+    with tempfile.TemporaryDirectory() as temporary:
+        tf.saved_model.save(module, temporary, signatures={SIGNATURE: function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(temporary, signature_keys=[SIGNATURE])
+        if manifest.precision == "float16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+        if manifest.precision == "int8":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: _representatives(samples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converter's, of its own interpreter
+            content = converter.convert()
+    (folder / GRAPHS["litert"]).write_bytes(content)
+
+
+def _representatives(samples: Iterable[Sample]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for sample in samples:
+        yield SIGNATURE, {"images": sample.images, "valid_size": sample.valid_size}
 
 
 def require() -> None:
@@ -24,7 +73,7 @@ def require() -> None:
         raise UserError("LiteRT is not installed; `pip install 'efficientdet-keras[litert]'`.")
 
 
-def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> exported.Program:
+def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Program:
     """Opens a graph.
 
     Args:
@@ -48,7 +97,7 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> export
     if SIGNATURE not in signatures:
         raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it is not an export of this program.")
     signature = signatures[SIGNATURE]
-    exported.check_outputs(path, manifest, [*signature["inputs"], *signature["outputs"]])
+    check_outputs(path, manifest, [*signature["inputs"], *signature["outputs"]])
     runner = interpreter.get_signature_runner(SIGNATURE)
     lock = threading.Lock()  # one set of arrays
 

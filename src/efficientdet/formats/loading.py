@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from efficientdet import backend
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, RuntimeName, Switch
 from efficientdet.errors import UserError
-from efficientdet.runtimes import manifest
+from efficientdet.formats import manifest
 from efficientdet.structures import Category, Detections, RawPredictions
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def load_runtime(
     name = _best(xla) if runtime == "auto" else runtime
     if name == "keras":
         backend.choose()
-        from efficientdet.runtimes.keras import KerasRuntime
+        from efficientdet.formats.keras import KerasRuntime
 
         return KerasRuntime(location, xla=xla, depthwise=depthwise, **knobs)
-    from efficientdet.runtimes.openvino import OpenVinoRuntime
+    from efficientdet.formats.openvino_runtime import OpenVinoRuntime
 
     return OpenVinoRuntime(location, **knobs)
 
@@ -93,10 +93,10 @@ def _load_export(location: str | Path, runtime: RuntimeName, knobs: dict[str, An
     if runtime not in ("auto", found.target):
         raise UserError(f"`runtime` is {runtime}, but `{location}` is an export for {found.target}; leave it out.")
     if found.target == "openvino":
-        from efficientdet.runtimes.openvino import OpenVinoRuntime
+        from efficientdet.formats.openvino_runtime import OpenVinoRuntime
 
         return OpenVinoRuntime(location, **knobs)
-    from efficientdet.runtimes.exported import ExportRuntime
+    from efficientdet.formats.exported import ExportRuntime
 
     if (precision := knobs.pop("precision")) not in ("float32", "tf32"):
         raise UserError(f"`precision` is {precision}, but `{location}` has its own, {found.precision}; leave it out.")

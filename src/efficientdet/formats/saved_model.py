@@ -1,0 +1,228 @@
+"""TensorFlow's SavedModel, as TensorFlow Serving and TensorFlow load it: a program, not a table of numbers.
+
+Signatures, all with the same answer:
+
+    letterboxed      images uint8[B, H, W, 3], valid_size int32[B, 2]; boxes in px of the network input
+    serving_default  the same; with the letterbox inside:
+    serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside it
+    pictures         pictures uint8[B, h, w, 3] of any size; likewise
+
+TensorFlow's decoders do not turn an image as its EXIF orientation says; whoever sends photographs of telephones turns
+them before.
+
+Operations of TensorFlow read and write files, and a SavedModel may use any of them. What comes from elsewhere is
+therefore read before it is loaded: every operation must be one that an export of ours consists of, and the object graph
+may only hold variables, constants and functions. Operations that save and restore variables are in every SavedModel;
+they are allowed in the two functions made for it, which nothing here calls, and nowhere else. TensorFlow Serving does
+no such thing: give it only what you trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from efficientdet import backend
+from efficientdet.data import preprocess, synthetic
+from efficientdet.errors import UserError
+from efficientdet.formats.manifest import OUTPUTS, Manifest, Program, check_outputs
+
+if TYPE_CHECKING:
+    from efficientdet.model import weights
+
+_POLICIES = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
+SIGNATURE = "letterboxed"
+
+# Pure functions of their inputs, but for ReadVariableOp. A new version of TensorFlow or of the network may need more.
+_OPERATIONS_OF_OURS = """
+    Add AddV2 Any BiasAdd Bitcast BroadcastTo Cast ConcatV2 Const Conv2D DecodeImage DecodeJpeg DepthwiseConv2dNative
+    EnsureShape Equal Exp ExpandDims Fill FloorDiv FloorMod GatherV2 Greater Identity IdentityN Less LogicalAnd Max
+    MaxPool Maximum Mean Min Minimum Mul Neg NoOp Pack PartitionedCall Placeholder Prod QuantizeV2 Range ReadVariableOp
+    RealDiv Relu Relu6 Reshape ResizeBilinear ScaleAndTranslate Select SelectV2 Shape Sigmoid Size Slice Softmax Sqrt
+    Square Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice Sub Substr Sum TensorListFromTensor
+    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile TopKV2 Transpose Unpack VarHandleOp While
+    ZerosLike
+"""
+_OPERATIONS_OF_SAVERS = """
+    AssignVariableOp DisableCopyOnRead MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch
+    StringJoin
+"""
+_SAVERS = ("__inference__traced_save", "__inference__traced_restore")
+_OBJECTS = ("user_object", "function", "bare_concrete_function", "variable", "constant", "captured_tensor")
+_LARGEST = 2 * 10**9  # bytes of the program, as protobuf has it
+
+
+def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
+    """Writes a SavedModel.
+
+    Args:
+        folder: empty.
+        loaded: the weights.
+        manifest: what to write: precision (of the arithmetic; variables stay float32), answer, batch and size.
+    """
+    import tensorflow as tf
+
+    from efficientdet.formats import tracing
+
+    network = tracing.build(loaded, manifest.model.image_size, _POLICIES[manifest.precision])
+    letterboxed = tracing.trace(network, loaded, answer=manifest.answer, batch_size=manifest.batch_size)
+    module = tf.Module()
+    module.variables_of_network = [variable.value for variable in network.variables]
+    signatures = {SIGNATURE: letterboxed, "serving_default": letterboxed}
+    if manifest.has_letterbox:
+        signatures |= {"serving_default": _encoded(letterboxed, manifest), "pictures": _pictures(letterboxed, manifest)}
+    tf.saved_model.save(module, folder, signatures=signatures)
+
+
+def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float]:
+    """Compares the signatures with the letterbox inside with the one without, on an image of another shape.
+
+    Returns:
+        Largest difference of a score, and of a side of a box in px of the image, of detections at the same place of
+        the list.
+    """
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(folder).signatures
+    height, width = manifest.model.image_size
+    picture, _, _ = synthetic.draw_picture(0, 0, (height + 31, width // 2 + 40))
+    images, valid_size, scale = preprocess.letterbox(picture, (height, width), manifest.model.resize)
+    count = manifest.batch_size or 1
+    inputs = [tf.constant(array[None].repeat(count, axis=0)) for array in (images, np.array(valid_size, np.int32))]
+    expected = signatures[SIGNATURE](images=inputs[0], valid_size=inputs[1])
+    boxes = preprocess.undo_letterbox(
+        expected["boxes"].numpy(), np.array([scale], np.float32), np.array([picture.shape[:2]], np.int32)
+    )
+    encoded = tf.repeat(tf.io.encode_png(picture)[None], count, axis=0)
+    answers = [
+        signatures["serving_default"](encoded=encoded),
+        signatures["pictures"](pictures=tf.repeat(picture[None], count, axis=0)),
+    ]
+    scores = max(float(np.abs(found["scores"] - expected["scores"]).max()) for found in answers)
+    return scores, max(float(np.abs(found["boxes"] - boxes).max()) for found in answers)
+
+
+def _encoded(letterboxed: Any, manifest: Manifest) -> Any:
+    """Makes the signature that takes files of images."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec([manifest.batch_size or None], tf.string, name="encoded")]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(encoded: Any) -> dict[str, Any]:
+        return _detect(letterboxed, manifest, encoded, preprocess.decode_tf)
+
+    return run
+
+
+def _pictures(letterboxed: Any, manifest: Manifest) -> Any:
+    """Makes the signature that takes pixels."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec([manifest.batch_size or None, None, None, 3], tf.uint8, name="pictures")]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(pictures: Any) -> dict[str, Any]:
+        return _detect(letterboxed, manifest, pictures, lambda picture: picture)
+
+    return run
+
+
+def _detect(letterboxed: Any, manifest: Manifest, batch: Any, decode: Any) -> dict[str, Any]:
+    """Decodes and letterboxes one image after the other, detects in all, and moves the boxes back."""
+    import tensorflow as tf
+
+    image_size = manifest.model.image_size
+
+    def prepare(one: Any) -> tuple[Any, ...]:
+        picture = decode(one)
+        size = tf.shape(picture)[:2]
+        valid_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
+        return preprocess.resample_tf(picture, valid_size, image_size, manifest.model.resize), valid_size, scale, size
+
+    shapes = (
+        tf.TensorSpec([*image_size, 3], tf.uint8),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.float32),
+        tf.TensorSpec([2], tf.int32),
+    )
+    images, valid_size, scales, sizes = tf.map_fn(prepare, batch, fn_output_signature=shapes)
+    found = letterboxed(images, valid_size)
+    limits = tf.cast(tf.concat([sizes, sizes], axis=-1), tf.float32)[:, None]
+    boxes = tf.clip_by_value(found["boxes"] / scales[:, None, None], 0.0, limits)
+    return {**found, "boxes": boxes}
+
+
+def open_program(folder: Path, manifest: Manifest) -> Program:
+    """Opens a SavedModel.
+
+    Args:
+        folder: with saved_model.pb.
+        manifest: what it should be.
+
+    Raises:
+        UserError: TensorFlow is not installed, or this is not a SavedModel, a hostile one, or another than the manifest
+            says.
+    """
+    backend.require_tensorflow("A SavedModel")
+    path = folder / "saved_model.pb"
+    _check(path)
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(folder)
+        function = loaded.signatures[SIGNATURE]
+    except Exception as error:  # whatever a damaged graph leads to
+        raise UserError(
+            f"`{folder}` is not a SavedModel that TensorFlow loads: {' '.join(str(error).split())}."
+        ) from error
+    inputs = function.structured_input_signature[1]
+    check_outputs(path, manifest, [*inputs, *function.structured_outputs])
+    names = OUTPUTS[manifest.answer]
+
+    def run(images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
+        # The loaded object owns the variables; the function alone would not keep them.
+        found = loaded.signatures[SIGNATURE](images=tf.constant(images), valid_size=tf.constant(valid_size))
+        return {name: found[name].numpy() for name in names}
+
+    return run
+
+
+def _check(path: Path) -> None:
+    """Raises a UserError for a program that could do more than compute."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is not an export of this program.")
+    program = saved_model_pb2.SavedModel()
+    try:
+        program.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise UserError(f"`{path}` is not a SavedModel: {error}.") from error
+    if len(program.meta_graphs) != 1 or not program.meta_graphs[0].object_graph_def.nodes:
+        raise UserError(f"`{path}` is not a SavedModel of TensorFlow 2 with one graph, as exports of this program are.")
+    graph = program.meta_graphs[0]
+    allowed = frozenset(_OPERATIONS_OF_OURS.split())
+    with_saving = allowed | frozenset(_OPERATIONS_OF_SAVERS.split())
+    for node in graph.object_graph_def.nodes:
+        if (kind := node.WhichOneof("kind")) not in _OBJECTS:
+            raise UserError(f"`{path}` holds an object of the kind `{kind}`, which is refused.")
+    for function in graph.graph_def.library.function:
+        is_saver = function.signature.name.startswith(_SAVERS)
+        _check_operations(path, function.node_def, with_saving if is_saver else allowed)
+    # TensorFlow runs none of the outer graph here; it calls the savers.
+    _check_operations(path, graph.graph_def.node, with_saving, may_save=True)
+
+
+def _check_operations(path: Path, nodes: Iterable[Any], allowed: frozenset[str], *, may_save: bool = False) -> None:
+    """Raises a UserError for an operation that is not allowed, or a call of a function that saves."""
+    for node in nodes:
+        if node.op not in allowed:
+            raise UserError(f"`{path}` has the operation `{node.op}`, which no export of this program needs: refused.")
+        called = [node.attr[name].func.name for name in node.attr if node.attr[name].HasField("func")]
+        if not may_save and any(name.startswith(_SAVERS) for name in called):
+            raise UserError(f"`{path}` would write files when it is called, which is refused.")
