@@ -13,9 +13,9 @@ import pytest
 import red_images as red
 from rich.console import Console
 
-from efficientdet.data import conversion, policy, summary
+from efficientdet.data import conversion, policy, sources, summary
 from efficientdet.data.formats import coco, voc, yolo
-from efficientdet.data.reading import interpretation, rotation, sources
+from efficientdet.data.reading import interpretation, rotation
 from efficientdet.errors import UserError
 
 _READERS = {"coco": coco.read, "voc": voc.read, "yolo": yolo.read}

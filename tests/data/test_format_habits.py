@@ -12,7 +12,8 @@ from little_formats import RED, cvat_box, cvat_xml, draw, label_studio_region, l
 from efficientdet.data import conversion, registry
 from efficientdet.data.formats import image_folder, open_images, via
 from efficientdet.data.formats import label_studio as studio
-from efficientdet.data.reading import collection, shapes
+from efficientdet.data.parsing import shapes
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 _HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

@@ -10,7 +10,7 @@ from little_formats import RED, cvat_box, draw, label_studio_region, labelme, sa
 from PIL import Image
 
 from efficientdet.data.formats import tables
-from efficientdet.data.reading import shapes
+from efficientdet.data.parsing import shapes
 
 _HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 

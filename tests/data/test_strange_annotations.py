@@ -7,9 +7,8 @@ import little_formats
 import numpy as np
 import pytest
 
-from efficientdet.data import recognition, registry
+from efficientdet.data import recognition, registry, sources
 from efficientdet.data.formats import coco
-from efficientdet.data.reading import sources
 from efficientdet.errors import UserError
 
 _STRANGE = (None, True, -1, 1e400, "", "x", "1_0", [], [[]], {}, {"a": None}, [None], 10**30)

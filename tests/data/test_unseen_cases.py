@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import red_images as red
 
-from efficientdet.data import conversion
-from efficientdet.data.reading import corners, sources
+from efficientdet.data import conversion, sources
+from efficientdet.data.parsing import corners
 from efficientdet.data.records import store, tfrecord
 from efficientdet.errors import UserError
 

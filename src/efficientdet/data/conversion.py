@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import progress
-from efficientdet.data import dataset_files, policy, recognition, registry, summary
+from efficientdet.data import dataset_files, policy, recognition, registry, sources, summary
 from efficientdet.data.formats import coco, voc, yolo
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import accounts, interpretation, rotation, sources
+from efficientdet.data.reading import accounts, interpretation, lookup, rotation
 from efficientdet.data.records import shards, staging, store
 from efficientdet.errors import UserError
 from efficientdet.storage import web

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientdet.data import policy, summary
-from efficientdet.data.reading import sources
+from efficientdet.data import policy, sources, summary
 from efficientdet.data.records import shards, store
 
 _DETAILS = "conversion.json"

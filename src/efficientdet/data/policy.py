@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.errors import UserError
 from efficientdet.media import images
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import registry
+from efficientdet.data import registry, sources
 from efficientdet.data.formats import (
     coco,
     createml,
@@ -26,8 +26,8 @@ from efficientdet.data.formats import (
     voc,
     yolo,
 )
-from efficientdet.data.layouts import gallery
-from efficientdet.data.reading import fields, sources
+from efficientdet.data.parsing import fields
+from efficientdet.data.reading import gallery
 from efficientdet.errors import UserError
 
 _SAMPLES_A_FOLDER = 12

@@ -7,6 +7,7 @@ names, and where faults go.
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from efficientdet.data import sources
 from efficientdet.data.formats import (
     createml,
     cvat,
@@ -18,7 +19,6 @@ from efficientdet.data.formats import (
     tables,
     via,
 )
-from efficientdet.data.reading import sources
 
 Format = Literal[
     "coco",

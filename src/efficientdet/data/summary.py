@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from efficientdet.data import policy
-from efficientdet.data.reading import accounts, sources
+from efficientdet.data import policy, sources
+from efficientdet.data.reading import accounts
 from efficientdet.structures import Category
 
 _NUM_NAMES = 20

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.reading import fields
+from efficientdet.data.parsing import fields
 from efficientdet.errors import UserError
 from efficientdet.storage import files
 

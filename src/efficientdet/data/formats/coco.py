@@ -11,9 +11,11 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.layouts import coco_layout, lookup
+from efficientdet.data import sources
+from efficientdet.data.layouts import coco_layout
 from efficientdet.data.layouts.coco_layout import CocoSplit
-from efficientdet.data.reading import accounts, corners, fields, segmentation, sources, values
+from efficientdet.data.parsing import corners, fields, segmentation, values
+from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 

@@ -8,7 +8,9 @@ RectLabel's export are the same; the image is called `image` or `imagefilename`,
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.reading import collection, fields, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 _NAMES = ("image", "imagefilename", "imageFilename")

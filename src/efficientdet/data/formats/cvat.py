@@ -8,7 +8,9 @@ image is its split.
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from efficientdet.data.reading import collection, fields, shapes, sources, xml_files
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields, shapes, xml_files
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 _SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask")

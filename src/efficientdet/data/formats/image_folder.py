@@ -7,7 +7,9 @@ and `categories` (names, or numbers from 0), or a list of objects with one of ea
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.reading import collection, corners, fields, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import corners, fields
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 FILES = ("metadata.jsonl", "metadata.csv")

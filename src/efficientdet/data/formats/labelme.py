@@ -10,7 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.reading import collection, fields, shapes, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields, shapes
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 _BOXES = ("rectangle", "mask")

@@ -7,8 +7,9 @@ layout (`<split>/labels/detections.csv`, `<split>/metadata/classes.csv`, `<split
 
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import collection, fields, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields
+from efficientdet.data.reading import collection, lookup
 from efficientdet.errors import UserError
 
 CODES = "classes called by their codes, for want of a class-descriptions file"

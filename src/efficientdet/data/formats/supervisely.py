@@ -13,7 +13,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from efficientdet.data.reading import collection, fields, shapes, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields, shapes
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 from efficientdet.media import images
 

@@ -12,7 +12,9 @@ fractions of the image, which is reported; all files must agree.
 import math
 from pathlib import Path
 
-from efficientdet.data.reading import collection, fields, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields
+from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 FRACTIONS = "files whose boxes are read as fractions of the image: no coordinate exceeds 1"

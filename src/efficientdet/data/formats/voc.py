@@ -13,8 +13,10 @@ import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup, voc_layout
-from efficientdet.data.reading import accounts, shapes, sources, values, xml_files
+from efficientdet.data import sources
+from efficientdet.data.layouts import voc_layout
+from efficientdet.data.parsing import shapes, values, xml_files
+from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 

@@ -12,8 +12,10 @@ import math
 import os
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup, yolo_layout
-from efficientdet.data.reading import accounts, corners, sources, values
+from efficientdet.data import sources
+from efficientdet.data.layouts import yolo_layout
+from efficientdet.data.parsing import corners, values
+from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 
 _LARGEST = 2.0

@@ -8,8 +8,8 @@ of another name there; one file beside `images/` (`instances.json`, Label Studio
 import re
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
+from efficientdet.data.reading import lookup
 
 CocoSplit = tuple[str, Path, Path]
 """Name of a split, its annotation file, its folder of images."""

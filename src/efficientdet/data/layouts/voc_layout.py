@@ -7,8 +7,9 @@ called like one; else everything is `train`.
 
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import sources, xml_files
+from efficientdet.data import sources
+from efficientdet.data.parsing import xml_files
+from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
 _STANDARD_SPLITS = ("train", "val", "test")

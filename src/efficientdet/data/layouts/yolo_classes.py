@@ -7,8 +7,9 @@ lies at the top of the dataset or among the labels, also once a split; the copie
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import sources, values, yaml_text
+from efficientdet.data import sources
+from efficientdet.data.parsing import values, yaml_text
+from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
 _LISTS = ("classes.txt", "obj.names", "predefined_classes.txt", "labels/classes.txt", "Labels/classes.txt")

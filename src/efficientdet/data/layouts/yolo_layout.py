@@ -11,8 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.layouts import lookup, yolo_classes
-from efficientdet.data.reading import sources, yaml_text
+from efficientdet.data import sources
+from efficientdet.data.layouts import yolo_classes
+from efficientdet.data.parsing import yaml_text
+from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
 _SPLITS = ("train", "val", "test")

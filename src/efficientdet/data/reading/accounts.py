@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
+from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
 _REPEATED = "annotations that repeat another one of their image, kept"

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.layouts import gallery
-from efficientdet.data.reading import fields, shapes, sources
+from efficientdet.data import sources
+from efficientdet.data.parsing import fields, shapes
+from efficientdet.data.reading import gallery
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 

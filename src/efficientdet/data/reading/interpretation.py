@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from efficientdet.data.reading import accounts, rotation, sources
+from efficientdet.data import sources
+from efficientdet.data.reading import accounts, rotation
 from efficientdet.errors import UserError
 
 _EMPTY = "splits without an image left out"

@@ -12,7 +12,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.errors import UserError
 from efficientdet.media import images
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend, progress
-from efficientdet.data import policy
-from efficientdet.data.reading import sources
+from efficientdet.data import policy, sources
 from efficientdet.data.records import tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.data.records import foreign, tfrecord
 from efficientdet.errors import UserError
 from efficientdet.structures import Category

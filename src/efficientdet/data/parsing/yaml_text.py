@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.errors import UserError
 
 _ABSENT = ("", "null", "Null", "NULL", "~")

@@ -12,7 +12,7 @@ from pathlib import Path
 import defusedxml
 import defusedxml.ElementTree
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.errors import UserError
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")

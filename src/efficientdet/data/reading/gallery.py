@@ -14,8 +14,8 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-from efficientdet.data.layouts import lookup
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
+from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
 # Words that may stand beside a split in a name: train_labels.csv, oidv6-train-annotations-bbox.csv, images_test.

@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from efficientdet.data.reading import sources
+from efficientdet.data import sources
 from efficientdet.errors import UserError
 from efficientdet.media import images
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from efficientdet.data.reading import segmentation, values
+from efficientdet.data.parsing import segmentation, values
 from efficientdet.errors import UserError
 
 TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since areas and polygons fit nothing else"

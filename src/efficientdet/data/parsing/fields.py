@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data.reading import sources, values
+from efficientdet.data import sources
+from efficientdet.data.parsing import values
 from efficientdet.errors import UserError
 
 _MAX_SIDE = 2**31

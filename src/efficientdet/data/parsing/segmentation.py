@@ -7,7 +7,7 @@ is the difference to the count before the last (pycocotools, maskApi.c).
 
 from typing import Any
 
-from efficientdet.data.reading import values
+from efficientdet.data.parsing import values
 from efficientdet.errors import UserError
 
 
