@@ -16,7 +16,7 @@ import keras
 import pytest
 
 _TESTS = pathlib.Path(__file__).parent
-_CONVOLUTIONS, _SUMS, _KERNELS = (f"model/test_{name}.py" for name in ("convolutions", "sums", "kernels"))
+_CONVOLUTIONS, _SUMS, _KERNELS = (f"kernels/test_{name}.py" for name in ("convolutions", "sums", "chains"))
 _INT8 = "exporters/test_exports.py::test_int8_is_as_exact_on_this_processor_as_its_graph_is"
 
 pytestmark = [

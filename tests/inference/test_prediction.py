@@ -19,7 +19,7 @@ from efficientdet.errors import UserError
 from efficientdet.inference import prediction
 from efficientdet.media import images, video
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from efficientdet.structures import Category, Detections, Originals
 
 _CATEGORIES = little_detections.CATEGORIES
 _TRUTH, _FOUND = ("boxes", "labels", "is_crowd", "area"), ("boxes", "labels", "scores")
-_PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "coco_val" / "instances.json"
+_PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "coco_val" / "instances.json"
 
 
 def _originals(ids, truth):

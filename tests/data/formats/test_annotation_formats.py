@@ -14,7 +14,7 @@ from efficientdet.data import conversion, recognition, registry
 from efficientdet.data.records import store, tfrecord
 from efficientdet.media import images
 
-_DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+_DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 
 
 def _measure(pixels):

@@ -18,7 +18,7 @@ from efficientdet.inference import detector as detectors
 from efficientdet.model import weights
 from efficientdet.structures import Category
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"), Category(id=11, name="cow"))
 
 

@@ -17,7 +17,7 @@ from efficientdet import cli
 from efficientdet.errors import UserError
 from efficientdet.inference import detector, journal, prediction
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def _images(folder, names, rng):
