@@ -36,13 +36,13 @@ def main(*, output: Path, preset: str = "d0") -> None:
         preset: model.
     """
     backend.choose()
-    from efficientdet.model import operations
+    from efficientdet.model import complexity
     from efficientdet.model.efficientdet import EfficientDet
 
     config = presets.find_preset(preset).model
     model = EfficientDet(config)
-    traffic = _BYTES * operations.count_traffic(model, config.image_size)
-    work = 2 * operations.count_multiply_adds(model, config.image_size).convolutions
+    traffic = _BYTES * complexity.count_traffic(model, config.image_size)
+    work = 2 * complexity.count_multiply_adds(model, config.image_size).convolutions
     rows: list[dict[str, Any]] = []
     for name, (bandwidth, arithmetic) in _GPUS.items():
         by_memory, by_arithmetic = bandwidth * 1e9 / traffic, arithmetic * 1e12 / work

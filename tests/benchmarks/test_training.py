@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from efficientdet.benchmarks import published
+from efficientdet.benchmarks import rivals
 from efficientdet.benchmarks.training import benchmark_train
 from efficientdet.data import conversion, synthetic
 from efficientdet.errors import UserError
@@ -63,8 +63,8 @@ def test_what_makes_no_sense_is_refused(wrong, message):
 
 
 def test_published_figures_are_nvidia_s_of_the_same_kind():
-    assert published.training_rates("d0", "mixed_float16", 8) == {"A100": 2711.0, "V100": 777.0}
-    assert published.training_rates("d0-tf32-8xa100", "tf32", 1) == {"A100": 162.0}
-    assert published.training_rates("d1", "tf32", 1) == {}
-    assert published.inference_rates("d0", 64) == {"A100": 706.0}
-    assert published.inference_rates("d0", 3) == {}
+    assert rivals.training_rates("d0", "mixed_float16", 8) == {"A100": 2711.0, "V100": 777.0}
+    assert rivals.training_rates("d0-tf32-8xa100", "tf32", 1) == {"A100": 162.0}
+    assert rivals.training_rates("d1", "tf32", 1) == {}
+    assert rivals.inference_rates("d0", 64) == {"A100": 706.0}
+    assert rivals.inference_rates("d0", 3) == {}

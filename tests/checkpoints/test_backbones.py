@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from efficientdet import presets
-from efficientdet.checkpoints import backbones, coco_classes
+from efficientdet.checkpoints import backbones, class_tables
 from efficientdet.errors import UserError
 from efficientdet.model import efficientnet, variables, weights
 
@@ -66,7 +66,7 @@ def _nvidia_saved_model_with_a_classifier(folder, arrays):
 def _weights_of_ours(folder, arrays):
     path = folder / "ours.safetensors"
     others = {name: np.ones(shape, np.float32) for name, shape in variables.variable_shapes(_D0).items()}
-    weights.save(path, {**others, **arrays}, _D0, coco_classes.CATEGORIES)
+    weights.save(path, {**others, **arrays}, _D0, class_tables.CATEGORIES)
     return path
 
 

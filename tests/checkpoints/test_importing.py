@@ -15,7 +15,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 
 from efficientdet import presets
-from efficientdet.checkpoints import coco_classes, importing, names, tensors
+from efficientdet.checkpoints import class_tables, importing, names, tensors
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
 from efficientdet.model.efficientdet import EfficientDet
@@ -162,7 +162,7 @@ def test_d0_comes_back_bit_for_bit(write, arrays, stale, tmp_path):
     result = importing.import_weights(write(tmp_path, arrays, stale), output=tmp_path / "ours.safetensors")
     assert (result.model, result.num_variables, result.initialized) == ("efficientdet-d0", 709, [])
     loaded = weights.load(tmp_path / "ours.safetensors")
-    assert loaded.categories == coco_classes.CATEGORIES
+    assert loaded.categories == class_tables.CATEGORIES
     assert loaded.arrays.keys() == arrays.keys()
     for path, array in arrays.items():
         np.testing.assert_array_equal(loaded.arrays[path], array, err_msg=path)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from efficientdet.checkpoints import bundles, index_tables, reading
+from efficientdet.checkpoints import bundles, reading
 from efficientdet.errors import UserError
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -27,12 +27,12 @@ def test_an_index_is_read_as_tensorflow_reads_it(tmp_path, rng):
     tensors = [tf.constant(value) for value in named.values()]
     slices = [""] * len(named)
     tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(named), shape_and_slices=slices, tensors=tensors)
-    found = index_tables.read_index(prefix)
+    found = bundles.read_index(prefix)
     reader = tf.train.load_checkpoint(str(prefix))
     types = reader.get_variable_to_dtype_map()
     assert {key: list(entry.shape) for key, entry in found.items()} == reader.get_variable_to_shape_map()
     assert {key: entry.dtype for key, entry in found.items()} == {key: kind.name for key, kind in types.items()}
-    assert index_tables.read_string(found["text"]) == b"hello"
+    assert bundles.read_string(found["text"]) == b"hello"
     for key in ("net/1004/kernelxxx", "half", "step"):
         entry = found[key]
         content = entry.path.read_bytes()[entry.offset : entry.offset + entry.size]
@@ -78,7 +78,7 @@ def _entry(shape, size=64, *, dtype=1, offset=0, shard=0, slices=0):
 
 def test_the_tests_own_index_is_one(tmp_path):
     _write(tmp_path / "model", [(b"a", _entry((4, 4))), (b"b", _entry((2,), 8, offset=56))])
-    found = index_tables.read_index(tmp_path / "model")
+    found = bundles.read_index(tmp_path / "model")
     assert [(key, entry.shape, entry.offset) for key, entry in found.items()] == [("a", (4, 4), 0), ("b", (2,), 56)]
 
 
@@ -128,7 +128,7 @@ def test_any_damaged_byte_is_an_error_or_changes_nothing_that_matters(tmp_path):
         for value in {0, 127, 255, whole[place] ^ 1} - {whole[place]}:
             path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
             try:
-                found = index_tables.read_index(tmp_path / "model")
+                found = bundles.read_index(tmp_path / "model")
             except (ValueError, OSError):
                 refused += 1
             else:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from efficientdet import presets
-from efficientdet.checkpoints import coco_classes, pretrained
+from efficientdet.checkpoints import class_tables, pretrained
 from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
@@ -56,7 +56,7 @@ def test_a_published_model_is_fetched_and_imported_once(server, archive, arrays,
     server.files[_PATH] = little_server.File(content=archive)
     path = pretrained.find_weights("coco", "d0")
     loaded = weights.load(path)
-    assert loaded.categories == coco_classes.CATEGORIES
+    assert loaded.categories == class_tables.CATEGORIES
     for name, array in arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
     assert _cached(tmp_path) == ["coco-d0.safetensors"]
@@ -76,7 +76,7 @@ def test_two_that_want_the_same_model_at_once_both_get_it(server, archive, tmp_p
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(find, range(2)))
     assert paths[0] == paths[1]
-    assert weights.load(paths[0]).categories == coco_classes.CATEGORIES
+    assert weights.load(paths[0]).categories == class_tables.CATEGORIES
     assert len(server.gets()) == 1
     assert _cached(tmp_path) == ["coco-d0.safetensors"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from efficientdet import presets
 from efficientdet.config import ModelConfig
-from efficientdet.model import anchors, architecture, operations, variables, weights
+from efficientdet.model import anchors, architecture, complexity, variables, weights
 from efficientdet.model.efficientdet import EfficientDet
 
 
@@ -122,7 +122,7 @@ def test_variables_have_names_of_their_own(d0):
     ],
 )
 def test_other_image_sizes_have_their_published_multiply_adds(name, image_size, published):
-    assert operations.count_multiply_adds(_network(presets.MODELS[name]), image_size).published == published
+    assert complexity.count_multiply_adds(_network(presets.MODELS[name]), image_size).published == published
 
 
 @each_model
@@ -130,7 +130,7 @@ def test_a_model_has_its_published_numbers(expected):
     config = presets.MODELS[expected.name]
     network = _network(config)
     parts = (network.backbone, network.feature_network, network.class_head, network.box_head)
-    multiply_adds = operations.count_multiply_adds(network, config.image_size)
+    multiply_adds = complexity.count_multiply_adds(network, config.image_size)
     found = Numbers(
         name=expected.name,
         parts=tuple(_count(part.trainable_variables) for part in parts),
@@ -149,7 +149,7 @@ def test_a_model_has_its_published_numbers(expected):
 
 def test_feature_maps_of_d0_are_as_large_as_the_known_limit_of_an_a100():
     """858 images/s, 8 % of what its memory allows, are known; 2,039 GB/s in 16 bits."""
-    numbers = operations.count_traffic(_network(presets.MODELS["d0"]), (512, 512))
+    numbers = complexity.count_traffic(_network(presets.MODELS["d0"]), (512, 512))
     assert 2039e9 / (2 * numbers) == pytest.approx(858 / 0.08, rel=0.05)
 
 
@@ -198,7 +198,7 @@ def test_a_softmax_fusion_costs_a_product_a_term_and_the_softmax(tiny):
     counts = {}
     for fusion in ("sum", "attention"):
         network = EfficientDet(dataclasses.replace(tiny, fusion=fusion))
-        counts[fusion] = operations.count_multiply_adds(network, (64, 96))
+        counts[fusion] = complexity.count_multiply_adds(network, (64, 96))
     terms = {3: 2, 4: 2 + 3, 5: 2 + 3, 6: 2 + 3, 7: 2}  # a level's inputs, going down and up
     cells = {3: 8 * 12, 4: 4 * 6, 5: 2 * 3, 6: 1 * 2, 7: 1 * 1}
     extra = sum(terms[level] * (cells[level] * tiny.feature_channels + 5) for level in terms)
@@ -210,6 +210,6 @@ def test_counting_leaves_the_network_as_it_was(tiny, rng):
     network = EfficientDet(tiny)
     images = rng.integers(0, 256, (1, 64, 96, 3), "uint8")
     before = network({"images": images})["box_deltas"].numpy()
-    operations.count_multiply_adds(network, (64, 96))
+    complexity.count_multiply_adds(network, (64, 96))
     assert (network({"images": images})["box_deltas"].numpy() == before).all()
     assert not [layer.name for layer in network._flatten_layers() if "call" in vars(layer)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet import backend, presets, progress
-from efficientdet.benchmarks import accelerator, published, report, rivals, timing
+from efficientdet.benchmarks import accelerator, report, rivals, timing
 from efficientdet.config import Depthwise, ExperimentConfig, Precision, Switch
 from efficientdet.errors import UserError
 from efficientdet.storage import files
@@ -243,7 +243,7 @@ class _Candidate:
             "first_turn_seconds": round(self._first_step or 0.0, 1),
             "peak_memory_mb": memory.resident_peak(),
             "device_memory_mb": memory.device_peak(),
-            "published": published.training_rates(self.name, training.precision, self._replicas.count),
+            "published": rivals.training_rates(self.name, training.precision, self._replicas.count),
         }
         if self._has_input:
             values["input_wait"] = round(sum(self._waits[1 + warmup :]) / sum(self._seconds[1 + warmup :]), 4)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import presets
-from efficientdet.checkpoints import bundles, class_tables, coco_classes, matching, names, reading, tensors
+from efficientdet.checkpoints import bundles, class_tables, matching, names, reading, tensors
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
@@ -279,8 +279,8 @@ def _categories(
 ) -> tuple[Category, ...]:
     """Finds the class table of the imported weights."""
     count = config.num_classes
-    if table is None and count == len(coco_classes.CATEGORIES):
-        return coco_classes.CATEGORIES
+    if table is None and count == len(class_tables.CATEGORIES):
+        return class_tables.CATEGORIES
     if table is None:
         raise UserError(
             f"`{checkpoint.path}` has {count} classes, not COCO's 90; give their names with `--classes FILE`."
