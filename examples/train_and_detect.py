@@ -12,9 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 import efficientdet
-from efficientdet import draw
 from efficientdet.data import synthetic
-from efficientdet.media import images
+from efficientdet.media import draw, images
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ import shlex
 
 import pytest
 
-from efficientdet import cli, limits, nvidia, presets
+from efficientdet import cli, limits, presets
+from efficientdet.command_line import nvidia
 from efficientdet.training import schedule
 
 _TEXT = (pathlib.Path(__file__).resolve().parents[1] / "docs" / "from-nvidia.md").read_text(encoding="utf-8")

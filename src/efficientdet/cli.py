@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and _HELP & set(words):
-        from efficientdet import deferral
+        from efficientdet.command_line import deferral
 
         deferral.start()
     if not words or words[0] in (*_HELP, "help"):
@@ -211,7 +211,7 @@ def _check_dry_run(result: Any, words: list[str]) -> None:
 
 def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> None:
     """Raises a UsageError for an option whose right name is known; the parser refuses the others."""
-    from efficientdet import options
+    from efficientdet.command_line import options
 
     if (text := options.explain(verb, parameters, words)) is not None:
         raise UsageError(text)

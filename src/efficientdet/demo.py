@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from efficientdet import draw, presets, progress
+from efficientdet import presets, progress
 from efficientdet.data import conversion, synthetic
 from efficientdet.data.formats import coco
 from efficientdet.errors import UserError
 from efficientdet.evaluation import counting, measuring
 from efficientdet.inference import detector as detectors
-from efficientdet.media import images
+from efficientdet.media import draw, images
 from efficientdet.model import complexity
 from efficientdet.storage import files
 

@@ -7,7 +7,9 @@ TensorFlow sees it: at a message that cannot be, TensorFlow ends the whole proce
 that is claimed. Here every tensor lies inside its data file, and is as large as its shape says.
 """
 
+import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +17,6 @@ from typing import Any
 
 from efficientdet.checkpoints.tensors import Tensor
 from efficientdet.errors import UserError
-
-
-
-import dataclasses
-import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes

@@ -11,10 +11,6 @@ from pathlib import Path
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-
-
-from efficientdet.structures import Category
-
 _NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, "
     "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, -, "

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from efficientdet import draw, fonts
 from efficientdet.errors import UserError
-from efficientdet.media import inputs
+from efficientdet.media import draw, fonts, inputs
 from efficientdet.structures import Category
 
 

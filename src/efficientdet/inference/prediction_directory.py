@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientdet import fonts, progress
+from efficientdet import progress
 from efficientdet.errors import UserError, one_line
 from efficientdet.inference import image_batches, journal, labelling, video_prediction
 from efficientdet.inference.detections import PictureDetections
 from efficientdet.inference.image_batches import Detect, Piece, Task, Work
-from efficientdet.media import locations
+from efficientdet.media import fonts, locations
 from efficientdet.storage import files
 from efficientdet.structures import Category
 

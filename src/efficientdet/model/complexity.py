@@ -18,18 +18,6 @@ and nothing for batch normalisation, ReLU6, nearest neighbour and the additions 
 those tests had no formula. A newer one has some, and so finds more in the same graph.
 """
 
-import dataclasses
-import math
-from typing import Any
-
-from rich.table import Table
-
-from efficientdet import config as configs
-from efficientdet import limits, presets
-
-
-
-
 import contextlib
 import dataclasses
 import math
@@ -37,7 +25,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+from rich.table import Table
 
+from efficientdet import config as configs
+from efficientdet import limits, presets
 from efficientdet.model import layers
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.model.efficientnet import SqueezeExcite
@@ -265,7 +256,7 @@ def describe(
     )
     experiment = dataclasses.replace(experiment, model=model)
     limits.check(experiment)
-    from efficientdet.model import anchors, operations
+    from efficientdet.model import anchors
     from efficientdet.model.efficientdet import EfficientDet
 
     network = EfficientDet(model)

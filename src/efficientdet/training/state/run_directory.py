@@ -13,9 +13,9 @@ import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import draw
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
+from efficientdet.media import draw
 from efficientdet.storage import files
 from efficientdet.structures import Category
 from efficientdet.training.dataset import Dataset

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from efficientdet import backend, draw, limits
+from efficientdet import backend, limits
 from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.media import draw
 from efficientdet.storage import files
 from efficientdet.training import dataset as datasets
 

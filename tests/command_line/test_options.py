@@ -2,8 +2,9 @@
 
 import pytest
 
-from efficientdet import cli, options
+from efficientdet import cli
 from efficientdet import config as configs
+from efficientdet.command_line import options
 from efficientdet.config import ExperimentConfig
 
 _KNOBS = [name for name in configs.flatten(configs.to_dict(ExperimentConfig())) if "." in name]

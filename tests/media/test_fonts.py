@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from efficientdet import draw, fonts
 from efficientdet.inference.detections import PictureDetections
+from efficientdet.media import draw, fonts
 from efficientdet.structures import Category
 
 _WITHOUT_LETTERS = "\U0001f9a0\ue000"  # private use: no font has it

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from efficientdet import config as configs
-from efficientdet import nvidia
+from efficientdet.command_line import nvidia
 from efficientdet.config import ExperimentConfig
 
 BY_SECTION = ("train", "preview")

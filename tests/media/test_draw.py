@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efficientdet import draw
+from efficientdet.media import draw
 
 _NAMES = ("disk", "square", "a class with quite a long name")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from efficientdet import fonts
+from efficientdet.media import fonts
 
 _GOLDEN_ANGLE = 0.3819660112501051  # of a full turn
 _SMALLEST_FONT = 8  # px
