@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: sizes, names, docstrings, the README's tree, a light import."""
+"""The house rules that no linter knows: sizes, names, docstrings, the tree in the docs, a light import."""
 
 import ast
 import os
@@ -38,6 +38,11 @@ def _nouns():
 @each_module
 def test_a_module_has_400_lines_at_most(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in _MODULES}), ids=_inside)
+def test_a_folder_has_12_modules_at_most(folder):
+    assert len([path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]) <= 12
 
 
 def test_no_module_is_named_after_nothing():
@@ -101,7 +106,7 @@ def test_every_knob_has_a_docstring_under_it():
 
 
 def _files_in_tree(text):
-    """Reads the files under src/efficientdet/ out of the tree in a README.
+    """Reads the files under src/efficientdet/ out of a tree.
 
     The tree is a fenced block with a line `├── src/efficientdet/`. Below it each line names one file, or one folder
     with a slash at its end: four characters (`│   ` or spaces) a level, `├── ` or `└── `, the name, a remark if any.
@@ -119,7 +124,7 @@ def _files_in_tree(text):
                 elif folders[:1] == ["src/efficientdet/"]:
                     files.append("".join([*folders[1:], name]))
         return files
-    raise AssertionError("README.md has no fenced tree with a line `├── src/efficientdet/`")
+    raise AssertionError("no fenced tree with a line `├── src/efficientdet/`")
 
 
 def test_a_tree_is_read_to_any_depth():
@@ -139,8 +144,8 @@ def test_a_tree_is_read_to_any_depth():
     assert _files_in_tree(text) == ["boxes.py", "model/heads.py", "model/checkpoints/automl.py"]
 
 
-def test_the_readme_names_every_module_and_no_other():
-    named = _files_in_tree((_ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_architecture_names_every_module_and_no_other():
+    named = _files_in_tree((_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     # The file that only makes a folder a package is no module to a reader.
     existing = {_inside(path) for path in _MODULES if path.parent == _PACKAGE or path.name != "__init__.py"}
     assert len(named) == len(set(named)), "a module is named twice"

@@ -1,6 +1,6 @@
 """An export as a runtime: its graph in the program it was written for, suppression in it or on the host.
 
-Graphs end with detections or with raw predictions and each anchor's best logit; `model/host_postprocess.py` makes
+Graphs end with detections or with raw predictions and each anchor's best logit; `kernels/host_postprocess.py` makes
 detections of the latter. OpenVINO's have a runtime of their own, which keeps several images in work.
 """
 
