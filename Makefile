@@ -100,7 +100,7 @@ RIVAL := .venv-parity/bin/python benchmarks/effdet_rival.py
 bench: $(DEV)
 	@$(MAKE) --no-print-directory VENV=.venv-parity environment
 	$(BIN)/efficientdet benchmark input $(RECORDS) --output $(RESULTS)/input-cpu.json
-	$(BIN)/efficientdet benchmark inference $(if $(PHOTOS),--pictures $(PHOTOS)) --rival "$(RIVAL) inference" \
+	$(BIN)/efficientdet benchmark inference $(if $(PHOTOS),--images $(PHOTOS)) --rival "$(RIVAL) inference" \
 	  --output $(RESULTS)/inference-cpu.json
 	$(BIN)/efficientdet benchmark train --rival "$(RIVAL) train" --output $(RESULTS)/train-cpu.json
 	$(BIN)/python benchmarks/tables.py

@@ -53,10 +53,10 @@ def main(
     schedule = {"peak": 0.01, "start": 0.01, "warmup_steps": 1.0, "total_steps": 1e6}
     step = training_step.make_step(model, anchors.anchor_boxes(config.model), config, schedule, replicas.OneDevice())
     compiled = backend.compile_function(step, donate=True)
-    pictures = synthetic.batches(
-        batch_size=batch_size, image_size=config.model.image_size, max_boxes=8, seed=0, num_classes=6, num_pictures=8
+    images = synthetic.batches(
+        batch_size=batch_size, image_size=config.model.image_size, max_boxes=8, seed=0, num_classes=6, num_images=8
     )
-    batch = engine.to_device(next(pictures)[0])
+    batch = engine.to_device(next(images)[0])
     state = engine.to_device(training_step.first_state(model))
     state, logs = compiled(state, batch)
     float(logs["loss"])  # compiled

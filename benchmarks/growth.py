@@ -4,7 +4,7 @@ Each network is OpenVINO's, by itself; each training step has a process of its o
 too. Writes the figures as JSON and draws them.
 
     python benchmarks/growth.py --records records/ --output benchmarks/results/growth-cpu.json \
-      --picture docs/images/growth.png
+      --image docs/images/growth.png
 """
 
 import io
@@ -39,7 +39,7 @@ def main(
     *,
     records: str,
     output: Path | None = None,
-    picture: Path | None = None,
+    image: Path | None = None,
     models: tuple[str, ...] = ("d0", "d1", "d2", "d3", "d4"),
     sides: tuple[int, ...] = (256, 384, 512, 768, 1024),
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
@@ -51,7 +51,7 @@ def main(
     Args:
         records: converted dataset, for the input pipeline.
         output: JSON file to write.
-        picture: PNG to draw.
+        image: PNG to draw.
         models: whose network is timed, one image at a time, each at its own size.
         sides: px of square images that the first model looks at.
         batches: images a call of the first model, at its own size.
@@ -81,8 +81,8 @@ def main(
         print(json.dumps(row))
     if output is not None:
         files.write_json(output, {"rows": rows, **report.circumstances()})
-    if picture is not None:
-        _draw(rows, picture)
+    if image is not None:
+        _draw(rows, image)
 
 
 def _networks(models: tuple[str, ...], sides: tuple[int, ...] | None, batches: tuple[int, ...]) -> Iterator[dict]:

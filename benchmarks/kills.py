@@ -35,7 +35,7 @@ _COMMAND = (
     "--model.feature-channels 8 --training.batch-size 4 --training.epochs {epochs} --training.evaluate-every 2 "
     "--training.checkpoint-every 3 --training.log-every 1 --training.deterministic"
 )
-_PICTURES = {"train": 32, "val": 64}
+_IMAGES = {"train": 32, "val": 64}
 _BATCH_SIZE, _EPOCHS_BETWEEN_EVALUATIONS = 4, 2
 _WHERE = ("step", "checkpoint", "evaluation")
 _SECONDS = 3600.0  # after which a run is taken for stuck
@@ -77,8 +77,8 @@ def main(
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthetic.write_coco_folder(folder / "pictures", _PICTURES, (64, 64), seed)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
+        synthetic.write_coco_folder(folder / "images", _IMAGES, (64, 64), seed)
+        conversion.convert("coco", folder / "images", output=folder / "records", num_workers=1, val_fraction=0)
         words = [
             sys.executable,
             "-m",
@@ -119,8 +119,8 @@ def _table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
 def _moments(num_kills: int, num_terminations: int, epochs: int, seed: int) -> list[_Moment]:
     """Draws the moments; each signal goes through steps, checkpoints and evaluations in turn."""
     rng = random.Random(seed)
-    steps_between = _EPOCHS_BETWEEN_EVALUATIONS * _PICTURES["train"] // _BATCH_SIZE
-    last = epochs * _PICTURES["train"] // _BATCH_SIZE
+    steps_between = _EPOCHS_BETWEEN_EVALUATIONS * _IMAGES["train"] // _BATCH_SIZE
+    last = epochs * _IMAGES["train"] // _BATCH_SIZE
     moments = []
     for name, count in (("SIGKILL", num_kills), ("SIGTERM", num_terminations)):
         for number in range(count):

@@ -29,7 +29,7 @@ _COMMAND = (
     "--model.backbone.survival 0.8 --model.num-cells 1 --model.head-repeats 1 --model.feature-channels 8 "
     "--training.batch-size 4 --training.log-every 20 --training.checkpoint-every 100"
 )
-_PICTURES = {"train": 64, "val": 64}
+_IMAGES = {"train": 64, "val": 64}
 _STEPS_PER_EPOCH = 16
 _LIMIT = 20.0  # MB over the fitted steps
 
@@ -54,14 +54,14 @@ def main(
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthetic.write_coco_folder(folder / "pictures", _PICTURES, (64, 64), 0)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
+        synthetic.write_coco_folder(folder / "images", _IMAGES, (64, 64), 0)
+        conversion.convert("coco", folder / "images", output=folder / "records", num_workers=1, val_fraction=0)
         for backend in backends:
             data = str(folder / "records") if backend == "tensorflow" else "synthetic"
             run = folder / backend
             words = [*_COMMAND.split(), "--training.epochs", str(steps / _STEPS_PER_EPOCH)]
             words += ["--training.evaluate-every", str(evaluate_every / _STEPS_PER_EPOCH)]
-            words += ["--data.train", data, "--data.synthetic-examples", str(_PICTURES["train"])]
+            words += ["--data.train", data, "--data.synthetic-examples", str(_IMAGES["train"])]
             words += ["--backend", backend, "--run-dir", str(run)]
             began = time.monotonic()
             subprocess.run([sys.executable, "-m", "efficientdet", *words], check=True)

@@ -35,7 +35,7 @@ def main(
     *,
     output: Path | None = None,
     model: str = "d0",
-    pictures: Path | None = None,
+    photos: Path | None = None,
     clients: tuple[int, ...] = (1, 8, 32),
     rounds: int = 5,
     turn_seconds: float = 4.0,
@@ -45,7 +45,7 @@ def main(
     Args:
         output: JSON file to write.
         model: weights file, run, published name, or a preset, whose weights are then random.
-        pictures: folder of photographs; generated images if not given.
+        images: folder of photographs; generated images if not given.
         clients: how many send at once, each one image after the other.
         rounds: how often everything has its turn; one more before warms up.
         turn_seconds: how long a turn lasts.
@@ -53,7 +53,7 @@ def main(
     backend.choose()
     from efficientdet.inference.detector import Detector
 
-    encoded = inference._read_pictures(pictures)
+    encoded = inference._read_images(photos)
     batch = Limits().max_batch
     with contextlib.ExitStack() as stack:
         location = stack.enter_context(drawn_weights.weights_of(model))
@@ -64,7 +64,7 @@ def main(
             given = itertools.cycle(encoded)
 
             def detect() -> int:
-                arrays = [images.read_image(next(given), "picture") for _ in range(size)]
+                arrays = [images.read_image(next(given), "image") for _ in range(size)]
                 return len([found.to_dict() for found in ours.detect(arrays)])
 
             return lambda: _rate(detect, 1, turn_seconds)
@@ -85,7 +85,7 @@ def main(
         print(line)
     if output is not None:
         size = ours.runtime.image_size
-        kind = "photographs" if pictures else "generated images"
+        kind = "photographs" if photos else "generated images"
         what = f"{model} at {size[0]} x {size[1]} px over HTTP and by itself, {len(encoded)} {kind}"
         files.write_json(output, {"what": what, "rows": rows, "ratios": ratios, **report.circumstances()})
 

@@ -261,7 +261,7 @@ def _tiles() -> str:
     ]
     facts = found["facts"]
     header = (
-        f"{facts['pictures']} images of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
+        f"{facts['images']} images of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
     )
     return _table([header, "AP", "AP50", "boxes shown", "ms an image"], rows)
 

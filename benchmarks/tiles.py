@@ -24,7 +24,7 @@ from efficientdet.benchmarks import report
 from efficientdet.data import synthetic
 from efficientdet.evaluation import counting
 from efficientdet.inference import tiles
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.storage import files
 
 _SEED = 7_000_000  # images that no demo was trained on
@@ -41,7 +41,7 @@ def main(
     /,
     *,
     output: Path,
-    pictures: int = 16,
+    images: int = 16,
     pieces: int = 5,
     piece_side: int = 126,
     overlap: float = 0.2,
@@ -51,20 +51,20 @@ def main(
     Args:
         weights: of a detector of generated shapes, such as the run of `efficientdet demo`.
         output: JSON file to write.
-        pictures: large ones.
+        images: large ones.
         pieces: generated images along each side; with more, objects exceed COCO's limit of 100 detections.
         piece_side: their height and width, px; best that of the images that the weights were trained on.
         overlap: of tiles, share of a side.
     """
     backend.choose()
     detector = efficientdet.Detector(weights, score_threshold=_SCORE)
-    large = [_compose(number, pieces, piece_side) for number in range(pictures)]
+    large = [_compose(number, pieces, piece_side) for number in range(images)]
     rows = {}
     for name, detect in _candidates(detector, overlap).items():
         rows[name] = _measure(detect, large, detector.categories)
         print(f"{name:32} {rows[name]}", flush=True)
     facts = {
-        "pictures": pictures,
+        "images": images,
         "side": pieces * piece_side,
         "objects": sum(len(labels) for _, _, labels in large),
         "median_object_side": round(
@@ -83,7 +83,7 @@ def _compose(number: int, pieces: int, piece_side: int) -> _Large:
     canvas = np.empty((pieces * piece_side, pieces * piece_side, 3), np.uint8)
     boxes, labels = [], []
     for piece in range(pieces**2):
-        image, found, classes = synthetic.draw_picture(_SEED, number * pieces**2 + piece, (piece_side, piece_side))
+        image, found, classes = synthetic.draw_image(_SEED, number * pieces**2 + piece, (piece_side, piece_side))
         top, left = (place * piece_side for place in divmod(piece, pieces))
         canvas[top : top + piece_side, left : left + piece_side] = image
         boxes.append(found + np.array([top, left, top, left], np.float32))
@@ -147,7 +147,7 @@ def _supervision(detector: efficientdet.Detector, overlap: float, metric: str) -
     return detect
 
 
-def _arrays(found: PictureDetections) -> _Answer:
+def _arrays(found: ImageDetections) -> _Answer:
     return found.boxes, found.labels, found.scores
 
 
@@ -194,7 +194,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 def _results(number: int, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, categories: Any) -> list[Any]:
     """Makes COCO's rows."""
-    found = PictureDetections(size=(0, 0), boxes=boxes, labels=labels, scores=scores, categories=categories)
+    found = ImageDetections(size=(0, 0), boxes=boxes, labels=labels, scores=scores, categories=categories)
     return found.to_coco(number)
 
 

@@ -1,6 +1,6 @@
 """What is in an image: drawn, as JSON, in COCO's form; of several images, of some classes, in tiles.
 
-    python examples/detect.py WEIGHTS PICTURE OUTPUT
+    python examples/detect.py WEIGHTS IMAGE OUTPUT
 
 Weights are a run (`runs/d0`), a weights file, or a published name (`coco-d0`).
 """
@@ -15,14 +15,14 @@ def main() -> None:
     """Detects in one image in several ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("output", type=Path, help="folder for everything that is written")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
     # 1. Three lines to an image; one detector may be shared by threads.
     detector = efficientdet.Detector(options.weights)
-    found = detector(options.picture)
+    found = detector(options.image)
     found.draw().save(options.output / "found.jpg")
 
     # 2. Names, scores, and boxes in px of the image: y1, x1, y2, x2.
@@ -33,13 +33,13 @@ def main() -> None:
 
     # 3. Several images: paths, images of Pillow's, arrays uint8[height, width, 3]. `detect_each` takes an iterator
     #    and gives one answer after the other, for more than fit into memory.
-    first, second = detector([options.picture, str(options.picture)])
+    first, second = detector([options.image, str(options.image)])
     assert len(first) == len(second)
 
     # 4. Of one class alone, with another threshold; and in tiles, for small objects in a large image.
     wanted = detector.categories[0].name
-    print(f"{wanted}: {len(detector(options.picture, classes=[wanted], score_threshold=0.1))}")
-    print(f"in tiles: {len(detector(options.picture, tiles='input'))}")
+    print(f"{wanted}: {len(detector(options.image, classes=[wanted], score_threshold=0.1))}")
+    print(f"in tiles: {len(detector(options.image, tiles='input'))}")
 
 
 if __name__ == "__main__":

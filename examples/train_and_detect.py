@@ -20,19 +20,19 @@ def main() -> None:
     """Draws, converts, trains, detects."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder for everything that is written")
-    parser.add_argument("--epochs", type=float, default=5, help="passes over the training pictures")
-    parser.add_argument("--pictures", type=int, default=1400, help="to draw for training")
+    parser.add_argument("--epochs", type=float, default=5, help="passes over the training images")
+    parser.add_argument("--images", type=int, default=1400, help="to draw for training")
     parser.add_argument("--image-size", type=int, default=128, help="height and width of the network input, px")
     options = parser.parse_args()
 
     # 1. A folder in COCO's form: images, and annotations/instances_train.json, instances_val.json.
     size = (options.image_size, options.image_size)
-    pictures = options.output / "pictures"
-    synthetic.write_coco_folder(pictures, {"train": options.pictures, "val": 16}, size, seed=0)
+    photos = options.output / "images"
+    synthetic.write_coco_folder(photos, {"train": options.images, "val": 16}, size, seed=0)
 
     # 2. Records, which training reads in any order.
     records = options.output / "records"
-    efficientdet.convert("coco", pictures, output=records)
+    efficientdet.convert("coco", photos, output=records)
 
     # 3. A preset, with some of its knobs changed; each is a field of a dataclass.
     start = efficientdet.PRESETS["demo"]
@@ -48,7 +48,7 @@ def main() -> None:
 
     # 4. A detector takes images of any size and gives boxes in their own pixels.
     detector = efficientdet.Detector(summary.run_dir, score_threshold=0.3)
-    path = min((pictures / "val").glob("*.jpg"))
+    path = min((photos / "val").glob("*.jpg"))
     image = images.read_image(path, path.name)
     found = detector.detect([image])[0]
     names = [category.name for category in detector.categories]

@@ -77,8 +77,8 @@ def test_a_verb_takes_an_image_size(capsys):
 
 
 def test_convert_prints_a_summary_or_json(tmp_path, capsys):
-    little_datasets.write_coco(tmp_path / "pictures")
-    words = ["convert", "coco", str(tmp_path / "pictures"), "--num-workers", "1", "--output"]
+    little_datasets.write_coco(tmp_path / "images")
+    words = ["convert", "coco", str(tmp_path / "images"), "--num-workers", "1", "--output"]
     assert cli.main([*words, str(tmp_path / "one")]) == 0
     assert "train" in capsys.readouterr().out
     assert cli.main([*words, str(tmp_path / "two"), "--json"]) == 0

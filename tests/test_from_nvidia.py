@@ -173,7 +173,7 @@ def test_the_recipes_are_as_the_table_says():
 
 
 _RECIPES = [name for name in presets.RECIPES if name not in ("d0-1xh200", "d0-cpu")]
-_PICTURES = 117_601  # divided by none of the batches
+_IMAGES = 117_601  # divided by none of the batches
 # Epoch after which `train` stops: three quarters of the schedule are over, or 300.
 _STOPS = {400: 300, 300: 226, 350: 263}
 
@@ -189,7 +189,7 @@ def _mode(recipe, mode):
 
 def _evaluated_epochs(config):
     """Computes after which epochs the config evaluates, and after which it stops."""
-    made = schedule.make_schedule(config, _PICTURES)
+    made = schedule.make_schedule(config, _IMAGES)
     whole = {math.ceil(epoch * made.steps_per_epoch): epoch for epoch in range(1, 401)}
     return sorted(whole[step] for step in made.evaluation_steps), whole[made.total_steps]
 
@@ -209,7 +209,7 @@ def test_train_evaluates_at_its_end_which_comes_when_three_quarters_of_the_sched
 
 
 @pytest.mark.parametrize("recipe", _RECIPES)
-def test_train300_has_no_validation_pictures_and_stops_at_300(recipe):
+def test_train300_has_no_validation_images_and_stops_at_300(recipe):
     config = _mode(recipe, "train300")
     assert config.data.validation == "none"
     assert _evaluated_epochs(config)[1] == 300

@@ -35,7 +35,7 @@ class Demonstration:
     output: str
     evaluation: counting.EvaluationResult
     """On images that training never saw."""
-    picture: str
+    image: str
     """Truth and detections side by side."""
     seconds: float
     preset: dict[str, Any]
@@ -53,7 +53,7 @@ class Demonstration:
             f"This was the preset `demo`: {_figures(self.preset)}.\n"
             f"The same code as `d0`: {_figures(self.d0)}.\n"
             "`efficientdet benchmark inference d0` measures how fast that is here.\n"
-            f"{self.seconds / 60:.1f} minutes. Truth and detections side by side: {self.picture}"
+            f"{self.seconds / 60:.1f} minutes. Truth and detections side by side: {self.image}"
         )
 
 
@@ -81,9 +81,9 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     _clear(output)
     say = progress.console.print
     say("1/5 drawing images with known boxes")
-    synthetic.write_coco_folder(output / "pictures", SPLITS, presets.MODELS["demo"].image_size, seed)
+    synthetic.write_coco_folder(output / "images", SPLITS, presets.MODELS["demo"].image_size, seed)
     say("2/5 converting them to records")
-    conversion.convert("coco", output / "pictures", output=output / "records")
+    conversion.convert("coco", output / "images", output=output / "records")
     say("3/5 training the preset `demo`")
     config = presets.find_preset("demo")
     data = dataclasses.replace(config.data, train=str(output / "records"))
@@ -92,11 +92,11 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     say("4/5 evaluating on images that it has never seen")
     found = measuring.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
     say("5/5 predicting")
-    picture = _draw_sheet(output)
+    image = _draw_sheet(output)
     result = Demonstration(
         output=str(output),
         evaluation=found,
-        picture=str(picture),
+        image=str(image),
         preset=_describe("demo", len(synthetic.CATEGORIES)),
         d0=_describe("d0"),
         seconds=time.monotonic() - began,
@@ -118,7 +118,7 @@ def _draw_sheet(output: Path) -> Path:
     """Predicts a few images of the test split from their files and draws truth and detections."""
     from PIL import Image
 
-    source = coco.read(output / "pictures", splits=("test",))
+    source = coco.read(output / "images", splits=("test",))
     detector = detectors.Detector(output / "run")
     names = [category.name for category in source.categories]
     pairs = []

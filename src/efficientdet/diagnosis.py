@@ -186,8 +186,8 @@ def _check_records() -> str:
         return "TensorFlow is not installed: generated images can be trained on, records cannot"
     import tensorflow as tf
 
-    picture = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
-    if tf.io.decode_jpeg(picture).shape != (8, 8, 3):
+    image = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
+    if tf.io.decode_jpeg(image).shape != (8, 8, 3):
         raise UserError("TensorFlow does not read back the JPEG image it wrote; reinstall it")
     return "TensorFlow reads and decodes"
 

@@ -33,13 +33,13 @@ def weights_file(tiny, tmp_path_factory):
 
 def test_each_part_has_its_turn_and_a_rival_too(weights_file, rng, tmp_path):
     runtimes = ("keras", "openvino") if importlib.util.find_spec("openvino") else ("keras",)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(2):
-        picture = rng.integers(0, 256, (90, 70 + number, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.jpg")
+        image = rng.integers(0, 256, (90, 70 + number, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.jpg")
     result = inference.benchmark_inference(
         str(weights_file),
-        pictures=tmp_path / "pictures",
+        images=tmp_path / "images",
         batch_sizes=(1, 2),
         precisions=("float32",),
         runtimes=runtimes,
@@ -82,11 +82,11 @@ def test_impossible_wishes_are_one_line(knobs, words):
         inference.benchmark_inference("d0", **knobs)
 
 
-def test_a_folder_without_pictures_is_one_line(tmp_path):
+def test_a_folder_without_images_is_one_line(tmp_path):
     with pytest.raises(UserError, match="where there are none"):
-        inference.benchmark_inference("d0", pictures=tmp_path)
+        inference.benchmark_inference("d0", images=tmp_path)
     with pytest.raises(UserError, match="which is not a folder"):
-        inference.benchmark_inference("d0", pictures=tmp_path / "missing")
+        inference.benchmark_inference("d0", images=tmp_path / "missing")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO says what a processor has")

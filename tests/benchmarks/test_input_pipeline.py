@@ -21,8 +21,8 @@ _SIZE = (64, 96)
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("input")
-    synthetic.write_coco_folder(root / "pictures", {"train": 12}, (80, 120), seed=0)
-    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    synthetic.write_coco_folder(root / "images", {"train": 12}, (80, 120), seed=0)
+    conversion.convert("coco", root / "images", output=root / "records", num_workers=1)
     return str(root / "records")
 
 
@@ -38,8 +38,8 @@ def test_it_measures_writes_and_names_the_limiting_stage(converted, tmp_path, ca
     assert written["limiting_stage"] in written["stages"]
     assert written["stages"][written["limiting_stage"]] == max(written["stages"].values())
     assert {row["name"] for row in written["rows"]} >= {"bare decoding", "conventional", "ours"}
-    assert written["pictures"]["count"] == 12
-    assert 64 < written["pictures"]["mean_height"] < 96
+    assert written["images"]["count"] == 12
+    assert 64 < written["images"]["mean_height"] < 96
     assert {"hardware", "versions", "commit", "command", "what"} <= set(written)
     shown = capsys.readouterr().out
     assert f"limiting stage is `{written['limiting_stage']}`" in " ".join(shown.split())
@@ -59,7 +59,7 @@ def _statistics(images, valid, boxes):
     return [images[valid].mean(), images[valid].std(), valid.mean(), boxes.mean()]
 
 
-def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted):
+def test_the_conventional_order_gives_images_of_the_same_statistics(converted):
     """Mean and spread of pixels, share that is not padding, boxes an image; 192 examples of 12 images."""
     opened, augmentation = store.open_records(converted, "train"), AugmentationConfig(scale_min=0.5)
     model = presets.MODELS["d0"]
@@ -84,7 +84,7 @@ def test_the_conventional_order_gives_pictures_of_the_same_statistics(converted)
 
 def test_an_example_of_the_conventional_order_is_ours():
     """The same draws, the same images, but for cuts that begin at whole pixels after scaling instead of before."""
-    image, _, _ = synthetic.draw_picture(0, 1, (80, 120))
+    image, _, _ = synthetic.draw_image(0, 1, (80, 120))
     smooth = tf.image.resize(tf.image.resize(image, (10, 15)), (80, 120))
     encoded, boxes = tf.io.encode_png(tf.cast(smooth, tf.uint8)), tf.constant([[0.2, 0.3, 0.9, 0.8]])
     config = AugmentationConfig(scale_min=0.5)
@@ -123,6 +123,6 @@ def test_growth_is_measured(converted, monkeypatch):
 
 
 @pytest.mark.slow
-def test_without_records_pictures_are_generated():
+def test_without_records_images_are_generated():
     result = input_pipeline.benchmark_input(image_size=_SIZE, batch_size=2, num_images=4, rounds=1)
-    assert result.pictures["count"] == 64
+    assert result.images["count"] == 64

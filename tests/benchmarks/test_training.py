@@ -46,8 +46,8 @@ def test_each_batch_size_is_measured_beside_a_rival(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Even though the")  # the pipeline stays a graph
 def test_with_records_the_wait_for_input_is_part_of_it(tmp_path):
-    synthetic.write_coco_folder(tmp_path / "pictures", {"train": 6, "val": 2}, (64, 64), 0)
-    conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
+    synthetic.write_coco_folder(tmp_path / "images", {"train": 6, "val": 2}, (64, 64), 0)
+    conversion.convert("coco", tmp_path / "images", output=tmp_path / "records", num_workers=1)
     found = benchmark_train(tmp_path / "records", batch_sizes=(2,), depthwise=("convolution", "shifts"), **_QUICK)
     assert [row["depthwise"] for row in found.rows] == ["convolution", "shifts"]
     assert all(0 <= row["input_wait"] < 1 for row in found.rows)

@@ -349,9 +349,9 @@ def _a_device(folder, state, arrays):
     return pathlib.Path("/dev/null"), "`/dev/null` is not a file"
 
 
-def _a_picture(folder, state, arrays):
-    (folder / "picture.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
-    return folder / "picture.pth", "in no known format"
+def _a_image(folder, state, arrays):
+    (folder / "image.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    return folder / "image.pth", "in no known format"
 
 
 _BROKEN = [made for name, made in list(globals().items()) if name.startswith("_") and getattr(made, "__code__", None)

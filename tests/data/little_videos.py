@@ -41,10 +41,10 @@ def write(path, count=12, *, size=(48, 64), rate=Fraction(10), codec="libx264", 
         if rotation:
             stream.set_display_rotation(rotation)
         for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if ticks is not None:
-                picture.pts, picture.time_base = ticks[number], Fraction(1, 1000)
-            file.mux(stream.encode(picture))
+                image.pts, image.time_base = ticks[number], Fraction(1, 1000)
+            file.mux(stream.encode(image))
         file.mux(stream.encode(None))
     return frames
 

@@ -38,9 +38,9 @@ def _edit_file(write, name, edit):
 
 _COCO, _VOC, _YOLO = little_datasets.write_coco, little_datasets.write_voc, little_datasets.write_yolo
 _BAD_INPUTS = {
-    "picture cut short": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: c[:-200]), "`a.jpg` cannot be decoded"),
-    "picture missing": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: None), "`a.jpg` is missing"),
-    "picture that is text": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: b"x"), "`a.jpg` is not an image"),
+    "image cut short": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: c[:-200]), "`a.jpg` cannot be decoded"),
+    "image missing": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: None), "`a.jpg` is missing"),
+    "image that is text": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: b"x"), "`a.jpg` is not an image"),
     "other size declared": ("coco", _edit_coco(lambda d: d["images"][0].update(height=41)), "`a.jpg` is 40 x 60"),
     "json cut short": (
         "coco",
@@ -76,7 +76,7 @@ _BAD_INPUTS = {
     "no bbox": ("coco", _edit_coco(lambda d: d["annotations"][1].pop("bbox")), r"annotations\[1\] has no `bbox`"),
     "bbox of words": ("coco", _edit_coco(lambda d: d["annotations"][0].update(bbox=["a"] * 4)), "expected a number"),
     "unknown class": ("coco", _edit_coco(lambda d: d["annotations"][0].update(category_id=4)), "the unknown class 4"),
-    "picture id twice": ("coco", _edit_coco(lambda d: d["images"][1].update(id=7)), "two images with the id 7"),
+    "image id twice": ("coco", _edit_coco(lambda d: d["images"][1].update(id=7)), "two images with the id 7"),
     "one id, two names": ("coco", _edit_coco(lambda d: d["categories"][1].update(id=90)), "calls the class 90 `dog`"),
     "no images": ("coco", _edit_coco(lambda d: d.update(images=[], annotations=[])), "has no images"),
     "no boxes": ("coco", _edit_coco(lambda d: d.update(annotations=[])), "has no boxes at all"),

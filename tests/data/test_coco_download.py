@@ -40,7 +40,7 @@ def contents(tmp_path_factory):
 
 
 def _instances(ids):
-    pictures = [
+    images = [
         {"id": number, "file_name": f"{number:012d}.jpg", "height": HEIGHT}
         | {"width": WIDTH, "coco_url": "http://images.cocodataset.org/x.jpg"}
         for number in ids
@@ -49,7 +49,7 @@ def _instances(ids):
         {"id": number, "image_id": number, "category_id": 90, "bbox": [1, 2, 30, 20], "area": 600, "iscrowd": 0}
         for number in ids
     ]
-    return {"images": pictures, "annotations": boxes, "categories": [{"id": 90, "name": "toothbrush"}]}
+    return {"images": images, "annotations": boxes, "categories": [{"id": 90, "name": "toothbrush"}]}
 
 
 def _zip(files):
@@ -190,7 +190,7 @@ def test_a_table_of_contents_that_was_damaged_is_written_again(server, tmp_path)
     assert again.fetched == {}
 
 
-def test_archives_and_pictures_are_removed_on_request_when_the_records_are_complete(server, tmp_path):
+def test_archives_and_images_are_removed_on_request_when_the_records_are_complete(server, tmp_path):
     _download(server, tmp_path / "coco")
     (tmp_path / "coco" / "archives" / "mine.zip").touch()
     result = _download(server, tmp_path / "coco", remove_archives=True, remove_images=True)
@@ -203,8 +203,8 @@ def test_archives_and_pictures_are_removed_on_request_when_the_records_are_compl
 
 
 def test_nothing_is_removed_before_the_records_are_complete(server, tmp_path):
-    pictures = {f"val2017/{number:012d}.jpg": b"no image" for number in (139, 285)}
-    server.files[VAL].content = _zip(pictures)
+    images = {f"val2017/{number:012d}.jpg": b"no image" for number in (139, 285)}
+    server.files[VAL].content = _zip(images)
     message = _fail(server, tmp_path / "coco", splits=("val",), remove_archives=True, remove_images=True)
     assert "000000000139.jpg" in message
     assert (tmp_path / "coco" / "archives" / "val2017.zip").is_file()

@@ -56,7 +56,7 @@ def test_coco_survives_the_conversion(tmp_path):
     assert result.problems == ()
 
 
-def test_generated_pictures_survive_the_conversion(tmp_path):
+def test_generated_images_survive_the_conversion(tmp_path):
     synthetic.write_coco_folder(tmp_path / "coco", {"train": 3, "val": 2}, (64, 64), seed=0)
     result = _convert("coco", tmp_path / "coco", tmp_path / "out")
     assert {name: split.num_examples for name, split in result.splits.items()} == {"train": 3, "val": 2}
@@ -130,7 +130,7 @@ def test_boxes_are_clipped_or_dropped_and_reported(tmp_path):
     ("mode", "suffix"),
     [("L", "png"), ("CMYK", "jpg"), ("RGBA", "png"), ("P", "gif"), ("I;16", "png"), ("RGB", "bmp"), ("RGB", "webp")],
 )
-def test_other_pictures_become_rgb_jpeg(tmp_path, mode, suffix):
+def test_other_images_become_rgb_jpeg(tmp_path, mode, suffix):
     source = little_datasets.write_voc(tmp_path / "voc")
     (source / "JPEGImages" / "a.jpg").unlink()
     if mode == "I;16":
@@ -171,7 +171,7 @@ def test_exif_rotation_follows_the_declared_size(tmp_path, declared, rotated):
     assert _counts(result) == {(policy.ROTATED if rotated else policy.TAG_REMOVED, "a.jpg"): 1} | untold
 
 
-def test_broken_pictures_are_left_out_on_request_and_counted_otherwise(tmp_path):
+def test_broken_images_are_left_out_on_request_and_counted_otherwise(tmp_path):
     source = little_datasets.write_voc(tmp_path / "voc")
     for stem in ("c", "d", "e"):
         little_datasets.write_voc_file(source, stem, little_datasets.voc_object("cat", (1, 1, 9, 9)), size=(41, 60))
@@ -218,7 +218,7 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     assert little_datasets.names(tmp_path) == ["coco"]
 
 
-def test_pictures_without_annotations_are_converted_to_test_on(tmp_path):
+def test_images_without_annotations_are_converted_to_test_on(tmp_path):
     document = little_datasets.coco_document()
     del document["annotations"]
     source = little_datasets.write_coco(tmp_path / "coco")

@@ -31,7 +31,7 @@ def _encode(image, mode="RGB", kind="JPEG", **options):
 def _scene(size):
     """A generated image: edges, textures and noise."""
     height, width = size
-    image, _, _ = synthetic.draw_picture(0, 3, (max(height, 32), max(width, 32)))
+    image, _, _ = synthetic.draw_image(0, 3, (max(height, 32), max(width, 32)))
     return image[:height, :width]
 
 
@@ -63,14 +63,14 @@ _WINDOWS = {
 @pytest.mark.parametrize("place", _WINDOWS)
 @pytest.mark.parametrize("size", [(121, 167), (64, 48), (17, 33), (9, 7), (1, 1)])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"subsampling": 2, "progressive": True}])
-def test_a_window_has_the_pixels_of_the_whole_picture(size, place, options):
+def test_a_window_has_the_pixels_of_the_whole_image(size, place, options):
     window = _WINDOWS[place](*size)
     _assert_equal_but_on_the_border(*_both(_encode(_scene(size), **options), window))
 
 
 @pytest.mark.parametrize("place", _WINDOWS)
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_a_window_of_a_grey_or_a_print_picture_too(mode, place):
+def test_a_window_of_a_grey_or_a_print_image_too(mode, place):
     window = _WINDOWS[place](75, 91)
     _assert_equal_but_on_the_border(*_both(_encode(_scene((75, 91)), mode), window))
 
@@ -109,7 +109,7 @@ def _assert_alike(encoded, seed, resize):
     fast, exact = (_example(encoded, seed, resize, decode, boxes) for decode in ("fast", "exact"))
     for value, expected in zip(fast[1:], exact[1:], strict=True):
         np.testing.assert_array_equal(value.numpy(), expected.numpy())
-    size = preprocess.picture_size_tf(encoded)
+    size = preprocess.image_size_tf(encoded)
     _, _, shrink, valid = cropping.draw_decisions(tf.constant(seed), size, _SIZE, AugmentationConfig(), resize)
     fast, exact = (example[0].numpy().astype(int) for example in (fast, exact))
     difference = np.abs(fast - exact)[: int(valid[0]), : int(valid[1])]

@@ -207,7 +207,7 @@ _LAYOUTS = {
     ),
     "VOC absolute POSIX path": (
         "voc",
-        {"Annotations/x.xml": red.xml("/home/me/pictures/a.jpg")},
+        {"Annotations/x.xml": red.xml("/home/me/images/a.jpg")},
         ["JPEGImages/a.jpg"],
         {"train": 1},
         "base name",

@@ -21,8 +21,8 @@ _COUNT = 10
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipeline")
-    synthetic.write_coco_folder(root / "pictures", {"train": _COUNT, "val": 5}, (48, 64), seed=0)
-    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    synthetic.write_coco_folder(root / "images", {"train": _COUNT, "val": 5}, (48, 64), seed=0)
+    conversion.convert("coco", root / "images", output=root / "records", num_workers=1)
     return str(root / "records")
 
 
@@ -57,7 +57,7 @@ def test_another_seed_gives_another_order(converted):
     assert first.tolist() != second.tolist()
 
 
-def test_each_epoch_has_every_picture_once_in_an_order_of_its_own(converted):
+def test_each_epoch_has_every_image_once_in_an_order_of_its_own(converted):
     ids = np.concatenate([ids for _, ids in _training(converted, 0, 10)])
     epochs = ids.reshape(4, _COUNT)
     for epoch in epochs:
@@ -65,7 +65,7 @@ def test_each_epoch_has_every_picture_once_in_an_order_of_its_own(converted):
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
 
 
-def test_a_picture_is_augmented_afresh_each_epoch(converted):
+def test_a_image_is_augmented_afresh_each_epoch(converted):
     batches = _training(converted, 0, 2 * _COUNT, batch_size=1)
     seen = [batch["images"] for batch, ids in batches if ids[0] == 1]
     assert len(seen) == 2
@@ -106,7 +106,7 @@ def _evaluation(location, split="val", **options):
     return list(pipeline.evaluation_batches(opened, **options))
 
 
-def test_evaluation_reads_every_picture_once_in_order(converted):
+def test_evaluation_reads_every_image_once_in_order(converted):
     batches = _evaluation(converted)
     ids = np.concatenate([originals["ids"] for _, originals in batches])
     assert ids.tolist() == [1, 2, 3, 4, 5, -1, -1, -1]
@@ -115,20 +115,20 @@ def test_evaluation_reads_every_picture_once_in_order(converted):
 
 def _letterboxed(converted, split, number, method):
     """Resamples the image `number` of a split with the form that prediction uses, to 40 x 40 px."""
-    path = Path(converted).parent / "pictures" / split / f"{number:06d}.jpg"
+    path = Path(converted).parent / "images" / split / f"{number:06d}.jpg"
     return preprocess.letterbox(images.read_image(path, path.name), (40, 40), method)[0].astype(int)
 
 
 @pytest.mark.parametrize("method", typing.get_args(Resize))
-def test_pictures_are_resampled_as_prediction_does(converted, method):
+def test_images_are_resampled_as_prediction_does(converted, method):
     """Scaled to fit and not mirrored, a training image is the letterboxed one too."""
     fixed = AugmentationConfig(scale_min=1.0, scale_max=1.0, horizontal_flip=False)
     batch, originals = _evaluation(converted, image_size=(40, 40), resize=method)[0]
     options = {"image_size": (40, 40), "resize": method, "decode": "exact"}
     training, ids = _training(converted, 0, 1, augmentation=fixed, **options)[0]
-    pictures = [("val", number, image) for number, image in zip(originals["ids"], batch["images"], strict=True)]
-    pictures += [("train", number, image) for number, image in zip(ids, training["images"], strict=True)]
-    for split, number, image in pictures:
+    photos = [("val", number, image) for number, image in zip(originals["ids"], batch["images"], strict=True)]
+    photos += [("train", number, image) for number, image in zip(ids, training["images"], strict=True)]
+    for split, number, image in photos:
         differences = {
             other: np.abs(image - _letterboxed(converted, split, number, other)).max()
             for other in typing.get_args(Resize)
@@ -166,8 +166,8 @@ def test_the_truth_alone_is_that_of_evaluation(converted):
 
 
 def test_crowds_are_no_targets_but_evaluation_knows_them(tmp_path):
-    little_datasets.write_coco(tmp_path / "pictures")
-    conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
+    little_datasets.write_coco(tmp_path / "images")
+    conversion.convert("coco", tmp_path / "images", output=tmp_path / "records", num_workers=1)
     (batch, originals), *_ = _evaluation(str(tmp_path / "records"), "train", batch_size=2)
     row = originals["ids"].tolist().index(7)
     assert batch["num_boxes"][row] == 1
@@ -265,9 +265,9 @@ def test_mosaics_have_more_boxes(converted):
     assert counts[1] > 2 * counts[0]
 
 
-def test_crowds_of_other_pictures_are_no_targets_either(tmp_path):
-    little_datasets.write_coco(tmp_path / "pictures")
-    conversion.convert("coco", tmp_path / "pictures", output=tmp_path / "records", num_workers=1)
+def test_crowds_of_other_images_are_no_targets_either(tmp_path):
+    little_datasets.write_coco(tmp_path / "images")
+    conversion.convert("coco", tmp_path / "images", output=tmp_path / "records", num_workers=1)
     mosaic = AugmentationConfig(mosaic=1.0, scale_min=1.0, scale_max=1.0)
     training = _training(str(tmp_path / "records"), 0, 4, batch_size=2, augmentation=mosaic)
     assert 1 < max(batch["num_boxes"].max() for batch, _ in training) <= 4, "one an image, crowds left out"

@@ -27,7 +27,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
         pytest.param((100, 100), (200, 328), (200, 200), id="input that is not a square"),
     ],
 )
-def test_a_picture_is_scaled_to_fit(size, target, expected):
+def test_a_image_is_scaled_to_fit(size, target, expected):
     assert preprocess.fitted_size(size, target)[0] == expected
     in_graph, scale = preprocess.fitted_size_tf(tf.constant(size), tf.constant(target))
     assert tuple(in_graph.numpy()) == expected
@@ -94,13 +94,13 @@ def test_where_each_method_looks():
 
 
 @pytest.mark.parametrize("new_size", [(37, 53), (38, 54), (111, 159), (211, 301)])
-def test_a_picture_that_grows_needs_no_antialias(new_size):
+def test_a_image_that_grows_needs_no_antialias(new_size):
     image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     _assert_alike(*(preprocess.resize(image, new_size, method) for method in ("antialiased", "half_pixel")))
 
 
 @each_method
-def test_a_picture_that_fits_is_not_changed(method):
+def test_a_image_that_fits_is_not_changed(method):
     image = np.random.default_rng(6).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     np.testing.assert_array_equal(preprocess.resize(image, (30, 40), method), image)
     np.testing.assert_array_equal(preprocess.resample_tf(image, tf.constant([30, 40]), (30, 40), method), image)
@@ -136,12 +136,12 @@ def test_png_records_are_decoded_too():
 def test_a_size_is_read_from_the_file(kind):
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20)).save(buffer, kind)
-    assert preprocess.picture_size_tf(buffer.getvalue()).numpy().tolist() == [20, 30]
-    in_graph = tf.data.Dataset.from_tensors(buffer.getvalue()).map(preprocess.picture_size_tf)
+    assert preprocess.image_size_tf(buffer.getvalue()).numpy().tolist() == [20, 30]
+    in_graph = tf.data.Dataset.from_tensors(buffer.getvalue()).map(preprocess.image_size_tf)
     assert next(iter(in_graph)).numpy().tolist() == [20, 30]
 
 
-def test_undo_letterbox_returns_to_the_picture_and_clips():
+def test_undo_letterbox_returns_to_the_image_and_clips():
     boxes = np.array([[[10.0, 20.0, 30.0, 40.0], [-5.0, -5.0, 500.0, 500.0]]], np.float32)
     undone = preprocess.undo_letterbox(boxes, np.array([0.5], np.float32), np.array([[100, 200]]))
     np.testing.assert_allclose(undone, [[[20, 40, 60, 80], [0, 0, 100, 200]]])

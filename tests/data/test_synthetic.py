@@ -12,7 +12,7 @@ from PIL import Image
 from efficientdet.data import synthetic
 from efficientdet.errors import UserError
 
-_OPTIONS = {"batch_size": 3, "image_size": (40, 48), "max_boxes": 9, "num_classes": 6, "num_pictures": 7}
+_OPTIONS = {"batch_size": 3, "image_size": (40, 48), "max_boxes": 9, "num_classes": 6, "num_images": 7}
 
 
 def _take(count, **options):
@@ -26,15 +26,15 @@ def _assert_same(first, second):
             np.testing.assert_array_equal(left[name], right[name])
 
 
-def test_the_same_seed_and_index_give_the_same_picture():
-    for left, right in zip(synthetic.draw_picture(3, 5, (64, 96)), synthetic.draw_picture(3, 5, (64, 96)), strict=True):
+def test_the_same_seed_and_index_give_the_same_image():
+    for left, right in zip(synthetic.draw_image(3, 5, (64, 96)), synthetic.draw_image(3, 5, (64, 96)), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-def test_another_seed_or_index_gives_another_picture():
-    image = synthetic.draw_picture(3, 5, (64, 64))[0]
-    assert (image != synthetic.draw_picture(3, 6, (64, 64))[0]).any()
-    assert (image != synthetic.draw_picture(4, 5, (64, 64))[0]).any()
+def test_another_seed_or_index_gives_another_image():
+    image = synthetic.draw_image(3, 5, (64, 64))[0]
+    assert (image != synthetic.draw_image(3, 6, (64, 64))[0]).any()
+    assert (image != synthetic.draw_image(4, 5, (64, 64))[0]).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def test_another_seed_or_index_gives_another_picture():
     num_classes=st.integers(1, 6),
 )
 def test_boxes_lie_inside_and_labels_are_in_range(seed, index, height, width, num_classes):
-    image, boxes, labels = synthetic.draw_picture(seed, index, (height, width), num_classes)
+    image, boxes, labels = synthetic.draw_image(seed, index, (height, width), num_classes)
     assert image.dtype == np.uint8
     assert image.shape == (height, width, 3)
     assert boxes.dtype == np.float32
@@ -60,7 +60,7 @@ def test_boxes_lie_inside_and_labels_are_in_range(seed, index, height, width, nu
 
 
 def test_every_class_occurs_about_equally_often():
-    labels = np.concatenate([synthetic.draw_picture(0, index, (64, 64))[2] for index in range(150)])
+    labels = np.concatenate([synthetic.draw_image(0, index, (64, 64))[2] for index in range(150)])
     counts = np.bincount(labels, minlength=6)
     assert len(counts) == 6
     assert counts.min() > 0.5 * counts.mean()
@@ -85,7 +85,7 @@ def test_batches_start_at_any_step(start):
         _assert_same(expected, got)
 
 
-def test_a_pass_shows_every_picture_once():
+def test_a_pass_shows_every_image_once():
     ids = np.concatenate([originals["ids"] for _, originals in _take(7, seed=2)])
     for start in (0, 7, 14):
         assert sorted(ids[start : start + 7]) == list(range(7))
@@ -122,8 +122,8 @@ def test_a_coco_folder_holds_what_was_drawn(tmp_path):
     assert len(found["images"]) == 4
     assert len({(image["height"], image["width"]) for image in found["images"]}) > 1
     for image in found["images"]:
-        with Image.open(tmp_path / "train" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
+        with Image.open(tmp_path / "train" / image["file_name"]) as photo:
+            assert photo.size == (image["width"], image["height"])
     for annotation in found["annotations"]:
         x, y, width, height = annotation["bbox"]
         image = found["images"][annotation["image_id"] - 1]

@@ -27,11 +27,11 @@ def _convert(*words):
     return lambda root: ["convert", *words[:1], str(root / "in"), *words[1:], "--output", str(root / "out")]
 
 
-def _cut_picture(root):
+def _cut_image(root):
     _truncate(_coco(root) / "images" / "a.jpg", 300)
 
 
-def _no_picture(root):
+def _no_image(root):
     (_coco(root) / "images" / "a.jpg").unlink()
 
 
@@ -84,7 +84,7 @@ def _occupied(root):
     (root / "out" / "keep.txt").write_text("mine")
 
 
-def _picture(root):
+def _image(root):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / "in.png")
 
 
@@ -97,7 +97,7 @@ def _config_file(root):
 
 
 def _file(root):
-    _picture(root)
+    _image(root)
     (root / "file").write_text("")
 
 
@@ -121,8 +121,8 @@ def _nothing(root):
 _TRAIN = ["train", "demo", "--run-dir"]
 _KINDS = {
     "no such folder": (_nothing, _convert("coco"), "expected a folder with images and annotations"),
-    "picture cut short": (_cut_picture, _convert("coco"), "a.jpg"),
-    "picture missing": (_no_picture, _convert("coco"), "a.jpg"),
+    "image cut short": (_cut_image, _convert("coco"), "a.jpg"),
+    "image missing": (_no_image, _convert("coco"), "a.jpg"),
     "json cut short": (_cut_json, _convert("coco"), "instances.json"),
     "another size declared": (_wrong_size, _convert("coco"), "a.jpg"),
     "unknown class": (_no_class, _convert("coco"), "instances.json"),
@@ -148,7 +148,7 @@ _KINDS = {
         lambda root: [*_TRAIN, str(root / "out"), "--data.train", "synthetic", "--training.batch-size", "0"],
         "`training.batch_size` is 0",
     ),
-    "picture too small": (
+    "image too small": (
         _nothing,
         lambda root: [*_TRAIN, str(root / "out"), "--data.train", "synthetic", "--model.image-size", "16", "16"],
         "`model.image_size` is 16 x 16",
@@ -159,12 +159,12 @@ _KINDS = {
         "num_cells` is 'many'",
     ),
     "no weights": (
-        _picture,
+        _image,
         lambda root: ["predict", str(root / "no"), str(root / "in.png"), "--output", str(root / "out")],
         "no` does not exist",
     ),
     "weights that are none": (
-        lambda root: (_weights(root), _picture(root)),
+        lambda root: (_weights(root), _image(root)),
         lambda root: ["predict", str(root / "w.safetensors"), str(root / "in.png"), "--output", str(root / "out")],
         "w.safetensors` is not a complete safetensors file",
     ),

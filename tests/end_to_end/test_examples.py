@@ -21,7 +21,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 def output(tmp_path_factory):
     """What examples/train_and_detect.py wrote, in two steps of a shrunken preset on little images."""
     folder = tmp_path_factory.mktemp("example")
-    words = [str(folder), "--epochs", "1", "--pictures", "16", "--image-size", "64"]
+    words = [str(folder), "--epochs", "1", "--images", "16", "--image-size", "64"]
     demo = presets.find_preset("demo")
     backbone = dataclasses.replace(demo.model.backbone, width=0.25, depth=0.25)
     model = dataclasses.replace(demo.model, backbone=backbone, feature_channels=8, num_cells=1, head_repeats=1)
@@ -43,9 +43,9 @@ def test_every_example_is_run_by_a_test():
 
 
 @pytest.mark.slow
-def test_the_example_trains_and_writes_a_picture_with_what_it_found(output):
+def test_the_example_trains_and_writes_a_image_with_what_it_found(output):
     assert (output / "run" / "weights" / "best.safetensors").is_file()
-    first = _read(output / "pictures" / "val" / "000001.jpg")
+    first = _read(output / "images" / "val" / "000001.jpg")
     assert _read(output / "detections.jpg").shape == first.shape
 
 

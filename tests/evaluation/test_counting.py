@@ -110,7 +110,7 @@ def test_all_numbers_equal_those_of_pycocotools(seed):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_difficult_pictures_have_what_makes_them_difficult(seed):
+def test_the_difficult_images_have_what_makes_them_difficult(seed):
     truth, found = little_detections.difficult(seed)
     boxes = [row for rows in truth for row in rows]
     areas = np.array([area for _, _, _, area in boxes])
@@ -192,7 +192,7 @@ def test_a_false_alarm_before_the_hit_halves_precision():
     assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)
 
 
-def test_a_detection_in_a_picture_without_boxes_counts_as_false():
+def test_a_detection_in_a_image_without_boxes_counts_as_false():
     truth = [[_box(0, 0, 50)], []]
     found = [[((0, 0, 50, 50), 0, 0.8)], [((0, 0, 50, 50), 0, 0.9)]]
     assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)

@@ -38,27 +38,27 @@ def weights_file(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluate") / "pictures"
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "images"
     synthetic.write_coco_folder(folder, {"train": 1, "val": 5}, (48, 64), seed=0)
     return folder
 
 
 @pytest.fixture(scope="module")
-def converted(pictures):
-    conversion.convert("coco", pictures, output=pictures.parent / "records", num_workers=1)
-    return pictures.parent / "records"
+def converted(images):
+    conversion.convert("coco", images, output=images.parent / "records", num_workers=1)
+    return images.parent / "records"
 
 
 @pytest.fixture(scope="module")
-def untold(pictures):
+def untold(images):
     """The validation images as COCO gives those for testing: without annotations."""
-    document = _document(pictures)
+    document = _document(images)
     del document["annotations"]
-    (pictures / "image_info_test-dev.json").write_text(json.dumps(document))
+    (images / "image_info_test-dev.json").write_text(json.dumps(document))
     files = (("test-dev", "image_info_test-dev.json", "val"),)
-    output = pictures.parent / "test-dev"
-    result = conversion.convert("coco", pictures, output=output, files=files, num_workers=1)
+    output = images.parent / "test-dev"
+    result = conversion.convert("coco", images, output=output, files=files, num_workers=1)
     assert (result.splits["test-dev"].num_examples, result.splits["test-dev"].num_boxes) == (5, 0)
     return output
 
@@ -74,18 +74,18 @@ def evaluated(weights_file, converted):
     return measuring.evaluate(weights_file, data=str(converted), output=output), output
 
 
-def _document(pictures):
-    return json.loads((pictures / "annotations" / "instances_val.json").read_text())
+def _document(images):
+    return json.loads((images / "annotations" / "instances_val.json").read_text())
 
 
-def test_detections_that_evaluate_wrote_count_as_pycocotools_counts_them(evaluated, converted, pictures):
+def test_detections_that_evaluate_wrote_count_as_pycocotools_counts_them(evaluated, converted, images):
     result, folder = evaluated
     read = measuring.evaluate_detections(folder / "detections.json", data=str(converted))
-    stats, _, _ = little_detections.count(_document(pictures), str(folder / "detections.json"))
+    stats, _, _ = little_detections.count(_document(images), str(folder / "detections.json"))
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
     assert read.metrics["ARmax100"] > 0, "random weights hit something"
     assert json.loads((folder / "metrics.json").read_text()) == result.to_dict()
-    assert read.num_boxes == result.num_boxes == len(_document(pictures)["annotations"])
+    assert read.num_boxes == result.num_boxes == len(_document(images)["annotations"])
 
 
 def test_the_written_detections_give_the_written_metrics_to_the_last_digit(evaluated, converted, tmp_path, capsys):
@@ -134,12 +134,12 @@ def test_detections_of_any_detector_count_as_pycocotools_counts_them(tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result.to_dict()
 
 
-def test_the_first_pictures_alone_can_be_counted(evaluated, converted, pictures, tmp_path):
+def test_the_first_images_alone_can_be_counted(evaluated, converted, images, tmp_path):
     found = json.loads((evaluated[1] / "detections.json").read_text())
     path = tmp_path / "found.json"
     path.write_text(json.dumps([row for row in found if row["image_id"] <= 2]))
     read = measuring.evaluate_detections(path, data=str(converted), max_images=2)
-    document = _document(pictures)
+    document = _document(images)
     document["images"] = document["images"][:2]
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] <= 2]
     stats, _, _ = little_detections.count(document, str(path))
@@ -152,7 +152,7 @@ def test_the_first_pictures_alone_can_be_counted(evaluated, converted, pictures,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["{}", "{}/test-dev-*.tfrecord"])
-def test_pictures_without_truth_give_detections_and_no_metrics(
+def test_images_without_truth_give_detections_and_no_metrics(
     weights_file, untold, evaluated, tmp_path, capsys, data, monkeypatch
 ):
     """Records of others have no class table without a box; then all classes of the model are written."""
@@ -175,7 +175,7 @@ def test_pictures_without_truth_give_detections_and_no_metrics(
         assert len(row["bbox"]) == 4
 
 
-def test_pictures_without_truth_are_for_output_only(weights_file, untold):
+def test_images_without_truth_are_for_output_only(weights_file, untold):
     with pytest.raises(UserError, match=r"not one box.* with an `output`"):
         measuring.evaluate(weights_file, data=str(untold), split="test-dev")
     with pytest.raises(UserError, match="not one box"):
@@ -191,7 +191,7 @@ def test_the_results_have_a_name_of_their_own(weights_file, converted, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_model_with_90_outputs_is_counted_on_the_classes_of_the_dataset(tiny, converted, pictures, tmp_path):
+def test_a_model_with_90_outputs_is_counted_on_the_classes_of_the_dataset(tiny, converted, images, tmp_path):
     named = {category.id: category for category in synthetic.CATEGORIES}
     outputs = tuple(named.get(number, Category(id=number, name=f"unused {number}")) for number in range(1, 91))
     path = _write_weights(tmp_path / "ninety.safetensors", tiny, outputs)
@@ -201,7 +201,7 @@ def test_a_model_with_90_outputs_is_counted_on_the_classes_of_the_dataset(tiny, 
     assert found
     assert {row["category_id"] for row in found} <= set(named)
     read = measuring.evaluate_detections(tmp_path / "detections.json", data=str(converted))
-    stats, _, _ = little_detections.count(_document(pictures), found)
+    stats, _, _ = little_detections.count(_document(images), found)
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
 
 

@@ -54,7 +54,7 @@ def _without(field):
         pytest.param(_without("category_id"), "detection 0 has no `category_id`", id="no category_id"),
         pytest.param(_without("bbox"), "detection 0 has no `bbox`", id="no bbox (masks only)"),
         pytest.param(_without("score"), "detection 0 has no `score`", id="no score"),
-        pytest.param(_changed(image_id=8), "detection 1 has the `image_id` 8, but .* no such image", id="picture"),
+        pytest.param(_changed(image_id=8), "detection 1 has the `image_id` 8, but .* no such image", id="image"),
         pytest.param(_changed(image_id="7"), '`image_id` "7"; expected an integer', id="image_id in quotes"),
         pytest.param(_changed(image_id=7.0), "`image_id` 7.0; expected an integer", id="image_id is not an integer"),
         pytest.param(_changed(image_id=True), "`image_id` true; expected an integer", id="image_id is true"),

@@ -72,8 +72,8 @@ def made(weights_file):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    synthetic.write_coco_folder(folder / "pictures", {"train": 3, "val": 4}, (64, 96), seed=0)
-    conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1)
+    synthetic.write_coco_folder(folder / "images", {"train": 3, "val": 4}, (64, 96), seed=0)
+    conversion.convert("coco", folder / "images", output=folder / "records", num_workers=1)
     return str(folder / "records")
 
 
@@ -131,10 +131,10 @@ def test_openvino_s_own_suppression_finds_what_keras_finds_again_and_again(weigh
 @each_format
 def test_detector_takes_the_folder_or_the_graph_in_it(made, weights_file, rng, format):
     export = made(format)
-    picture = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
-    (expected,) = detector.Detector(weights_file, score_threshold=0.2, runtime="keras").detect([picture])
+    photo = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    (expected,) = detector.Detector(weights_file, score_threshold=0.2, runtime="keras").detect([photo])
     graph = f"{export.path}/{manifests.GRAPHS[format]}"
-    (found,) = detector.Detector(graph, score_threshold=0.2).detect([picture])
+    (found,) = detector.Detector(graph, score_threshold=0.2).detect([photo])
     assert len(found.scores) == len(expected.scores) > 0
     np.testing.assert_allclose(found.scores, expected.scores, atol=0.02 if export.precision == "float16" else 1e-3)
 
@@ -202,15 +202,15 @@ def test_an_export_that_answers_otherwise_is_not_written(made, weights_file, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weights_file, rng, tmp_path):
+def test_tensorflow_alone_runs_the_saved_model_on_files_of_images(made, weights_file, rng, tmp_path):
     """As TensorFlow Serving does: `serving_default`, nothing of ours."""
     import tensorflow as tf
 
     signatures = tf.saved_model.load(made("saved_model").path).signatures
-    pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((90, 70, 3), (40, 200, 3))]
+    photos = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((90, 70, 3), (40, 200, 3))]
     files = []
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
         files.append((tmp_path / f"{number}.png").read_bytes())
     found = signatures["serving_default"](encoded=tf.constant(files))
     assert {name: value.dtype.name for name, value in found.items()} == {
@@ -219,12 +219,12 @@ def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weight
         "scores": "float32",
         "num_detections": "int32",
     }
-    expected = detector.Detector(weights_file, score_threshold=0.0, runtime="keras").detect(pictures)
+    expected = detector.Detector(weights_file, score_threshold=0.0, runtime="keras").detect(photos)
     for row, one in enumerate(expected):
         count = int(found["num_detections"][row])
         np.testing.assert_allclose(found["scores"][row, :count], one.scores, atol=1e-4)
         np.testing.assert_allclose(found["boxes"][row, :count], one.boxes, atol=0.02)
-        alone = signatures["pictures"](pictures=tf.constant(pictures[row][None]))
+        alone = signatures["images"](images=tf.constant(photos[row][None]))
         np.testing.assert_allclose(alone["scores"][0], found["scores"][row], atol=1e-5)
 
 
@@ -232,8 +232,8 @@ def test_tensorflow_alone_runs_the_saved_model_on_files_of_pictures(made, weight
 def learnt(tiny, tmp_path_factory):
     """A detector that has memorized eight images, and their records: random weights have no AP to lose."""
     root = tmp_path_factory.mktemp("learnt")
-    synthetic.write_coco_folder(root / "pictures", {"train": 8}, (64, 96), seed=0)
-    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    synthetic.write_coco_folder(root / "images", {"train": 8}, (64, 96), seed=0)
+    conversion.convert("coco", root / "images", output=root / "records", num_workers=1)
     model = dataclasses.replace(tiny, feature_channels=16, anchor_scale=3.0, max_level=6, batch_norm_momentum=0.9)
     config = ExperimentConfig(
         run_dir=str(root / "run"),
@@ -345,13 +345,13 @@ def test_int8_of_a_detector_that_has_learnt_nothing_is_refused(weights_file, rec
         ({"format": "litert", "precision": "int8"}, "give labelled records"),
         ({"format": "litert", "batch_size": -1}, "`batch_size` is -1"),
         ({"format": "saved_model", "image_size": (16, 64)}, "`image_size` is 16 x 64"),
-        ({"format": "saved_model", "pictures": "missing"}, "`pictures` is `missing`, which is not a folder"),
+        ({"format": "saved_model", "images": "missing"}, "`images` is `missing`, which is not a folder"),
     ],
 )
 def test_impossible_wishes_are_one_line(weights_file, tmp_path, monkeypatch, knobs, words):
     monkeypatch.setattr(exports, "_write", lambda folder, *_: (folder / "saved_model.pb").write_bytes(b""))
-    if "pictures" in knobs:
-        knobs = {**knobs, "pictures": Path(knobs["pictures"])}
+    if "images" in knobs:
+        knobs = {**knobs, "images": Path(knobs["images"])}
     with pytest.raises(UserError, match=words):
         exports.export(weights_file, output=tmp_path / "export", **knobs)
     assert not list(tmp_path.iterdir())

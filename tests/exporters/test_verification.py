@@ -80,7 +80,7 @@ def test_of_a_network_that_is_sure_of_nothing_the_better_half_counts():
 
 
 def test_a_small_share_may_be_apart():
-    figures = {"pictures": 1, "score_difference": 0.0, "box_difference": 0.0, "raw_score_difference": None}
+    figures = {"images": 1, "score_difference": 0.0, "box_difference": 0.0, "raw_score_difference": None}
     assert Agreement(detections=100, apart=1, extra=0, **figures).problem(_LIMITS) is None
     problem = Agreement(detections=100, apart=2, extra=0, **figures).problem(_LIMITS)
     assert "of Keras's 100 detections 2 are missing or further apart than 0.001" in problem

@@ -8,7 +8,7 @@ from PIL import Image
 
 from efficientdet.errors import UserError
 from efficientdet.evaluation import results
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.structures import Category
 
 _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="dog"))
@@ -22,7 +22,7 @@ def _detections(**changes):
         "scores": np.array([0.75, 0.5], np.float32),
         "categories": _CATEGORIES,
     }
-    return PictureDetections(**facts | changes)
+    return ImageDetections(**facts | changes)
 
 
 def _nothing():
@@ -64,24 +64,24 @@ def test_supervision_gets_the_same_boxes():
     assert len(_nothing().to_supervision()) == 0
 
 
-def test_boxes_are_drawn_on_the_picture_they_were_found_in(tmp_path):
+def test_boxes_are_drawn_on_the_image_they_were_found_in(tmp_path):
     image = np.full((40, 60, 3), 128, np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    drawn = np.asarray(_detections(picture=image).draw())
+    drawn = np.asarray(_detections(image=image).draw())
     assert drawn.shape == image.shape
     assert (drawn[22 - 1, 10:30] != 128).any(axis=-1).all(), "the lower line of the first box"
     assert (image == 128).all()
-    for picture in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
-        np.testing.assert_array_equal(_detections(picture=picture).draw(), drawn)
-        np.testing.assert_array_equal(_detections().draw(picture), drawn)
-    np.testing.assert_array_equal(_detections(picture=image).draw(score_threshold=0.9), image)
+    for photo in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
+        np.testing.assert_array_equal(_detections(image=photo).draw(), drawn)
+        np.testing.assert_array_equal(_detections().draw(photo), drawn)
+    np.testing.assert_array_equal(_detections(image=image).draw(score_threshold=0.9), image)
     np.testing.assert_array_equal(_nothing().draw(image), image)
 
 
-def test_a_picture_that_cannot_be_drawn_on_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="`picture` is missing"):
+def test_a_image_that_cannot_be_drawn_on_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="`image` is missing"):
         _detections().draw()
-    with pytest.raises(UserError, match="`picture` is 60 x 40 px; these detections are of one of 40 x 60"):
+    with pytest.raises(UserError, match="`image` is 60 x 40 px; these detections are of one of 40 x 60"):
         _detections().draw(np.zeros((60, 40, 3), np.uint8))
     with pytest.raises(UserError, match=r"gone\.png` is missing"):
-        _detections(picture=tmp_path / "gone.png").draw()
+        _detections(image=tmp_path / "gone.png").draw()

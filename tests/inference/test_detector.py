@@ -28,12 +28,12 @@ def detector(finding_weights):
 
 
 @pytest.fixture
-def picture(rng):
+def photo(rng):
     return rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
 
 
-def test_boxes_lie_inside_the_picture_best_first(detector, picture):
-    (found,) = detector.detect([picture])
+def test_boxes_lie_inside_the_image_best_first(detector, photo):
+    (found,) = detector.detect([photo])
     assert found.size == (90, 70)
     assert len(found.boxes) == len(found.labels) == len(found.scores) > 0
     assert (np.diff(found.scores) <= 0).all()
@@ -42,24 +42,24 @@ def test_boxes_lie_inside_the_picture_best_first(detector, picture):
     assert (found.boxes <= [90, 70, 90, 70]).all()
 
 
-def test_a_picture_twice_as_large_has_boxes_twice_as_large(detector, rng):
+def test_a_image_twice_as_large_has_boxes_twice_as_large(detector, rng):
     small = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)  # as the input: nothing is resampled
     large = small.repeat(2, axis=0).repeat(2, axis=1)  # halving it gives the same pixels
     first, second = detector.detect([small])[0], detector.detect([large])[0]
     np.testing.assert_allclose(2 * first.boxes, second.boxes, atol=1e-3)
 
 
-def test_a_batch_finds_what_single_pictures_find(detector, rng):
-    pictures = [rng.integers(0, 256, (size, 60, 3), dtype=np.uint8) for size in (40, 80)]
-    together = detector.detect(pictures)
-    for picture, found in zip(pictures, together, strict=True):
-        (alone,) = detector.detect([picture])
+def test_a_batch_finds_what_single_images_find(detector, rng):
+    photos = [rng.integers(0, 256, (size, 60, 3), dtype=np.uint8) for size in (40, 80)]
+    together = detector.detect(photos)
+    for photo, found in zip(photos, together, strict=True):
+        (alone,) = detector.detect([photo])
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
         np.testing.assert_array_equal(found.labels, alone.labels)
 
 
 @pytest.mark.parametrize("method", ["legacy", "antialiased"])
-def test_a_picture_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
+def test_a_image_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
     """An image that fits is not resampled: done beforehand, it gives the same boxes."""
     loaded = weights.load(finding_weights)
     path = tmp_path / f"{method}.safetensors"
@@ -91,20 +91,20 @@ def _same(found, expected):
     return len(expected) > 0
 
 
-def test_one_picture_has_one_answer_however_it_is_given(detector, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    (expected,) = detector.detect([picture])
-    for given in (picture, tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture)):
+def test_one_image_has_one_answer_however_it_is_given(detector, photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    (expected,) = detector.detect([photo])
+    for given in (photo, tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(photo)):
         assert _same(detector(given), expected)
         assert _same(detector.detect([given, given])[1], expected)
     assert detector([]) == []
 
 
-def test_files_and_pictures_of_pillow_are_turned_upright(detector, picture, tmp_path):
+def test_files_and_images_of_pillow_are_turned_upright(detector, photo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise makes it upright
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    expected = detector(np.ascontiguousarray(np.rot90(picture, -1)))
+    Image.fromarray(photo).save(tmp_path / "a.png", exif=exif)
+    expected = detector(np.ascontiguousarray(np.rot90(photo, -1)))
     assert expected.size == (70, 90)
     assert _same(detector(tmp_path / "a.png"), expected)
     with Image.open(tmp_path / "a.png") as opened:
@@ -122,69 +122,69 @@ def test_files_and_pictures_of_pillow_are_turned_upright(detector, picture, tmp_
         ("no.jpg", r"`no\.jpg` is missing"),
     ],
 )
-def test_what_is_no_picture_is_refused(detector, given, said):
+def test_what_is_no_image_is_refused(detector, given, said):
     with pytest.raises(UserError, match=said):
         detector(given)
 
 
-def test_a_damaged_picture_of_pillow_is_one_line(detector, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.jpg")
+def test_a_damaged_image_of_pillow_is_one_line(detector, photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
     with Image.open(tmp_path / "a.jpg") as opened, pytest.raises(UserError, match=r"a\.jpg` cannot be decoded"):
         detector(opened)
 
 
 def test_long_lists_go_through_in_batches(finding_weights, rng):
-    pictures = [rng.integers(0, 256, (40 + size, 60, 3), dtype=np.uint8) for size in range(5)]
+    photos = [rng.integers(0, 256, (40 + size, 60, 3), dtype=np.uint8) for size in range(5)]
     small = detectors.Detector(finding_weights, score_threshold=0.2, batch_size=2)
     sizes = []
     detect = small.runtime.detect
     small.runtime.detect = lambda images, valid_size: (sizes.append(len(images)), detect(images, valid_size))[1]
-    asked = iter(pictures)
+    asked = iter(photos)
     answers = small.detect_each(asked)
     first = next(answers)
     assert len(list(asked)) == 3, "only the first batch has been read"
-    assert _same(first, small(pictures[0]))
+    assert _same(first, small(photos[0]))
     sizes.clear()
-    assert all(_same(found, small(picture)) for found, picture in zip(small(pictures), pictures, strict=True))
+    assert all(_same(found, small(photo)) for found, photo in zip(small(photos), photos, strict=True))
     assert sizes[:3] == [2, 2, 1]
 
 
-def test_classes_are_chosen_by_name_or_id(finding_weights, detector, picture):
-    everything = detector(picture)
-    dogs = detector(picture, classes=["dog"])
+def test_classes_are_chosen_by_name_or_id(finding_weights, detector, photo):
+    everything = detector(photo)
+    dogs = detector(photo, classes=["dog"])
     assert set(everything.names) == {"cat", "dog", "cow"}
     assert set(dogs.names) == {"dog"}
     np.testing.assert_array_equal(dogs.scores, everything.scores[everything.labels == 1])
     for classes in ([9], ["9"]):
-        assert _same(detector(picture, classes=classes), dogs)
+        assert _same(detector(photo, classes=classes), dogs)
     chosen = detectors.Detector(finding_weights, score_threshold=0.2, classes=("cow", 5))
-    assert set(chosen(picture).names) == {"cow", "cat"}
-    assert set(chosen(picture, classes=["dog"]).names) == {"dog"}
+    assert set(chosen(photo).names) == {"cow", "cat"}
+    assert set(chosen(photo, classes=["dog"]).names) == {"dog"}
     with pytest.raises(UserError, match=r"`classes` has 'god'; these weights know cat \(5\), dog \(9\), cow \(11\)"):
-        detector(picture, classes=["god"])
+        detector(photo, classes=["god"])
     for classes in ([], "dog"):
         with pytest.raises(UserError, match="expected a list"):
-            detector(picture, classes=classes)
+            detector(photo, classes=classes)
 
 
-def test_a_call_may_have_a_threshold_of_its_own(detector, picture):
-    everything = detector(picture)
+def test_a_call_may_have_a_threshold_of_its_own(detector, photo):
+    everything = detector(photo)
     threshold = float(np.median(everything.scores))
-    best = detector(picture, score_threshold=threshold)
+    best = detector(photo, score_threshold=threshold)
     np.testing.assert_array_equal(best.scores, everything.scores[everything.scores >= threshold])
-    assert len(detector(picture, score_threshold=0.0)) > len(everything) > len(best) > 0
+    assert len(detector(photo, score_threshold=0.0)) > len(everything) > len(best) > 0
     with pytest.raises(UserError, match="`score_threshold` is -1"):
-        detector(picture, score_threshold=-1)
+        detector(photo, score_threshold=-1)
 
 
-def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, detector, picture):
-    everything = detector(picture)
-    assert len(detector(picture, max_detections=2)) == 2
-    sure = detector(picture, class_thresholds={"dog": 1.0, 11: 0.0})
+def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, detector, photo):
+    everything = detector(photo)
+    assert len(detector(photo, max_detections=2)) == 2
+    sure = detector(photo, class_thresholds={"dog": 1.0, 11: 0.0})
     assert "dog" not in sure.names
     assert sure.names.count("cow") >= everything.names.count("cow")
-    agnostic = detector(picture, class_agnostic=True)
+    agnostic = detector(photo, class_agnostic=True)
     assert 0 < len(agnostic) < len(everything)
     for place, box in enumerate(agnostic.boxes):
         sides = np.minimum(agnostic.boxes[:place, 2:], box[2:]) - np.maximum(agnostic.boxes[:place, :2], box[:2])
@@ -193,7 +193,7 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
         assert (shared < 0.5 * (areas[:place] + areas[place] - shared) + 1e-3).all()
     options = {"class_agnostic": True, "max_detections": 3, "class_thresholds": {"cat": 0.9}}
     made = detectors.Detector(finding_weights, score_threshold=0.2, **options)
-    assert _same(made(picture), detector(picture, **options))
+    assert _same(made(photo), detector(photo, **options))
     with pytest.raises(UserError, match="`class_thresholds` has 'god'"):
         detectors.Detector(finding_weights, class_thresholds={"god": 0.5})
 
@@ -219,9 +219,9 @@ def test_what_is_neither_an_image_nor_several_is_refused(detector, given, said):
         detector(given)
 
 
-def test_bytes_and_open_files_can_be_drawn_on_afterwards(detector, picture, tmp_path):
+def test_bytes_and_open_files_can_be_drawn_on_afterwards(detector, photo, tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(picture).save(path)
+    Image.fromarray(photo).save(path)
     expected = np.asarray(detector(path).draw())
     with path.open("rb") as file:
         found = detector(file)
@@ -231,13 +231,13 @@ def test_bytes_and_open_files_can_be_drawn_on_afterwards(detector, picture, tmp_
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
-def test_a_fork_is_refused_at_once(detector, picture):
-    detector(picture)
+def test_a_fork_is_refused_at_once(detector, photo):
+    detector(photo)
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:
         try:
-            detector(picture)
+            detector(photo)
             said = "found something"
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
@@ -250,9 +250,9 @@ def test_a_fork_is_refused_at_once(detector, picture):
     assert said.startswith(f"UserError: This Detector was made in process {os.getpid()} and cannot be used in {child}")
 
 
-def test_a_picture_of_one_tile_has_the_answer_it_has_without(detector, picture):
+def test_a_image_of_one_tile_has_the_answer_it_has_without(detector, photo):
     for tiles in ((90, 70), (200, 300)):
-        found, expected = detector(picture, tiles=tiles), detector(picture)
+        found, expected = detector(photo, tiles=tiles), detector(photo)
         assert _same(found, expected)
         np.testing.assert_array_equal(found.boxes, expected.boxes)
         assert found.boxes.dtype == np.float32
@@ -278,23 +278,23 @@ def test_tiles_are_looked_at_in_their_own_pixels(detector, rng):
         ({"tiles": (64, 64), "tile_overlap": 1.0}, "`tile_overlap` is 1; it must be between 0 and 0.9"),
     ],
 )
-def test_tiles_that_cannot_work_are_refused(detector, picture, options, said):
+def test_tiles_that_cannot_work_are_refused(detector, photo, options, said):
     with pytest.raises(UserError, match=said):
-        detector(picture, **options)
+        detector(photo, **options)
 
 
 def _answer_in_threads(weights_file, runtime, most):
     """Asks one detector from eight threads at once, from its first call on, and counts the answers that are right."""
     rng = np.random.default_rng(1)
-    pictures = [rng.integers(0, 256, (40 + 9 * number, 60, 3), dtype=np.uint8) for number in range(6)]
+    photos = [rng.integers(0, 256, (40 + 9 * number, 60, 3), dtype=np.uint8) for number in range(6)]
     shared = detectors.Detector(weights_file, score_threshold=0.2, runtime=runtime)
 
     def ask(number):
-        return shared.detect([pictures[(number + place) % 6] for place in range(1 + number % most)])
+        return shared.detect([photos[(number + place) % 6] for place in range(1 + number % most)])
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(48)))
-    expected = [shared.detect([picture])[0] for picture in pictures]
+    expected = [shared.detect([photo])[0] for photo in photos]
     return sum(
         all(_same(one, expected[(number + place) % 6]) for place, one in enumerate(found))
         for number, found in enumerate(answers)

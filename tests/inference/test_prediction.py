@@ -23,7 +23,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def picture(rng):
+def photo(rng):
     return rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
 
 
@@ -39,17 +39,17 @@ def _lines(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_pictures_are_drawn_and_written_down(finding_weights, picture, tmp_path):
-    folder = tmp_path / "pictures"
+def test_images_are_drawn_and_written_down(finding_weights, photo, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
-    Image.fromarray(picture).save(folder / "one.png")
+    Image.fromarray(photo).save(folder / "one.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: upright it is 70 high and 90 wide
-    Image.fromarray(picture).save(folder / "two.jpg", exif=exif)
+    Image.fromarray(photo).save(folder / "two.jpg", exif=exif)
     result = _predict(finding_weights, folder, output=tmp_path / "out")
     assert _names(tmp_path / "out") == ["one.jpg", "predictions.json", "predictions.jsonl", "two.jpg"]
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert written == result.pictures
+    assert written == result.images
     first, second = written[str(folder / "one.png")], written[str(folder / "two.jpg")]
     assert (first["height"], first["width"]) == (90, 70)
     assert (second["height"], second["width"]) == (70, 90)
@@ -61,31 +61,31 @@ def test_pictures_are_drawn_and_written_down(finding_weights, picture, tmp_path)
     assert 0 <= best["box"]["y1"] <= best["box"]["y2"] <= 90
 
 
-def test_classes_tiles_and_batches_reach_the_detector(finding_weights, picture, tmp_path):
+def test_classes_tiles_and_batches_reach_the_detector(finding_weights, photo, tmp_path):
     for number in range(3):
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
     options = {"classes": ("dog",), "tiles": (64, 64), "batch_size": 2}
-    found = _predict(finding_weights, f"{tmp_path}/*.png", output=tmp_path / "out", **options).pictures
+    found = _predict(finding_weights, f"{tmp_path}/*.png", output=tmp_path / "out", **options).images
     assert len(found) == 3
     answers = [each["detections"] for each in found.values()]
     assert {detection["class"] for detection in answers[0]} == {"dog"}
     assert answers[0] == answers[1] == answers[2]
-    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "whole", classes=("dog",)).pictures
+    whole = _predict(finding_weights, tmp_path / "0.png", output=tmp_path / "whole", classes=("dog",)).images
     assert next(iter(whole.values()))["detections"] != answers[0]
 
 
-def test_pictures_of_the_same_name_do_not_replace_each_other(finding_weights, picture, tmp_path):
+def test_images_of_the_same_name_do_not_replace_each_other(finding_weights, photo, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        Image.fromarray(picture).save(tmp_path / folder / "x.png")
+        Image.fromarray(photo).save(tmp_path / folder / "x.png")
     _predict(finding_weights, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", output=tmp_path / "out")
     assert _names(tmp_path / "out") == ["predictions.json", "predictions.jsonl", "x-2.jpg", "x.jpg"]
 
 
 @pytest.mark.parametrize("output", ["out", "-"])
-def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, picture, tmp_path, capsys, output):
+def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, photo, tmp_path, capsys, output):
     for name in ("a.png", "z.png"):
-        Image.fromarray(picture).save(tmp_path / name)
+        Image.fromarray(photo).save(tmp_path / name)
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
@@ -112,8 +112,8 @@ def test_if_nothing_can_be_read_nothing_is_written(finding_weights, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_original_is_never_replaced(finding_weights, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.jpg")
+def test_an_original_is_never_replaced(finding_weights, photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "a.jpg")
     little_videos.write(tmp_path / "b.mp4", 2)
     for name in ("a.jpg", "b.mp4"):
         before = (tmp_path / name).read_bytes()
@@ -218,26 +218,26 @@ def test_ctrl_c_ends_a_camera_and_what_is_written_is_whole(finding_weights, came
     assert threading.active_count() <= threads + 1
 
 
-def test_a_picture_from_the_web_is_judged_as_a_file(finding_weights, picture, tmp_path, monkeypatch):
+def test_a_image_from_the_web_is_judged_as_a_file(finding_weights, photo, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(photo).save(tmp_path / "a.png")
     with little_server.serve() as server:
         server.files["/a.png"] = little_server.File(content=(tmp_path / "a.png").read_bytes())
         server.files["/b.png"] = little_server.File(content=b"<html>not found</html>")
         result = _predict(finding_weights, f"{server.address}/a.png?key=s3cret", output=tmp_path / "out")
-        assert list(result.pictures) == [f"{server.address}/a.png"]
+        assert list(result.images) == [f"{server.address}/a.png"]
         assert _names(tmp_path / "out") == ["a.jpg", "predictions.json", "predictions.jsonl"]
         local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "local")
-        found, expected = (next(iter(each.pictures.values())) for each in (result, local))
+        found, expected = (next(iter(each.images.values())) for each in (result, local))
         assert found["detections"] == expected["detections"] != []
         with pytest.raises(UserError, match=r"/b\.png` is not an image that can be read"):
             _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
-def test_lines_of_json_go_to_standard_output_alone(finding_weights, picture, tmp_path, monkeypatch, capsys):
+def test_lines_of_json_go_to_standard_output_alone(finding_weights, photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(picture).save("a.png")
+    Image.fromarray(photo).save("a.png")
     little_videos.write(tmp_path / "b.mp4", 3)
     for flags in ([], ["--json"]):
         assert cli.main(["predict", str(finding_weights), "a.png", "b.mp4", "--output", "-", *flags]) == 0
@@ -251,9 +251,9 @@ def test_lines_of_json_go_to_standard_output_alone(finding_weights, picture, tmp
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_ends_it_quietly(finding_weights, picture, tmp_path):
+def test_a_reader_that_goes_away_ends_it_quietly(finding_weights, photo, tmp_path):
     for number in range(40):
-        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        Image.fromarray(photo).save(tmp_path / f"{number}.png")
     words = [sys.executable, "-m", "efficientdet", "predict", str(finding_weights), str(tmp_path)]
     options = ["--output", "-", "--score-threshold", "0", "--batch-size", "1", "--runtime", "keras"]
     environment = os.environ | {"PYTHONPATH": str(_ROOT / "src")}
@@ -271,8 +271,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(finding_weights, picture, tmp_p
 @pytest.mark.parametrize(
     "name", ["[red]a[bold].png", "a\x1b[2Jb.png", "a\nb.png", "-rf.png", "$(id).png", "é" * 120 + ".png"]
 )
-def test_hostile_names_are_only_names(finding_weights, picture, tmp_path, name, capsys):
-    Image.fromarray(picture).save(tmp_path / name)
+def test_hostile_names_are_only_names(finding_weights, photo, tmp_path, name, capsys):
+    Image.fromarray(photo).save(tmp_path / name)
     assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err
@@ -304,20 +304,20 @@ def test_all_frames_of_an_animation_are_looked_at(finding_weights, tmp_path, rng
         return
     written = json.loads(Path("out/predictions.json").read_text())
     assert list(written) == ["a.tif#1", "a.tif#2", "a.tif#3", "a-002.png"]
-    assert [Path(one["picture"]).name for one in written.values()] == [
+    assert [Path(one["image"]).name for one in written.values()] == [
         "a-001.jpg",
         "a-002-frame.jpg",
         "a-003.jpg",
         "a-002.jpg",
     ]
-    assert len(_predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).pictures) == 2
+    assert len(_predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).images) == 2
     assert _predict(finding_weights, "a.tif", output=tmp_path / "two", max_frames=2).num_kept == 1
 
 
-def test_annotations_are_a_dataset_of_copies(finding_weights, picture, tmp_path):
+def test_annotations_are_a_dataset_of_copies(finding_weights, photo, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.jpg"):
-        Image.fromarray(picture).save(tmp_path / "in" / name)
+        Image.fromarray(photo).save(tmp_path / "in" / name)
     little_videos.write(tmp_path / "in" / "c.mp4", 2)
     result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
     assert "takes images" in result.skipped[str(tmp_path / "in" / "c.mp4")]
@@ -325,8 +325,8 @@ def test_annotations_are_a_dataset_of_copies(finding_weights, picture, tmp_path)
     assert _names(tmp_path / "out" / "images") == ["a.png", "b.jpg"]
     assert (tmp_path / "out" / "images" / "a.png").read_bytes() == (tmp_path / "in" / "a.png").read_bytes()
     document = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    assert len(document["annotations"]) == sum(len(one["detections"]) for one in result.pictures.values()) > 0
-    Image.fromarray(picture).save(tmp_path / "in" / "d.png")
+    assert len(document["annotations"]) == sum(len(one["detections"]) for one in result.images.values()) > 0
+    Image.fromarray(photo).save(tmp_path / "in" / "d.png")
     with pytest.raises(UserError, match="may have been corrected since"):
         _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
     for output, said in ((tmp_path / "in", "has sources in it"), (tmp_path / "out" / "images", "is not empty")):
@@ -336,8 +336,8 @@ def test_annotations_are_a_dataset_of_copies(finding_weights, picture, tmp_path)
         _predict(finding_weights, tmp_path / "in", output=Path("-"), format="csv")
 
 
-def test_options_of_the_command_line_reach_the_detector(finding_weights, picture, tmp_path, capsys):
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_options_of_the_command_line_reach_the_detector(finding_weights, photo, tmp_path, capsys):
+    Image.fromarray(photo).save(tmp_path / "a.png")
     words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", "-", "--score-threshold", "0.2"]
     found = []
     for options in (
@@ -355,24 +355,24 @@ def test_options_of_the_command_line_reach_the_detector(finding_weights, picture
 
 
 @pytest.mark.parametrize(("threshold", "is_said"), [("0.99", True), ("0.2", False)])
-def test_where_nothing_is_found_the_threshold_is_named(finding_weights, picture, tmp_path, capsys, threshold, is_said):
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_where_nothing_is_found_the_threshold_is_named(finding_weights, photo, tmp_path, capsys, threshold, is_said):
+    Image.fromarray(photo).save(tmp_path / "a.png")
     words = ["predict", str(finding_weights), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     assert cli.main([*words, "--score-threshold", threshold]) == 0
     assert ("a lower `--score-threshold`" in capsys.readouterr().err) is is_said
 
 
-def test_folders_that_are_left_out_are_named(finding_weights, picture, tmp_path, capsys):
+def test_folders_that_are_left_out_are_named(finding_weights, photo, tmp_path, capsys):
     (tmp_path / "in" / "more").mkdir(parents=True)
     for name in ("a.png", "more/b.png"):
-        Image.fromarray(picture).save(tmp_path / "in" / name)
+        Image.fromarray(photo).save(tmp_path / "in" / name)
     result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
-    assert list(result.pictures) == [str(tmp_path / "in" / "a.png")]
+    assert list(result.images) == [str(tmp_path / "in" / "a.png")]
     assert "are left out, such as that of" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "a.png")
     source, output = str(tmp_path / "a.png"), str(tmp_path / "out")
-    assert list(prediction.predict(str(finding_weights), source, output=output).pictures) == [source]
+    assert list(prediction.predict(str(finding_weights), source, output=output).images) == [source]
     assert prediction.predict(str(finding_weights), [source], output=output).num_kept == 1

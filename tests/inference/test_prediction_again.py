@@ -56,7 +56,7 @@ def test_the_same_command_does_nothing_twice(finding_weights, tmp_path, rng, loo
     again = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out")
     assert sum(looks) == 3
     assert again.num_kept == 3
-    assert again.pictures == first.pictures
+    assert again.images == first.images
     assert _contents(tmp_path / "out") == before
 
 
@@ -74,7 +74,7 @@ def test_an_interrupted_command_ends_as_one_that_was_not(finding_weights, tmp_pa
     (tmp_path / "out" / ".partial-x.jpg").write_bytes(b"half")
     result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", batch_size=2)
     assert _contents(tmp_path / "out") == whole
-    assert len(result.pictures) == 5
+    assert len(result.images) == 5
     assert result.num_kept == min(kept, 5)
 
 
@@ -83,17 +83,17 @@ def test_other_sources_join_those_that_are_there(finding_weights, tmp_path, rng)
     _predict(finding_weights, one, output=tmp_path / "out")
     drawn = (tmp_path / "out" / "x.jpg").read_bytes()
     result = _predict(finding_weights, two, output=tmp_path / "out")
-    assert list(result.pictures) == [str(two / "x.png")]
+    assert list(result.images) == [str(two / "x.png")]
     assert (tmp_path / "out" / "x.jpg").read_bytes() == drawn
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [Path(found["picture"]).name for found in written.values()] == ["x.jpg", "x-2.jpg"]
+    assert [Path(found["image"]).name for found in written.values()] == ["x.jpg", "x-2.jpg"]
 
 
 def test_a_pattern_does_not_find_what_was_drawn(finding_weights, tmp_path, rng, monkeypatch, looks):
     monkeypatch.chdir(_images(tmp_path / "in", ["a.jpg", "b.jpg"], rng))
     for _ in range(2):
         result = _predict(finding_weights, "**/*.jpg", output=Path("out"))
-        assert list(result.pictures) == ["a.jpg", "b.jpg"]
+        assert list(result.images) == ["a.jpg", "b.jpg"]
     assert sum(looks) == 2
     with pytest.raises(UserError, match="`sources` are all in `out`, where this writes"):
         _predict(finding_weights, "out/*.jpg", output=Path("out"))
@@ -115,7 +115,7 @@ def test_a_file_that_changed_is_looked_at_again(finding_weights, tmp_path, rng, 
     _images(tmp_path / "in", ["b.png"], rng)
     result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", batch_size=1)
     assert (sum(looks), result.num_kept) == (3, 1)
-    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == list(result.pictures)
+    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == list(result.images)
 
 
 @pytest.mark.parametrize(

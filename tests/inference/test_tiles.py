@@ -12,7 +12,7 @@ _TILES = st.tuples(st.integers(32, 400), st.integers(32, 400))
 
 
 @given(_SIDES, _TILES, st.floats(0, 0.9))
-def test_tiles_cover_the_picture_and_overlap_as_asked(size, tile_size, overlap):
+def test_tiles_cover_the_image_and_overlap_as_asked(size, tile_size, overlap):
     grid = tiles.split(size, tile_size, overlap)
     for side, tile, column in ((size[0], tile_size[0], 0), (size[1], tile_size[1], 1)):
         starts, ends = np.unique(grid[:, column]), np.unique(grid[:, column + 2])
@@ -22,7 +22,7 @@ def test_tiles_cover_the_picture_and_overlap_as_asked(size, tile_size, overlap):
     assert len(np.unique(grid, axis=0)) == len(grid)
 
 
-def test_a_small_picture_has_one_tile():
+def test_a_small_image_has_one_tile():
     np.testing.assert_array_equal(tiles.split((50, 64), (64, 64), 0.2), [[0, 0, 50, 64]])
 
 

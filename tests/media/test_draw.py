@@ -50,7 +50,7 @@ def test_no_detections_give_an_equal_copy():
     np.testing.assert_array_equal(_draw(image, [], []), image)
 
 
-def test_the_given_picture_stays_as_it_is():
+def test_the_given_image_stays_as_it_is():
     image = _grey(100, 100)
     drawn = _draw(image, [[20, 20, 80, 80]], [0], [0.9])
     assert (image == 127).all()
@@ -92,7 +92,7 @@ def test_truth_has_no_percentage():
 
 
 @pytest.mark.parametrize("box", [[-50, -50, -10, -10], [300, 10, 340, 50], [10, 300, 50, 340], [-20, 10, 0, 50]])
-def test_a_box_outside_the_picture_is_not_drawn(box):
+def test_a_box_outside_the_image_is_not_drawn(box):
     image = _grey(200, 200)
     np.testing.assert_array_equal(_draw(image, [box], [0], [0.9]), image)
 
@@ -104,7 +104,7 @@ def test_a_box_outside_the_picture_is_not_drawn(box):
     boxes=st.lists(st.tuples(*[st.floats(-400, 700)] * 4), max_size=12),
     is_truth=st.booleans(),
 )
-def test_any_box_can_be_drawn_on_any_picture(height, width, boxes, is_truth):
+def test_any_box_can_be_drawn_on_any_image(height, width, boxes, is_truth):
     boxes = [(min(a, b), min(c, d), max(a, b), max(c, d)) for a, b, c, d in boxes]
     scores = None if is_truth else np.linspace(0, 1, len(boxes))
     drawn = _draw(_grey(height, width), boxes, np.arange(len(boxes)) % 3, scores)
@@ -113,7 +113,7 @@ def test_any_box_can_be_drawn_on_any_picture(height, width, boxes, is_truth):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (4000, 3000)])
-def test_lines_and_letters_follow_the_picture(height, width):
+def test_lines_and_letters_follow_the_image(height, width):
     box = [height * 0.5, width * 0.1, height * 0.9, width * 0.9]
     drawn = _draw(_grey(height, width), [box], [0], [0.98])
     column = (drawn[:, width // 2] == draw.colour(0)).all(axis=-1)
@@ -149,7 +149,7 @@ def test_enlarging_keeps_boxes_on_their_objects():
     assert same is image
 
 
-def test_side_by_side_holds_both_pictures_below_their_captions():
+def test_side_by_side_holds_both_images_below_their_captions():
     left, right = _grey(60, 80), np.full((60, 80, 3), 10, np.uint8)
     sheet = draw.side_by_side(left, right, ("truth", "a caption that is far too long for such a small image"))
     np.testing.assert_array_equal(sheet[-60:, :80], left)
@@ -158,12 +158,12 @@ def test_side_by_side_holds_both_pictures_below_their_captions():
     assert (sheet[:-60, 80:85] > 200).all()
 
 
-def test_a_contact_sheet_shows_every_picture():
-    pictures = [np.full((20 + number, 30, 3), 40 * number, np.uint8) for number in range(5)]
-    sheet = draw.contact_sheet(pictures, 2)
-    for number, picture in enumerate(pictures):
-        assert np.count_nonzero((sheet == 40 * number).all(axis=-1)) == picture[..., 0].size
-    assert draw.contact_sheet(pictures[:1], 4).shape[1] < 40
+def test_a_contact_sheet_shows_every_image():
+    images = [np.full((20 + number, 30, 3), 40 * number, np.uint8) for number in range(5)]
+    sheet = draw.contact_sheet(images, 2)
+    for number, photo in enumerate(images):
+        assert np.count_nonzero((sheet == 40 * number).all(axis=-1)) == photo[..., 0].size
+    assert draw.contact_sheet(images[:1], 4).shape[1] < 40
 
 
 def test_beyond_300_boxes_the_worst_have_no_tag():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.media import draw, fonts
 from efficientdet.structures import Category
 
@@ -50,7 +50,7 @@ def test_ascii_needs_no_other_font_than_pillow_s():
 def test_numbers_in_an_image_are_the_ids_of_the_classes(monkeypatch):
     asked = []
     monkeypatch.setattr(draw, "draw_detections", lambda pixels, b, labels, s, names, **_: asked.append(names) or pixels)
-    found = PictureDetections(
+    found = ImageDetections(
         size=(8, 8),
         boxes=np.zeros((0, 4), np.float32),
         labels=np.zeros(0, np.int32),

@@ -47,7 +47,7 @@ def _exif(orientation):
     ],
 )
 def test_every_format_gives_the_same_pixels(format, options):
-    pixels = images.read_image(_encode(Image.fromarray(_PIXELS), format, **options), "picture")
+    pixels = images.read_image(_encode(Image.fromarray(_PIXELS), format, **options), "image")
     assert pixels.dtype == np.uint8
     # 3 levels: JPEG rounds in YCbCr.
     np.testing.assert_allclose(pixels.astype(int), _PIXELS, atol=3 if format == "JPEG" else 0)
@@ -60,20 +60,20 @@ def test_every_pixel_type_becomes_rgb(mode):
         image = Image.fromarray(np.full((16, 24), 65535, np.uint16 if mode == "I;16" else np.int32))
     else:
         image = grey.convert("RGB").convert(mode) if mode == "CMYK" else grey.convert(mode)
-    pixels = images.read_image(_encode(image, "TIFF"), "picture")
+    pixels = images.read_image(_encode(image, "TIFF"), "image")
     np.testing.assert_array_equal(pixels, np.full((16, 24, 3), 255))
 
 
 def test_sixteen_bits_are_scaled_and_not_cut():
     values = np.asarray([[0, 257, 128 * 257, 65535]], np.uint16)
-    pixels = images.read_image(_encode(Image.fromarray(values), "PNG"), "picture")
+    pixels = images.read_image(_encode(Image.fromarray(values), "PNG"), "image")
     np.testing.assert_array_equal(pixels[0, :, 0], [0, 1, 128, 255])
 
 
-def test_a_transparent_picture_lies_on_white():
+def test_a_transparent_image_lies_on_white():
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[:, 2:, 3] = 255
-    pixels = images.read_image(_encode(Image.fromarray(rgba), "PNG"), "picture")
+    pixels = images.read_image(_encode(Image.fromarray(rgba), "PNG"), "image")
     np.testing.assert_array_equal(pixels[:, :2], 255)
     np.testing.assert_array_equal(pixels[:, 2:], 0)
 
@@ -91,8 +91,8 @@ def test_exif_rotation_is_applied(orientation):
         8: np.rot90(_PIXELS, -1),
     }[orientation]
     content = _encode(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=_exif(orientation))
-    np.testing.assert_array_equal(images.read_image(content, "picture"), _PIXELS)
-    facts = images.inspect(content, "picture")
+    np.testing.assert_array_equal(images.read_image(content, "image"), _PIXELS)
+    facts = images.inspect(content, "image")
     assert facts.orientation == orientation
     assert facts.upright_size == (16, 24)
     assert facts.stored_size == stored.shape[:2]
@@ -100,36 +100,36 @@ def test_exif_rotation_is_applied(orientation):
 
 def test_only_a_common_jpeg_is_plain():
     image = Image.fromarray(_PIXELS)
-    assert images.inspect(_encode(image, "JPEG"), "picture").is_plain_jpeg
-    assert images.inspect(_encode(image, "JPEG", progressive=True), "picture").is_plain_jpeg
-    assert images.inspect(_encode(image.convert("L"), "JPEG"), "picture").is_plain_jpeg
-    assert not images.inspect(_encode(image.convert("CMYK"), "JPEG"), "picture").is_plain_jpeg
-    assert not images.inspect(_encode(image, "PNG"), "picture").is_plain_jpeg
+    assert images.inspect(_encode(image, "JPEG"), "image").is_plain_jpeg
+    assert images.inspect(_encode(image, "JPEG", progressive=True), "image").is_plain_jpeg
+    assert images.inspect(_encode(image.convert("L"), "JPEG"), "image").is_plain_jpeg
+    assert not images.inspect(_encode(image.convert("CMYK"), "JPEG"), "image").is_plain_jpeg
+    assert not images.inspect(_encode(image, "PNG"), "image").is_plain_jpeg
 
 
 def test_a_new_jpeg_is_plain_upright_and_close():
     content = _encode(Image.fromarray(np.ascontiguousarray(np.rot90(_PIXELS))), "PNG", exif=_exif(6))
-    jpeg = images.to_jpeg(content, "picture")
-    facts = images.inspect(jpeg, "picture")
+    jpeg = images.to_jpeg(content, "image")
+    facts = images.inspect(jpeg, "image")
     assert facts.is_plain_jpeg
     assert facts.orientation == 1
     assert facts.stored_size == (16, 24)
     # 12 levels: quality 95 rings a little at the hard edges of the four colours.
-    np.testing.assert_allclose(images.read_image(jpeg, "picture").astype(int), _PIXELS, atol=12)
+    np.testing.assert_allclose(images.read_image(jpeg, "image").astype(int), _PIXELS, atol=12)
 
 
 def test_stripping_exif_removes_the_rotation_and_keeps_the_pixels():
     tagged = _encode(Image.fromarray(_PIXELS), "JPEG", exif=_exif(6))
     plain = images.strip_exif(tagged)
-    assert images.inspect(plain, "picture").orientation == 1
+    assert images.inspect(plain, "image").orientation == 1
     np.testing.assert_array_equal(
-        images.read_image(plain, "picture"), images.read_image(_encode(Image.fromarray(_PIXELS), "JPEG"), "picture")
+        images.read_image(plain, "image"), images.read_image(_encode(Image.fromarray(_PIXELS), "JPEG"), "image")
     )
     assert images.strip_exif(plain) == plain
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_picture_cut_short_is_refused_by_name(format):
+def test_a_image_cut_short_is_refused_by_name(format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = _encode(Image.fromarray(noise), format)[:-500]
     for read in (images.read_image, images.check_decodes, images.to_jpeg):
@@ -138,7 +138,7 @@ def test_a_picture_cut_short_is_refused_by_name(format):
         assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path):
+def test_a_file_that_is_no_image_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="`notes`"):
         images.read_image(b"not an image", "notes")
     with pytest.raises(UserError, match=r"`gone` is missing"):
@@ -170,7 +170,7 @@ def test_floating_point_pixels_are_refused():
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_damaged_bytes_give_a_picture_or_a_user_error(data):
+def test_damaged_bytes_give_a_image_or_a_user_error(data):
     format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"]))
     content = bytearray(_encode(Image.fromarray(_PIXELS), format))
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):

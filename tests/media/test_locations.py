@@ -31,20 +31,18 @@ def server(monkeypatch):
 @pytest.mark.parametrize(
     ("word", "found"),
     [
-        pytest.param("b.jpg", [("b.jpg", "picture")], id="an image"),
+        pytest.param("b.jpg", [("b.jpg", "image")], id="an image"),
         pytest.param("c.mp4", [("c.mp4", "video")], id="a video"),
-        pytest.param("notes.txt", [("notes.txt", "picture")], id="a named file is judged by its content"),
+        pytest.param("notes.txt", [("notes.txt", "image")], id="a named file is judged by its content"),
         pytest.param(
-            ".", [("a.PNG", "picture"), ("b.jpg", "picture"), ("c.mp4", "video"), ("x*.jpg", "picture")], id="a folder"
+            ".", [("a.PNG", "image"), ("b.jpg", "image"), ("c.mp4", "video"), ("x*.jpg", "image")], id="a folder"
         ),
-        pytest.param("*.jpg", [("b.jpg", "picture"), ("x*.jpg", "picture")], id="a pattern"),
-        pytest.param(
-            "**/*.jpg", [("b.jpg", "picture"), ("inner/d.jpg", "picture"), ("x*.jpg", "picture")], id="all folders"
-        ),
-        pytest.param("x*.jpg", [("x*.jpg", "picture")], id="a file that is called like a pattern"),
-        pytest.param("0", [("0", "picture")], id="a file that is called like a camera"),
+        pytest.param("*.jpg", [("b.jpg", "image"), ("x*.jpg", "image")], id="a pattern"),
+        pytest.param("**/*.jpg", [("b.jpg", "image"), ("inner/d.jpg", "image"), ("x*.jpg", "image")], id="all folders"),
+        pytest.param("x*.jpg", [("x*.jpg", "image")], id="a file that is called like a pattern"),
+        pytest.param("0", [("0", "image")], id="a file that is called like a camera"),
         pytest.param("1", [("camera 1", "camera")], id="a camera"),
-        pytest.param("https://host/a%20b.jpg?key=s3cret", [("https://host/a%20b.jpg", "picture")], id="an address"),
+        pytest.param("https://host/a%20b.jpg?key=s3cret", [("https://host/a%20b.jpg", "image")], id="an address"),
         pytest.param("rtsp://me:pw@host/live/1", [("rtsp://host/live/1", "stream")], id="a stream"),
         pytest.param("RTMPS://host/live", [("rtmps://host/live", "stream")], id="a stream, in capitals"),
         pytest.param("http://host/a.m3u8?key=1", [("http://host/a.m3u8", "stream")], id="a playlist on the web"),
@@ -81,7 +79,7 @@ def test_what_stands_for_nothing_is_one_line(folder, word, said):
     ("address", "stem"),
     [
         ("http://h/a/b.jpg", "b"),
-        ("http://h/", "picture"),
+        ("http://h/", "image"),
         ("http://h/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "passwd"),
         ("http://h/..%5c..%5cboot.ini", "boot"),
         ("http://h/.bashrc", "bashrc"),

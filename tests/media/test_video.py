@@ -39,7 +39,7 @@ def test_common_videos_are_read_frame_by_frame(tmp_path, name, codec):
 
 @pytest.mark.parametrize("rate", [Fraction(10), Fraction(30000, 1001), Fraction(60)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_what_is_written_has_the_rate_size_and_pictures_of_the_original(tmp_path, rate, suffix):
+def test_what_is_written_has_the_rate_size_and_images_of_the_original(tmp_path, rate, suffix):
     little_videos.write(tmp_path / f"a{suffix}", rate=rate)
     _copy(tmp_path / f"a{suffix}", tmp_path / "b.mp4")
     (before, frames), (after, copies) = _read(tmp_path / f"a{suffix}"), _read(tmp_path / "b.mp4")

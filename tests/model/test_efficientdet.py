@@ -62,14 +62,14 @@ def test_nvidia_s_second_normalisation_covers_the_padding(rng):
     np.testing.assert_allclose(twice[0, 4:], np.broadcast_to(-mean / std, (2, 8, 3)), rtol=1e-6)
 
 
-def test_the_picture_beside_the_padding_is_untouched(rng):
+def test_the_image_beside_the_padding_is_untouched(rng):
     images = _images(rng, 6, 8)
     pixels, full = _normalize(images, [[4, 8], [6, 3]]), _normalize(images)
     np.testing.assert_array_equal(pixels[0, :4], full[0, :4])
     np.testing.assert_array_equal(pixels[1, :, :3], full[1, :, :3])
 
 
-def test_without_valid_size_the_picture_is_full(model, rng):
+def test_without_valid_size_the_image_is_full(model, rng):
     images = _images(rng, 64, 96)
     without = model({"images": images})
     whole = model({"images": images, "valid_size": np.array([[64, 96]] * 2, np.int32)})
@@ -106,7 +106,7 @@ def test_any_image_size_works(model, tiny, rng, size):
     assert tuple(raw["box_deltas"].shape) == (1, count, 4)
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other(model, rng):
+def test_images_of_a_batch_do_not_touch_each_other(model, rng):
     images = _images(rng, 64, 96)
     together, alone = model({"images": images}), model({"images": images[1:]})
     # The same sums in another order of threads.

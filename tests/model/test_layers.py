@@ -346,12 +346,12 @@ def test_resampling_projects_before_it_pools():
     np.testing.assert_allclose(pooled.reshape(2, 2), np.array([[-1, 3], [-3, 4]]) / np.sqrt(1 + 1e-3), rtol=1e-6)
 
 
-def test_stochastic_depth_keeps_the_mean_and_drops_whole_pictures():
+def test_stochastic_depth_keeps_the_mean_and_drops_whole_images():
     layer = layers.StochasticDepth(0.8)
     x = np.ones((4000, 2, 2, 1), np.float32)
     y = np.array(layer(x, training=True))
-    per_picture = y.reshape(len(y), -1)
-    np.testing.assert_array_equal(per_picture.min(axis=1), per_picture.max(axis=1))
+    per_image = y.reshape(len(y), -1)
+    np.testing.assert_array_equal(per_image.min(axis=1), per_image.max(axis=1))
     assert {round(float(v), 4) for v in np.unique(y)} == {0.0, 1.25}
     # 4000 draws: the mean is off by 0.008 in one standard deviation.
     assert y.mean() == pytest.approx(1, abs=0.04)

@@ -125,7 +125,7 @@ def test_rows_after_the_last_detection_are_padding():
     assert not found["boxes"][0, 1:].any()
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other():
+def test_images_of_a_batch_do_not_touch_each_other():
     boxes, labels, scores = _candidates(5, 50, 3, batch=3)
     together = _soft_nms(boxes, labels, scores, 30)
     for i in range(3):

@@ -52,7 +52,7 @@ def _webp(width, height):
 
 def _scans(count):
     """A progressive JPEG that repeats its last scan."""
-    content = little_service.encode(little_service.picture(0), "JPEG", progressive=True)
+    content = little_service.encode(little_service.image(0), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:last] + content[last:-2] * count + b"\xff\xd9"
 
@@ -60,16 +60,16 @@ def _scans(count):
 def _zip():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("picture.png", _good())
+        archive.writestr("image.png", _good())
     return buffer.getvalue()
 
 
 def _good() -> bytes:
-    return little_service.encode(little_service.picture(0))
+    return little_service.encode(little_service.image(0))
 
 
 def _jpeg() -> bytes:
-    return little_service.encode(little_service.picture(0), "JPEG")
+    return little_service.encode(little_service.image(0), "JPEG")
 
 
 def _with_exif(exif: bytes) -> bytes:
@@ -85,13 +85,13 @@ def _jpeg_of(width, height):
 
 
 def _gif(width, height):
-    small = bytearray(little_service.encode(little_service.picture(0), "GIF"))
+    small = bytearray(little_service.encode(little_service.image(0), "GIF"))
     small[6:10] = struct.pack("<HH", width, height)
     return bytes(small)
 
 
 def _bmp(width, height):
-    small = bytearray(little_service.encode(little_service.picture(0), "BMP"))
+    small = bytearray(little_service.encode(little_service.image(0), "BMP"))
     small[18:26] = struct.pack("<ii", width, height)
     return bytes(small)
 
@@ -99,7 +99,7 @@ def _bmp(width, height):
 _SVG = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><image href='file:///etc/passwd'/></svg>"
 
 
-def pictures() -> dict[str, tuple[bytes, set[int]]]:
+def images() -> dict[str, tuple[bytes, set[int]]]:
     """Makes files: what each is -> content, and the statuses that are right."""
     good, jpeg = _good(), _jpeg()
     flat = np.zeros((4000, 5000), np.uint8)
@@ -121,7 +121,7 @@ def pictures() -> dict[str, tuple[bytes, set[int]]]:
         "JPEG whose EXIF points outside": (_with_exif(b"Exif\0\0MM\0*" + b"\xff" * 60_000) + b"\0", {200, 422}),
         "JPEG with an orientation that is none": (_with_exif(_orientation(60_000)), {200}),
         "WebP of 268 million pixels, announced": (_webp(16383, 16383), {413}),
-        "WebP cut short": (little_service.encode(little_service.picture(0), "WEBP")[:60], {415, 422}),
+        "WebP cut short": (little_service.encode(little_service.image(0), "WEBP")[:60], {415, 422}),
         "GIF of 3.6 billion pixels, announced": (_gif(_MANY, _MANY), {413}),
         "GIF cut short": (_gif(90, 70)[:400], {422}),
         "BMP of 3.6 billion pixels, announced": (_bmp(_MANY, _MANY), {413}),

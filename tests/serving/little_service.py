@@ -22,7 +22,7 @@ RUNTIME = "openvino"  # starts in half the time
 LIMITS = {
     "max-upload-mb": 4,
     "max-megapixels": 12,
-    "picture-memory-mb": 300,
+    "image-memory-mb": 300,
     "upload-memory-mb": 40,
     "header-seconds": 2,
     "upload-seconds": 2,
@@ -63,9 +63,9 @@ class Service:
             connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
             return read_answer(connection.getresponse())
 
-    def detect(self, picture: bytes, query="", **named) -> Answer:
+    def detect(self, image: bytes, query="", **named) -> Answer:
         """Sends one image."""
-        return self.ask(f"/v1/detect{query}", picture, {"Content-Type": "image/png"}, **named)
+        return self.ask(f"/v1/detect{query}", image, {"Content-Type": "image/png"}, **named)
 
     def send_raw(self, content: bytes, timeout=20) -> bytes:
         """Sends bytes and reads until the service closes the connection."""
@@ -125,7 +125,7 @@ def read_answer(response: http.client.HTTPResponse) -> Answer:
     return Answer(response.status, headers, response.read())
 
 
-def picture(seed: int, size=(70, 90)) -> np.ndarray:
+def image(seed: int, size=(70, 90)) -> np.ndarray:
     """Draws uint8[*size, 3], different for each seed."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)

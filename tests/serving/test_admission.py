@@ -17,7 +17,7 @@ from efficientdet.serving.admission import Budget, Limits, check
         ({"max_waiting": 0}, "`limits.max-waiting` is 0; it must be at least 1"),
         ({"upload_seconds": -1.0}, "`limits.upload-seconds` is -1"),
         ({"header_seconds": float("nan")}, "`limits.header-seconds` is nan"),
-        ({"max_megapixels": 100.0}, r"`limits.picture-memory-mb` is 1500; .* \(100\) needs 2400"),
+        ({"max_megapixels": 100.0}, r"`limits.image-memory-mb` is 1500; .* \(100\) needs 2400"),
         ({"max_upload_mb": 300.0}, "`limits.upload-memory-mb` is 256"),
     ],
 )

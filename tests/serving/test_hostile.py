@@ -8,14 +8,14 @@ import hostile
 import little_service
 import pytest
 
-_PICTURES, _FORMS, _REQUESTS, _RAW = hostile.pictures(), hostile.forms(), hostile.requests(), hostile.raw()
+_IMAGES, _FORMS, _REQUESTS, _RAW = hostile.images(), hostile.forms(), hostile.requests(), hostile.raw()
 _MOST_MEMORY = 450  # MB above what the service has at rest: image-memory-mb, upload-memory-mb, and some
 
 
 @pytest.fixture(scope="module")
 def bounded(service):
     """The service, whose memory is measured over all tests of this module, and which works when they end."""
-    good = little_service.encode(little_service.picture(0))
+    good = little_service.encode(little_service.image(0))
     expected = service.detect(good).json
     service.forget_peak()
     before = service.memory()
@@ -24,7 +24,7 @@ def bounded(service):
     assert service.process.poll() is None
     assert service.detect(good).json == expected
     text = service.ask("/metrics").body.decode()
-    for name in ("waiting_pictures", "upload_bytes", "picture_bytes"):
+    for name in ("waiting_images", "upload_bytes", "image_bytes"):
         assert f"efficientdet_{name} 0.0\n" in text, "nothing is counted that is not there"
     assert "Traceback" not in service.log.read_text()
 
@@ -36,9 +36,9 @@ def _check(answer, statuses):
         assert len(answer.json["detail"]) < 600
 
 
-@pytest.mark.parametrize("name", _PICTURES)
-def test_a_hostile_picture_is_refused_or_does_no_harm(bounded, name):
-    content, statuses = _PICTURES[name]
+@pytest.mark.parametrize("name", _IMAGES)
+def test_a_hostile_image_is_refused_or_does_no_harm(bounded, name):
+    content, statuses = _IMAGES[name]
     _check(bounded.detect(content), statuses)
 
 
@@ -64,8 +64,8 @@ def test_what_no_client_library_sends_is_refused(bounded):
 
 def test_all_of_them_at_once_are_refused_within_the_memory(bounded):
     """Each hostile image four times, thirty-two at a time, with good ones between them."""
-    good = little_service.encode(little_service.picture(0))
-    asked = [pair for pair in _PICTURES.values() for _ in range(4)]
+    good = little_service.encode(little_service.image(0))
+    asked = [pair for pair in _IMAGES.values() for _ in range(4)]
     asked = [each for pair in asked for each in (pair, (good, {200}))]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda each: bounded.detect(each[0], timeout=120), asked))
@@ -73,9 +73,9 @@ def test_all_of_them_at_once_are_refused_within_the_memory(bounded):
         assert answer.status in statuses
 
 
-def test_large_pictures_wait_for_memory(bounded):
+def test_large_images_wait_for_memory(bounded):
     """Ten times what may be decoded at once."""
-    pixels = little_service.picture(0, (3000, 3900))  # 11.7 million px: 281 of 300 MB while it is decoded
+    pixels = little_service.image(0, (3000, 3900))  # 11.7 million px: 281 of 300 MB while it is decoded
     content = little_service.encode(pixels, "JPEG")
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(bounded.detect, [content] * 10))
@@ -90,7 +90,7 @@ def test_slow_clients_hold_nobody_up(bounded):
     for connection in slow:
         connection.sendall(head)
     began = time.monotonic()
-    assert bounded.detect(little_service.encode(little_service.picture(1))).status == 200
+    assert bounded.detect(little_service.encode(little_service.image(1))).status == 200
     assert time.monotonic() - began < 5
     for connection in slow:
         with connection:
@@ -98,7 +98,7 @@ def test_slow_clients_hold_nobody_up(bounded):
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(bounded):
-    content = little_service.encode(little_service.picture(2, (2000, 2000)))
+    content = little_service.encode(little_service.image(2, (2000, 2000)))
     head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(
         content
     )
@@ -107,6 +107,6 @@ def test_a_client_that_goes_away_leaves_nothing_behind(bounded):
             with socket.create_connection(("127.0.0.1", bounded.port), timeout=20) as connection:
                 connection.sendall(head + content[: int(share * len(content))])
     until = time.monotonic() + 20
-    while "efficientdet_waiting_pictures 0.0\n" not in bounded.ask("/metrics").body.decode():
+    while "efficientdet_waiting_images 0.0\n" not in bounded.ask("/metrics").body.decode():
         assert time.monotonic() < until
         time.sleep(0.1)

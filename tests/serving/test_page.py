@@ -24,8 +24,8 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "two <b>words.png"
-    path.write_bytes(little_service.encode(little_service.picture(3)))
+    path = tmp_path_factory.mktemp("images") / "two <b>words.png"
+    path.write_bytes(little_service.encode(little_service.image(3)))
     return path
 
 

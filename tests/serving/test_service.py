@@ -16,16 +16,16 @@ _QUERY = "?score_threshold=0.2"
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """24 images of different sizes, as arrays and as files."""
-    arrays = [little_service.picture(seed, (40 + 5 * (seed % 7), 60 + 9 * (seed % 5))) for seed in range(24)]
+    arrays = [little_service.image(seed, (40 + 5 * (seed % 7), 60 + 9 * (seed % 5))) for seed in range(24)]
     return [(pixels, little_service.encode(pixels)) for pixels in arrays]
 
 
 @pytest.fixture(scope="module")
-def expected(pictures, detector):
+def expected(images, detector):
     """What the detector finds in each alone, from 0.2 on."""
-    found = [detector.detect([pixels])[0].to_dict() for pixels, _ in pictures]
+    found = [detector.detect([pixels])[0].to_dict() for pixels, _ in images]
     for one in found:
         one["detections"] = [each for each in one["detections"] if each["score"] >= 0.2]
     for place, one in enumerate(found):
@@ -36,16 +36,16 @@ def expected(pictures, detector):
     return found
 
 
-def test_a_picture_is_answered_as_the_detector_answers(service, pictures, expected):
-    answer = service.detect(pictures[0][1], _QUERY)
+def test_a_image_is_answered_as_the_detector_answers(service, images, expected):
+    answer = service.detect(images[0][1], _QUERY)
     assert answer.status == 200
     assert answer.json["model"] == "tiny"
     (found,) = answer.json["images"]
     little_service.assert_same(found, expected[0])
 
 
-def test_a_request_of_several_pictures_is_answered_in_their_order(service, pictures, expected):
-    body, headers = little_service.form([(f"ä {place}.png", pictures[place][1]) for place in range(5)])
+def test_a_request_of_several_images_is_answered_in_their_order(service, images, expected):
+    body, headers = little_service.form([(f"ä {place}.png", images[place][1]) for place in range(5)])
     answer = service.ask(f"/v1/detect{_QUERY}", body, headers)
     assert answer.status == 200
     assert [found["name"] for found in answer.json["images"]] == [f"ä {place}.png" for place in range(5)]
@@ -53,28 +53,28 @@ def test_a_request_of_several_pictures_is_answered_in_their_order(service, pictu
         little_service.assert_same(found, wanted)
 
 
-def test_threshold_and_classes_choose_what_is_shown(service, pictures):
-    everything = service.detect(pictures[1][1], "?score_threshold=0").json["images"][0]["detections"]
+def test_threshold_and_classes_choose_what_is_shown(service, images):
+    everything = service.detect(images[1][1], "?score_threshold=0").json["images"][0]["detections"]
     classes = {each["class"] for each in everything}
     assert {"cat", "guinea pig"} <= classes
     scores = [each["score"] for each in everything]
     gaps = [first - second for first, second in itertools.pairwise(scores[:20])]
     place = gaps.index(max(gaps))  # rounding moves no score over a threshold in the middle
     middle = (scores[place] + scores[place + 1]) / 2
-    above = service.detect(pictures[1][1], f"?score_threshold={middle}").json["images"][0]["detections"]
+    above = service.detect(images[1][1], f"?score_threshold={middle}").json["images"][0]["detections"]
     assert above == everything[: place + 1]
     for query in ("classes=cat,guinea%20pig", "classes=cat&classes=guinea+pig"):
-        some = service.detect(pictures[1][1], f"?score_threshold=0&{query}").json["images"][0]["detections"]
+        some = service.detect(images[1][1], f"?score_threshold=0&{query}").json["images"][0]["detections"]
         assert some == [each for each in everything if each["class"] != "dog"]
 
 
-def test_without_a_threshold_the_service_s_own_counts(service, pictures):
-    assert service.detect(pictures[0][1]).json == service.detect(pictures[0][1], "?score_threshold=0.3").json
+def test_without_a_threshold_the_service_s_own_counts(service, images):
+    assert service.detect(images[0][1]).json == service.detect(images[0][1], "?score_threshold=0.3").json
 
 
-def test_every_answer_has_headers_for_browsers_and_names_no_path(service, pictures, weights_file):
+def test_every_answer_has_headers_for_browsers_and_names_no_path(service, images, weights_file):
     asked = [service.ask(path) for path in ("/", "/page.js", "/docs", "/openapi.json", "/healthz", "/metrics", "/x")]
-    asked += [service.detect(pictures[0][1]), service.detect(b"nothing"), service.ask("/v1/detect")]
+    asked += [service.detect(images[0][1]), service.detect(b"nothing"), service.ask("/v1/detect")]
     assert [answer.status for answer in asked] == [200] * 6 + [404, 200, 415, 405]
     for answer in asked:
         assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -84,23 +84,23 @@ def test_every_answer_has_headers_for_browsers_and_names_no_path(service, pictur
             assert part not in answer.body.decode()
 
 
-def test_metrics_count_requests_pictures_and_batches(service, pictures):
+def test_metrics_count_requests_images_and_batches(service, images):
     def read():
         text = service.ask("/metrics").body.decode()
         return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
 
     before = read()
-    body, headers = little_service.form([(f"{place}.png", pictures[place][1]) for place in range(3)])
+    body, headers = little_service.form([(f"{place}.png", images[place][1]) for place in range(3)])
     assert service.ask("/v1/detect", body, headers).status == 200
     after = read()
-    assert after["efficientdet_pictures_total"] - before["efficientdet_pictures_total"] == 3
+    assert after["efficientdet_images_total"] - before["efficientdet_images_total"] == 3
     name = 'efficientdet_requests_total{route="/v1/detect",status="200"}'
     assert after[name] - before[name] == 1
-    assert after["efficientdet_waiting_pictures"] == after["efficientdet_picture_bytes"] == 0
+    assert after["efficientdet_waiting_images"] == after["efficientdet_image_bytes"] == 0
     assert after["process_resident_memory_bytes"] > 1e6
 
 
-def test_the_openapi_document_describes_what_is_answered(service, pictures):
+def test_the_openapi_document_describes_what_is_answered(service, images):
     document = service.ask("/openapi.json").json
     schemas = document["components"]["schemas"]
 
@@ -116,7 +116,7 @@ def test_the_openapi_document_describes_what_is_answered(service, pictures):
             check(each, schema["items"])
 
     for path, method in (("/v1/detect", "post"), ("/v1/model", "get"), ("/healthz", "get")):
-        answer = service.detect(pictures[0][1]) if method == "post" else service.ask(path)
+        answer = service.detect(images[0][1]) if method == "post" else service.ask(path)
         check(answer.json, document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"])
     problem = document["paths"]["/v1/detect"]["post"]["responses"]["415"]["content"]["application/problem+json"]
     check(service.detect(b"nothing").json, problem["schema"])
@@ -131,14 +131,14 @@ def test_the_documentation_needs_nothing_from_elsewhere(service):
     assert "score_threshold" in page
 
 
-def test_200_clients_at_once_all_get_their_own_answer(service, pictures, expected):
+def test_200_clients_at_once_all_get_their_own_answer(service, images, expected):
     """Half of them with one connection a request, all at the same moment."""
     together = threading.Barrier(200)
 
     def client(number):
-        place = number % len(pictures)
+        place = number % len(images)
         together.wait()
-        answer = service.detect(pictures[place][1], _QUERY)
+        answer = service.detect(images[place][1], _QUERY)
         return place, answer
 
     began = time.monotonic()
@@ -150,22 +150,22 @@ def test_200_clients_at_once_all_get_their_own_answer(service, pictures, expecte
         little_service.assert_same(answer.json["images"][0], expected[place])
     text = service.ask("/metrics").body.decode()
     batches, alone = (
-        float(re.search(rf"^efficientdet_batch_pictures_{name} (\S+)$", text, re.MULTILINE)[1])
+        float(re.search(rf"^efficientdet_batch_images_{name} (\S+)$", text, re.MULTILINE)[1])
         for name in ("count", 'bucket{le="1.0"}')
     )
     assert batches - alone > 20, "clients share batches"
 
 
 @pytest.mark.slow
-def test_a_full_queue_refuses_and_a_stop_answers_what_was_accepted(weights_file, tmp_path, pictures, expected):
+def test_a_full_queue_refuses_and_a_stop_answers_what_was_accepted(weights_file, tmp_path, images, expected):
     """200 clients come again after 503, as Retry-After says; then some more while the service is told to stop."""
     with little_service.run(weights_file, tmp_path, "--limits.max-waiting", "20") as service:
         retries = []
 
         def client(number):
-            place = number % len(pictures)
+            place = number % len(images)
             for _ in range(50):
-                answer = service.detect(pictures[place][1], _QUERY)
+                answer = service.detect(images[place][1], _QUERY)
                 if answer.status != 503:
                     return place, answer
                 assert answer.headers["retry-after"].isdecimal()
@@ -183,14 +183,14 @@ def test_a_full_queue_refuses_and_a_stop_answers_what_was_accepted(weights_file,
 
         head = b"POST /v1/detect%s HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
         connections = []
-        for _, content in pictures[:12]:
+        for _, content in images[:12]:
             connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
             connection.sendall(head % (_QUERY.encode(), len(content)) + content[:-1])
             connections.append(connection)
-        _wait_until(lambda: "efficientdet_waiting_pictures 12.0" in _lines(service))
+        _wait_until(lambda: "efficientdet_waiting_images 12.0" in _lines(service))
         service.process.send_signal(signal.SIGTERM)
         _wait_until(lambda: _is_refused(service.port))
-        for connection, (_, content) in zip(connections, pictures, strict=False):
+        for connection, (_, content) in zip(connections, images, strict=False):
             connection.sendall(content[-1:])  # accepted before the signal, complete only now
         for connection, wanted in zip(connections, expected, strict=False):
             with connection, connection.makefile("rb") as stream:

@@ -71,15 +71,15 @@ def test_requests_say_what_they_want_else_the_service_does():
 )
 def test_json_that_cannot_be_used(body, status):
     with pytest.raises(Refusal) as caught:
-        uploads._of_json(body, Limits(max_pictures=2))
+        uploads._of_json(body, Limits(max_images=2))
     assert caught.value.status == status
 
 
 def _same_everywhere(service, options, query, fields):
     """Asks in the query, in a form and in JSON, and holds the answers to each other."""
-    content = little_service.encode(little_service.picture(1))
+    content = little_service.encode(little_service.image(1))
     asked = service.detect(content, f"?{query}")
-    body, headers = little_service.form([("picture", content)])
+    body, headers = little_service.form([("image", content)])
     head = '--limit\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
     fields = "".join(head.format(name, value) for name, value in fields).encode()
     answers = [asked, service.ask("/v1/detect", fields + body, headers)]
@@ -108,7 +108,7 @@ def test_query_form_and_json_are_the_same(service):
 def test_pages_elsewhere_ask_only_where_that_was_allowed(service, weights_file, tmp_path):
     preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     assert service.ask("/v1/detect", headers=preflight, method="OPTIONS").status == 405
-    content = little_service.encode(little_service.picture(1))
+    content = little_service.encode(little_service.image(1))
     with little_service.run(
         weights_file, tmp_path, "--cors-origins", "https://a.example", "--max-detections", "1"
     ) as ours:

@@ -17,7 +17,7 @@ from efficientdet import backend
 from efficientdet.config import BackboneConfig, ExperimentConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from efficientdet.errors import UserError
 
-_PICTURES, _PARTS = 8, 2
+_IMAGES, _PARTS = 8, 2
 _MODEL = ModelConfig(
     image_size=(64, 64),
     num_classes=2,
@@ -33,12 +33,12 @@ _SCHEDULE = {"peak": 0.1, "start": 0.05, "warmup_steps": 10.0, "total_steps": 10
 def _batch():
     """Eight images with none to three boxes, so that parts have different numbers of matched anchors."""
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 30, (_PICTURES, 3, 2))
+    corners = rng.uniform(0, 30, (_IMAGES, 3, 2))
     return {
-        "images": rng.integers(0, 256, (_PICTURES, 64, 64, 3), np.uint8),
-        "valid_size": np.tile(np.array([64, 64], np.int32), (_PICTURES, 1)),
+        "images": rng.integers(0, 256, (_IMAGES, 64, 64, 3), np.uint8),
+        "valid_size": np.tile(np.array([64, 64], np.int32), (_IMAGES, 1)),
         "boxes": np.concatenate([corners, corners + rng.uniform(12, 32, corners.shape)], -1).astype(np.float32),
-        "labels": rng.integers(0, 2, (_PICTURES, 3)).astype(np.int32),
+        "labels": rng.integers(0, 2, (_IMAGES, 3)).astype(np.int32),
         "num_boxes": np.array([0, 1, 3, 0, 3, 3, 2, 1], np.int32),
     }
 
@@ -53,7 +53,7 @@ class _Trainer:
         from efficientdet.training import step as training_step
         from efficientdet.training.distributed import replicas
 
-        training = TrainingConfig(batch_size=_PICTURES, accumulate_steps=parts, devices=devices)
+        training = TrainingConfig(batch_size=_IMAGES, accumulate_steps=parts, devices=devices)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
         self.model = EfficientDet(_MODEL)
         rng = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def test_batch_statistics_move_with_each_part(in_parts):
     state, _ = in_parts.step(_batch())
     statistics = in_parts.first["non_trainable"]
     for part in range(_PARTS):
-        rows = slice(part * _PICTURES // _PARTS, (part + 1) * _PICTURES // _PARTS)
+        rows = slice(part * _IMAGES // _PARTS, (part + 1) * _IMAGES // _PARTS)
         inputs = {name: keras.ops.convert_to_tensor(_batch()[name][rows]) for name in ("images", "valid_size")}
         _, statistics = in_parts.model.stateless_call(in_parts.first["trainable"], statistics, inputs, training=True)
     for found, expected in zip(state["non_trainable"], statistics, strict=True):

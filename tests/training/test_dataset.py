@@ -22,12 +22,12 @@ from efficientdet.training import dataset
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("dataset")
-    synthetic.write_coco_folder(root / "pictures", {"train": 4, "val": 3}, (80, 120), seed=0)
-    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    synthetic.write_coco_folder(root / "images", {"train": 4, "val": 3}, (80, 120), seed=0)
+    conversion.convert("coco", root / "images", output=root / "records", num_workers=1)
     return str(root / "records")
 
 
-def test_pictures_are_resampled_as_the_model_says(converted, tiny):
+def test_images_are_resampled_as_the_model_says(converted, tiny):
     training, validation = [], []
     for method in typing.get_args(Resize):
         config = ExperimentConfig(

@@ -42,7 +42,7 @@ def _largest_logits(folder, fixed_statistics):
     weights.assign(network, loaded)
     largest = []
     for seed, count in ((0, 64), (1, 128)):
-        images = np.stack([synthetic.draw_picture(seed, index, _SIZE, 2)[0] for index in range(count)])
+        images = np.stack([synthetic.draw_image(seed, index, _SIZE, 2)[0] for index in range(count)])
         largest.append(float(np.asarray(network({"images": images})["class_logits"]).max()))
     return largest
 

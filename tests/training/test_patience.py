@@ -95,7 +95,7 @@ def test_the_same_command_again_does_nothing_more(config, stopped):
     assert _lines(config) == before
 
 
-def test_patience_without_validation_pictures_is_refused(config):
+def test_patience_without_validation_images_is_refused(config):
     without = dataclasses.replace(config, data=dataclasses.replace(config.data, validation="none"))
     with pytest.raises(UserError, match=r"`training\.patience` is 2, but there are no validation images with boxes"):
         dataset.open_dataset(without)

@@ -19,7 +19,7 @@ _STEPS = 30
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_one_picture_at_a_time_trains_without_a_number_that_is_not_finite(tiny, precision):
+def test_one_image_at_a_time_trains_without_a_number_that_is_not_finite(tiny, precision):
     config = dataclasses.replace(tiny, image_size=(64, 64), batch_norm_momentum=0.9)
     keras.utils.set_random_seed(0)
     model = EfficientDet(config, precision=precision)
@@ -28,9 +28,9 @@ def test_one_picture_at_a_time_trains_without_a_number_that_is_not_finite(tiny, 
     step = training_step.make_step(model, anchors.anchor_boxes(config), experiment, schedule, replicas.OneDevice())
     compiled = backend.compile_function(step)
     state, failed = engine.to_device(training_step.first_state(model)), 0.0
-    pictures = synthetic.batches(batch_size=1, image_size=(64, 64), max_boxes=8, seed=0, num_classes=3, num_pictures=8)
+    images = synthetic.batches(batch_size=1, image_size=(64, 64), max_boxes=8, seed=0, num_classes=3, num_images=8)
     for number in range(_STEPS):
-        batch, _ = next(pictures)
+        batch, _ = next(images)
         num_boxes = batch["num_boxes"] * (number % 3 > 0)  # every third image has nothing on it
         state, logs = compiled(state, engine.to_device({**batch, "num_boxes": num_boxes.astype(np.int32)}))
         logs = engine.to_host(logs)

@@ -147,7 +147,7 @@ def test_bad_steps_are_counted_in_a_row_and_forgotten_after_a_good_one(trainer):
     assert counts == [1, 2, 0, 1]
 
 
-def test_pictures_without_boxes_are_fine(trainer):
+def test_images_without_boxes_are_fine(trainer):
     state, logs = trainer.step(trainer.first, _batch(num_boxes=(0, 0)))
     assert logs["ok"] == 1
     assert logs["box_loss"] == 0

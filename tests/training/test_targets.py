@@ -11,19 +11,19 @@ from efficientdet.training import targets
 _ANCHORS = np.array([[0, 0, 10, 10], [0, 10, 10, 20], [0, 20, 10, 30], [50, 50, 60, 60]], np.float32)
 
 
-def _assign(pictures, anchors=_ANCHORS, room=4, match_iou=0.5):
+def _assign(images, anchors=_ANCHORS, room=4, match_iou=0.5):
     """Assigns images, each a list of (box, label)."""
-    boxes = np.zeros((len(pictures), room, 4), np.float32)
-    labels = np.full((len(pictures), room), 7, np.int32)  # padding that must not be seen
-    for row, picture in enumerate(pictures):
-        for number, (box, label) in enumerate(picture):
+    boxes = np.zeros((len(images), room, 4), np.float32)
+    labels = np.full((len(images), room), 7, np.int32)  # padding that must not be seen
+    for row, image in enumerate(images):
+        for number, (box, label) in enumerate(image):
             boxes[row, number], labels[row, number] = box, label
-    truth = {"boxes": boxes, "labels": labels, "num_boxes": np.array([len(p) for p in pictures], np.int32)}
+    truth = {"boxes": boxes, "labels": labels, "num_boxes": np.array([len(p) for p in images], np.int32)}
     return {name: np.array(value) for name, value in targets.assign(anchors, truth, match_iou).items()}
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         pytest.param([], [-1, -1, -1, -1], id="no box: all background"),
         pytest.param([([0, 10, 10, 20], 5)], [-1, 5, -1, -1], id="the anchor itself"),
@@ -42,8 +42,8 @@ def _assign(pictures, anchors=_ANCHORS, room=4, match_iou=0.5):
         pytest.param([([0, 10, 10, 20], 0)], [-1, 0, -1, -1], id="class 0 is a class"),
     ],
 )
-def test_labels_of(picture, expected):
-    assert _assign([picture])["labels"].tolist() == [expected]
+def test_labels_of(image, expected):
+    assert _assign([image])["labels"].tolist() == [expected]
 
 
 def test_an_anchor_between_two_boxes_belongs_to_the_first():
@@ -70,11 +70,11 @@ def test_an_empty_box_has_finite_deltas():
     assert np.isfinite(_assign([[([5, 5, 5, 5], 3)]])["box_deltas"]).all()
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other():
-    pictures = [[], [([0, 10, 10, 20], 1)], [([0, 0, 10, 10], 2), ([0, 20, 10, 30], 3), ([51, 51, 60, 60], 4)]]
-    together = _assign(pictures)
-    for row, picture in enumerate(pictures):
-        for name, value in _assign([picture]).items():
+def test_images_of_a_batch_do_not_touch_each_other():
+    images = [[], [([0, 10, 10, 20], 1)], [([0, 0, 10, 10], 2), ([0, 20, 10, 30], 3), ([51, 51, 60, 60], 4)]]
+    together = _assign(images)
+    for row, image in enumerate(images):
+        for name, value in _assign([image]).items():
             np.testing.assert_array_equal(together[name][row], value[0])
 
 
@@ -121,16 +121,16 @@ def _reference(anchors, boxes, labels, match_iou):
 def test_targets_equal_the_plain_form(image_size, seed):
     rng = np.random.default_rng(seed)
     anchors = anchor_boxes.anchor_boxes(ModelConfig(), image_size)
-    pictures = []
+    images = []
     for count in (0, 1, 5, 30):
         corner = rng.uniform(0, 0.8, (count, 2)) * image_size
         # Whole pixels: boxes then meet anchors exactly, and ties come up.
         boxes = np.round(np.concatenate([corner, corner + rng.uniform(4, 0.4 * min(image_size), (count, 2))], axis=-1))
-        pictures.append(list(zip(boxes.astype(np.float32), rng.integers(-1, 9, count), strict=True)))
-    found = _assign(pictures, anchors, room=32)
-    for row, picture in enumerate(pictures):
-        boxes = np.array([box for box, _ in picture], np.float32).reshape(-1, 4)
-        labels, deltas = _reference(anchors, boxes, [label for _, label in picture], 0.5)
+        images.append(list(zip(boxes.astype(np.float32), rng.integers(-1, 9, count), strict=True)))
+    found = _assign(images, anchors, room=32)
+    for row, image in enumerate(images):
+        boxes = np.array([box for box, _ in image], np.float32).reshape(-1, 4)
+        labels, deltas = _reference(anchors, boxes, [label for _, label in image], 0.5)
         np.testing.assert_array_equal(found["labels"][row], labels)
         # Centres of hundreds of px in float32 over anchors of 32 px.
         np.testing.assert_allclose(found["box_deltas"][row], deltas, atol=2e-5)

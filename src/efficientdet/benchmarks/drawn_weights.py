@@ -44,7 +44,7 @@ def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
     random.seed(0)  # Keras draws from here; its own `set_random_seed` would import TensorFlow, also on JAX
     network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
-    drawn = [synthetic.draw_picture(0, number, config.image_size)[0] for number in range(4)]
+    drawn = [synthetic.draw_image(0, number, config.image_size)[0] for number in range(4)]
     trainable, statistics = network.trainable_variables, network.non_trainable_variables
 
     def normalize(images: Any) -> Any:

@@ -22,7 +22,7 @@ from efficientdet.formats import calibration, loading
 from efficientdet.formats import keras as keras_runtime
 from efficientdet.storage import files
 
-_PICTURES = 8
+_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def benchmark_exports(
     *,
     data: str = "",
     split: str = "val",
-    pictures: Path | None = None,
+    images: Path | None = None,
     calibration_images: int = 200,
     formats: tuple[ExportFormat, ...] = ("saved_model", "onnx", "litert", "openvino"),
     precisions: tuple[ExportPrecision, ...] = ("float32", "float16", "int8"),
@@ -108,7 +108,7 @@ def benchmark_exports(
         model: weights file, run, published name, or a preset, whose weights are then random.
         data: records on which AP is measured; without them int8 is left out, since it cannot be verified.
         split: split of these records.
-        pictures: folder of photographs to compare on and to measure with; generated ones if not given.
+        images: folder of photographs to compare on and to measure with; generated ones if not given.
         calibration_images: of int8, from the split train of `data`.
         formats: saved_model, onnx, litert, openvino.
         precisions: float32, float16, bfloat16, int8; what a format lacks is left out.
@@ -132,7 +132,7 @@ def benchmark_exports(
         exports.require(*pair)
     with drawn_weights.weights_of(model) as location, tempfile.TemporaryDirectory() as folder:
         keras = keras_runtime.KerasRuntime(location)
-        samples = _samples(keras, pictures)
+        samples = _samples(keras, images)
         row: dict[str, Any] = {"format": "weights", "precision": "float32", "answer": "Keras", "agreement": None}
         row |= {"megabytes": round(keras.path.stat().st_size / 1e6, 2), "ap": _ap(keras, data, split)}
         loaded, refused = [_Loaded(keras, samples, row)], []
@@ -144,7 +144,7 @@ def benchmark_exports(
                     format=name,
                     precision=precision,
                     output=target,
-                    pictures=pictures,
+                    images=images,
                     data=data if precision == "int8" else "",
                     split=split,
                     calibration_images=calibration_images,
@@ -161,18 +161,18 @@ def benchmark_exports(
             loaded.append(_Loaded(runtime, samples, row))
         rows = _measure(loaded, rounds, turn_seconds)
         size = keras.image_size
-    what = f"{model} at {size[0]} x {size[1]} px, one image a call, {'photographs' if pictures else 'generated'}"
+    what = f"{model} at {size[0]} x {size[1]} px, one image a call, {'photographs' if images else 'generated'}"
     result = ExportsBenchmark(what=what, rows=rows + refused)
     if output is not None:
         files.write_json(output, {**result.to_dict(), **report.circumstances()})
     return result
 
 
-def _samples(keras: keras_runtime.KerasRuntime, pictures: Path | None) -> list[calibration.Sample]:
+def _samples(keras: keras_runtime.KerasRuntime, images: Path | None) -> list[calibration.Sample]:
     """Finds the images that are timed."""
-    if pictures is not None:
-        return calibration.from_folder(pictures, keras.model, _PICTURES, "pictures")
-    return list(calibration.generated(keras.model, _PICTURES))
+    if images is not None:
+        return calibration.from_folder(images, keras.model, _IMAGES, "images")
+    return list(calibration.generated(keras.model, _IMAGES))
 
 
 def _ap(runtime: loading.Runtime, data: str, split: str) -> float | None:

@@ -131,7 +131,7 @@ def benchmark_inference(
     model: str = "d0",
     /,
     *,
-    pictures: Path | None = None,
+    images: Path | None = None,
     image_size: tuple[int, int] | None = None,
     batch_sizes: tuple[int, ...] = (1,),
     precisions: tuple[Precision, ...] = ("float32", "mixed_bfloat16"),
@@ -155,7 +155,7 @@ def benchmark_inference(
     Args:
         model: weights file, run, published name, an export with raw answers (in its own program and precision), or a
             preset, whose weights are then random (as fast as trained ones).
-        pictures: folder of photographs; generated images if not given.
+        images: folder of photographs; generated images if not given.
         image_size: height and width of the network input, px; what the model was made for if not given.
         batch_sizes: images a call.
         precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
@@ -183,7 +183,7 @@ def benchmark_inference(
         precisions = _with_arithmetic(precisions)
     from efficientdet.model import layers
 
-    encoded = _read_pictures(pictures)
+    encoded = _read_images(images)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         location = stack.enter_context(drawn_weights.weights_of(model))
@@ -218,7 +218,7 @@ def benchmark_inference(
     rows = [candidate.row(rates[candidate.name]) for candidate in candidates]
     compared, ratios["postprocess_vs_numpy"] = suppression.compare(cases, rounds)
     resident["peak"] = memory.resident_peak() or 0.0
-    kind = "photographs" if pictures else "generated images"
+    kind = "photographs" if images else "generated images"
     what = f"{model} at {size[0]} x {size[1]} px, {len(encoded)} {kind}, on {report.device()}"
     result = InferenceBenchmark(what=what, rows=rows + compared, ratios=ratios, resident_mb=resident)
     if output is not None:
@@ -243,22 +243,22 @@ def _with_arithmetic(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]
     return left
 
 
-def _read_pictures(folder: Path | None) -> list[bytes]:
+def _read_images(folder: Path | None) -> list[bytes]:
     """Reads the files of a folder, or draws images."""
     if folder is None:
-        drawn = [synthetic.draw_picture(0, number, _GENERATED_SIZE)[0] for number in range(_GENERATED)]
-        return [_to_jpeg(picture) for picture in drawn]
+        drawn = [synthetic.draw_image(0, number, _GENERATED_SIZE)[0] for number in range(_GENERATED)]
+        return [_to_jpeg(image) for image in drawn]
     if not folder.is_dir():
-        raise UserError(f"`pictures` is `{folder}`, which is not a folder.")
+        raise UserError(f"`images` is `{folder}`, which is not a folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:_MOST]
     if not paths:
-        raise UserError(f"`pictures` is `{folder}`, where there are none ({', '.join(images.SUFFIXES)}).")
+        raise UserError(f"`images` is `{folder}`, where there are none ({', '.join(images.SUFFIXES)}).")
     return [images.read_file(path, str(path)) for path in paths]
 
 
-def _to_jpeg(picture: np.ndarray) -> bytes:
+def _to_jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=92)
+    Image.fromarray(image).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
@@ -270,7 +270,7 @@ def _candidates(
     inputs = [_letterboxed(ours, batch) for batch in files_of]
 
     def whole(call: int) -> Any:
-        return ours.detect([images.read_image(one, "picture") for one in files_of[call % len(files_of)]])
+        return ours.detect([images.read_image(one, "image") for one in files_of[call % len(files_of)]])
 
     if name.startswith("keras"):
         calls = accelerator.calls(ours.runtime, inputs)
@@ -286,19 +286,17 @@ def _candidates(
 def _letterboxed(ours: detector.Detector, batch: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Decodes and letterboxes a batch: what a runtime takes."""
     runtime = ours.runtime
-    boxed = [
-        preprocess.letterbox(images.read_image(one, "picture"), runtime.image_size, runtime.resize) for one in batch
-    ]
+    boxed = [preprocess.letterbox(images.read_image(one, "image"), runtime.image_size, runtime.resize) for one in batch]
     return np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
 
 
 def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
     """Makes the parts beside the network, one image a call."""
-    decoded = [images.read_image(one, "picture") for one in encoded]
+    decoded = [images.read_image(one, "image") for one in encoded]
     size, resize = ours.runtime.image_size, ours.runtime.resize
 
     def decode(call: int) -> Any:
-        return images.read_image(encoded[call % len(encoded)], "picture")
+        return images.read_image(encoded[call % len(encoded)], "image")
 
     def letterbox(call: int) -> Any:
         return preprocess.letterbox(decoded[call % len(decoded)], size, resize)

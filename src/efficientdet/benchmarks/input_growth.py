@@ -19,7 +19,7 @@ from efficientdet.structures import Batch
 _SHARDS = (1, 64, 256)
 _BOXES = (1, 8, 32, 100)
 _SIDES = (256, 512, 768, 1024)
-_PICTURES = 64  # of which the boxes are counted
+_IMAGES = 64  # of which the boxes are counted
 _MEASURED = 160  # images a measurement
 
 
@@ -36,11 +36,11 @@ def measure(opened: store.Records, *, batch_size: int, rounds: int) -> list[dict
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthetic.write_coco_folder(folder / "pictures", {"train": max(_SHARDS)}, (64, 64), seed=0)
+        synthetic.write_coco_folder(folder / "images", {"train": max(_SHARDS)}, (64, 64), seed=0)
         for count in _SHARDS:
             location = folder / f"shards-{count}"
             conversion.convert(
-                "coco", folder / "pictures", output=location, num_shards=count, num_workers=1, val_fraction=0
+                "coco", folder / "images", output=location, num_shards=count, num_workers=1, val_fraction=0
             )
         shards = {str(n): _first_batch(folder / f"shards-{n}", batch_size) for n in _SHARDS}
         first = timing.in_turns(shards, rounds)
@@ -118,7 +118,7 @@ def _with_boxes(opened: store.Records, folder: Path, num_boxes: int) -> store.Re
         "is_crowd": np.zeros(num_boxes, bool),
         "area": np.ones(num_boxes, np.float32),
     }
-    path, count = folder / f"boxes-{num_boxes}.tfrecord", min(len(opened), _PICTURES)
+    path, count = folder / f"boxes-{num_boxes}.tfrecord", min(len(opened), _IMAGES)
     dataset = pipeline.training_files(opened, batch_size=count, seed=0, start_step=0, stop_step=1)
     lengths = []
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -57,7 +57,7 @@ class InputBenchmark:
     """The stage that adds most."""
     ratios: dict[str, dict[str, float]]
     """Our rate over theirs, round by round: min, median, max."""
-    pictures: dict[str, Any]
+    images: dict[str, Any]
     """How many, their mean height and width in px and bytes of a file; network input, batch."""
     growth: list[dict[str, Any]]
     """What was measured with `growth`."""
@@ -127,7 +127,7 @@ def benchmark_input(
             "or more, the last at least a batch."
         )
     with _opened(records_location, split) as opened:
-        pictures = _describe(opened, image_size, batch_size)
+        images = _describe(opened, image_size, batch_size)
         datasets = _datasets(opened, image_size, batch_size, num_images // batch_size + 1, decode)
         with progress.track("Measuring", (rounds + 1) * len(datasets), unit="measurements") as tracker:
             processor: dict[str, list[float]] = {name: [] for name in datasets}
@@ -151,7 +151,7 @@ def benchmark_input(
             "input_vs_conventional": timing.ratio(rates["ours"], rates["conventional"]),
             "input_vs_decode": timing.ratio(rates["ours"], rates["bare decoding"]),
         },
-        pictures=pictures,
+        images=images,
         growth=grown,
     )
     if output is not None:
@@ -167,8 +167,8 @@ def _opened(location: str, split: str) -> Iterator[store.Records]:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthetic.write_coco_folder(folder / "pictures", {"train": 64}, (480, 640), seed=0)
-        conversion.convert("coco", folder / "pictures", output=folder / "records", num_workers=1, val_fraction=0)
+        synthetic.write_coco_folder(folder / "images", {"train": 64}, (480, 640), seed=0)
+        conversion.convert("coco", folder / "images", output=folder / "records", num_workers=1, val_fraction=0)
         yield store.open_records(str(folder / "records"), "train")
 
 
@@ -176,7 +176,7 @@ def _describe(opened: store.Records, image_size: tuple[int, int], batch_size: in
     """Notes what the images are like: the first 256 of them."""
     sizes, lengths = [], []
     for encoded in _encoded(opened, min(len(opened), 256)):
-        sizes.append(preprocess.picture_size_tf(encoded).numpy())
+        sizes.append(preprocess.image_size_tf(encoded).numpy())
         lengths.append(len(encoded))
     height, width = np.mean(sizes, axis=0)
     return {
@@ -218,7 +218,7 @@ def _datasets(
     decoded = encoded.take(min(len(opened), 64)).map(preprocess.decode_tf).cache().repeat().take(count).enumerate()
 
     def seen(file: dict[str, Any]) -> tuple[Any, Any, Any]:
-        size = preprocess.picture_size_tf(file["encoded"])
+        size = preprocess.image_size_tf(file["encoded"])
         seed = tf.stack([file["epoch"], file["number"]])
         drawn = cropping.draw_decisions(seed, size, image_size, augmentation, model.resize)
         is_mirrored, window, shrink, valid_size = drawn

@@ -256,16 +256,16 @@ def _batches(config: ExperimentConfig, records: Path | None, boxes: int) -> tupl
 
     if records is None:
         classes = len(synthetic.CATEGORIES)
-        pictures = synthetic.batches(
+        images = synthetic.batches(
             batch_size=config.training.batch_size,
             image_size=config.model.image_size,
             max_boxes=boxes,
             seed=0,
             num_classes=classes,
-            num_pictures=max(8, config.training.batch_size),
+            num_images=max(8, config.training.batch_size),
         )
         # The published number of classes is what a speed is published for.
-        return (batch for batch, _ in pictures), config
+        return (batch for batch, _ in images), config
     from efficientdet.training import dataset
 
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=str(records), validation="none"))

@@ -47,7 +47,9 @@ def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str
 
 
 def _explain_one(verb: str, word: str, option: str, knobs: Collection[str], names: Collection[str]) -> str | None:
-    """Explains one unknown option by the rule of this module."""
+    """Explains one unknown option by the rule of this module, or by the word that it had in earlier versions."""
+    if "picture" in option and ((now := option.replace("picture", "image")) in names or now.startswith("--limits.")):
+        return f"`{word}` is called `{now}` now."
     if verb in BY_SECTION:
         same = [knob for knob in knobs if knob.removeprefix("--").endswith(f".{option.removeprefix('--')}")]
         if same:

@@ -68,7 +68,7 @@ _ANNOTATIONS = _Archive(
     folder="annotations",
 )
 # Images do not become smaller in an archive.
-_PICTURES = {
+_IMAGES = {
     "val": _Archive(
         place="zips/val2017.zip",
         published_size=815_585_330,
@@ -257,8 +257,8 @@ def _missing(output: Path, wanted: Iterable[str]) -> list[_Archive]:
                 f"`{output / _ANNOTATIONS.folder}` has no `{absent[0]}`; remove it to have it fetched again."
             )
         missing.append(_ANNOTATIONS)
-    pictures = [archive for name, archive in _PICTURES.items() if name in wanted]
-    return missing + [archive for archive in pictures if not _is_filled(output / archive.folder)]
+    images = [archive for name, archive in _IMAGES.items() if name in wanted]
+    return missing + [archive for archive in images if not _is_filled(output / archive.folder)]
 
 
 def _is_filled(folder: Path) -> bool:
@@ -275,8 +275,8 @@ def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirr
     sizes = {archive.name: _size(archive, output, mirror) for archive in missing}
     to_fetch = sum(max(size - web.arrived(paths[name]), 0) for name, size in sizes.items())
     to_unpack = sum(int(sizes[archive.name] * archive.growth) for archive in missing)
-    pictures = [_PICTURES[name] for name in wanted]
-    num_bytes = sum(sizes.get(archive.name) or _num_bytes(output / archive.folder) for archive in pictures)
+    images = [_IMAGES[name] for name in wanted]
+    num_bytes = sum(sizes.get(archive.name) or _num_bytes(output / archive.folder) for archive in images)
     to_write = int(num_bytes * _MARGIN)
     absent = [f"{name} ({files.size_text(size)})" for name, size in sizes.items() if not paths[name].is_file()]
     if absent:
@@ -340,7 +340,7 @@ def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
         "coco",
         output,
         output=output / "records",
-        files=tuple((name, Path("annotations", _instances(name)), Path(_PICTURES[name].folder)) for name in wanted),
+        files=tuple((name, Path("annotations", _instances(name)), Path(_IMAGES[name].folder)) for name in wanted),
         num_shards={name: _SHARDS[name] for name in wanted},
         num_workers=num_workers,
         overwrite=True,
@@ -352,12 +352,12 @@ def _remove(output: Path, remove_archives: bool, remove_images: bool) -> list[st
     """Removes what the records do not need, and nothing that did not come from COCO."""
     removed = []
     if remove_archives:
-        for archive in (_ANNOTATIONS, *_PICTURES.values()):
+        for archive in (_ANNOTATIONS, *_IMAGES.values()):
             for path in sorted((output / "archives").glob(f"{archive.name}*")):  # with a part that was not needed
                 path.unlink()
                 removed.append(str(path))
     if remove_images:
-        for folder in (output / archive.folder for archive in _PICTURES.values()):
+        for folder in (output / archive.folder for archive in _IMAGES.values()):
             if folder.is_symlink():
                 folder.unlink()
             elif folder.is_dir():

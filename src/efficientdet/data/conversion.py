@@ -19,11 +19,11 @@ from efficientdet.data.records import shards, staging, store
 from efficientdet.errors import UserError
 from efficientdet.storage import web
 
-_PICTURES_A_SHARD = 1000
+_IMAGES_A_SHARD = 1000
 _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
 # Starting a process costs about as much as converting so many images.
-_PICTURES_A_WORKER = 1000
+_IMAGES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
 _HELD_OUT = "split held out from the training images, since the dataset has no other"
 # Options that only one format has.
@@ -294,7 +294,7 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
 def _num_workers(num_examples: int) -> int:
     """Chooses the number of processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, -(-num_examples // _PICTURES_A_WORKER))
+    return min(cores, -(-num_examples // _IMAGES_A_WORKER))
 
 
 def _plan(dataset: sources.Source, folder: Path | None, num_shards: int | dict[str, int]) -> list[shards.Task]:
@@ -306,7 +306,7 @@ def _plan(dataset: sources.Source, folder: Path | None, num_shards: int | dict[s
     tasks = []
     for split, examples in dataset.splits.items():
         num_bytes = sum(example.path.stat().st_size for example in examples if example.path.is_file())
-        by_size = max(1, -(-len(examples) // _PICTURES_A_SHARD), -(-num_bytes // _BYTES_A_SHARD))
+        by_size = max(1, -(-len(examples) // _IMAGES_A_SHARD), -(-num_bytes // _BYTES_A_SHARD))
         total = min(wanted.get(split, 0) or min(by_size, _MAX_SHARDS), len(examples))
         for index in range(total):
             name = f"{split}-{index:05d}-of-{total:05d}.tfrecord"

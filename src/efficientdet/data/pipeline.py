@@ -117,7 +117,7 @@ def example_maker(
     """Makes the function from an element of `training_files` to a row of a Batch and the image id."""
     import tensorflow as tf
 
-    room = box_room(records) * combinations.num_pictures(augmentation)
+    room = box_room(records) * combinations.num_images(augmentation)
 
     def example(file: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         own_seed = tf.random.fold_in(tf.stack([seed, file["epoch"]]), file["number"])
@@ -251,7 +251,7 @@ def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Original
     room, label_of = box_room(records), _label_table(records.categories)
 
     def example(record: dict[str, Any], id: Any) -> dict[str, Any]:
-        size = preprocess.picture_size_tf(record["encoded"])
+        size = preprocess.image_size_tf(record["encoded"])
         return _originals_row(record, id, size, tf.constant(1.0), label_of(record["category_ids"]), room)
 
     yield from _one_pass(records, example, _TRUTH_BATCH, max_images)

@@ -27,7 +27,7 @@ _CLIP_SILENTLY_PX = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
+class Image:
     """An image that can be trusted.
 
     Attributes:
@@ -51,7 +51,7 @@ class Picture:
     problems: tuple[sources.Problem, ...]
 
 
-def prepare(example: sources.Example, split: str) -> Picture:
+def prepare(example: sources.Example, split: str) -> Image:
     """Reads, checks and mends one image and its boxes.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare(example: sources.Example, split: str) -> Picture:
         report(kind, count, lost=0 if kind == CLIPPED else count)
     box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = example.area[keep]
-    return Picture(
+    return Image(
         jpeg=jpeg,
         height=height,
         width=width,

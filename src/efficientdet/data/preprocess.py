@@ -156,7 +156,7 @@ def decode_tf(encoded: Any) -> Any:
     return image
 
 
-def picture_size_tf(encoded: Any) -> Any:
+def image_size_tf(encoded: Any) -> Any:
     """Reads height and width of an image in TensorFlow: string[] -> int32[2], px. A JPEG is not decoded for it."""
     import tensorflow as tf
 

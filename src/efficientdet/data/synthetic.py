@@ -34,7 +34,7 @@ _POOL_BYTES = 512 * 1024**2
 _SPLIT_STRIDE = 10_000_000  # image numbers between splits, so that no two splits share an image
 
 
-def draw_picture(
+def draw_image(
     seed: int, index: int, image_size: tuple[int, int], num_classes: int = len(CATEGORIES)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws one image, always the same for the same arguments.
@@ -275,7 +275,7 @@ def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[in
             for number in range(1, count + 1):
                 index = position * _SPLIT_STRIDE + number
                 size = _vary(image_size, seed, index)
-                image, boxes, labels = draw_picture(seed, index, size)
+                image, boxes, labels = draw_image(seed, index, size)
                 name = f"{number:06}.jpg"
                 Image.fromarray(image).save(folder / split / name, quality=92)
                 images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
@@ -319,12 +319,12 @@ def batches(
     seed: int,
     num_classes: int,
     start_step: int = 0,
-    num_pictures: int = 256,
+    num_images: int = 256,
 ) -> Iterator[tuple[structures.Batch, structures.Originals]]:
     """Makes batches without end; the one of step s is a pure function of (seed, s).
 
     Images are drawn when first needed and used again: each pass over them has an order of its own. An image's id is
-    its number in the pool, so that the first `num_pictures // batch_size` batches hold no id twice.
+    its number in the pool, so that the first `num_images // batch_size` batches hold no id twice.
 
     Args:
         batch_size: images a batch.
@@ -333,7 +333,7 @@ def batches(
         seed: of images and order.
         num_classes: 1..6.
         start_step: step of the first batch.
-        num_pictures: different images; fewer where they would take more than 512 MiB, but at least a batch.
+        num_images: different images; fewer where they would take more than 512 MiB, but at least a batch.
 
     Yields:
         Batch and Originals of `structures`, NumPy arrays.
@@ -341,46 +341,46 @@ def batches(
     _check(image_size, num_classes)
     if max_boxes < MAX_BOXES:
         raise UserError(f"`max_boxes` is {max_boxes}; generated images have up to {MAX_BOXES} boxes.")
-    num_pictures = pool_size(batch_size, image_size, num_pictures)
+    num_images = pool_size(batch_size, image_size, num_images)
     pool: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     step = start_step
     while True:
-        indices = _pick(seed, np.arange(step * batch_size, (step + 1) * batch_size), num_pictures)
+        indices = _pick(seed, np.arange(step * batch_size, (step + 1) * batch_size), num_images)
         for index in indices:
             if index not in pool:
-                pool[index] = draw_picture(seed, index, image_size, num_classes)
+                pool[index] = draw_image(seed, index, image_size, num_classes)
         yield _collate(indices, [pool[index] for index in indices], max_boxes)
         step += 1
 
 
-def pool_size(batch_size: int, image_size: tuple[int, int], num_pictures: int) -> int:
+def pool_size(batch_size: int, image_size: tuple[int, int], num_images: int) -> int:
     """Counts the different images of `batches`: as many as wanted or as 512 MiB hold, but at least a batch."""
-    return max(batch_size, min(num_pictures, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
+    return max(batch_size, min(num_images, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
 
 
-def _pick(seed: int, positions: np.ndarray, num_pictures: int) -> list[int]:
+def _pick(seed: int, positions: np.ndarray, num_images: int) -> list[int]:
     """Finds the images at positions (int64[B]) of an endless row of shuffled passes over all images."""
-    passes = {number: np.random.default_rng([seed, number, 2]) for number in np.unique(positions // num_pictures)}
-    orders = {number: rng.permutation(num_pictures) for number, rng in passes.items()}
-    return [int(orders[position // num_pictures][position % num_pictures]) for position in positions]
+    passes = {number: np.random.default_rng([seed, number, 2]) for number in np.unique(positions // num_images)}
+    orders = {number: rng.permutation(num_images) for number, rng in passes.items()}
+    return [int(orders[position // num_images][position % num_images]) for position in positions]
 
 
 def _collate(
-    indices: list[int], pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_boxes: int
+    indices: list[int], drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_boxes: int
 ) -> tuple[structures.Batch, structures.Originals]:
     """Stacks images; room beyond an image's boxes holds zeros with label -1."""
-    images = np.stack([image for image, _, _ in pictures])
-    boxes = np.zeros((len(pictures), max_boxes, 4), np.float32)
-    labels = np.full((len(pictures), max_boxes), -1, np.int32)
-    num_boxes = np.array([len(picture_labels) for _, _, picture_labels in pictures], np.int32)
-    for row, (_, picture_boxes, picture_labels) in enumerate(pictures):
-        boxes[row, : num_boxes[row]] = picture_boxes
-        labels[row, : num_boxes[row]] = picture_labels
-    sizes = np.tile(np.array(images.shape[1:3], np.int32), (len(pictures), 1))
+    images = np.stack([image for image, _, _ in drawn])
+    boxes = np.zeros((len(drawn), max_boxes, 4), np.float32)
+    labels = np.full((len(drawn), max_boxes), -1, np.int32)
+    num_boxes = np.array([len(image_labels) for _, _, image_labels in drawn], np.int32)
+    for row, (_, image_boxes, image_labels) in enumerate(drawn):
+        boxes[row, : num_boxes[row]] = image_boxes
+        labels[row, : num_boxes[row]] = image_labels
+    sizes = np.tile(np.array(images.shape[1:3], np.int32), (len(drawn), 1))
     batch = structures.Batch(images=images, valid_size=sizes, boxes=boxes, labels=labels, num_boxes=num_boxes)
     originals = structures.Originals(
         ids=np.array(indices, np.int64),
-        scales=np.ones(len(pictures), np.float32),
+        scales=np.ones(len(drawn), np.float32),
         sizes=sizes,
         boxes=boxes,
         labels=labels,

@@ -37,7 +37,7 @@ _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "openvino": ("int8",),
 }
 _GENERATED = 8  # images
-_MOST_PICTURES = 64  # of a folder
+_MOST_IMAGES = 64  # of a folder
 _MOST_SAMPLES = 16  # of calibration, for the comparison
 
 
@@ -65,7 +65,7 @@ class Export:
         if "ap" in found:
             return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
         return what + (
-            f"{found['detections']} detections on {found['pictures']} images differ from Keras's by at most "
+            f"{found['detections']} detections on {found['images']} images differ from Keras's by at most "
             f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more; "
             f"{found['extra']} are in the export alone"
         )
@@ -82,7 +82,7 @@ def export(
     letterbox: Literal["excluded", "included"] = "excluded",
     batch_size: int = 0,
     image_size: tuple[int, int] | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
     calibration: str = "",
     calibration_images: int = 200,
     data: str = "",
@@ -104,7 +104,7 @@ def export(
         letterbox: included: a saved_model also takes files of images, and images of any size.
         batch_size: images a call; 0: any number.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
-        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
+        images: folder of photographs to compare on, the first 64; generated ones if not given.
         calibration: of int8: folder of images, or records (their split train); those of `data` if not given.
         calibration_images: how many of them.
         data: of int8: records on which AP is measured, of Keras and of the export.
@@ -133,7 +133,7 @@ def export(
         categories=loaded.categories,
         postprocess=loaded.postprocess,
     )
-    shown = _shown(manifest, pictures)
+    shown = _shown(manifest, images)
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
     keras = keras_runtime.KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
     gate = gates.find_gate(precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
@@ -152,7 +152,7 @@ def verify_export(
     /,
     *,
     verify: Path,
-    pictures: Path | None = None,
+    images: Path | None = None,
     data: str = "",
     split: str = "val",
     max_ap_loss: float = 0.01,
@@ -162,7 +162,7 @@ def verify_export(
     Args:
         weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
         verify: the export.
-        pictures: folder of photographs to compare on, the first 64; generated ones if not given.
+        images: folder of photographs to compare on, the first 64; generated ones if not given.
         data: of int8: records on which AP is measured.
         split: split of these records.
         max_ap_loss: of int8: the largest loss of AP, a fraction.
@@ -178,7 +178,7 @@ def verify_export(
         loaded.path, postprocess=manifest.postprocess, image_size=manifest.model.image_size
     )
     gate = gates.find_gate(manifest.precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
-    found = _verify(loaded, keras, folder, _shown(manifest, pictures), gate)
+    found = _verify(loaded, keras, folder, _shown(manifest, images), gate)
     return _result(folder, manifest, found)
 
 
@@ -225,11 +225,11 @@ def _check_place(target: Path) -> None:
     files.check_writable(target / manifests.FILE)
 
 
-def _shown(manifest: manifests.Manifest, pictures: Path | None) -> list[calibration.Sample]:
+def _shown(manifest: manifests.Manifest, images: Path | None) -> list[calibration.Sample]:
     """Finds the images to compare on."""
-    if pictures is None:
+    if images is None:
         return list(calibration.generated(manifest.model, _GENERATED))
-    return calibration.from_folder(pictures, manifest.model, _MOST_PICTURES, "pictures")
+    return calibration.from_folder(images, manifest.model, _MOST_IMAGES, "images")
 
 
 def _samples(manifest: manifests.Manifest, location: str, count: int) -> list[calibration.Sample]:

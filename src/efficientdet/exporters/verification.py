@@ -54,7 +54,7 @@ LIMITS: dict[ExportPrecision, Limits] = {
 class Agreement:
     """How far the answers of an export are from Keras's."""
 
-    pictures: int
+    images: int
     detections: int
     """Of Keras, compared."""
     apart: int
@@ -110,7 +110,7 @@ def compare(export: Runtime, keras: Runtime, samples: Iterable[Sample], limits: 
     differences = np.array([pair for near, _, _ in rows for pair in near], np.float64).reshape(-1, 2)
     largest = differences.max(axis=0, initial=0.0).tolist()
     return Agreement(
-        pictures=len(rows),
+        images=len(rows),
         detections=sum(count for _, _, count in rows),
         apart=sum(count - len(near) for near, _, count in rows),
         extra=sum(extra for _, extra, _ in rows),

@@ -23,9 +23,9 @@ class Sample:
     """int32[1, 2], height and width of the image inside, px."""
 
 
-def letterboxed(picture: np.ndarray, model: ModelConfig) -> Sample:
+def letterboxed(image: np.ndarray, model: ModelConfig) -> Sample:
     """Letterboxes an image, uint8[h, w, 3]."""
-    pixels, valid_size, _ = preprocess.letterbox(picture, model.image_size, model.resize)
+    pixels, valid_size, _ = preprocess.letterbox(image, model.image_size, model.resize)
     return Sample(images=pixels[None], valid_size=np.array([valid_size], np.int32))
 
 
@@ -72,7 +72,7 @@ def generated(model: ModelConfig, count: int) -> Iterator[Sample]:
     height, width = model.image_size
     for number in range(count):
         size = (max(32, height - 9 * number), width) if number % 2 else (height, max(32, width - 9 * number))
-        yield letterboxed(synthetic.draw_picture(0, number, size)[0], model)
+        yield letterboxed(synthetic.draw_image(0, number, size)[0], model)
 
 
 def find(

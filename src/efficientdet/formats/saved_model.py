@@ -5,7 +5,7 @@ Signatures, all with the same answer:
     letterboxed      images uint8[B, H, W, 3], valid_size int32[B, 2]; boxes in px of the network input
     serving_default  the same; with the letterbox inside:
     serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside it
-    pictures         pictures uint8[B, h, w, 3] of any size; likewise
+    images         images uint8[B, h, w, 3] of any size; likewise
 
 TensorFlow's decoders do not turn an image as its EXIF orientation says; whoever sends photographs of telephones turns
 them before.
@@ -73,7 +73,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
     module.variables_of_network = [variable.value for variable in network.variables]
     signatures = {SIGNATURE: letterboxed, "serving_default": letterboxed}
     if manifest.has_letterbox:
-        signatures |= {"serving_default": _encoded(letterboxed, manifest), "pictures": _pictures(letterboxed, manifest)}
+        signatures |= {"serving_default": _encoded(letterboxed, manifest), "images": _images(letterboxed, manifest)}
     tf.saved_model.save(module, folder, signatures=signatures)
 
 
@@ -88,18 +88,18 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
 
     signatures = tf.saved_model.load(folder).signatures
     height, width = manifest.model.image_size
-    picture, _, _ = synthetic.draw_picture(0, 0, (height + 31, width // 2 + 40))
-    images, valid_size, scale = preprocess.letterbox(picture, (height, width), manifest.model.resize)
+    image, _, _ = synthetic.draw_image(0, 0, (height + 31, width // 2 + 40))
+    images, valid_size, scale = preprocess.letterbox(image, (height, width), manifest.model.resize)
     count = manifest.batch_size or 1
     inputs = [tf.constant(array[None].repeat(count, axis=0)) for array in (images, np.array(valid_size, np.int32))]
     expected = signatures[SIGNATURE](images=inputs[0], valid_size=inputs[1])
     boxes = preprocess.undo_letterbox(
-        expected["boxes"].numpy(), np.array([scale], np.float32), np.array([picture.shape[:2]], np.int32)
+        expected["boxes"].numpy(), np.array([scale], np.float32), np.array([image.shape[:2]], np.int32)
     )
-    encoded = tf.repeat(tf.io.encode_png(picture)[None], count, axis=0)
+    encoded = tf.repeat(tf.io.encode_png(image)[None], count, axis=0)
     answers = [
         signatures["serving_default"](encoded=encoded),
-        signatures["pictures"](pictures=tf.repeat(picture[None], count, axis=0)),
+        signatures["images"](images=tf.repeat(image[None], count, axis=0)),
     ]
     scores = max(float(np.abs(found["scores"] - expected["scores"]).max()) for found in answers)
     return scores, max(float(np.abs(found["boxes"] - boxes).max()) for found in answers)
@@ -118,15 +118,15 @@ def _encoded(letterboxed: Any, manifest: Manifest) -> Any:
     return run
 
 
-def _pictures(letterboxed: Any, manifest: Manifest) -> Any:
+def _images(letterboxed: Any, manifest: Manifest) -> Any:
     """Makes the signature that takes pixels."""
     import tensorflow as tf
 
-    signature = [tf.TensorSpec([manifest.batch_size or None, None, None, 3], tf.uint8, name="pictures")]
+    signature = [tf.TensorSpec([manifest.batch_size or None, None, None, 3], tf.uint8, name="images")]
 
     @tf.function(input_signature=signature, autograph=False)
-    def run(pictures: Any) -> dict[str, Any]:
-        return _detect(letterboxed, manifest, pictures, lambda picture: picture)
+    def run(images: Any) -> dict[str, Any]:
+        return _detect(letterboxed, manifest, images, lambda image: image)
 
     return run
 
@@ -138,10 +138,10 @@ def _detect(letterboxed: Any, manifest: Manifest, batch: Any, decode: Any) -> di
     image_size = manifest.model.image_size
 
     def prepare(one: Any) -> tuple[Any, ...]:
-        picture = decode(one)
-        size = tf.shape(picture)[:2]
+        image = decode(one)
+        size = tf.shape(image)[:2]
         valid_size, scale = preprocess.fitted_size_tf(size, tf.constant(image_size))
-        return preprocess.resample_tf(picture, valid_size, image_size, manifest.model.resize), valid_size, scale, size
+        return preprocess.resample_tf(image, valid_size, image_size, manifest.model.resize), valid_size, scale, size
 
     shapes = (
         tf.TensorSpec([*image_size, 3], tf.uint8),

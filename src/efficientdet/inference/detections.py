@@ -13,7 +13,7 @@ from efficientdet.structures import Category
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PictureDetections:
+class ImageDetections:
     """What was found in one image, best first."""
 
     size: tuple[int, int]
@@ -25,7 +25,7 @@ class PictureDetections:
     scores: np.ndarray
     """float32[K] in [0, 1]."""
     categories: tuple[Category, ...]
-    picture: inputs.Picture | None = dataclasses.field(default=None, repr=False)
+    image: inputs.AnyImage | None = dataclasses.field(default=None, repr=False)
     """Where it was found: what the detector was given. A path stays a path, so that many results need little memory."""
 
     def __len__(self) -> int:
@@ -99,11 +99,11 @@ class PictureDetections:
             },
         )
 
-    def draw(self, picture: inputs.Picture | None = None, *, score_threshold: float = 0.0) -> Image.Image:
+    def draw(self, image: inputs.AnyImage | None = None, *, score_threshold: float = 0.0) -> Image.Image:
         """Draws the detections on a copy of the image.
 
         Args:
-            picture: to draw on, of the same size; none: the one that the detector was given. A path is read again.
+            image: to draw on, of the same size; none: the one that the detector was given. A path is read again.
             score_threshold: detections below it are left out.
 
         Returns:
@@ -112,13 +112,13 @@ class PictureDetections:
         Raises:
             UserError: the image cannot be read, or has another size.
         """
-        ground = self.picture if picture is None else picture
+        ground = self.image if image is None else image
         if ground is None:
-            raise UserError("`picture` is missing: these detections do not know the image they were found in.")
+            raise UserError("`image` is missing: these detections do not know the image they were found in.")
         pixels = inputs.to_array(ground)
         if pixels.shape[:2] != self.size:
             raise UserError(
-                f"`picture` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
+                f"`image` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
                 f"{self.size[0]} x {self.size[1]}."
             )
         names = fonts.show(

@@ -26,7 +26,7 @@ from efficientdet.formats import keras as keras_runtime
 from efficientdet.formats import loading
 from efficientdet.inference import selection
 from efficientdet.inference import tiles as tile_grids
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.media import inputs
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -102,7 +102,7 @@ class Detector:
     @overload
     def detect(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
         self,
-        images: inputs.Picture,
+        images: inputs.AnyImage,
         *,
         score_threshold: float | None = None,
         class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
@@ -111,12 +111,12 @@ class Detector:
         max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
-    ) -> PictureDetections: ...
+    ) -> ImageDetections: ...
 
     @overload
     def detect(
         self,
-        images: Iterable[inputs.Picture],
+        images: Iterable[inputs.AnyImage],
         *,
         score_threshold: float | None = None,
         class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
@@ -125,11 +125,11 @@ class Detector:
         max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
-    ) -> list[PictureDetections]: ...
+    ) -> list[ImageDetections]: ...
 
     def detect(
         self,
-        images: inputs.Picture | Iterable[inputs.Picture],
+        images: inputs.AnyImage | Iterable[inputs.AnyImage],
         *,
         score_threshold: float | None = None,
         class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
@@ -138,7 +138,7 @@ class Detector:
         max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
-    ) -> PictureDetections | list[PictureDetections]:
+    ) -> ImageDetections | list[ImageDetections]:
         """Detects in an image, or in several. `detector(...)` is the same.
 
         Args:
@@ -176,7 +176,7 @@ class Detector:
 
     def detect_each(
         self,
-        images: Iterable[inputs.Picture],
+        images: Iterable[inputs.AnyImage],
         *,
         score_threshold: float | None = None,
         class_thresholds: Mapping[str, float] | Mapping[int, float] | None = None,
@@ -185,7 +185,7 @@ class Detector:
         max_detections: int | None = None,
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
-    ) -> Iterator[PictureDetections]:
+    ) -> Iterator[ImageDetections]:
         """Detects in images one after the other, for more than fit into memory; arguments as of `detect`.
 
         A batch is read when its first answer is asked for.
@@ -195,16 +195,16 @@ class Detector:
             images = [images]  # type: ignore[list-item]  # no image, and several of them neither: refused as one
         choice = self._choose(score_threshold, class_thresholds, classes, class_agnostic, max_detections)
 
-        def answer(picture: inputs.Picture, size: tuple[int, int], found: _Found) -> PictureDetections:
+        def answer(image: inputs.AnyImage, size: tuple[int, int], found: _Found) -> ImageDetections:
             boxes, labels, scores = found
             rows = choice.rows(boxes, labels, scores)
-            return PictureDetections(
+            return ImageDetections(
                 size=size,
                 boxes=boxes[rows],
                 labels=labels[rows],
                 scores=scores[rows],
                 categories=self.categories,
-                picture=picture,
+                image=image,
             )
 
         if tiles is None:
@@ -242,26 +242,26 @@ class Detector:
             )
 
     def _in_batches(
-        self, images: Iterable[inputs.Picture], answer: Callable[..., PictureDetections]
-    ) -> Iterator[PictureDetections]:
+        self, images: Iterable[inputs.AnyImage], answer: Callable[..., ImageDetections]
+    ) -> Iterator[ImageDetections]:
         """Looks at whole images."""
-        pictures = iter(images)
-        while batch := [inputs.to_keep(each) for each in itertools.islice(pictures, self.batch_size)]:
+        left = iter(images)
+        while batch := [inputs.to_keep(each) for each in itertools.islice(left, self.batch_size)]:
             # Of what is read only the small network input stays in memory.
-            boxed = [self._letterbox(inputs.to_array(picture)) for picture in batch]
-            for picture, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
-                yield answer(picture, size, found)
+            boxed = [self._letterbox(inputs.to_array(image)) for image in batch]
+            for image, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
+                yield answer(image, size, found)
 
     def _in_tiles(
         self,
-        images: Iterable[inputs.Picture],
+        images: Iterable[inputs.AnyImage],
         tile_size: tuple[int, int],
         overlap: float,
-        answer: Callable[..., PictureDetections],
-    ) -> Iterator[PictureDetections]:
+        answer: Callable[..., ImageDetections],
+    ) -> Iterator[ImageDetections]:
         """Looks at each image as a whole, and at its tiles if it has more than one."""
-        for picture in map(inputs.to_keep, images):
-            pixels = inputs.to_array(picture)
+        for image in map(inputs.to_keep, images):
+            pixels = inputs.to_array(image)
             height, width = pixels.shape[:2]
             grid = tile_grids.split((height, width), tile_size, overlap)
             origins = np.array([[0, 0, height, width], *(grid if len(grid) > 1 else [])])
@@ -275,7 +275,7 @@ class Detector:
             labels, scores = (np.concatenate([found[part] for found in parts]) for part in (1, 2))
             seen_in = origins.repeat([len(found[2]) for found in parts], axis=0)
             kept = tile_grids.merge(boxes, labels, scores, seen_in, grid, (height, width))
-            yield answer(picture, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
+            yield answer(image, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
 
     def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
         """Makes a network input of an image: uint8[H, W, 3], the size inside, the scale, the image's own size."""

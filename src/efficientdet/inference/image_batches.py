@@ -14,7 +14,7 @@ import numpy as np
 
 from efficientdet import progress
 from efficientdet.errors import UserError
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.inference.journal import Journal
 from efficientdet.media import images, locations
 from efficientdet.structures import Category
@@ -84,7 +84,7 @@ class Piece:
         return self.task.source if self.total == 1 else f"{self.task.source}#{self.number + 1}"
 
 
-Detect = Callable[[Sequence[np.ndarray]], list[PictureDetections]]
+Detect = Callable[[Sequence[np.ndarray]], list[ImageDetections]]
 """Finds what is in several images, uint8[H, W, 3] each."""
 
 
@@ -104,9 +104,9 @@ class Work:
     max_frames: int | None
     folder: Path
 
-    def pieces(self, tasks: Sequence[Task], detect: Detect) -> Iterator[tuple[Piece, PictureDetections | None]]:
+    def pieces(self, tasks: Sequence[Task], detect: Detect) -> Iterator[tuple[Piece, ImageDetections | None]]:
         """Looks at images that are not done; those that cannot be read have no detections."""
-        tasks = [task for task in tasks if task.medium.kind == "picture"]
+        tasks = [task for task in tasks if task.medium.kind == "image"]
         if all(task.entry is not None for task in tasks):
             return
         kept = sum(task.entry is not None for task in tasks)

@@ -169,7 +169,7 @@ def remove(output: Path) -> None:
                 named |= set(json.loads(line).get("files", []))
     with contextlib.suppress(OSError, ValueError, AttributeError):
         for found in json.loads((output / FINAL).read_text(encoding="utf-8")).values():
-            named |= {Path(found[key]).name for key in ("picture", "video", "lines") if key in found}
+            named |= {Path(found[key]).name for key in ("image", "video", "lines") if key in found}
     root = output.resolve()
     with files.explained(output):
         for name in (*named, FINAL, SKIPPED, NAME):

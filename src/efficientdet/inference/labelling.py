@@ -32,7 +32,7 @@ Form = Literal["json", "coco", "yolo", "voc", "labelme", "csv"]
 """How `predict` writes: json draws boxes on images, the others are datasets."""
 
 _Found = Mapping[str, Any]
-"""`PictureDetections.to_dict` of an image."""
+"""`ImageDetections.to_dict` of an image."""
 
 _FOLDERS = {"coco": "images", "yolo": "images", "voc": "JPEGImages", "labelme": ".", "csv": "."}
 _COPIED = {
@@ -66,8 +66,8 @@ def copy_image(source: Path | None, pixels: Any, path: Path) -> None:
         content = images.read_file(source, str(source))
         files.write_aside(path, lambda temporary: _fill(temporary, content))
     else:
-        picture = Image.fromarray(pixels)
-        files.write_aside(path, lambda temporary: picture.save(temporary, quality=95, subsampling=0))
+        image = Image.fromarray(pixels)
+        files.write_aside(path, lambda temporary: image.save(temporary, quality=95, subsampling=0))
 
 
 def _suffix(source: Path | None) -> str:

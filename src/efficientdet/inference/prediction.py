@@ -35,7 +35,7 @@ class Prediction:
     """What `predict` wrote."""
 
     output: str
-    pictures: dict[str, dict[str, Any]]
+    images: dict[str, dict[str, Any]]
     """Image as it was given -> its size, its detections, and the annotated image, or its copy. `a.gif#2` is the second
     frame of a.gif. Empty if lines were written."""
     videos: dict[str, dict[str, Any]]
@@ -55,13 +55,11 @@ class Prediction:
         """Says what was found and where it is; nothing if it went to standard output."""
         if self.output == str(_STANDARD_OUTPUT):
             return ""
-        lines = [
-            f"{name}: {len(found['detections'])} found, {found['picture']}" for name, found in self.pictures.items()
-        ]
+        lines = [f"{name}: {len(found['detections'])} found, {found['image']}" for name, found in self.images.items()]
         lines += [f"{name}: {found['frames']} frames, {found['video']}" for name, found in self.videos.items()]
         if self.format != "json":
-            number = sum(len(found["detections"]) for found in self.pictures.values())
-            lines.append(f"{self.output}: {len(self.pictures)} images, {number} boxes, format {self.format}")
+            number = sum(len(found["detections"]) for found in self.images.values())
+            lines.append(f"{self.output}: {len(self.images)} images, {number} boxes, format {self.format}")
         if self.num_kept:
             lines.append(f"{self.num_kept} of these were there from an earlier run.")
         return "\n".join(map(one_line, lines))
@@ -176,19 +174,19 @@ def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
 
 def _summary(directory: prediction_directory.Directory) -> Prediction:
     """Gathers what there is of the sources of a command."""
-    pictures: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
     videos: dict[str, dict[str, Any]] = {}
     for task in directory.tasks:
         results = task.results or (task.entry or {}).get("results", {})
-        (pictures if task.medium.kind == "picture" else videos).update(results)
+        (images if task.medium.kind == "image" else videos).update(results)
     skipped = {task.source: task.error for task in directory.tasks if task.error}
     _say_skipped(skipped, len(directory.tasks), directory.output / journal.SKIPPED)
-    if pictures and not videos and not any(found["detections"] for found in pictures.values()):
+    if images and not videos and not any(found["detections"] for found in images.values()):
         text = "Nothing was found; a lower `--score-threshold` shows what the model is less sure of."
         progress.console.print(text, soft_wrap=True, markup=False)
     return Prediction(
         output=str(directory.output),
-        pictures=pictures,
+        images=images,
         videos=videos,
         skipped=skipped,
         num_kept=sum(task.entry is not None for task in directory.tasks),
@@ -209,7 +207,7 @@ def _print(found: Sequence[locations.Medium], work: image_batches.Work) -> Predi
                 _say({"source": piece.task.source, **frame, **detections.to_dict()})
                 num_lines += 1
         for task in tasks:
-            if task.medium.kind != "picture":
+            if task.medium.kind != "image":
                 try:
                     for line in video_prediction.lines(
                         task.medium, detect, work.batch_size, work.max_frames, work.folder
@@ -222,7 +220,7 @@ def _print(found: Sequence[locations.Medium], work: image_batches.Work) -> Predi
     if skipped and not num_lines:
         raise UserError(next(iter(skipped.values())))
     _say_skipped(skipped, len(tasks), None)
-    return Prediction(output=str(_STANDARD_OUTPUT), pictures={}, videos={}, skipped=skipped)
+    return Prediction(output=str(_STANDARD_OUTPUT), images={}, videos={}, skipped=skipped)
 
 
 def _say(values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from efficientdet import progress
 from efficientdet.errors import UserError, one_line
 from efficientdet.inference import image_batches, journal, labelling, video_prediction
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.inference.image_batches import Detect, Piece, Task, Work
 from efficientdet.media import fonts, locations
 from efficientdet.storage import files
@@ -83,7 +83,7 @@ class Directory:
         is_ours = self.journal.exists or self.overwrite
         if self.form == "json":
             for task in self.tasks:
-                suffixes = (".jpg",) if task.medium.kind == "picture" else (".mp4", ".jsonl")
+                suffixes = (".jpg",) if task.medium.kind == "image" else (".mp4", ".jsonl")
                 for target in [self.output / f"{task.stem}{suffix}" for suffix in suffixes]:
                     if target.resolve() in originals:
                         raise UserError(
@@ -106,12 +106,12 @@ class Directory:
         for piece, detections in self.work.pieces(self.tasks, detect):
             task = piece.task
             if detections is not None:
-                task.results[piece.name] = detections.to_dict() | {"picture": self._write_image(piece, detections)}
+                task.results[piece.name] = detections.to_dict() | {"image": self._write_image(piece, detections)}
             task.error = piece.error
             if piece.is_last and task.results:
                 self._append(task)
         for task in self.tasks:
-            if task.entry is None and task.medium.kind != "picture":
+            if task.entry is None and task.medium.kind != "image":
                 if self.form != "json":
                     task.error = f"`{task.source}` is a {task.medium.kind}; `--format {self.form}` takes images."
                     continue
@@ -126,7 +126,7 @@ class Directory:
                     task.results, task.files = {task.source: facts}, [target.name, f"{task.stem}.jsonl"]
                     self._append(task)
 
-    def _write_image(self, piece: Piece, detections: PictureDetections) -> str:
+    def _write_image(self, piece: Piece, detections: ImageDetections) -> str:
         """Writes an image with its boxes, or a copy of it, and returns where."""
         stem = piece.task.stem
         if piece.total > 1:
@@ -195,7 +195,7 @@ class Directory:
         mine = {task.source for task in self.tasks}
         names = [name for name in self.journal.entries if name not in mine]
         for is_film in (False, True):
-            names += [task.source for task in self.tasks if (task.medium.kind != "picture") == is_film]
+            names += [task.source for task in self.tasks if (task.medium.kind != "image") == is_film]
         return [self.journal.entries[name] for name in names if name in self.journal.entries]
 
     def _interruption(self, error: KeyboardInterrupt) -> KeyboardInterrupt:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from efficientdet import progress
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.media import locations, video
 from efficientdet.media.locations import Medium
 from efficientdet.storage import files
 
-_Detect = Callable[[Sequence[np.ndarray]], list[PictureDetections]]
+_Detect = Callable[[Sequence[np.ndarray]], list[ImageDetections]]
 
 
 def write(
@@ -66,13 +66,13 @@ def lines(
             yield _line(number, frame, detections)
 
 
-def _line(number: int, frame: video.Frame, detections: PictureDetections) -> dict[str, Any]:
+def _line(number: int, frame: video.Frame, detections: ImageDetections) -> dict[str, Any]:
     return {"frame": number, "seconds": round(frame.seconds, 3), **detections.to_dict()}
 
 
 def _look(
     medium: Medium, film: video.Video, detect: _Detect, batch_size: int, max_frames: int | None
-) -> Iterator[tuple[video.Frame, PictureDetections]]:
+) -> Iterator[tuple[video.Frame, ImageDetections]]:
     """Looks at frame after frame; Ctrl-C ends a camera or a stream."""
     total = film.num_frames if max_frames is None else min(film.num_frames or max_frames, max_frames)
     with progress.track(medium.name, total, unit="frames") as bar, _ended_by_hand(medium) as is_asked:

@@ -115,18 +115,18 @@ def _correlate(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Arra
     columns, channels, warps = geometry.tile(width)
 
     def depthwise_forward(x_ref: Any, kernel_ref: Any, y_ref: Any) -> None:
-        picture, first = pl.program_id(0), pl.program_id(1) * _ROWS
+        image, first = pl.program_id(0), pl.program_id(1) * _ROWS
         column, channel = pallas.places(pl.program_id(2), columns), pallas.places(pl.program_id(3), channels)
         seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]
         weights = _load_weights(kernel_ref, channel)
         sums = [jnp.zeros((columns, channels), jnp.float32)] * _ROWS
         for row, right in _window(geometry):
-            values = seen[right].load(picture, first * strides[0] + row - before[0])
+            values = seen[right].load(image, first * strides[0] + row - before[0])
             for number, down in _outputs_of(row, geometry):
                 sums[number] += values * weights[down, right]
         written = _Strip(y_ref, column, channel)
         for number in range(_ROWS):
-            written.store(picture, first + number, sums[number])
+            written.store(image, first + number, sums[number])
 
     grid = (geometry.batch, pl.cdiv(height, _ROWS), pl.cdiv(width, columns), pl.cdiv(geometry.depth, channels))
     shape = jax.ShapeDtypeStruct((geometry.batch, height, width, geometry.depth), x.dtype)
@@ -150,14 +150,14 @@ def _spread(upstream: jax.Array, kernel: jax.Array, geometry: _Geometry, dtype: 
     taps = [-(-extent // stride) for extent, stride in zip(extents, strides, strict=True)]
 
     def depthwise_input_gradient(upstream_ref: Any, kernel_ref: Any, gradient_ref: Any) -> None:
-        picture, first = pl.program_id(0), pl.program_id(1) * rows
+        image, first = pl.program_id(0), pl.program_id(1) * rows
         column, channel = pallas.places(pl.program_id(2), columns), pallas.places(pl.program_id(3), channels)
         seen = [_Strip(upstream_ref, column - back, channel) for back in range(taps[1])]
         weights = _load_weights(kernel_ref, channel)
         zeros = jnp.zeros((columns, channels), jnp.float32)
         sums = dict.fromkeys(itertools.product(range(rows), range(strides[0]), range(strides[1])), zeros)
         for row, back in itertools.product(range(1 - taps[0], rows), range(taps[1])):
-            values = seen[back].load(picture, first + row)
+            values = seen[back].load(image, first + row)
             for number, below, right in sums:
                 tap = below + strides[0] * (number - row), right + strides[1] * back
                 if number >= row and tap in weights:
@@ -166,7 +166,7 @@ def _spread(upstream: jax.Array, kernel: jax.Array, geometry: _Geometry, dtype: 
             _Strip(gradient_ref, strides[1] * column + right - before[1], channel) for right in range(strides[1])
         ]
         for (number, below, right), total in sums.items():
-            written[right].store(picture, strides[0] * (first + number) + below - before[0], total)
+            written[right].store(image, strides[0] * (first + number) + below - before[0], total)
 
     grid = (geometry.batch, pl.cdiv(height, rows), pl.cdiv(width, columns), pl.cdiv(geometry.depth, channels))
     shape = jax.ShapeDtypeStruct((geometry.batch, *geometry.sizes, geometry.depth), dtype)
@@ -188,17 +188,17 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
         share, channel = pl.program_id(0), pallas.places(pl.program_id(1), channels)
 
         def add(turn: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
-            picture, part = _divide(share + turn * shares, blocks[0] * blocks[1])
+            image, part = _divide(share + turn * shares, blocks[0] * blocks[1])
             block, part = _divide(part, blocks[1])
             # The last turn of some shares lies beyond the batch: all of its rows are beyond the image then.
-            first = jnp.where(picture < geometry.batch, block, blocks[0]) * _ROWS
+            first = jnp.where(image < geometry.batch, block, blocks[0]) * _ROWS
             column = pallas.places(part, columns)
             seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]
             strip = _Strip(upstream_ref, column, channel)
-            rows = [strip.load(picture, first + number) for number in range(_ROWS)]
+            rows = [strip.load(image, first + number) for number in range(_ROWS)]
             found = dict(zip(taps, sums, strict=True))
             for row, right in _window(geometry):
-                values = seen[right].load(picture, first * strides[0] + row - before[0])
+                values = seen[right].load(image, first * strides[0] + row - before[0])
                 for number, down in _outputs_of(row, geometry):
                     found[down, right] += values * rows[number]
             return tuple(found.values())
@@ -242,19 +242,19 @@ class _Strip:
         self._ref, self._column, self._channel = ref, column[:, None], channel[None, :]
         self._mask = jnp.broadcast_to(mask, (column.size, channel.size))
 
-    def load(self, picture: Any, row: Any) -> Any:
+    def load(self, image: Any, row: Any) -> Any:
         """Reads float32[columns, channels]."""
-        at, mask = self._at(picture, row)
+        at, mask = self._at(image, row)
         return triton.load(at, mask=mask, other=0.0).astype(jnp.float32)
 
-    def store(self, picture: Any, row: Any, values: Any) -> None:
+    def store(self, image: Any, row: Any, values: Any) -> None:
         """Writes [columns, channels], rounded."""
-        at, mask = self._at(picture, row)
+        at, mask = self._at(image, row)
         triton.store(at, values.astype(self._ref.dtype), mask=mask)
 
-    def _at(self, picture: Any, row: Any) -> tuple[Any, Any]:
+    def _at(self, image: Any, row: Any) -> tuple[Any, Any]:
         is_row = (row >= 0) & (row < self._height)
-        return self._ref.at[picture, row, self._column, self._channel], self._mask & is_row
+        return self._ref.at[image, row, self._column, self._channel], self._mask & is_row
 
 
 def _load_weights(ref: Any, channel: Any) -> dict[tuple[int, int], Any]:

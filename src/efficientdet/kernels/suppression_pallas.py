@@ -52,15 +52,15 @@ def pick(
 
     def soft_nms(*refs: Any) -> None:
         *side_refs, pixels_ref, labels_ref, scores_ref, picks_ref, picked_ref = refs
-        picture, place = pl.program_id(0), pallas.places(0, size)
-        own = [triton.load(ref.at[picture, place]) for ref in (*side_refs, pixels_ref, labels_ref)]
+        image, place = pl.program_id(0), pallas.places(0, size)
+        own = [triton.load(ref.at[image, place]) for ref in (*side_refs, pixels_ref, labels_ref)]
 
         def step(turn: Any, left: Any) -> Any:
             score = jnp.max(left)
             # The first of equal ones, as `top_k` takes it.
             best = jnp.min(jnp.where(left == score, place, size - 1))
             top, start, bottom, end, area, label = (
-                triton.load(ref.at[picture, best]) for ref in (*side_refs, pixels_ref, labels_ref)
+                triton.load(ref.at[image, best]) for ref in (*side_refs, pixels_ref, labels_ref)
             )
             height = jnp.minimum(bottom, own[2]) - jnp.maximum(top, own[0]) + 1.0
             width = jnp.minimum(end, own[3]) - jnp.maximum(start, own[1]) + 1.0
@@ -71,11 +71,11 @@ def pick(
             left = jnp.where(own[5] == label, decayed, left)
             left = jnp.where(place == best, _DROPPED, left)
             is_found = score > 0
-            triton.store(picks_ref.at[picture, turn], jnp.where(is_found, best, 0))
-            triton.store(picked_ref.at[picture, turn], jnp.where(is_found, score, 0.0))
+            triton.store(picks_ref.at[image, turn], jnp.where(is_found, best, 0))
+            triton.store(picked_ref.at[image, turn], jnp.where(is_found, score, 0.0))
             return left
 
-        jax.lax.fori_loop(0, max_detections, step, triton.load(scores_ref.at[picture, place]))
+        jax.lax.fori_loop(0, max_detections, step, triton.load(scores_ref.at[image, place]))
 
     shape = (
         jax.ShapeDtypeStruct((batch, max_detections), jnp.int32),

@@ -44,8 +44,8 @@ def draw_detections(
         worst have no tag.
     """
     height, width = image.shape[:2]
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
     order = _best_first(boxes, labels, scores, score_threshold, (height, width))
     line = max(1, round((height + width) * 0.0022))
     frames = {row: _frame(boxes[row], (height, width)) for row in order}
@@ -60,7 +60,7 @@ def draw_detections(
     tags = _place_tags(frames, texts, font, line, (height, width))
     for row, (rectangle, text) in reversed(tags.items()):
         _draw_tag(draw, rectangle, text, font, colour(int(labels[row])))
-    return np.asarray(picture).copy()
+    return np.asarray(canvas).copy()
 
 
 def colour(label: int) -> tuple[int, int, int]:
@@ -126,37 +126,37 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str])
     sheet = Image.new("RGB", (left.shape[1] + gap + right.shape[1], header + height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     x = 0
-    for picture, caption in zip((left, right), captions, strict=True):
+    for image, caption in zip((left, right), captions, strict=True):
         font = fonts.load(caption, size)
-        text = _shorten(caption, font, picture.shape[1] - 2 * (size // 3))
+        text = _shorten(caption, font, image.shape[1] - 2 * (size // 3))
         draw.text((x + size // 3, header / 2), text, fill=_INK, font=font, anchor="lm")
-        sheet.paste(Image.fromarray(picture), (x, header))
-        x += picture.shape[1] + gap
+        sheet.paste(Image.fromarray(image), (x, header))
+        x += image.shape[1] + gap
     return np.asarray(sheet).copy()
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Arranges images in rows of equal cells, each in the middle of its cell.
 
     Args:
-        pictures: uint8[H, W, 3] each, at least one; sizes may differ.
+        images: uint8[H, W, 3] each, at least one; sizes may differ.
         columns: images a row, at least 1.
 
     Returns:
         uint8[H', W', 3].
     """
-    columns = min(columns, len(pictures))
-    height = max(picture.shape[0] for picture in pictures)
-    width = max(picture.shape[1] for picture in pictures)
+    columns = min(columns, len(images))
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
     gap = max(2, round((height + width) * 0.01))
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
     sheet = Image.new("RGB", size, _PAPER)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        x = gap + column * (width + gap) + (width - picture.shape[1]) // 2
-        y = gap + row * (height + gap) + (height - picture.shape[0]) // 2
-        sheet.paste(Image.fromarray(picture), (x, y))
+        x = gap + column * (width + gap) + (width - image.shape[1]) // 2
+        y = gap + row * (height + gap) + (height - image.shape[0]) // 2
+        sheet.paste(Image.fromarray(image), (x, y))
     return np.asarray(sheet).copy()
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from efficientdet.errors import UserError
 from efficientdet.media import images
 
-Picture = np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview | BinaryIO
+AnyImage = np.ndarray | Image.Image | os.PathLike | str | bytes | bytearray | memoryview | BinaryIO
 """uint8[h, w, 3] (RGB, upright), an image of Pillow's, a path, an address (http, https, file, data), the bytes of a
 file, or a file that is open for reading in binary mode."""
 
@@ -38,11 +38,11 @@ def is_one(value: object) -> bool:
     )
 
 
-def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
+def to_array(image: AnyImage, name: str | None = None) -> np.ndarray:
     """Takes the pixels of an image of any kind, upright.
 
     Args:
-        picture: see `Picture`.
+        image: see `Image`.
         name: what an error calls the image; none: its path, or `image`.
 
     Returns:
@@ -51,11 +51,11 @@ def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
     Raises:
         UserError: a value of another kind, or a file that `images.read_image` refuses.
     """
-    if isinstance(picture, np.ndarray):
-        return _check_array(picture, name or "image")
-    if isinstance(picture, Image.Image):
-        return images.upright(picture, name or str(getattr(picture, "filename", "")) or "image")
-    source, shown = _content(picture, name)
+    if isinstance(image, np.ndarray):
+        return _check_array(image, name or "image")
+    if isinstance(image, Image.Image):
+        return images.upright(image, name or str(getattr(image, "filename", "")) or "image")
+    source, shown = _content(image, name)
     content = source if isinstance(source, bytes) else images.read_file(source, shown)
     if (count := images.count_frames(content, shown)) > 1:
         warnings.warn(
@@ -65,11 +65,11 @@ def to_array(picture: Picture, name: str | None = None) -> np.ndarray:
     return images.read_image(content, shown)
 
 
-def to_keep(picture: Any) -> Any:
+def to_keep(image: Any) -> Any:
     """Gives an image in a form that can be read again: the bytes of an open file, anything else as it is."""
-    if not _is_file(picture) or isinstance(picture, Image.Image):
-        return picture
-    return _content(picture, None)[0]
+    if not _is_file(image) or isinstance(image, Image.Image):
+        return image
+    return _content(image, None)[0]
 
 
 def decode_base64(text: str, name: str) -> bytes:
@@ -97,19 +97,19 @@ def decode_base64(text: str, name: str) -> bytes:
     return content
 
 
-def _content(picture: Any, name: str | None) -> tuple[Path | bytes, str]:
+def _content(image: Any, name: str | None) -> tuple[Path | bytes, str]:
     """Finds the file behind a path, an address, bytes or an open file, and its name."""
-    if isinstance(picture, bytes | bytearray | memoryview):
-        if not len(picture):
+    if isinstance(image, bytes | bytearray | memoryview):
+        if not len(image):
             raise UserError(f"`{name or 'image'}` is empty bytes; expected the bytes of an image file.")
-        return bytes(picture), name or "image"
-    if isinstance(picture, os.PathLike) and isinstance(os.fspath(picture), str):
-        return Path(picture), name or str(picture)
-    if isinstance(picture, str):
-        return _from_address(picture, name) if _ADDRESS.match(picture) else _from_path(picture, name)
-    if _is_file(picture):
-        shown = name or str(getattr(picture, "name", None) or "image")
-        content = "" if isinstance(picture, io.TextIOBase) else picture.read()
+        return bytes(image), name or "image"
+    if isinstance(image, os.PathLike) and isinstance(os.fspath(image), str):
+        return Path(image), name or str(image)
+    if isinstance(image, str):
+        return _from_address(image, name) if _ADDRESS.match(image) else _from_path(image, name)
+    if _is_file(image):
+        shown = name or str(getattr(image, "name", None) or "image")
+        content = "" if isinstance(image, io.TextIOBase) else image.read()
         if isinstance(content, bytes) and content:
             return content, shown
         if isinstance(content, str):
@@ -117,7 +117,7 @@ def _content(picture: Any, name: str | None) -> tuple[Path | bytes, str]:
         if content is not None and not isinstance(content, bytes):
             raise UserError(f"`{shown}` gives {type(content).__name__} when read; {_EXPECTED}.")
         raise UserError(f"`{shown}` has no bytes left to read; open it again, or `seek(0)`.")
-    raise UserError(f"`{name or 'image'}` is {_description(picture)}; {_EXPECTED}.")
+    raise UserError(f"`{name or 'image'}` is {_description(image)}; {_EXPECTED}.")
 
 
 def _from_path(text: str, name: str | None) -> tuple[Path, str]:
@@ -149,7 +149,7 @@ def _from_address(address: str, name: str | None) -> tuple[Path | bytes, str]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         fetched = Path(folder) / "image"
-        most, seconds = locations.MAX_BYTES["picture"], locations.MAX_SECONDS["picture"]
+        most, seconds = locations.MAX_BYTES["image"], locations.MAX_SECONDS["image"]
         web.fetch_within(address, fetched, max_bytes=most, max_seconds=seconds)
         return fetched.read_bytes(), name or unquote(connection.without_secrets(address))
 

@@ -42,16 +42,16 @@ STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps")
 STREAM_SUFFIXES = (".m3u8", ".mjpg", ".mjpeg")
 """How http(s) addresses of streams end: HLS, and the JPEG after JPEG of network cameras."""
 
-MAX_BYTES = {"picture": 100 * 10**6, "video": 4 * 10**9}
+MAX_BYTES = {"image": 100 * 10**6, "video": 4 * 10**9}
 """Of a file from the web."""
-MAX_SECONDS = {"picture": 60.0, "video": 3600.0}
+MAX_SECONDS = {"image": 60.0, "video": 3600.0}
 """For a file from the web, all in all."""
 
 _LONGEST_STEM = 100  # bytes
 _STREAM_TYPES = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 
 
-Kind = Literal["picture", "video", "camera", "stream"]
+Kind = Literal["image", "video", "camera", "stream"]
 """A stream comes from the network and is looked at as it comes; like a camera it may never end."""
 
 
@@ -107,7 +107,7 @@ def resolve(medium: Medium, *, max_seconds: float = 10.0) -> Medium:
         max_seconds: to wait for the server; later, or if it fails, the address stays an image, and `fetch` says why.
     """
     suffix = Path(urlsplit(medium.url or "").path).suffix.lower()
-    if medium.url is None or medium.kind != "picture" or suffix in images.SUFFIXES:
+    if medium.url is None or medium.kind != "image" or suffix in images.SUFFIXES:
         return medium
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     # A server can keep each single wait short and never come to an end, so the time is measured from outside.
@@ -238,14 +238,14 @@ def _from_web(url: str) -> Medium:
     last = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
     is_stream = scheme in STREAM_SCHEMES or Path(last).suffix.lower() in STREAM_SUFFIXES
     kind: Kind = "stream" if is_stream else _kind(Path(last).suffix)
-    stem = re.sub(r"[^\w.-]+", "_", Path(last).stem).strip("._") or ("stream" if is_stream else "picture")
+    stem = re.sub(r"[^\w.-]+", "_", Path(last).stem).strip("._") or ("stream" if is_stream else "image")
     return Medium(name=connection.without_secrets(url), kind=kind, stem=_short(stem), url=url)
 
 
-def _kind(suffix: str) -> Literal["picture", "video"]:
-    return "video" if suffix.lower() in VIDEO_SUFFIXES else "picture"
+def _kind(suffix: str) -> Literal["image", "video"]:
+    return "video" if suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def _short(stem: str) -> str:
     """Cuts a name that would leave no room for a number and a suffix; names of files have 255 bytes at most."""
-    return stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore") or "picture"
+    return stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore") or "image"

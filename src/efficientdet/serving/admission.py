@@ -25,7 +25,7 @@ class Limits:
 
     max_upload_mb: float = 20.0
     """Largest body of a request, MB (10^6 bytes). Beyond: 413."""
-    max_pictures: int = 16
+    max_images: int = 16
     """Most images in a request. Beyond: 413."""
     max_megapixels: float = 50.0
     """Largest image, 10^6 px; judged by its header before a pixel is decoded. Beyond: 413."""
@@ -35,7 +35,7 @@ class Limits:
     """Open connections. Beyond: 503 with Retry-After."""
     upload_memory_mb: float = 256.0
     """Memory for the bodies of all requests under way, MB. Beyond: 503 with Retry-After."""
-    picture_memory_mb: float = 1500.0
+    image_memory_mb: float = 1500.0
     """Memory for decoded images, MB: 24 bytes a pixel while one is decoded, 3 until it has its answer. Images wait
     for it."""
     header_seconds: float = 10.0
@@ -63,9 +63,9 @@ def check(limits: Limits) -> None:
             name = field.name.replace("_", "-")
             raise UserError(f"`limits.{name}` is {value}; it must be at least {least:g} and at most 1e9.")
     needed = limits.max_megapixels * DECODING_BYTES
-    if needed > limits.picture_memory_mb:
+    if needed > limits.image_memory_mb:
         raise UserError(
-            f"`limits.picture-memory-mb` is {limits.picture_memory_mb:g}; one image of `limits.max-megapixels` "
+            f"`limits.image-memory-mb` is {limits.image_memory_mb:g}; one image of `limits.max-megapixels` "
             f"({limits.max_megapixels:g}) needs {needed:g}."
         )
     if limits.max_upload_mb > limits.upload_memory_mb:

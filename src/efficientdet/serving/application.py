@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from efficientdet.inference import selection
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.inference.detector import Detector
 from efficientdet.serving import documentation, uploads, wishes
 from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
@@ -68,7 +68,7 @@ class Service:
         self.upload_memory = Budget(limits.upload_memory_mb * 1e6)
         metrics.waiting.set_function(lambda: self.places.taken)
         metrics.upload_memory.set_function(lambda: self.upload_memory.taken)
-        metrics.picture_memory.set_function(lambda: self.decoder.memory.taken)
+        metrics.image_memory.set_function(lambda: self.decoder.memory.taken)
 
     def close(self) -> None:
         """Ends the threads; no request is under way."""
@@ -82,13 +82,13 @@ class Service:
         wishes.read(asked, self.facts.categories, self.facts.defaults)  # before the body is read
         with self._place() as take_more:
             async with uploads.received(request, self.limits, self.upload_memory) as body:
-                pictures = body.uploads
+                images = body.uploads
                 choice, threshold = wishes.read([*asked, *body.asked], self.facts.categories, self.facts.defaults)
-                take_more(len(pictures) - 1)
-                request.state.pictures = len(pictures)
-                found = await self._while_connected(request, self._detect_all(pictures))
+                take_more(len(images) - 1)
+                request.state.images = len(images)
+                found = await self._while_connected(request, self._detect_all(images))
         shown = [
-            {"name": upload.name, **_pick(one, choice).to_dict()} for upload, one in zip(pictures, found, strict=True)
+            {"name": upload.name, **_pick(one, choice).to_dict()} for upload, one in zip(images, found, strict=True)
         ]
         return JSONResponse({"model": self.facts.name, "score_threshold": threshold, "images": shown})
 
@@ -111,9 +111,9 @@ class Service:
 
     def _retry_after(self) -> int:
         """Estimates the seconds until what waits now is done."""
-        return min(_LONGEST_RETRY, math.ceil(self.places.taken * self.batcher.seconds_per_picture) or 1)
+        return min(_LONGEST_RETRY, math.ceil(self.places.taken * self.batcher.seconds_per_image) or 1)
 
-    async def _while_connected(self, request: Request, work: Any) -> list[PictureDetections]:
+    async def _while_connected(self, request: Request, work: Any) -> list[ImageDetections]:
         """Waits for the work; drops it when the client goes away or the time is over."""
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
@@ -130,18 +130,18 @@ class Service:
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
 
-    async def _detect_all(self, pictures: Iterable[uploads.Upload]) -> list[PictureDetections]:
+    async def _detect_all(self, images: Iterable[uploads.Upload]) -> list[ImageDetections]:
         """Detects in the images of a request; the first that cannot be used stops the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._detect_one(picture)) for picture in pictures]
+                tasks = [group.create_task(self._detect_one(image)) for image in images]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _detect_one(self, upload: uploads.Upload) -> PictureDetections:
-        picture = await self.decoder.decode(upload)
-        return await self.batcher.detect(picture.image, picture.close)
+    async def _detect_one(self, upload: uploads.Upload) -> ImageDetections:
+        image = await self.decoder.decode(upload)
+        return await self.batcher.detect(image.image, image.close)
 
     async def health(self, _: Request) -> Response:
         """Answers /healthz."""
@@ -231,7 +231,7 @@ def _constant(response: Response) -> Callable[[Request], Any]:
     return answer
 
 
-def _pick(found: PictureDetections, choice: selection.Choice) -> PictureDetections:
+def _pick(found: ImageDetections, choice: selection.Choice) -> ImageDetections:
     """Takes the detections that were asked for."""
     rows = choice.rows(found.boxes, found.labels, found.scores)
     return dataclasses.replace(found, boxes=found.boxes[rows], labels=found.labels[rows], scores=found.scores[rows])

@@ -17,14 +17,14 @@ from typing import Protocol
 
 import numpy as np
 
-from efficientdet.inference.detections import PictureDetections
+from efficientdet.inference.detections import ImageDetections
 from efficientdet.serving.admission import Limits
 
 
 class Model(Protocol):
     """What detects: a `Detector`."""
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[PictureDetections]:
+    def detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Detects in images, uint8[h, w, 3] each."""
         ...
 
@@ -33,7 +33,7 @@ class Model(Protocol):
 class _Job:
     image: np.ndarray | None
     close: Callable[[], None]
-    answer: asyncio.Future[PictureDetections]
+    answer: asyncio.Future[ImageDetections]
 
 
 class Batcher:
@@ -53,12 +53,12 @@ class Batcher:
         self._model, self._limits = model, limits
         self._is_more_coming, self._observe = is_more_coming, observe
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self.seconds_per_picture = 0.1
+        self.seconds_per_image = 0.1
         """Lately, in the model."""
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
-    async def detect(self, image: np.ndarray, close: Callable[[], None]) -> PictureDetections:
+    async def detect(self, image: np.ndarray, close: Callable[[], None]) -> ImageDetections:
         """Detects in one image.
 
         Args:
@@ -113,20 +113,20 @@ class Batcher:
     def _answer(self, jobs: list[_Job]) -> None:
         """Detects in a batch and hands the answers over; who went away gets none."""
         wanted = [job for job in jobs if not job.answer.cancelled()]
-        found: list[PictureDetections | BaseException] = []
+        found: list[ImageDetections | BaseException] = []
         if wanted:
             began = time.monotonic()
             found = self._detect([job.image for job in wanted if job.image is not None])
             seconds = time.monotonic() - began
             self._observe(len(wanted), seconds)
-            self.seconds_per_picture += 0.2 * (seconds / len(wanted) - self.seconds_per_picture)
+            self.seconds_per_image += 0.2 * (seconds / len(wanted) - self.seconds_per_image)
         for job in jobs:
             job.image = None
         for job in jobs:
             result = found.pop(0) if job in wanted else None
             _hand_over(job, result)
 
-    def _detect(self, images: list[np.ndarray]) -> list[PictureDetections | BaseException]:
+    def _detect(self, images: list[np.ndarray]) -> list[ImageDetections | BaseException]:
         """Detects; if a batch fails, each image alone, so that one cannot spoil the others."""
         try:
             return list(self._model.detect(images))
@@ -154,7 +154,7 @@ def _powers_of_two(jobs: list[_Job]) -> Iterator[list[_Job]]:
         jobs = jobs[size:]
 
 
-def _hand_over(job: _Job, result: PictureDetections | BaseException | None) -> None:
+def _hand_over(job: _Job, result: ImageDetections | BaseException | None) -> None:
     """Gives an answer to the event loop, if that still runs."""
 
     def finish() -> None:

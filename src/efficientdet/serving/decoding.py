@@ -16,7 +16,7 @@ _MOST_SCANS = 100
 _SCAN = b"\xff\xda"  # inside the data of a scan, 0xFF is followed by 0 or a restart marker
 
 
-class Picture:
+class Image:
     """Pixels, and the memory counted for them."""
 
     def __init__(self, image: np.ndarray, memory: Budget):
@@ -42,11 +42,11 @@ class Decoder:
         """Starts no thread before the first image."""
         self._limits = limits
         self._pool = concurrent.futures.ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode")
-        self.memory = Budget(limits.picture_memory_mb * 1e6)
+        self.memory = Budget(limits.image_memory_mb * 1e6)
         self.num_pending = 0
         """Images that are being decoded, or wait for it."""
 
-    async def decode(self, upload: Upload) -> Picture:
+    async def decode(self, upload: Upload) -> Image:
         """Decodes an image, upright; waits for a thread and for memory.
 
         Raises:
@@ -60,7 +60,7 @@ class Decoder:
         finally:
             self.num_pending -= 1
 
-    async def _read(self, upload: Upload, taken: int) -> Picture:
+    async def _read(self, upload: Upload, taken: int) -> Image:
         """Decodes, with the memory for it taken; gives back what is not needed any more."""
         loop = asyncio.get_running_loop()
         running = self._pool.submit(_read, upload)
@@ -74,7 +74,7 @@ class Decoder:
             self.memory.give(taken)
             raise
         self.memory.give(taken - image.size // 3 * PIXEL_BYTES)
-        return Picture(image, self.memory)
+        return Image(image, self.memory)
 
     async def _run(self, function: Any, *values: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)

@@ -27,7 +27,7 @@ def model_facts(facts: Any, limits: Limits) -> _Json:
         "score_threshold": facts.score_threshold,
         "limits": {
             "max_upload_mb": limits.max_upload_mb,
-            "max_pictures": limits.max_pictures,
+            "max_images": limits.max_images,
             "max_megapixels": limits.max_megapixels,
         },
     }
@@ -61,11 +61,11 @@ def describe(facts: Any, limits: Limits) -> _Json:
 
 def _detect(facts: Any, limits: Limits) -> _Json:
     binary = {"type": "string", "format": "binary"}
-    picture, form = {"schema": binary}, {"schema": {"type": "object", "additionalProperties": binary}}
+    image, form = {"schema": binary}, {"schema": {"type": "object", "additionalProperties": binary}}
     refusals = {
         "400": "The body is empty, or a form that is damaged or names files by paths.",
         "408": f"The body was not there within {limits.upload_seconds:g} s.",
-        "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_pictures} images, "
+        "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_images} images, "
         f"or {limits.max_megapixels:g} million pixels in one of them.",
         "415": "No image of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, HEIC.",
         "422": "A damaged image, or a query that cannot be used.",
@@ -102,8 +102,8 @@ def _detect(facts: Any, limits: Limits) -> _Json:
             "description": "An image; or a form of images, under any names; or JSON with images in base64. A form "
             "and JSON may have what the query may have, as fields.",
             "content": {
-                "image/*": picture,
-                "application/octet-stream": picture,
+                "image/*": image,
+                "application/octet-stream": image,
                 "multipart/form-data": form,
                 "application/json": {"schema": _JSON_BODY},
             },
@@ -179,7 +179,7 @@ def _schemas() -> _Json:
             classes=many(text),
             image_size=many(whole),
             score_threshold=number,
-            limits=thing(max_upload_mb=number, max_pictures=whole, max_megapixels=number),
+            limits=thing(max_upload_mb=number, max_images=whole, max_megapixels=number),
         ),
         "Health": thing(status=text),
         "Problem": thing(status=whole, detail=text),
@@ -222,9 +222,7 @@ def _section(path: str, method: str, operation: _Json) -> str:
     if "requestBody" in operation:
         rows = [(kind, "") for kind in operation["requestBody"]["content"]]
         parts += [f"<p>{_text(operation['requestBody']['description'])}</p>", _table("Content-Type", rows)]
-        parts.append(
-            f"<pre>curl -H 'Content-Type: image/jpeg' --data-binary @picture.jpg http://HOST{_text(path)}</pre>"
-        )
+        parts.append(f"<pre>curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://HOST{_text(path)}</pre>")
     parts.append(_table("Status", [(status, each["description"]) for status, each in operation["responses"].items()]))
     return "".join([*parts, "</section>"])
 

@@ -79,7 +79,7 @@ class Gateway:
             status = exchange.status or 499
             self._observe(state.get("route", "other"), status, seconds)
             if self._log is not None:
-                self._log(_line(scope, status, seconds, state.get("pictures", 0)))
+                self._log(_line(scope, status, seconds, state.get("images", 0)))
 
 
 class _Exchange:
@@ -136,9 +136,9 @@ def _has_body(scope: Scope) -> bool:
     return b"transfer-encoding" in names or names.get(b"content-length", b"0") != b"0"
 
 
-def _line(scope: Scope, status: int, seconds: float, pictures: int) -> str:
+def _line(scope: Scope, status: int, seconds: float, images: int) -> str:
     """Writes an answered request down; what a client chose cannot begin a line of its own."""
     host = scope["client"][0] if scope.get("client") else "-"
     path = ascii(scope["path"][:_LONGEST_PATH])[1:-1]
-    counted = f" {pictures} image{'s' * (pictures != 1)}" if pictures else ""
+    counted = f" {images} image{'s' * (images != 1)}" if images else ""
     return f"{host} {scope['method'][:10]} {path} {status} {1e3 * seconds:.0f} ms{counted}"

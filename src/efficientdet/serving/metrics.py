@@ -14,7 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Starts at zero, in a registry of its own."""
-        self.num_requests, self.num_pictures = 0, 0
+        self.num_requests, self.num_images = 0, 0
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
@@ -27,21 +27,21 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._pictures = Counter("efficientdet_pictures", "Images that were detected in.", registry=self._registry)
+        self._images = Counter("efficientdet_images", "Images that were detected in.", registry=self._registry)
         self._batches = Histogram(
-            "efficientdet_batch_pictures", "Images in a batch.", buckets=_SIZES, registry=self._registry
+            "efficientdet_batch_images", "Images in a batch.", buckets=_SIZES, registry=self._registry
         )
         self._model = Histogram(
             "efficientdet_model_seconds", "A batch in the model.", buckets=_SECONDS, registry=self._registry
         )
         self.waiting = Gauge(
-            "efficientdet_waiting_pictures", "Images accepted and not answered yet.", registry=self._registry
+            "efficientdet_waiting_images", "Images accepted and not answered yet.", registry=self._registry
         )
         self.upload_memory = Gauge(
             "efficientdet_upload_bytes", "Bodies of requests under way.", registry=self._registry
         )
-        self.picture_memory = Gauge(
-            "efficientdet_picture_bytes", "Memory counted for decoded images.", registry=self._registry
+        self.image_memory = Gauge(
+            "efficientdet_image_bytes", "Memory counted for decoded images.", registry=self._registry
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -52,8 +52,8 @@ class Metrics:
 
     def batch(self, size: int, seconds: float) -> None:
         """Counts a batch."""
-        self.num_pictures += size
-        self._pictures.inc(size)
+        self.num_images += size
+        self._images.inc(size)
         self._batches.observe(size)
         self._model.observe(seconds)
 

@@ -34,7 +34,7 @@ class Served:
 
     address: str
     num_requests: int
-    num_pictures: int
+    num_images: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Served:
 
     def text(self) -> str:
         """Writes it for people."""
-        return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_pictures} images."
+        return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_images} images."
 
 
 def serve(
@@ -95,7 +95,7 @@ def serve(
     check(limits)
     selection.check_threshold(score_threshold, "score_threshold")
     _check_origins(cors_origins)
-    with contextlib.closing(_bind(host, port)) as listener, _quiet_about_pictures():
+    with contextlib.closing(_bind(host, port)) as listener, _quiet_about_images():
         from efficientdet.inference.detector import Detector
         from efficientdet.serving import application, batching, wishes
         from efficientdet.serving.metrics import Metrics
@@ -125,7 +125,7 @@ def serve(
     return Served(
         address=address,
         num_requests=metrics.num_requests,
-        num_pictures=metrics.num_pictures,
+        num_images=metrics.num_images,
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -228,7 +228,7 @@ def _signals_only_stop() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_about_pictures() -> Iterator[None]:
+def _quiet_about_images() -> Iterator[None]:
     """Keeps Pillow's remarks on odd images out of the log: threads that decode cannot switch warnings one by one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -81,7 +81,7 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
             taken = len(body)
             yield await asyncio.to_thread(_of_json, bytes(body), limits)
         else:
-            yield Body([Upload("picture", bytes(body))], [])
+            yield Body([Upload("image", bytes(body))], [])
     finally:
         memory.give(len(body) + taken)
 
@@ -142,7 +142,7 @@ def _of_form(body: bytes, boundary: bytes, limits: Limits) -> Body:
             raise Refusal(422, f"{name} has more than {_MOST_HEADERS:,} bytes.")
         else:
             asked.append((name, content.decode("utf-8", "replace").strip()))
-    if len(uploads) > limits.max_pictures:
+    if len(uploads) > limits.max_images:
         raise _too_many(limits)
     if not uploads:
         raise Refusal(400, "The form has no image; send one as a file.")
@@ -163,12 +163,12 @@ def _of_json(body: bytes, limits: Limits) -> Body:
     images = [document.pop("image")] if images is None else images
     if not isinstance(images, list) or not images:
         raise Refusal(422, "`images` is not a list of images in base64.")
-    if len(images) > limits.max_pictures:
+    if len(images) > limits.max_images:
         raise _too_many(limits)
     wishes.check([(str(name), "") for name in document], "JSON")
     uploads = []
     for number, text in enumerate(images, 1):
-        name = "picture" if len(images) == 1 else f"picture {number}"
+        name = "image" if len(images) == 1 else f"image {number}"
         if not isinstance(text, str):
             raise Refusal(422, f"`{name}` is of type {type(text).__name__}; expected a text in base64.")
         try:
@@ -179,13 +179,13 @@ def _of_json(body: bytes, limits: Limits) -> Body:
 
 
 def _too_many(limits: Limits) -> Refusal:
-    return Refusal(413, f"There are more than {limits.max_pictures} images in the request.")
+    return Refusal(413, f"There are more than {limits.max_images} images in the request.")
 
 
 def _split(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:
     """Splits multipart/form-data (RFC 7578) into its parts: name, whether it is a file, content."""
     delimiter = b"\r\n--" + boundary
-    most = limits.max_pictures + len(wishes.NAMES)
+    most = limits.max_images + len(wishes.NAMES)
     _, *parts = (b"\r\n" + body).split(delimiter, most + 2)
     if len(parts) > most + 1:
         raise _too_many(limits)

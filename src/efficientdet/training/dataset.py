@@ -105,7 +105,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
     if data.synthetic_classes > len(synthetic.CATEGORIES):
         raise UserError(f"`data.synthetic_classes` is {data.synthetic_classes}; there are {len(synthetic.CATEGORIES)}.")
 
-    def make(batch_size: int, seed: int, start: int, num_pictures: int) -> Iterator[tuple[Batch, Originals]]:
+    def make(batch_size: int, seed: int, start: int, num_images: int) -> Iterator[tuple[Batch, Originals]]:
         return synthetic.batches(
             batch_size=batch_size,
             image_size=size,
@@ -113,7 +113,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
             seed=seed,
             num_classes=data.synthetic_classes,
             start_step=start,
-            num_pictures=num_pictures,
+            num_images=num_images,
         )
 
     pool = config.overfit or _SYNTHETIC_POOL

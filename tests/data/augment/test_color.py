@@ -10,8 +10,8 @@ from efficientdet.data.augment import color
 
 
 @pytest.fixture(scope="module")
-def picture():
-    return synthetic.draw_picture(0, 3, (60, 80))[0]
+def photo():
+    return synthetic.draw_image(0, 3, (60, 80))[0]
 
 
 def _everywhere(change, image):
@@ -39,8 +39,8 @@ def _everywhere(change, image):
         ),
     ],
 )
-def test_nothing_changes_where_the_strength_says_so(change, picture):
-    np.testing.assert_array_equal(_everywhere(change, picture), picture)
+def test_nothing_changes_where_the_strength_says_so(change, photo):
+    np.testing.assert_array_equal(_everywhere(change, photo), photo)
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,17 @@ def test_saturation_zero_is_luma():
     assert found.tolist() == [[[76, 76, 76]]]
 
 
-def test_equalizing_is_pillows(picture):
-    expected = np.asarray(ImageOps.equalize(Image.fromarray(picture)))
-    np.testing.assert_array_equal(_everywhere(color.equalize, picture), expected)
+def test_equalizing_is_pillows(photo):
+    expected = np.asarray(ImageOps.equalize(Image.fromarray(photo)))
+    np.testing.assert_array_equal(_everywhere(color.equalize, photo), expected)
 
 
-def test_stretching_is_pillows_up_to_rounding(picture):
-    expected = np.asarray(ImageOps.autocontrast(Image.fromarray(picture), preserve_tone=False)).astype(int)
-    assert np.abs(_everywhere(color.auto_contrast, picture) - expected).max() <= 1
+def test_stretching_is_pillows_up_to_rounding(photo):
+    expected = np.asarray(ImageOps.autocontrast(Image.fromarray(photo), preserve_tone=False)).astype(int)
+    assert np.abs(_everywhere(color.auto_contrast, photo) - expected).max() <= 1
 
 
-def test_smoothing_keeps_a_plain_picture_and_sharpening_widens_an_edge():
+def test_smoothing_keeps_a_plain_image_and_sharpening_widens_an_edge():
     plain = np.full((5, 6, 3), 77, np.uint8)
     np.testing.assert_array_equal(_everywhere(lambda image: color.sharpen(image, 0.0), plain), plain)
     edge = plain.copy()
@@ -96,12 +96,12 @@ def test_smoothing_keeps_a_plain_picture_and_sharpening_widens_an_edge():
 
 
 @pytest.mark.parametrize("knob", ["brightness", "contrast", "saturation", "hue"])
-def test_jitter_is_drawn_from_the_seed_and_its_strength_bounds_it(knob, picture):
+def test_jitter_is_drawn_from_the_seed_and_its_strength_bounds_it(knob, photo):
     off = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
 
     def change(seed, strength):
-        jittered = _everywhere(lambda image: color.jitter(image, [seed, 5], **off | {knob: strength}), picture)
-        return np.abs(jittered.astype(int) - picture).mean()
+        jittered = _everywhere(lambda image: color.jitter(image, [seed, 5], **off | {knob: strength}), photo)
+        return np.abs(jittered.astype(int) - photo).mean()
 
     weak = [change(seed, 0.02) for seed in range(6)]
     strong = [change(seed, 0.4) for seed in range(6)]

@@ -40,9 +40,9 @@ def _examples(config, num_seeds=20):
     return found
 
 
-def test_without_either_an_example_is_the_letterboxed_picture():
-    picture = preprocess.decode_tf(_raw(tf.constant(0))[0]).numpy()
-    expected = preprocess.letterbox(picture, _SIZE, "half_pixel")
+def test_without_either_an_example_is_the_letterboxed_image():
+    photo = preprocess.decode_tf(_raw(tf.constant(0))[0]).numpy()
+    expected = preprocess.letterbox(photo, _SIZE, "half_pixel")
     pixels, valid_size, boxes, labels = _examples(_PLAIN, 1)[0]
     np.testing.assert_array_equal(pixels, expected[0])
     assert tuple(valid_size) == expected[1]
@@ -60,7 +60,7 @@ def test_what_is_not_drawn_changes_nothing(knob):
 
 
 @pytest.mark.parametrize("config", [_PLAIN, AugmentationConfig()], ids=["as large as the tile", "any scale"])
-def test_a_mosaic_is_four_pictures_each_in_its_box(config):
+def test_a_mosaic_is_four_images_each_in_its_box(config):
     partners = set()
     for pixels, valid_size, boxes, labels in _examples(AugmentationConfig(**vars(config) | {"mosaic": 1.0})):
         assert tuple(valid_size) == _SIZE
@@ -137,4 +137,4 @@ def test_a_mixed_example_has_the_boxes_of_both():
 
 @pytest.mark.parametrize(("mosaic", "mixup", "expected"), [(0.0, 0.0, 1), (0.1, 0.0, 4), (0.0, 0.1, 2), (0.1, 0.1, 8)])
 def test_there_is_room_for_the_boxes_of_all(mosaic, mixup, expected):
-    assert combinations.num_pictures(AugmentationConfig(mosaic=mosaic, mixup=mixup)) == expected
+    assert combinations.num_images(AugmentationConfig(mosaic=mosaic, mixup=mixup)) == expected

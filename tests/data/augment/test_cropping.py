@@ -21,7 +21,7 @@ def test_the_same_seed_draws_the_same():
         np.testing.assert_array_equal(first.numpy(), second.numpy())
 
 
-def test_about_half_of_the_pictures_are_mirrored():
+def test_about_half_of_the_images_are_mirrored():
     mirrored = [bool(_draw(seed)[0]) for seed in range(200)]
     assert 70 < sum(mirrored) < 130
 
@@ -45,7 +45,7 @@ def test_scales_fill_their_range_and_keep_the_aspect_ratio():
 
 
 @pytest.mark.parametrize("size", [(50, 80), (500, 800), (1, 1), (2000, 90)])
-def test_a_window_lies_inside_the_picture_on_the_grid_of_shrunk_blocks(size):
+def test_a_window_lies_inside_the_image_on_the_grid_of_shrunk_blocks(size):
     shrinks = set()
     for seed in range(60):
         _, window, shrink, valid_size = (value.numpy() for value in _draw(seed, size=size))
@@ -91,7 +91,7 @@ _WHOLE, _QUARTER = (0, 0, 128, 192), (20, 60, 64, 96)
         pytest.param(False, (16, 24, 32, 24), (64, 96), [32, 95, 63, 95], id="enlarged: no width is left"),
     ],
 )
-def test_boxes_move_with_the_picture(mirrored, window, valid_size, expected):
+def test_boxes_move_with_the_image(mirrored, window, valid_size, expected):
     box = tf.constant([[0.25, 0.25, 0.5, 0.75]])
     arguments = (tf.constant((128, 192)), tf.constant(window), tf.constant(valid_size), _SIZE, tf.constant(mirrored))
     moved = cropping.move_boxes(box, *arguments)

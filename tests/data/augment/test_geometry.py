@@ -94,7 +94,7 @@ def test_what_comes_in_is_grey():
     assert not moved[:, 31:].any()
 
 
-def test_a_box_that_leaves_the_picture_stays_gone():
+def test_a_box_that_leaves_the_image_stays_gone():
     """Turned about the middle, a strip at the border would get an area again."""
     _, boxes = _everywhere(lambda i, b: geometry.shift(i, b, 0.0, 70.0), _painted(_BOX), _fractions(_BOX, (0, 0, 9, 9)))
     assert boxes[0].tolist() == [0, 0, 0, 0]
@@ -103,7 +103,7 @@ def test_a_box_that_leaves_the_picture_stays_gone():
     assert turned.numpy().tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_picture_without_boxes_moves_too():
+def test_a_image_without_boxes_moves_too():
     _, boxes = _everywhere(lambda i, b: geometry.rotate(i, b, 10.0), _painted(), _fractions())
     assert boxes.shape == (0, 4)
 

@@ -57,7 +57,7 @@ def test_without_boxes_no_box_is_cut():
     assert not np.any(_hidden(lambda image, seed: holes.cut_out_in_box(image, empty, 0.75, seed), 3))
 
 
-def test_a_grid_hides_a_sixth_of_the_picture_in_several_places():
+def test_a_grid_hides_a_sixth_of_the_image_in_several_places():
     shares = [hidden.mean() for hidden in _hidden(holes.grid_mask, 40)]
     assert abs(np.mean(shares) - 0.4**2) < 0.02
     assert np.std(shares) > 0.005

@@ -14,8 +14,8 @@ _POLICIES = [name for name in typing.get_args(Policy) if name != "none"]
 
 
 @pytest.fixture(scope="module")
-def picture():
-    image, boxes, _ = synthetic.draw_picture(0, 5, (96, 128))
+def photo():
+    image, boxes, _ = synthetic.draw_image(0, 5, (96, 128))
     return image, boxes / np.array([96, 128, 96, 128], np.float32)
 
 
@@ -23,28 +23,28 @@ def _apply(policy, image, boxes, seed, magnitude=15.0, num_layers=1):
     return policies.apply_policy(policy, image, boxes, seed, num_layers=num_layers, magnitude=magnitude)
 
 
-def _in_pipeline(policy, picture, num_seeds, **options):
+def _in_pipeline(policy, photo, num_seeds, **options):
     """Applies a policy inside tf.data under several seeds."""
-    image, boxes = (tf.constant(values) for values in picture)
+    image, boxes = (tf.constant(values) for values in photo)
     seeds = tf.data.Dataset.range(num_seeds).map(lambda seed: tf.stack([tf.cast(seed, tf.int32), 9]))
     return list(seeds.map(lambda seed: _apply(policy, image, boxes, seed, **options)).as_numpy_iterator())
 
 
-def test_no_policy_changes_nothing(picture):
-    image, boxes = _apply("none", *picture, [1, 2])
-    assert image is picture[0]
-    assert boxes is picture[1]
+def test_no_policy_changes_nothing(photo):
+    image, boxes = _apply("none", *photo, [1, 2])
+    assert image is photo[0]
+    assert boxes is photo[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", _POLICIES)
-def test_a_policy_is_the_same_eagerly_in_tf_data_and_again(policy, picture):
-    found = _in_pipeline(policy, picture, 6)
-    for (image, boxes), (other, other_boxes) in zip(found, _in_pipeline(policy, picture, 6), strict=True):
+def test_a_policy_is_the_same_eagerly_in_tf_data_and_again(policy, photo):
+    found = _in_pipeline(policy, photo, 6)
+    for (image, boxes), (other, other_boxes) in zip(found, _in_pipeline(policy, photo, 6), strict=True):
         np.testing.assert_array_equal(image, other)
         np.testing.assert_array_equal(boxes, other_boxes)
     for seed, (image, boxes) in enumerate(found):
-        eager_image, eager_boxes = _apply(policy, *(tf.constant(values) for values in picture), tf.constant([seed, 9]))
+        eager_image, eager_boxes = _apply(policy, *(tf.constant(values) for values in photo), tf.constant([seed, 9]))
         assert image.dtype == np.uint8
         # A graph may round another way where a value is half; a shifted edge would differ by far more.
         assert np.abs(eager_image.numpy().astype(int) - image).max() <= 1
@@ -52,13 +52,13 @@ def test_a_policy_is_the_same_eagerly_in_tf_data_and_again(policy, picture):
 
 
 @pytest.mark.parametrize("policy", _POLICIES)
-def test_a_policy_does_different_things_and_keeps_sizes_and_boxes(policy, picture):
-    found = _in_pipeline(policy, picture, 30)
-    assert {image.shape for image, _ in found} == {picture[0].shape}
+def test_a_policy_does_different_things_and_keeps_sizes_and_boxes(policy, photo):
+    found = _in_pipeline(policy, photo, 30)
+    assert {image.shape for image, _ in found} == {photo[0].shape}
     assert len({image.tobytes() for image, _ in found}) > 5
     assert len({boxes.tobytes() for _, boxes in found}) > 2
     for _, boxes in found:
-        assert boxes.shape == picture[1].shape
+        assert boxes.shape == photo[1].shape
         assert boxes.min() >= 0
         assert boxes.max() <= 1
         is_gone = (boxes == 0).all(axis=1)
@@ -96,7 +96,7 @@ def test_the_published_tables_have_their_sizes():
         assert 0 <= step.level <= 10
 
 
-def test_lengths_grow_with_the_picture():
+def test_lengths_grow_with_the_image():
     """Level 4 of 10 is 100 px for a longer side of 640 px, so 20 px for 128 px."""
     steps = (policies.Step(policies._shift_x, 1.0, 4),)
     box = tf.constant([[0.4, 0.4, 0.6, 0.6]])
@@ -123,8 +123,8 @@ def test_a_step_in_boxes_happens_with_a_third_of_its_probability_in_each():
     np.testing.assert_array_equal(same_boxes.numpy(), boxes)
 
 
-def test_layers_of_randaugment_come_one_after_the_other(picture):
-    one = _in_pipeline("randaugment", picture, 12)
-    three = _in_pipeline("randaugment", picture, 12, num_layers=3)
-    distance = [[np.abs(image - picture[0].astype(int)).mean() for image, _ in found] for found in (one, three)]
+def test_layers_of_randaugment_come_one_after_the_other(photo):
+    one = _in_pipeline("randaugment", photo, 12)
+    three = _in_pipeline("randaugment", photo, 12, num_layers=3)
+    distance = [[np.abs(image - photo[0].astype(int)).mean() for image, _ in found] for found in (one, three)]
     assert np.mean(distance[1]) > np.mean(distance[0])

@@ -57,7 +57,7 @@ def test_files_can_be_named(tmp_path):
     assert [example.path.is_file() for example in source.splits["mine"]] == [True, True]
 
 
-def test_a_file_without_annotations_lists_pictures_to_test_on(tmp_path):
+def test_a_file_without_annotations_lists_images_to_test_on(tmp_path):
     little_datasets.write_coco(tmp_path)
     document = little_datasets.coco_document()
     del document["annotations"]
@@ -88,7 +88,7 @@ def test_splits_share_the_union_of_their_classes(tmp_path):
         coco.read(tmp_path, files=files)
 
 
-def test_annotations_of_unlisted_pictures_are_reported(tmp_path):
+def test_annotations_of_unlisted_images_are_reported(tmp_path):
     document = little_datasets.coco_document()
     document["annotations"][0]["image_id"] = 99
     source = coco.read(little_datasets.write_coco(tmp_path, document))

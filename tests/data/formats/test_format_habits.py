@@ -57,7 +57,7 @@ def test_a_stale_name_is_found_by_its_end(tmp_path, name, found, moved):
     ],
 )
 def test_label_studio_s_names_are_found(tmp_path, address, file_name):
-    write_studio(tmp_path, label_studio_region("red", RED), data={"picture": address, "text": "a note"})
+    write_studio(tmp_path, label_studio_region("red", RED), data={"image": address, "text": "a note"})
     (tmp_path / "a.png").unlink()
     draw(tmp_path / "images" / file_name)
     assert read("labelstudio", tmp_path)[0] == {f"train:images/{file_name}": [("red", RED)]}
@@ -175,7 +175,7 @@ def _doubled(path):
     return "\n".join(json.dumps(_with_lists_doubled(json.loads(line))) for line in lines)
 
 
-_LISTS = {"shapes", "annotations", "objects", "result", "regions", "label", "bbox", "categories", "picture"}
+_LISTS = {"shapes", "annotations", "objects", "result", "regions", "label", "bbox", "categories", "image"}
 
 
 def _with_lists_doubled(value, name=""):

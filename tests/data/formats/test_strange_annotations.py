@@ -91,7 +91,7 @@ def test_a_broken_annotation_leaves_the_others(tmp_path, format, write):
     assert all(np.isfinite(e.boxes).all() for some in after.splits.values() for e in some)
 
 
-_BOX_FIELDS = {"bbox", "points", "coordinates", "value", "shape_attributes", "label", "exterior", "picture"}
+_BOX_FIELDS = {"bbox", "points", "coordinates", "value", "shape_attributes", "label", "exterior", "image"}
 
 
 def _is_coordinate(document, path):

@@ -59,7 +59,7 @@ def test_a_size_of_zero_means_that_none_is_declared(tmp_path):
     assert voc.read(tmp_path).splits["train"][0].declared_size is None
 
 
-def test_the_annotation_s_own_name_pairs_it_with_its_picture(tmp_path):
+def test_the_annotation_s_own_name_pairs_it_with_its_image(tmp_path):
     little_datasets.write_voc_file(tmp_path, "a", "")
     little_datasets.write_voc_file(tmp_path, "b", "")
     path = tmp_path / "Annotations" / "a.xml"

@@ -15,7 +15,7 @@ from efficientdet import backend
 from efficientdet.config import BackboneConfig, ExperimentConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from efficientdet.errors import UserError
 
-_PICTURES = 4
+_IMAGES = 4
 _MODES = ("global", "per_replica")
 _MODEL = ModelConfig(
     image_size=(64, 64),
@@ -33,14 +33,14 @@ _SCHEDULE = {"peak": 0.1, "start": 0.05, "warmup_steps": 10.0, "total_steps": 10
 def _batch(rows=slice(None)):
     """Four images, two of which are dark, so that the statistics of the halves differ."""
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 30, (_PICTURES, 3, 2))
-    images = rng.integers(0, 256, (_PICTURES, 64, 64, 3), np.uint8)
+    corners = rng.uniform(0, 30, (_IMAGES, 3, 2))
+    images = rng.integers(0, 256, (_IMAGES, 64, 64, 3), np.uint8)
     images[2:] //= 4
     batch = {
         "images": images,
-        "valid_size": np.tile(np.array([64, 64], np.int32), (_PICTURES, 1)),
+        "valid_size": np.tile(np.array([64, 64], np.int32), (_IMAGES, 1)),
         "boxes": np.concatenate([corners, corners + rng.uniform(12, 32, corners.shape)], -1).astype(np.float32),
-        "labels": rng.integers(0, 2, (_PICTURES, 3)).astype(np.int32),
+        "labels": rng.integers(0, 2, (_IMAGES, 3)).astype(np.int32),
         "num_boxes": np.array([1, 3, 0, 2], np.int32),
     }
     return {name: values[rows] for name, values in batch.items()}
@@ -49,13 +49,13 @@ def _batch(rows=slice(None)):
 class _Trainer:
     """A model whose weights NumPy draws, so that every backend has the same, and its step."""
 
-    def __init__(self, mode, *, pictures=_PICTURES, devices=0):
+    def __init__(self, mode, *, images=_IMAGES, devices=0):
         from efficientdet.model import anchors
         from efficientdet.model.efficientdet import EfficientDet
         from efficientdet.training import step as training_step
         from efficientdet.training.distributed import replicas
 
-        training = TrainingConfig(batch_size=pictures, devices=devices, batch_norm=mode)
+        training = TrainingConfig(batch_size=images, devices=devices, batch_norm=mode)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
         model = EfficientDet(_MODEL)
         rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def on_two_devices(tmp_path_factory):
 @pytest.fixture(scope="module")
 def halves(on_two_devices):
     """Each half of the batch on one device, for itself."""
-    return [_Trainer("global", pictures=2).step(_batch(rows)) for rows in (slice(0, 2), slice(2, 4))]
+    return [_Trainer("global", images=2).step(_batch(rows)) for rows in (slice(0, 2), slice(2, 4))]
 
 
 @pytest.mark.slow

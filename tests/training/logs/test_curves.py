@@ -22,9 +22,9 @@ def _history(count, every):
 def test_curves_are_drawn_for_any_length_of_run(tmp_path, count, every):
     path = tmp_path / "curves.png"
     curves.draw_curves(_history(count, every), path)
-    with Image.open(path) as picture:
-        assert picture.size == (1320, 770)
-        assert len(picture.convert("RGB").getcolors(2**20)) > 5
+    with Image.open(path) as image:
+        assert image.size == (1320, 770)
+        assert len(image.convert("RGB").getcolors(2**20)) > 5
     assert list(tmp_path.iterdir()) == [path]
 
 

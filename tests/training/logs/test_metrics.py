@@ -92,7 +92,7 @@ def test_a_damaged_line_is_named(tmp_path, text):
         metrics.read_lines(path)
 
 
-def test_tensorboard_shows_numbers_and_pictures(tmp_path):
+def test_tensorboard_shows_numbers_and_images(tmp_path):
     with _open(tmp_path) as writer:
         writer.write("validation", step=7, epoch=0.5, values={"AP": 0.25, "APs": None})
         writer.image("validation/detections", np.full((20, 30, 3), 200, np.uint8), step=7)
@@ -100,8 +100,8 @@ def test_tensorboard_shows_numbers_and_pictures(tmp_path):
     assert set(values) == {"validation/AP", "validation/detections"}
     assert values["validation/AP"][0] == 7
     assert values["validation/AP"][1].simple_value == 0.25
-    picture = values["validation/detections"][1].image
-    assert (picture.height, picture.width) == (20, 30)
+    photo = values["validation/detections"][1].image
+    assert (photo.height, photo.width) == (20, 30)
 
 
 def test_tensorboard_forgets_what_a_resumed_run_repeats(tmp_path):

@@ -155,7 +155,7 @@ def _history(records):
 
 @needs_wandb
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_gets_lines_config_pictures_and_summary_and_a_resumed_run_is_the_same(tmp_path, said, monkeypatch):
+def test_wandb_gets_lines_config_images_and_summary_and_a_resumed_run_is_the_same(tmp_path, said, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = ExperimentConfig(logging=LoggingConfig(wandb="birds"))
     for is_resumed in (False, True):
@@ -178,7 +178,7 @@ def test_wandb_gets_lines_config_pictures_and_summary_and_a_resumed_run_is_the_s
 
 @needs_mlflow
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_gets_lines_config_pictures_and_summary_and_a_resumed_run_is_the_same(tmp_path, said, monkeypatch):
+def test_mlflow_gets_lines_config_images_and_summary_and_a_resumed_run_is_the_same(tmp_path, said, monkeypatch):
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)

@@ -21,8 +21,8 @@ from efficientdet.training.trials import overfitting
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("overfitting")
-    synthetic.write_coco_folder(root / "pictures", {"train": 7, "val": 2}, (80, 120), seed=0)
-    conversion.convert("coco", root / "pictures", output=root / "records", num_workers=1)
+    synthetic.write_coco_folder(root / "images", {"train": 7, "val": 2}, (80, 120), seed=0)
+    conversion.convert("coco", root / "images", output=root / "records", num_workers=1)
     return str(root / "records")
 
 
@@ -63,7 +63,7 @@ def test_evaluations_are_a_tenth_of_the_run_apart_at_least(tiny, every, expected
     assert _config(tiny, "x", training=training).training.evaluate_every == expected
 
 
-def test_pictures_of_records_are_trained_on_as_they_are_evaluated(tiny, converted):
+def test_images_of_records_are_trained_on_as_they_are_evaluated(tiny, converted):
     opened = dataset.open_dataset(_config(tiny, converted))
     assert (opened.num_examples, opened.num_validation) == (5, 5)
     trained, evaluated = {}, {}
@@ -75,8 +75,8 @@ def test_pictures_of_records_are_trained_on_as_they_are_evaluated(tiny, converte
             evaluated[id] = {name: value[row] for name, value in batch.items()}
     evaluated.pop(-1)
     assert trained.keys() == evaluated.keys()
-    for id, picture in trained.items():
-        for name, value in picture.items():
+    for id, photo in trained.items():
+        for name, value in photo.items():
             if name == "boxes":  # by way of fractions of another size: the last bit
                 np.testing.assert_allclose(value, evaluated[id][name], rtol=1e-5, err_msg=f"{id} {name}")
             else:
@@ -84,7 +84,7 @@ def test_pictures_of_records_are_trained_on_as_they_are_evaluated(tiny, converte
 
 
 @pytest.mark.parametrize("count", [1, 5, 6])
-def test_generated_pictures_are_trained_on_as_they_are_evaluated(tiny, count):
+def test_generated_images_are_trained_on_as_they_are_evaluated(tiny, count):
     opened = dataset.open_dataset(_config(tiny, "synthetic", overfit=count))
     assert (opened.num_examples, opened.num_validation) == (count, count)
     trained = {
@@ -100,7 +100,7 @@ def test_generated_pictures_are_trained_on_as_they_are_evaluated(tiny, count):
 
 
 @pytest.mark.slow
-def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path, uncompiled):
+def test_a_run_evaluates_its_own_images_with_its_newest_weights(tiny, tmp_path, uncompiled):
     config = ExperimentConfig(
         run_dir=str(tmp_path / "run"),
         model=dataclasses.replace(tiny, image_size=(64, 64)),
@@ -123,6 +123,6 @@ def test_a_run_evaluates_its_own_pictures_with_its_newest_weights(tiny, tmp_path
     )
 
 
-def test_more_pictures_than_there_are_is_refused(tiny, converted):
+def test_more_images_than_there_are_is_refused(tiny, converted):
     with pytest.raises(UserError, match=r"`overfit` is 8; split `train` has 7 images\."):
         dataset.open_dataset(_config(tiny, converted, overfit=8))

@@ -23,7 +23,7 @@ _Raw = tuple[Any, Any, Any]
 _Example = tuple[Any, Any, Any, Any]
 
 
-def num_pictures(config: AugmentationConfig) -> int:
+def num_images(config: AugmentationConfig) -> int:
     """Counts the images whose boxes one example may have."""
     return (4 if config.mosaic else 1) * (2 if config.mixup else 1)
 
@@ -90,9 +90,9 @@ def _make_unmixed(
         heights, widths = draw_tiles(parting, image_size)
         tiles = []
         for number, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            picture, own = (draw_other(others[number - 1]), others[number + 2]) if number else (raw, seed)
+            image, own = (draw_other(others[number - 1]), others[number + 2]) if number else (raw, seed)
             size = tf.stack([heights[row], widths[column]])
-            tiles.append(cropping.fill(picture, own, size, resize, config, decode, covers=True))
+            tiles.append(cropping.fill(image, own, size, resize, config, decode, covers=True))
         return join(tiles, image_size)
 
     is_mosaic = tf.random.stateless_uniform([], drawing) < config.mosaic

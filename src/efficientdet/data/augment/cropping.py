@@ -46,13 +46,13 @@ def fill(
     import tensorflow as tf
 
     encoded, boxes, labels = raw
-    if changes_pictures(config):
+    if changes_images(config):
         image, boxes = _traced_change(config)(preprocess.decode_tf(encoded), boxes, seed)
         size = tf.shape(image)[:2]
         is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, resize, covers)
         part = preprocess.cut_out(image, window)
     else:
-        size = preprocess.picture_size_tf(encoded)
+        size = preprocess.image_size_tf(encoded)
         is_mirrored, window, shrink, valid_size = draw_decisions(seed, size, image_size, config, resize, covers)
         part = preprocess.decode_window_tf(encoded, window, shrink, decode)
     pixels = preprocess.resample_tf(mirror_image(part, is_mirrored), valid_size, image_size, resize)
@@ -61,15 +61,15 @@ def fill(
     return pixels, valid_size, tf.boolean_mask(boxes, kept), tf.boolean_mask(labels, kept)
 
 
-def changes_pictures(config: AugmentationConfig) -> bool:
-    """Tells whether anything that `change_picture` applies is switched on."""
+def changes_images(config: AugmentationConfig) -> bool:
+    """Tells whether anything that `change_image` applies is switched on."""
     strengths = (config.brightness, config.contrast, config.saturation, config.hue, config.grid_mask)
     return config.policy != "none" or any(strengths)
 
 
 @functools.cache
 def _traced_change(config: AugmentationConfig) -> Any:
-    """Makes a graph of `change_picture` once: policies are large, and a mosaic with mixup has them eight times."""
+    """Makes a graph of `change_image` once: policies are large, and a mosaic with mixup has them eight times."""
     import tensorflow as tf
 
     signature = [
@@ -78,14 +78,14 @@ def _traced_change(config: AugmentationConfig) -> Any:
         tf.TensorSpec([2], tf.int32),
     ]
     return tf.function(
-        functools.partial(change_picture, config=config),
+        functools.partial(change_image, config=config),
         input_signature=signature,
         autograph=False,
         experimental_attributes={"_noinline": True},
     )
 
 
-def change_picture(image: Any, boxes: Any, seed: Any, config: AugmentationConfig) -> tuple[Any, Any]:
+def change_image(image: Any, boxes: Any, seed: Any, config: AugmentationConfig) -> tuple[Any, Any]:
     """Applies grid mask, policy and colour jitter, each if it is switched on.
 
     Args:

@@ -16,7 +16,7 @@ _LONGER_SIDE = 640.0  # px, of the images for which lengths are given
 _SHIFT, _SHIFT_IN_BOX = 250.0, 120.0  # px at strength 1
 _HOLE, _HOLE_IN_BOX = 100.0, 50.0  # px from the middle of a hole to its edge, at strength 1
 
-_Picture = tuple[Any, Any]  # pixels, boxes
+_Image = tuple[Any, Any]  # pixels, boxes
 
 
 class _Place(NamedTuple):
@@ -42,7 +42,7 @@ class _Place(NamedTuple):
         return 1.8 * self.strength + 0.1
 
 
-_Change = Callable[[Any, Any, _Place], _Picture]
+_Change = Callable[[Any, Any, _Place], _Image]
 
 
 class Step(NamedTuple):
@@ -89,11 +89,11 @@ def apply_policy(
     return image, boxes
 
 
-def _apply_one(sequences: tuple[tuple[Step, ...], ...], image: Any, boxes: Any, seed: Any) -> _Picture:
+def _apply_one(sequences: tuple[tuple[Step, ...], ...], image: Any, boxes: Any, seed: Any) -> _Image:
     """Draws one of the sequences and applies it."""
     import tensorflow as tf
 
-    def branch(steps: tuple[Step, ...]) -> Callable[[], _Picture]:
+    def branch(steps: tuple[Step, ...]) -> Callable[[], _Image]:
         return lambda: apply_steps(steps, image, boxes, tf.random.fold_in(seed, 1))
 
     number = tf.random.stateless_uniform([], seed, 0, len(sequences), tf.int32)
@@ -123,7 +123,7 @@ def apply_steps(steps: tuple[Step, ...], image: Any, boxes: Any, seed: Any) -> t
     return image, boxes
 
 
-def _change(step: Step, image: Any, boxes: Any, drawing: Any, own: Any) -> _Picture:
+def _change(step: Step, image: Any, boxes: Any, drawing: Any, own: Any) -> _Image:
     """Applies one step to a whole image with its probability."""
     import tensorflow as tf
 
@@ -148,74 +148,74 @@ def _scale(image: Any) -> Any:
     return tf.cast(tf.reduce_max(tf.shape(image)[:2]), tf.float32) / _LONGER_SIDE
 
 
-def _shift_x(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _shift_x(image: Any, boxes: Any, place: _Place) -> _Image:
     return geometry.shift(image, boxes, 0.0, place.sign() * place.length(_SHIFT, _SHIFT_IN_BOX))
 
 
-def _shift_y(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _shift_y(image: Any, boxes: Any, place: _Place) -> _Image:
     return geometry.shift(image, boxes, place.sign() * place.length(_SHIFT, _SHIFT_IN_BOX), 0.0)
 
 
-def _shear_x(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _shear_x(image: Any, boxes: Any, place: _Place) -> _Image:
     return geometry.shear(image, boxes, 0.0, place.sign() * 0.3 * place.strength)
 
 
-def _shear_y(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _shear_y(image: Any, boxes: Any, place: _Place) -> _Image:
     return geometry.shear(image, boxes, place.sign() * 0.3 * place.strength, 0.0)
 
 
-def _rotate(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _rotate(image: Any, boxes: Any, place: _Place) -> _Image:
     return geometry.rotate(image, boxes, place.sign() * 30.0 * place.strength)
 
 
-def _mirror(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _mirror(image: Any, boxes: Any, place: _Place) -> _Image:
     """Mirrors the inside of a box; the box stays where it is."""
     assert place.in_box
     return image[:, ::-1], boxes
 
 
-def _cut_out(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _cut_out(image: Any, boxes: Any, place: _Place) -> _Image:
     return holes.cut_out(image, place.length(_HOLE, _HOLE_IN_BOX), place.seed), boxes
 
 
-def _cut_out_in_box(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _cut_out_in_box(image: Any, boxes: Any, place: _Place) -> _Image:
     return holes.cut_out_in_box(image, boxes, 0.75 * place.strength, place.seed), boxes
 
 
-def _saturate(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _saturate(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.change_saturation(image, place.factor()), boxes
 
 
-def _contrast(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _contrast(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.change_contrast(image, place.factor()), boxes
 
 
-def _brighten(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _brighten(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.change_brightness(image, place.factor()), boxes
 
 
-def _sharpen(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _sharpen(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.sharpen(image, place.factor()), boxes
 
 
-def _posterize(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _posterize(image: Any, boxes: Any, place: _Place) -> _Image:
     """Keeps int(4 * strength) bits, at least one: where that is 0, google/automl's shift by 8 acts as one by 7."""
     return color.posterize(image, min(max(int(4 * place.strength), 1), 8)), boxes
 
 
-def _solarize(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _solarize(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.solarize(image, int(256 * place.strength)), boxes
 
 
-def _solarize_add(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _solarize_add(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.solarize_add(image, int(110 * place.strength)), boxes
 
 
-def _equalize(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _equalize(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.equalize(image), boxes
 
 
-def _auto_contrast(image: Any, boxes: Any, place: _Place) -> _Picture:
+def _auto_contrast(image: Any, boxes: Any, place: _Place) -> _Image:
     return color.auto_contrast(image), boxes
 
 

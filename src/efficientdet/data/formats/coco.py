@@ -19,7 +19,7 @@ from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_PICTURES_ONLY = "files without annotations (images to detect in, nothing to count)"
+_IMAGES_ONLY = "files without annotations (images to detect in, nothing to count)"
 _UNLISTED = "annotations of images that are not listed dropped"
 _TEXT_IDS = "files whose ids are text; counted from 1 in their order"
 _FROM_SEGMENTATION = "boxes computed from polygons or masks, since the annotation has none"
@@ -79,7 +79,7 @@ def read(
     categories, labels = _merge_categories({path: documents[name] for name, path, _ in found}, found[0][0], problems)
     unannotated = frozenset(name for name, document in documents.items() if "annotations" not in document)
     problems += [
-        sources.Problem(kind=_PICTURES_ONLY, split=name, file_name=path.name)
+        sources.Problem(kind=_IMAGES_ONLY, split=name, file_name=path.name)
         for name, path, _ in found
         if name in unannotated
     ]

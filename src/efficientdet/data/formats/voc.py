@@ -182,24 +182,24 @@ class _Annotation:
                 boxes.append(box)
                 box_labels.append(labels[name])
         with self._faults.of(self._split, self.path.name, lost=len(boxes)):
-            picture = self._picture()
+            image = self._image()
             size = self._tree.find("size")
             sides = ("height", "width")
             declared = None if size is None else [self._pixels(size, side) for side in sides]
-            self._report(_DIFFICULT, self._num_difficult, file_name=picture.name, lost=self._num_difficult)
+            self._report(_DIFFICULT, self._num_difficult, file_name=image.name, lost=self._num_difficult)
             for kind, count in self._outlines.items():
-                self._report(kind, count, file_name=picture.name)
+                self._report(kind, count, file_name=image.name)
             return sources.make_example(
                 id=number,
-                path=picture,
-                file_name=picture.name,
+                path=image,
+                file_name=image.name,
                 declared_size=None if declared is None else (declared[0], declared[1]),
                 boxes=boxes,
                 labels=box_labels,
             )
         return None
 
-    def _picture(self) -> Path:
+    def _image(self) -> Path:
         """Finds the image: of the XML's own name, among several the one that <filename> means; else by <filename>."""
         folders = self._folders.of(self.path)
         declared = (self._tree.findtext("filename") or self._tree.findtext("path") or "").strip()

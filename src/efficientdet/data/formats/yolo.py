@@ -84,12 +84,12 @@ def _read_examples(
     """Reads the label files of all splits; ids count through the splits from 1."""
     examples: dict[str, list[sources.Example]] = {}
     first_id = 1
-    for split, pictures in description.splits.items():
-        counts = collections.Counter(pictures)
-        pictures = sorted(counts)
-        lines.report_repeated({picture: count for picture, count in counts.items() if count > 1}, split, root)
-        examples[split] = [lines.read(picture, first_id + i, split, root) for i, picture in enumerate(pictures)]
-        first_id += len(pictures)
+    for split, images in description.splits.items():
+        counts = collections.Counter(images)
+        images = sorted(counts)
+        lines.report_repeated({image: count for image, count in counts.items() if count > 1}, split, root)
+        examples[split] = [lines.read(image, first_id + i, split, root) for i, image in enumerate(images)]
+        first_id += len(images)
     lines.report_shared()
     return examples
 
@@ -113,15 +113,15 @@ class _Lines:
         self.problems: list[sources.Problem] = []
         self.searched = "for lines in the label files"
 
-    def read(self, picture: Path, number: int, split: str, root: Path) -> sources.Example:
+    def read(self, image: Path, number: int, split: str, root: Path) -> sources.Example:
         """Reads the label file of one image."""
-        name = _name(picture, root)
-        path = self._find(picture)
+        name = _name(image, root)
+        path = self._find(image)
         boxes, box_labels = [], []
         if path is None:
-            places = yolo_layout.label_folders(picture)
-            folders = [str(folder) for folder in places if folder.is_dir()] or [str(picture.parent)]
-            self.searched = f"for {picture.stem}.txt in {', '.join(folders)}"
+            places = yolo_layout.label_folders(image)
+            folders = [str(folder) for folder in places if folder.is_dir()] or [str(image.parent)]
+            self.searched = f"for {image.stem}.txt in {', '.join(folders)}"
         else:
             self._owners.setdefault(path, []).append((split, name))
             self.files.append(path)
@@ -144,7 +144,7 @@ class _Lines:
                 )
         return sources.make_example(
             id=number,
-            path=picture,
+            path=image,
             file_name=name,
             declared_size=None,
             boxes=boxes,
@@ -152,13 +152,13 @@ class _Lines:
             is_normalized=True,
         )
 
-    def _find(self, picture: Path) -> Path | None:
+    def _find(self, image: Path) -> Path | None:
         """Finds the label file of an image: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
-        for folder in yolo_layout.label_folders(picture):
+        for folder in yolo_layout.label_folders(image):
             if folder not in self._listings:
                 self._listings[folder] = _list_labels(folder)
             listing = self._listings[folder]
-            for name in (f"{picture.stem}.txt", f"{picture.name}.txt"):
+            for name in (f"{image.stem}.txt", f"{image.name}.txt"):
                 found = listing.get(name) or listing.get(lookup.fold(name))
                 if found is not None:
                     return folder / found
@@ -191,12 +191,12 @@ class _Lines:
 
     def report_repeated(self, counts: dict[Path, int], split: str, root: Path) -> None:
         """Reports images that lists, or folders inside each other, name more than once."""
-        for picture, count in counts.items():
+        for image, count in counts.items():
             self.problems.append(
                 sources.Problem(
                     kind=sources.REPEATED_IMAGE,
                     split=split,
-                    file_name=_name(picture, root),
+                    file_name=_name(image, root),
                     detail=f"named {count} times",
                 )
             )
@@ -266,9 +266,9 @@ class _Lines:
             raise UserError(f"{where}: has {count} numbers; expected `class x y width height`, or a polygon.{hint}")
 
 
-def _name(picture: Path, root: Path) -> str:
+def _name(image: Path, root: Path) -> str:
     """Calls an image by its path in the dataset."""
-    return picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.name
+    return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
 
 
 def _list_labels(folder: Path) -> dict[str, str]:

@@ -103,10 +103,10 @@ def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.T
             )
             for future in done:
                 future.result()
-            done_pictures = counter.value
-            if done_pictures > shown:
-                tracker.advance(done_pictures - shown)
-                shown = done_pictures
+            done_images = counter.value
+            if done_images > shown:
+                tracker.advance(done_images - shown)
+                shown = done_images
         return [future.result() for future in futures]
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
@@ -150,18 +150,18 @@ def _write_counted(task: Task) -> Shard:
 def _write(task: Task, advance: Callable[[], None]) -> Shard:
     """Checks the images of one shard and writes their records."""
     lengths: list[int] = []
-    pictures: list[_Counts] = []
+    images: list[_Counts] = []
     broken: list[sources.Problem] = []
     with _Writer(task.path) as writer:
         for example in task.examples:
             try:
-                picture = policy.prepare(example, task.split)
+                image = policy.prepare(example, task.split)
             except UserError as error:
                 name, detail = example.file_name, str(error)
                 broken.append(sources.Problem(kind=policy.BROKEN, split=task.split, file_name=name, detail=detail))
             else:
-                lengths.append(writer.write(example, picture, task.categories))
-                pictures.append(_Counts(picture))
+                lengths.append(writer.write(example, image, task.categories))
+                images.append(_Counts(image))
             advance()
     num_bytes, sha256 = _digest(task.path)
     return Shard(
@@ -170,10 +170,10 @@ def _write(task: Task, advance: Callable[[], None]) -> Shard:
         num_bytes=num_bytes,
         sha256=sha256,
         lengths=np.asarray(lengths, np.int64),
-        num_crowds=sum(counts.num_crowds for counts in pictures),
-        max_boxes=max((len(counts.labels) for counts in pictures), default=0),
-        boxes_per_class=collections.Counter(label for counts in pictures for label in counts.labels),
-        problems=[problem for counts in pictures for problem in counts.problems],
+        num_crowds=sum(counts.num_crowds for counts in images),
+        max_boxes=max((len(counts.labels) for counts in images), default=0),
+        boxes_per_class=collections.Counter(label for counts in images for label in counts.labels),
+        problems=[problem for counts in images for problem in counts.problems],
         broken=broken,
     )
 
@@ -181,10 +181,10 @@ def _write(task: Task, advance: Callable[[], None]) -> Shard:
 class _Counts:
     """What the summary needs of an image, without its pixels."""
 
-    def __init__(self, picture: policy.Picture):
-        self.labels: list[int] = picture.labels.tolist()
-        self.num_crowds = int(picture.is_crowd.sum())
-        self.problems = picture.problems
+    def __init__(self, image: policy.Image):
+        self.labels: list[int] = image.labels.tolist()
+        self.num_crowds = int(image.is_crowd.sum())
+        self.problems = image.problems
 
 
 class _Writer:
@@ -204,22 +204,22 @@ class _Writer:
             self._translate(create)
         return self
 
-    def write(self, example: sources.Example, picture: policy.Picture, categories: tuple[Category, ...]) -> int:
+    def write(self, example: sources.Example, image: policy.Image, categories: tuple[Category, ...]) -> int:
         """Writes one record and returns the bytes of its payload."""
         if self._file is None:
             return 0
-        size = np.asarray([picture.height, picture.width] * 2, np.float32)
+        size = np.asarray([image.height, image.width] * 2, np.float32)
         payload = tfrecord.serialize(
-            encoded=picture.jpeg,
+            encoded=image.jpeg,
             file_name=example.file_name,
             id=example.id,
-            height=picture.height,
-            width=picture.width,
-            boxes=picture.boxes / size,
-            category_ids=np.asarray([categories[label].id for label in picture.labels], np.int64),
-            category_names=[categories[label].name for label in picture.labels],
-            is_crowd=picture.is_crowd,
-            area=picture.area,
+            height=image.height,
+            width=image.width,
+            boxes=image.boxes / size,
+            category_ids=np.asarray([categories[label].id for label in image.labels], np.int64),
+            category_names=[categories[label].name for label in image.labels],
+            is_crowd=image.is_crowd,
+            area=image.area,
         )
         self._translate(lambda: self._file.write(payload))
         return len(payload)

@@ -105,9 +105,9 @@ def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str
         training: `batch_size`, `accumulate_steps`, `batch_norm`.
         count: devices.
     """
-    pictures = training.batch_size // training.accumulate_steps
-    pictures //= count if training.batch_norm == "per_replica" else 1
-    if pictures > 1 or max(model.image_size) > 2**model.max_level:
+    images = training.batch_size // training.accumulate_steps
+    images //= count if training.batch_norm == "per_replica" else 1
+    if images > 1 or max(model.image_size) > 2**model.max_level:
         return None
     height, width = model.image_size
     return (

@@ -59,7 +59,7 @@ _FOLDERS = ("checkpoints", "weights", "evaluation")
 
 _LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock
 
-_PICTURES = 8
+_IMAGES = 8
 _SHOWN_SCORE = 0.3
 
 
@@ -241,12 +241,12 @@ def write_evaluation(
 
     files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
     names = [category.name for category in categories]
-    pictures = [
+    images = [
         _pair({name: np.asarray(value)[row] for name, value in {**batch, **_prefixed(detections)}.items()}, names)
         for batch, detections in found.examples
-        for row in range(min(_PICTURES, len(batch["images"])))
+        for row in range(min(_IMAGES, len(batch["images"])))
     ]
-    sheet = draw.contact_sheet(pictures, columns=2)
+    sheet = draw.contact_sheet(images, columns=2)
     path = folder / "evaluation" / f"step-{step:08d}.jpg"
     files.write_aside(path, lambda temporary: Image.fromarray(sheet).save(temporary, quality=90))
     metrics.image("truth and detections", sheet, step)

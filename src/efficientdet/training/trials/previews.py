@@ -26,7 +26,7 @@ class Preview:
 
     output: str
     """The sheet."""
-    pictures: list[dict[str, Any]]
+    images: list[dict[str, Any]]
     """For each image its id, height and width of what is not padding, and its boxes in px of the network input."""
     object_sizes: dict[str, float] | None
     """Smallest, median and largest object, and the share of those smaller than the smallest anchor: square roots of
@@ -40,8 +40,8 @@ class Preview:
 
     def text(self) -> str:
         """Says what was drawn, and how large the objects are."""
-        boxes = sum(len(picture["boxes"]) for picture in self.pictures)
-        drawn = f"{self.output}: {len(self.pictures)} images with {boxes} boxes"
+        boxes = sum(len(image["boxes"]) for image in self.images)
+        drawn = f"{self.output}: {len(self.images)} images with {boxes} boxes"
         if self.object_sizes is None:
             return drawn
         sizes = self.object_sizes
@@ -58,7 +58,7 @@ def preview(
     /,
     *,
     output: Path = Path("preview.jpg"),
-    num_pictures: int = 16,
+    num_images: int = 16,
     columns: int = 4,
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = ExperimentConfig(),  # noqa: B008
 ) -> Preview:
@@ -68,7 +68,7 @@ def preview(
         data: converted dataset, glob of TFRecord files, or folder of photographs with annotations; on the command line
             a preset may follow, else it is d0.
         output: the sheet, a .jpg or .png.
-        num_pictures: on the sheet.
+        num_images: on the sheet.
         columns: images a row.
         config: of the run; its size, augmentation, seed and split count.
 
@@ -78,13 +78,13 @@ def preview(
     Raises:
         UserError: the dataset or a knob cannot be used.
     """
-    if num_pictures < 1 or columns < 1:
-        raise UserError(f"`num_pictures` is {num_pictures} and `columns` is {columns}; both must be at least 1.")
+    if num_images < 1 or columns < 1:
+        raise UserError(f"`num_images` is {num_images} and `columns` is {columns}; both must be at least 1.")
     if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
     limits.check(config)
     files.check_writable(output)
-    opened = datasets.open_dataset(_configure(config, data, num_pictures))
+    opened = datasets.open_dataset(_configure(config, data, num_images))
     names = [category.name for category in opened.categories]
     batch, ids = next(iter(opened.training_batches(0, 1)))
     drawn, described = [], []
@@ -98,7 +98,7 @@ def preview(
     smallest_anchor = 2**config.model.min_level * config.model.anchor_scale
     return Preview(
         output=str(output),
-        pictures=described,
+        images=described,
         object_sizes=_object_sizes(batch, smallest_anchor),
         smallest_anchor=smallest_anchor,
     )
@@ -129,7 +129,7 @@ def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None
     }
 
 
-def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> ExperimentConfig:
+def _configure(config: ExperimentConfig, data: str, num_images: int) -> ExperimentConfig:
     """Points the config of a run at `data`, with the whole sheet in one batch and no validation."""
     if data == datasets.SYNTHETIC:
         raise UserError("`data` is `synthetic`; generated images are not augmented. `efficientdet demo` makes records.")
@@ -140,7 +140,7 @@ def _configure(config: ExperimentConfig, data: str, num_pictures: int) -> Experi
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, validation="none", train=train, source=source),
-        training=dataclasses.replace(config.training, batch_size=num_pictures),
+        training=dataclasses.replace(config.training, batch_size=num_images),
     )
 
 
