@@ -132,7 +132,7 @@ def test_a_killed_download_goes_on_in_the_middle_of_an_archive(server, tmp_path)
     assert (tmp_path / "coco" / "images" / "val2017").is_dir()
     train.hangs_after = None
     server.asked.clear()
-    (tmp_path / "coco" / "records.partial-1").mkdir()  # of a conversion that was killed
+    (tmp_path / "coco" / ".partial-records-1").mkdir()  # of a conversion that was killed
     result = _download(server, tmp_path / "coco")
     assert [headers.get("Range", "all")[:6] for headers in server.gets()] == ["bytes="]
     assert _fetched(server) == [TRAIN]
@@ -142,7 +142,7 @@ def test_a_killed_download_goes_on_in_the_middle_of_an_archive(server, tmp_path)
         "train2017.zip",
         "val2017.zip",
     ]
-    assert not (tmp_path / "coco" / "records.partial-1").exists()
+    assert not (tmp_path / "coco" / ".partial-records-1").exists()
 
 
 def test_what_somebody_has_already_is_not_fetched(server, contents, tmp_path):

@@ -334,7 +334,7 @@ def _unpack(archive: _Archive, output: Path, wanted: Iterable[str], size: int) -
 
 def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
     """Converts the splits into one folder of records."""
-    for left in [*output.glob("records.partial-*"), *output.glob("records.old-*")]:  # of a process that was killed
+    for left in output.glob(f"{files.PARTIAL}records-*"):  # of a process that was killed
         shutil.rmtree(left)
     result = conversion.convert(
         "coco",

@@ -43,11 +43,7 @@ def write(path: Path, detections: Iterable[dict[str, Any]]) -> None:
         detections: image_id, category_id, bbox (x, y, width, height) and score of each.
     """
     lines = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
-    files.write_aside(path, lambda temporary: _write_text(temporary, f"[\n{lines}\n]\n"))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    files.write_text(path, f"[\n{lines}\n]\n")
 
 
 def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) -> list[dict[str, Any]]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,13 +133,12 @@ def export(
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
     keras = keras_runtime.KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
     gate = gates.find_gate(precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
-    with files.explained(target), _aside(target) as folder:
+    with files.explained(target), files.folder_aside(target) as folder:
         progress.console.print(f"export: writing {format}, {precision}", markup=False)
         _write(folder, loaded, manifest, samples)
         manifest = manifests.write(folder, manifest)
         found = _verify(loaded, keras, folder, [*shown, *samples[:_MOST_SAMPLES]], gate)
         manifests.write(folder, dataclasses.replace(manifest, agreement=found))
-        _replace(folder, target)
     return _result(target, manifest, found)
 
 
@@ -297,27 +292,6 @@ def _verify_letterbox(folder: Path, manifest: manifests.Manifest) -> None:
     bounds = verification.LIMITS["float32"]
     if not (score <= bounds.score and box <= bounds.box):
         raise UserError(f"The letterbox of `{folder}` moves scores by {score:.1e} and boxes by {box:.2g} px.")
-
-
-@contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """Makes a folder beside the target while the block runs."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".partial-{target.name}-", dir=target.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Puts a folder in its place; an earlier export there goes away only then."""
-    old = folder.with_name(f"{folder.name}-old")
-    if target.exists():
-        target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _result(folder: Path, manifest: manifests.Manifest, found: dict[str, Any]) -> Export:

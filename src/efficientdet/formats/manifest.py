@@ -6,7 +6,6 @@ That finds damage and mix-ups. It proves nothing about who wrote it: whoever can
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +122,7 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
     Returns:
         The manifest with the sums.
     """
-    found = {name: _hash(folder / name) for name in _list(folder)}
+    found = {name: files.sha256(folder / name) for name in _list(folder)}
     complete = dataclasses.replace(manifest, files=found)
     files.write_json(folder / FILE, complete.to_dict())
     return complete
@@ -155,7 +154,7 @@ def read(location: str | Path) -> tuple[Path, Manifest]:
     if unknown := sorted(found - manifest.files.keys()):
         raise UserError(f"`{folder / unknown[0]}` is not in `{FILE}`; an export has no other files.")
     for name, expected in manifest.files.items():
-        if _hash(folder / name) != expected:
+        if files.sha256(folder / name) != expected:
             raise UserError(f"`{folder / name}` is damaged or was changed: its SHA-256 is not the one in `{FILE}`.")
     return folder, manifest
 
@@ -253,8 +252,3 @@ def _list(folder: Path) -> list[str]:
         if len(found) > _MOST_FILES:
             raise UserError(f"`{folder}` has more than {_MOST_FILES} files; that is not an export.")
     return found
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

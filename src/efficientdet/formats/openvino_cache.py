@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ def find_converted(location: str | Path, image_size: tuple[int, int] | None = No
     from efficientdet.model import weights
 
     path = weights.find(pretrained.find_weights(location))
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+    content = files.sha256(path)
     versions = [_fingerprint_of_network(), importlib.metadata.version("openvino"), manifests.FORMAT]
     key = hashlib.sha256(json.dumps([content, image_size, versions]).encode()).hexdigest()[:32]
     folder = web.cache_dir() / "openvino"
@@ -83,8 +81,7 @@ def _forget_oldest(folder: Path, pattern: str = f"*/{openvino.GRAPH}") -> None:
 def _write_folder(folder: Path, loaded: Any, image_size: tuple[int, int] | None) -> None:
     """Converts weights into a folder, aside and then renamed."""
     model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with files.folder_aside(folder) as temporary:
         openvino.save(temporary / openvino.GRAPH, openvino.convert(loaded, image_size))
         manifests.write(
             temporary,
@@ -99,6 +96,3 @@ def _write_folder(folder: Path, loaded: Any, image_size: tuple[int, int] | None)
                 postprocess=loaded.postprocess,
             ),
         )
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -27,7 +27,7 @@ ADVICE = "give another `--output`, or `--overwrite` to replace them"
 
 _VERSION = 1
 _MARK = "_mark"  # ends the name of a setting that tells versions of a file apart
-_TEMPORARY = ".partial-*"
+_TEMPORARY = f"{files.PARTIAL}*"
 
 
 class Journal:

@@ -13,7 +13,6 @@ the upright image, to 0.01 px; 0 is the left or upper edge of the first pixel, a
 """
 
 import csv
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +63,7 @@ def copy_image(source: Path | None, pixels: Any, path: Path) -> None:
     """
     if _suffix(source) and source is not None:
         content = images.read_file(source, str(source))
-        files.write_aside(path, lambda temporary: _fill(temporary, content))
+        files.write_bytes(path, content)
     else:
         image = Image.fromarray(pixels)
         files.write_aside(path, lambda temporary: image.save(temporary, quality=95, subsampling=0))
@@ -100,7 +99,7 @@ def write(form: Form, output: Path, found: Sequence[tuple[str, _Found]], categor
     }
     texts = writers[form](found, categories)
     for name, text in texts.items():
-        files.write_aside(output / name, functools.partial(_fill, content=text.encode()))
+        files.write_text(output / name, text)
     return list(texts)
 
 
@@ -248,7 +247,3 @@ def _add(parent: ElementTree.Element, **values: Any) -> None:
 
 def _json(document: Any) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

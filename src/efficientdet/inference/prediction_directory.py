@@ -185,7 +185,7 @@ class Directory:
         skipped = "".join(f"{one_line(task.error)}\n" for task in self.tasks if task.error)
         path = self.output / journal.SKIPPED
         if skipped:
-            files.write_aside(path, lambda temporary: _fill(temporary, skipped))
+            files.write_text(path, skipped)
         else:
             path.unlink(missing_ok=True)
         self.journal.finish(named)
@@ -225,7 +225,3 @@ def _say_legend(categories: Sequence[Category]) -> None:
 def _has_others(folder: Path) -> bool:
     """Says whether a directory has anything in it."""
     return folder.is_dir() and any(folder.iterdir())
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet.errors import UserError
+
+PARTIAL = ".partial-"
+"""How names begin of what is being written; one that is left is of a process that was killed."""
+
+
+def sha256(path: Path) -> str:
+    """Computes the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
@@ -27,7 +37,7 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+            handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
             os.close(handle)
             temporary = Path(name)
             write(temporary)
@@ -36,6 +46,31 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` that takes its place if the block succeeds, and vanishes if it does not.
+
+    A folder that was there before goes when the new one has come; after a block that failed it is as it was.
+
+    Args:
+        folder: where the result belongs; the folders above it are made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{folder.name}-", dir=folder.parent))
+    earlier = partial.with_name(partial.name + "-earlier")
+    try:
+        partial.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        yield partial
+        if folder.exists():
+            folder.rename(earlier)
+        partial.rename(folder)
+    finally:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:
@@ -88,11 +123,21 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON, indented."""
-    write_aside(path, lambda temporary: _dump(temporary, values))
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def _dump(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Writes text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_aside(path, write)
 
 
 @contextlib.contextmanager

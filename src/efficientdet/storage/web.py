@@ -8,7 +8,6 @@ it: then a part that only lacks its new name needs no case of its own.
 """
 
 import dataclasses
-import hashlib
 import json
 import queue
 import re
@@ -255,8 +254,7 @@ def _what_is_wrong(wanted: _Wanted, path: Path) -> str:
         return f"has {size:,} bytes instead of {wanted.size:,}"
     if wanted.sha256 is None:
         return ""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = files.sha256(path)
     return "" if found == wanted.sha256.lower() else f"has the SHA-256 {found} instead of {wanted.sha256}"
 
 

@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import glob
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from efficientdet import progress
 from efficientdet.data.records import tfrecord
 from efficientdet.errors import UserError
-from efficientdet.storage import web
+from efficientdet.storage import files, web
 from efficientdet.structures import Category
 
 _FORMAT = "2"
@@ -162,10 +161,9 @@ def _fingerprint(paths: list[Path]) -> str:
 
 
 def _save(result: Scan, path: Path) -> None:
-    """Keeps a scan: written aside, then renamed, so that no other process reads half of it."""
-    aside = path.with_name(f"{path.stem}.partial-{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Keeps a scan, if the folder can be written."""
+
+    def write(aside: Path) -> None:
         np.savez(
             aside,
             shards=result.shards,
@@ -177,12 +175,11 @@ def _save(result: Scan, path: Path) -> None:
             boxes_per_class=np.asarray(result.boxes_per_class, np.int64),
             checksum=np.asarray(result.checksum, np.str_),
         )
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        progress.console.print(
-            f"The index is not kept for the next time: {path.parent}: {error.strerror}.", markup=False
-        )
+
+    try:
+        files.write_aside(path, write)
+    except UserError as error:
+        progress.console.print(f"The index is not kept for the next time: {error}", markup=False)
 
 
 def _load(path: Path) -> Scan | None:

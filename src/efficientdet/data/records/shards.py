@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import concurrent.futures.process
 import dataclasses
-import hashlib
 import importlib
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from efficientdet import backend, progress
 from efficientdet.data import policy, sources
 from efficientdet.data.records import tfrecord
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 from efficientdet.structures import Category
 
 _POLL_SECONDS = 0.25
@@ -242,5 +242,4 @@ def _digest(path: Path | None) -> tuple[int, str]:
     """Measures and hashes a file."""
     if path is None:
         return 0, ""
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, files.sha256(path)

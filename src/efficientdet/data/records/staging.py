@@ -1,13 +1,12 @@
 """An output folder that appears whole or not at all: written beside its place, renamed at the end."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.storage import files
 
 
 @contextlib.contextmanager
@@ -25,21 +24,8 @@ def output_folder(output: Path, source: Path, dry_run: bool, overwrite: bool) ->
         return
     output = output.absolute()
     _check_output(output, source, overwrite)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    retired = output.with_name(f"{output.name}.old-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    with files.explained(output), files.folder_aside(output) as partial:
         yield partial
-        if output.exists():
-            output.replace(retired)
-        partial.replace(output)
-    except OSError as error:
-        raise UserError(f"`output` {output} cannot be written: {error.strerror}.") from error
-    finally:
-        if retired.exists() and not output.exists():
-            retired.replace(output)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

@@ -8,7 +8,6 @@ form is made from these lines.
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,17 +78,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _cut(path: Path, last_step: int, last_evaluation: int) -> list[dict[str, Any]]:
-    """Keeps the lines up to these steps; written aside and renamed, so that no moment shows half a file."""
+    """Keeps the lines up to these steps."""
     if not path.exists():
         return []
     last = {"validation": last_evaluation}
     kept = [line for line in read_lines(path) if line["step"] <= last.get(line["kind"], last_step)]
-    aside = path.with_name(path.name + ".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    files.write_text(path, text)
     return kept
 
 

@@ -57,7 +57,7 @@ class TimeLog:
         texts = [_metadata(self._began, name, unit) for name, unit in _UNITS.items()]
         for line in lines:
             texts += self._texts(line)
-        files.write_aside(self._path, lambda temporary: _fill(temporary, texts))
+        files.write_text(self._path, "".join(texts))
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -140,7 +140,3 @@ def _line(values: dict[str, Any]) -> str:
 
 def _time_of(line: Mapping[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(line["time"])
-
-
-def _fill(path: Path, texts: list[str]) -> None:
-    path.write_text("".join(texts), encoding="utf-8")

@@ -15,6 +15,7 @@ import numpy as np
 
 from efficientdet.errors import UserError
 from efficientdet.model import weights
+from efficientdet.storage import files
 from efficientdet.training.step import State
 
 _LISTS = {
@@ -83,7 +84,7 @@ def step_of(path: Path) -> int:
 
 def latest(folder: Path) -> Path | None:
     """Finds the newest checkpoint; sweeps away what a killed writer left."""
-    for partial in folder.glob(".partial-*"):
+    for partial in folder.glob(f"{files.PARTIAL}*"):
         partial.unlink(missing_ok=True)
     return newest(folder)
 

@@ -84,7 +84,7 @@ def claim(facts: dict[str, Any]) -> Path:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         _lock(folder)
-        for partial in [*folder.glob(".partial-*"), *folder.glob("*/.partial-*")]:
+        for partial in [*folder.glob(f"{files.PARTIAL}*"), *folder.glob(f"*/{files.PARTIAL}*")]:
             partial.unlink(missing_ok=True)
         files.write_json(path, now)
     except OSError as error:
@@ -113,7 +113,7 @@ def _is_begun(entry: Path) -> bool:
     """Tells whether an entry of the folder is what a run leaves that was killed before it wrote its config."""
     if entry.is_dir():
         return entry.name == liveness.FOLDER or (entry.name in _FOLDERS and not any(entry.iterdir()))
-    return entry.name == ".lock" or entry.name.startswith(".partial-")
+    return entry.name == ".lock" or entry.name.startswith(files.PARTIAL)
 
 
 def _lock(folder: Path) -> None:

@@ -190,8 +190,4 @@ def _write(folder: Path, summary: SeedsSummary) -> None:
     headings, *rows = summary.rows()
     lines = [headings, ["---:"] * len(headings), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    files.write_aside(folder / TABLE, lambda temporary: _fill(temporary, text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    files.write_text(folder / TABLE, text)
