@@ -18,8 +18,7 @@ from typing import Any
 
 import tyro
 
-from efficientdet import backend, presets
-from efficientdet import config as configs
+from efficientdet import backend, knobs, presets
 from efficientdet.benchmarks import report
 from efficientdet.storage import files
 
@@ -80,7 +79,7 @@ def main(
         "what": "test AP after the same training, from random weights and from an ImageNet backbone",
         "rows": rows,
         "AP_gain": rows[backbone]["test"]["metrics"]["AP"] - rows["random"]["test"]["metrics"]["AP"],
-        "settings": configs.to_dict(config),
+        "settings": knobs.to_dict(config),
         **report.circumstances(),
     }
     files.write_json(output, table)

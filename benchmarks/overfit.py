@@ -19,8 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from efficientdet import backend, presets
-from efficientdet import config as configs
+from efficientdet import backend, knobs, presets
 from efficientdet.benchmarks import report
 from efficientdet.storage import files
 
@@ -91,7 +90,7 @@ def main(
         "steps": summary.steps,
         "seconds": round(summary.seconds, 1),
         "state_megabytes": round(max(checkpoints) / 1e6, 1),
-        "settings": configs.to_dict(
+        "settings": knobs.to_dict(
             dataclasses.replace(config, data=dataclasses.replace(config.data, train=records.name))
         ),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 1),

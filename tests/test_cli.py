@@ -8,7 +8,7 @@ import little_datasets
 import pytest
 
 import efficientdet
-from efficientdet import cli
+from efficientdet import cli, knobs
 
 
 def test_help_names_every_verb(capsys):
@@ -96,11 +96,10 @@ def test_training_knobs_reach_the_config():
 
 
 def test_the_config_of_a_run_can_start_another(tmp_path):
-    from efficientdet import config as configs
     from efficientdet import presets
 
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**configs.to_dict(presets.PRESETS["lite0"]), "dataset": {"num_examples": 3}}))
+    path.write_text(json.dumps({**knobs.to_dict(presets.PRESETS["lite0"]), "dataset": {"num_examples": 3}}))
     assert cli._training_config(["--config", str(path)]) == presets.PRESETS["lite0"]
 
 

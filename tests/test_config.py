@@ -6,7 +6,7 @@ import json
 import pytest
 
 from efficientdet import config as configs
-from efficientdet import limits, presets
+from efficientdet import knobs, presets
 from efficientdet.errors import UserError
 
 
@@ -21,17 +21,17 @@ def _changed(name, value):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_survives_json_and_back(name):
     preset = presets.PRESETS[name]
-    values = json.loads(json.dumps(configs.to_dict(preset)))
-    assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == preset
+    values = json.loads(json.dumps(knobs.to_dict(preset)))
+    assert knobs.from_dict(configs.ExperimentConfig, values, "config.json") == preset
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_passes_its_own_check(name):
-    limits.check(presets.PRESETS[name])
+    configs.check(presets.PRESETS[name])
 
 
 def test_missing_fields_keep_their_defaults():
-    loaded = configs.from_dict(configs.ExperimentConfig, {"training": {"batch_size": 8}}, "config.json")
+    loaded = knobs.from_dict(configs.ExperimentConfig, {"training": {"batch_size": 8}}, "config.json")
     assert loaded == _changed("training.batch_size", 8)
 
 
@@ -91,19 +91,19 @@ def test_a_damaged_config_file_is_named(tmp_path, text, words):
 )
 def test_a_wrong_value_is_named(values, words):
     with pytest.raises(UserError) as error:
-        configs.from_dict(configs.ExperimentConfig, values, "config.json")
+        knobs.from_dict(configs.ExperimentConfig, values, "config.json")
     assert words in str(error.value)
     assert len(str(error.value)) < 300
 
 
 def test_whole_numbers_are_good_floats():
-    loaded = configs.from_dict(configs.ExperimentConfig, {"training": {"epochs": 3}}, "config.json")
+    loaded = knobs.from_dict(configs.ExperimentConfig, {"training": {"epochs": 3}}, "config.json")
     assert isinstance(loaded.training.epochs, float)
 
 
 def test_what_follows_from_batch_and_dataset_may_be_left_open():
     values = {"optimizer": {"learning_rate": None, "warmup_epochs": None}}
-    assert configs.from_dict(configs.ExperimentConfig, values, "config.json") == configs.ExperimentConfig()
+    assert knobs.from_dict(configs.ExperimentConfig, values, "config.json") == configs.ExperimentConfig()
 
 
 _NAN = float("nan")
@@ -189,7 +189,7 @@ _NAN = float("nan")
 )
 def test_check_names_the_knob(name, value):
     with pytest.raises(UserError, match=name.split(".")[1]):
-        limits.check(_changed(name, value))
+        configs.check(_changed(name, value))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_check_names_the_knob(name, value):
     ],
 )
 def test_check_lets_the_limit_itself_pass(name, value):
-    limits.check(_changed(name, value))
+    configs.check(_changed(name, value))
 
 
 @pytest.mark.parametrize("value", [0.0, 20.1])
@@ -214,7 +214,7 @@ def test_check_lets_the_limit_itself_pass(name, value):
 def test_check_looks_into_the_backbone(name, value):
     model = dataclasses.replace(configs.ModelConfig(), backbone=configs.BackboneConfig(**{name: value}))
     with pytest.raises(UserError, match=rf"model\.backbone\.{name}` is {value:g}"):
-        limits.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
+        configs.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,9 @@ def test_check_looks_into_the_backbone(name, value):
 def test_a_image_that_would_not_fit_into_memory_is_refused(values, part):
     model = dataclasses.replace(configs.ModelConfig(), **values)
     with pytest.raises(UserError, match=rf"`model\.image_size` is .*; the {part} would need"):
-        limits.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
+        configs.check(dataclasses.replace(configs.ExperimentConfig(), model=model))
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_has_values_that_can_work(name):
-    limits.check(presets.PRESETS[name])
+    configs.check(presets.PRESETS[name])

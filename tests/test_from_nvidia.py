@@ -9,7 +9,8 @@ import shlex
 
 import pytest
 
-from efficientdet import cli, limits, presets
+from efficientdet import cli, presets
+from efficientdet import config as configs
 from efficientdet.command_line import nvidia
 from efficientdet.training import schedule
 
@@ -68,7 +69,7 @@ def _training_words(command):
 def test_a_command_of_the_tables_exists(command):
     words = _training_words(command)
     if words is not None:
-        limits.check(cli._training_config([word for word in words if word not in ("--backend", "jax")]))
+        configs.check(cli._training_config([word for word in words if word not in ("--backend", "jax")]))
         return
     _, verb, *words = shlex.split(command)
     module, name, _ = cli.BENCHMARKS[words[0]] if verb == "benchmark" else cli.VERBS[verb]

@@ -1,18 +1,23 @@
-"""Every knob: its default, its unit, what it does. Values that belong together for one purpose are in `presets`."""
+"""Every knob: default, range, unit, what it does, and whether a resumed run may change it (`is_free`).
+
+Values that belong together for one purpose are in `presets`. What becomes of a knob that is left open is in its text,
+and computed by `training/schedule.py`.
+"""
 
 import dataclasses
-import difflib
 import json
+import math
 import pathlib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from efficientdet import knobs
 from efficientdet.errors import UserError
+from efficientdet.knobs import MANY, knob
 
 LEAST_SIDE = 32
 """Smallest height or width of a network input, px."""
+_LARGEST_SIDE = 100_000  # px
+_MOST_NUMBERS = 2**30  # in one tensor of one image: 4 GB. The largest published network, D7x, has 1.1 * 10^8
 
 Precision = Literal["float32", "tf32", "mixed_float16", "mixed_bfloat16"]
 Switch = Literal["auto", "on", "off"]
@@ -35,15 +40,15 @@ class BackboneConfig:
 
     name: str = "efficientnet-b0"
     """What checkpoints call it."""
-    width: float = 1.0
+    width: float = knob(1.0, above=0, high=20)
     """Multiplies the channels of every stage."""
-    depth: float = 1.0
+    depth: float = knob(1.0, above=0, high=20)
     """Multiplies the blocks of every stage."""
     squeeze_excite: bool = True
     """Squeeze-and-excitation in every block; the Lite backbones have none."""
     fixed_ends: bool = False
     """Neither widen the stem nor deepen the first and last stage (Lite)."""
-    survival: float = 1.0
+    survival: float = knob(1.0, above=0, high=1)
     """Probability that the last block survives a training step (stochastic depth), earlier ones more; 1 is off."""
 
 
@@ -55,14 +60,14 @@ class ModelConfig:
     """What the model calls itself."""
     image_size: tuple[int, int] = (512, 512)
     """Height and width of the network input, px; any size from 32 up."""
-    num_classes: int = 90
+    num_classes: int = knob(90, 1, MANY)
     """Outputs of the class head; `train` sets it from the dataset."""
     backbone: BackboneConfig = BackboneConfig()
-    feature_channels: int = 64
+    feature_channels: int = knob(64, 1, 100_000)
     """Channels of the feature network and the heads."""
-    num_cells: int = 3
+    num_cells: int = knob(3, 1, 20)
     """BiFPN cells."""
-    head_repeats: int = 3
+    head_repeats: int = knob(3, 0, 20)
     """Separable convolutions in each head before its prediction."""
     fusion: Literal["fast_attention", "attention", "sum"] = "fast_attention"
     """How a BiFPN node weighs its inputs (EfficientDet, section 3.3)."""
@@ -77,15 +82,15 @@ class ModelConfig:
     """First level of the feature network; level l has stride 2^l."""
     max_level: int = 7
     """Last level of the feature network; those from 6 on are made from level 5."""
-    anchor_scale: float = 4.0
+    anchor_scale: float = knob(4.0, above=0, high=1000)
     """Side of the smallest anchor of a level in strides of that level."""
-    num_octaves: int = 3
+    num_octaves: int = knob(3, 1, 100)
     """Anchor sizes a level: 2^(o / num_octaves) for o = 0, 1, ..."""
     aspect_ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
     """Anchor shapes as (width, height) factors."""
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_mean: tuple[float, float, float] = knob((0.485, 0.456, 0.406), 0, 1)
     """Mean of the training pixels, RGB, fraction of 255."""
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pixel_std: tuple[float, float, float] = knob((0.229, 0.224, 0.225), above=0)
     """Standard deviation of the training pixels, RGB, fraction of 255."""
     normalize_twice: bool = False
     """Subtract the mean and divide by the standard deviation once more, as NVIDIA's weights were trained."""
@@ -94,7 +99,7 @@ class ModelConfig:
     centres; legacy: between top left corners (NVIDIA); antialiased: over all that a smaller one covers (Pillow)."""
     padding: Literal["mean", "black"] = "mean"
     """Colour beside an image that does not fill the network input; black for AdvProp weights."""
-    batch_norm_momentum: float | None = None
+    batch_norm_momentum: float | None = knob(None, 0, below=1)
     """Share of the old value in a running statistic at each step; none: the statistics remember a fiftieth of the
     run's steps, but at least 10 and at most 100 (0.9 to 0.99)."""
 
@@ -103,22 +108,22 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from."""
 
-    train: str = ""
+    train: str = knob("", is_free=True)
     """Converted dataset (folder with dataset.json), glob of TFRecord files, or `synthetic` for generated images."""
-    validation: str = ""
+    validation: str = knob("", is_free=True)
     """The same for validation; empty: the validation split of `train`, where it has one. `none`: no validation."""
-    source: str = ""
+    source: str = knob("", is_free=True)
     """Folder of images with annotations in a format of docs/data.md: converted once into a cache, used as `train`."""
-    train_split: str = "train"
+    train_split: str = knob("train", is_free=True)
     """Split of a converted dataset to train on."""
-    validation_split: str = "val"
+    validation_split: str = knob("val", is_free=True)
     """Split of a converted dataset to validate on."""
     decode: Decode = "fast"
     """How JPEGs of training images become pixels. fast: only the part that is cut out, shrunk on the way where it is
     needed at half its size or less; exact: whole, as in evaluation and where `augmentation` changes the image first."""
-    synthetic_examples: int = 1024
+    synthetic_examples: int = knob(1024, 1, MANY)
     """Images in an epoch of `synthetic` data."""
-    synthetic_classes: int = 6
+    synthetic_classes: int = knob(6, 1, MANY)
     """Classes of `synthetic` data, at most 6."""
 
 
@@ -128,31 +133,31 @@ class AugmentationConfig:
 
     horizontal_flip: bool = True
     """Mirror every second image."""
-    scale_min: float = 0.1
+    scale_min: float = knob(0.1, above=0)
     """Smallest scale of an image against the one that just fits the network input."""
     scale_max: float = 2.0
     """Largest scale; beyond 1 a random part of the image is cut out."""
     policy: Policy = "none"
     """Changes of colour and place before that: randaugment, or one of AutoAugment's for detection."""
-    randaugment_layers: int = 1
+    randaugment_layers: int = knob(1, 1, 10)
     """Changes of one image by randaugment, one after the other."""
-    randaugment_magnitude: float = 15.0
+    randaugment_magnitude: float = knob(15.0, 0, 30)
     """Strength of randaugment's changes; the scale was made for 0 to 10."""
-    grid_mask: float = 0.0
+    grid_mask: float = knob(0.0, 0, 1)
     """Probability that a grid of grey squares hides a sixth of the image."""
-    brightness: float = 0.0
+    brightness: float = knob(0.0, 0, 1)
     """Brightness is multiplied by 1 - this to 1 + this."""
-    contrast: float = 0.0
+    contrast: float = knob(0.0, 0, 1)
     """The same for the distance of all pixels from the mean grey."""
-    saturation: float = 0.0
+    saturation: float = knob(0.0, 0, 1)
     """The same for the distance of each pixel from its own grey."""
-    hue: float = 0.0
+    hue: float = knob(0.0, 0, 0.5)
     """Hues are turned by up to this fraction of a full turn, either way."""
-    mosaic: float = 0.0
+    mosaic: float = knob(0.0, 0, 1)
     """Probability that an example is made of four images side by side; on, there is room for four times the boxes."""
-    mixup: float = 0.0
+    mixup: float = knob(0.0, 0, 1)
     """Probability that a second example is laid over an example; on, there is room for twice the boxes."""
-    mixup_alpha: float = 8.0
+    mixup_alpha: float = knob(8.0, above=0)
     """Shares of the two are drawn from Beta(alpha, alpha): the larger, the closer to a half."""
 
 
@@ -160,17 +165,17 @@ class AugmentationConfig:
 class LossConfig:
     """Targets and losses (RetinaNet, section 3; EfficientDet, section 5.1)."""
 
-    match_iou: float = 0.5
+    match_iou: float = knob(0.5, 0, 1)
     """An anchor belongs to the box it overlaps most if their IoU is at least this."""
-    focal_alpha: float = 0.25
+    focal_alpha: float = knob(0.25, 0, 1)
     """Weight of positives; negatives weigh 1 - alpha."""
-    focal_gamma: float = 1.5
+    focal_gamma: float = knob(1.5, 0, 100)
     """How fast easy examples lose weight."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = knob(0.0, 0, 1)
     """Moves class targets from 0 and 1 towards 0.5 by this fraction."""
-    huber_delta: float = 0.1
+    huber_delta: float = knob(0.1, above=0)
     """Box error at which the box loss turns from square to linear."""
-    box_weight: float = 50.0
+    box_weight: float = knob(50.0, 0, 1e6)
     """Weight of the box loss against the class loss."""
 
 
@@ -180,24 +185,24 @@ class OptimizerConfig:
 
     method: Method | None = None
     """None: adam for fewer than 10,000 steps, unless from a detector or with a rate given; else sgd, as published."""
-    learning_rate: float | None = None
+    learning_rate: float | None = knob(None, above=0)
     """Peak. None, sgd: 0.08 * batch_size / 64, below 64 in fewer than 10,000 steps sqrt(10,000 / steps) times that, at
     most 0.08 * sqrt(batch_size / 64). None, adam: 0.02 (behind a backbone 0.008) * sqrt(batch_size / 64)."""
-    warmup_learning_rate: float = 1e-4
+    warmup_learning_rate: float = knob(1e-4, 0, 1e6)
     """Learning rate of the first step."""
-    warmup_epochs: float | None = None
+    warmup_epochs: float | None = knob(None, 0, 1e6)
     """Epochs of linear warm-up; none: one, but at least 100 steps, and at most a tenth of the run."""
-    schedule_epochs: float = 0.0
+    schedule_epochs: float = knob(0.0, 0, 1e6)
     """Epochs after which the learning rate is 0; 0: those of the run. Longer than the run: it stops on the way down."""
-    momentum: float = 0.9
+    momentum: float = knob(0.9, 0, below=1)
     """Share of the old update in the new one; for Adam, decay of the mean of the gradients."""
-    square_decay: float = 0.99
+    square_decay: float = knob(0.99, 0, below=1)
     """Adam only: decay of the mean of the squared gradients."""
-    clip_norm: float = 10.0
+    clip_norm: float = knob(10.0, 0, 1e6)
     """Largest norm of each gradient, and then of all together; 0 is off."""
-    weight_decay: float = 4e-5
+    weight_decay: float = knob(4e-5, 0, 1)
     """L2 on kernels: weight_decay * sum(kernel^2) / 2 is part of the loss."""
-    average_decay: float = 0.9998
+    average_decay: float = knob(0.9998, 0, below=1)
     """Decay of the weight average; the effective one is min(average_decay, (1 + n) / (10 + n)) after n updates, so that
     it remembers a tenth of them, up to 5,000."""
 
@@ -206,49 +211,49 @@ class OptimizerConfig:
 class TrainingConfig:
     """The run."""
 
-    batch_size: int = 64
+    batch_size: int = knob(64, 1, MANY)
     """Images of one update, over all devices."""
-    accumulate_steps: int = 1
+    accumulate_steps: int = knob(1, 1, 1024)
     """Parts of the batch that go through the network one after the other; memory is that of a part. Gradients are those
     of the whole batch, batch statistics those of each part."""
-    epochs: float = 300.0
+    epochs: float = knob(300.0, above=0, high=1e6)
     """Passes over the training images."""
     precision: Precision = "float32"
     """Type of the arithmetic inside the network; outputs and losses are float32 always. tf32: float32, multiplied with
     10 bits of mantissa where the GPU can (NVIDIA, from Ampere on)."""
-    devices: int = 0
+    devices: int = knob(0, 0, MANY, is_free=True)
     """Devices of a machine to train on; 0: all GPUs, or on JAX whatever it finds."""
-    join_seconds: float = 300.0
+    join_seconds: float = knob(300.0, 1, 1e6, is_free=True)
     """How long the processes of a run on several machines wait for each other at the start, s."""
     batch_norm: Literal["global", "per_replica"] = "global"
     """Batch statistics over the whole batch, or of each device's part, averaged (NVIDIA's way: faster)."""
-    recalibrate_images: int | None = None
+    recalibrate_images: int | None = knob(None, 0, MANY)
     """Training images, not augmented, on which batch statistics are measured before weights are evaluated and written
     ("precise BN"); 0: those averaged over the steps. None: 640 if fewer than 32 are normalised together, else 0."""
-    fixed_statistics: float | None = None
+    fixed_statistics: float | None = knob(None, 0, 1)
     """Fraction of the steps, at the end, that train with the statistics inference uses: measured once, as above, then
     constant. None: 0.5 if fewer than 32 are normalised together, else 0."""
     freeze: Literal["none", "backbone", "all_but_heads"] = "none"
     """Parts that do not learn; their batch statistics stay as they are."""
-    xla: Switch = "auto"
+    xla: Switch = knob("auto", is_free=True)
     """Compile with XLA. auto: on a GPU. JAX always does."""
-    seed: int = 0
+    seed: int = knob(0, 0, MANY)
     """Of weights, order and augmentation."""
-    deterministic: bool = False
+    deterministic: bool = knob(False, is_free=True)
     """The same bits from the same seed on the same machine, also if the run was interrupted; slower."""
-    evaluate_every: float = 5.0
+    evaluate_every: float = knob(5.0, 0, 1e6, is_free=True)
     """Epochs between evaluations; 0: only at the end."""
-    evaluate_from: float = 0.0
+    evaluate_from: float = knob(0.0, 0, 1e6, is_free=True)
     """No evaluation before this epoch, but for the one at the end."""
-    patience: int = 0
+    patience: int = knob(0, 0, MANY, is_free=True)
     """End after so many evaluations in a row without a better AP; 0: never. The learning rate follows `epochs`."""
-    log_every: int = 20
+    log_every: int = knob(20, 1, MANY, is_free=True)
     """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = knob(500, 1, MANY, is_free=True)
     """Steps between checkpoints; one is also written at each evaluation and at the end."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = knob(2, 1, MANY, is_free=True)
     """Newest checkpoints kept for resume; that of the best AP stays too."""
-    max_bad_steps: int = 50
+    max_bad_steps: int = knob(50, 1, MANY, is_free=True)
     """Stop after so many steps in a row without a finite loss and gradient; such steps change nothing."""
 
 
@@ -256,13 +261,13 @@ class TrainingConfig:
 class PostprocessConfig:
     """Raw predictions to detections."""
 
-    max_candidates: int = 5000
+    max_candidates: int = knob(5000, 1, 1_000_000)
     """Best logits of all anchors and classes that enter the suppression."""
-    max_detections: int = 100
+    max_detections: int = knob(100, 1, 10_000)
     """Detections of one image."""
-    nms_sigma: float = 0.5
+    nms_sigma: float = knob(0.5, above=0)
     """Width of the Gaussian of soft-NMS: a neighbour's score is multiplied by exp(-iou^2 / sigma)."""
-    score_threshold: float = 0.001
+    score_threshold: float = knob(0.001, 0, 1)
     """A decayed score below this is dropped."""
 
 
@@ -270,9 +275,9 @@ class PostprocessConfig:
 class EvaluationConfig:
     """How validation images are evaluated."""
 
-    batch_size: int = 8
+    batch_size: int = knob(8, 1, MANY, is_free=True)
     """Images a batch."""
-    max_images: int = 0
+    max_images: int = knob(0, 0, MANY, is_free=True)
     """Evaluate only the first so many; 0: all."""
 
 
@@ -280,12 +285,12 @@ class EvaluationConfig:
 class LoggingConfig:
     """Where the metrics of a run go, beside metrics.jsonl and TensorBoard."""
 
-    time_log: bool = False
+    time_log: bool = knob(False, is_free=True)
     """Write time_log.txt too, in the format of NVIDIA's DLLogger."""
-    wandb: str = ""
+    wandb: str = knob("", is_free=True)
     """Project of Weights & Biases that gets metrics, config and images; empty: none. Needs the extra `wandb`;
     WANDB_MODE and its other variables count."""
-    mlflow: str = ""
+    mlflow: str = knob("", is_free=True)
     """Experiment of MLflow that gets the same; empty: none. Needs the extra `mlflow`; MLFLOW_TRACKING_URI and its other
     variables count."""
 
@@ -296,14 +301,14 @@ class ExperimentConfig:
 
     preset: str = "d0"
     """Preset that the values started from."""
-    run_dir: str = ""
+    run_dir: str = knob("", is_free=True)
     """Where the run writes; empty: runs/<preset>. Running again with the same folder resumes."""
     weights: str = ""
     """Start from these weights: a weights file, a run, `coco` or another published name. The class predictor begins
     afresh if the dataset has other classes."""
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
-    overfit: int = 0
+    overfit: int = knob(0, 0, MANY)
     """Memorize the first so many training images and evaluate on them: AP near 1 proves data and labels. 0: a
     real training."""
     model: ModelConfig = ModelConfig()
@@ -317,39 +322,61 @@ class ExperimentConfig:
     logging: LoggingConfig = LoggingConfig()
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a config into plain JSON values."""
-    return dataclasses.asdict(config)
+def check(config: ExperimentConfig) -> None:
+    """Raises a UserError that names the first knob whose value cannot work."""
+    knobs.check_ranges(config)
+    _check_levels(config.model)
+    check_image_size(config.model)
+    augmentation = config.augmentation
+    if 0 < config.optimizer.schedule_epochs < config.training.epochs:
+        raise UserError(
+            f"`optimizer.schedule_epochs` is {config.optimizer.schedule_epochs:g}; it must be 0 or at least "
+            f"`training.epochs` ({config.training.epochs:g}), since the learning rate is 0 from then on."
+        )
+    if not augmentation.scale_min <= augmentation.scale_max <= 16:
+        raise UserError(
+            f"`augmentation.scale_max` is {augmentation.scale_max}; "
+            f"it must be at least `augmentation.scale_min` ({augmentation.scale_min}) and at most 16."
+        )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns the nested objects of `to_dict` into dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+def _check_levels(model: ModelConfig) -> None:
+    """Raises a UserError for levels or anchors that cannot work."""
+    if model.min_level != 3 or not 5 <= model.max_level <= 8:
+        levels = f"{model.min_level}..{model.max_level}"
+        raise UserError(f"`model.min_level..max_level` is {levels}; the first must be 3 and the last 5, 6, 7 or 8.")
+    wrong = [shape for shape in model.aspect_ratios if not all(0 < factor <= 100 for factor in shape)]
+    if wrong or not model.aspect_ratios:
+        found = f"has {wrong[0]}" if wrong else "is ()"
+        raise UserError(f"`model.aspect_ratios` {found}; expected pairs of numbers above 0, at most 100.")
 
 
-def from_dict(cls: type, values: Any, where: str) -> Any:
-    """Rebuilds a config from JSON values; nothing unknown or of another type passes.
+def check_image_size(model: ModelConfig, name: str = "model.image_size") -> None:
+    """Raises a UserError if images of a size cannot go through a network.
 
     Args:
-        cls: one of the dataclasses above.
-        values: what `to_dict` gave. A missing field keeps its default.
-        where: file (and field) to name in an error.
-
-    Raises:
-        UserError: a field is unknown or its value has another type.
+        model: the network, with the size.
+        name: what the size is called.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"`{where}` is {_short(values)}; expected an object with fields.")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], hints, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(hints)}."
-        raise UserError(f"`{where}` has the unknown field `{unknown[0]}`; {known}")
-    return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    height, width = model.image_size
+    if min(height, width) < LEAST_SIDE or max(height, width) > _LARGEST_SIDE:
+        raise UserError(
+            f"`{name}` is {height} x {width}; both numbers must be at least {LEAST_SIDE}, at most {_LARGEST_SIDE:,}."
+        )
+    cells = math.ceil(height / 8) * math.ceil(width / 8)
+    anchors = cells * model.num_octaves * len(model.aspect_ratios)
+    numbers = {
+        "backbone": height * width * 24 * model.backbone.width,  # 96 channels at half of each side
+        "feature network": cells * model.feature_channels,
+        "class head": anchors * model.num_classes,
+        "list of anchors": anchors * 16,
+    }
+    part = max(numbers, key=lambda part: numbers[part])
+    if numbers[part] > _MOST_NUMBERS:
+        raise UserError(
+            f"`{name}` is {height} x {width}; the {part} would need {numbers[part]:.1e} numbers for an image, "
+            f"{_MOST_NUMBERS:.1e} is the most."
+        )
 
 
 def load(path: pathlib.Path) -> ExperimentConfig:
@@ -367,34 +394,4 @@ def load(path: pathlib.Path) -> ExperimentConfig:
     if isinstance(values, dict):
         for facts in ("dataset", "derived"):  # what a run notes about its data, and what it made of knobs that are none
             values.pop(facts, None)
-    return from_dict(ExperimentConfig, values, str(path))
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """Turns one JSON value into the type `hint` or raises."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise UserError(f"`{where}` is {_short(value)}; expected one of {', '.join(map(repr, arguments))}.")
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _coerce(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) == len(value):
-            return tuple(_coerce(h, v, where) for h, v in zip(inner, value, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise UserError(f"`{where}` is {_short(value)}; expected {getattr(hint, '__name__', hint)}.")
-
-
-def _short(value: Any) -> str:
-    """Writes a value of unknown size in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return knobs.from_dict(ExperimentConfig, values, str(path))

@@ -9,7 +9,7 @@ from efficientdet import cli
 
 
 def _run(program):
-    start = "import sys\nfrom efficientdet import deferral\ndeferral.start()\n"
+    start = "import sys\nfrom efficientdet.command_line import deferral\ndeferral.start()\n"
     found = subprocess.run([sys.executable, "-c", start + program], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     return found.stdout.split()

@@ -2,12 +2,11 @@
 
 import pytest
 
-from efficientdet import cli
-from efficientdet import config as configs
+from efficientdet import cli, knobs
 from efficientdet.command_line import options
 from efficientdet.config import ExperimentConfig
 
-_KNOBS = [name for name in configs.flatten(configs.to_dict(ExperimentConfig())) if "." in name]
+_KNOBS = [name for name in knobs.flatten(knobs.to_dict(ExperimentConfig())) if "." in name]
 
 
 @pytest.mark.parametrize("verb", options.BY_SECTION)

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from efficientdet import backend, limits, presets
+from efficientdet import backend, presets
+from efficientdet import config as configs
 from efficientdet.config import DataConfig, EvaluationConfig
 from efficientdet.errors import UserError
 from efficientdet.training import optimizer
@@ -75,7 +76,7 @@ def test_a_recipe_starts_and_logs_its_rates(name, tiny, tmp_path, uncompiled):
 
 @pytest.mark.parametrize("name", presets.RECIPES)
 def test_a_recipe_has_no_impossible_value(name):
-    limits.check(presets.find_preset(name))
+    configs.check(presets.find_preset(name))
     assert presets.find_preset(name).preset == name
 
 
@@ -83,7 +84,7 @@ def test_a_schedule_may_not_end_before_the_run():
     recipe = presets.find_preset("d0-amp-8xa100")
     short = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, schedule_epochs=200.0))
     with pytest.raises(UserError, match=r"`optimizer\.schedule_epochs` is 200"):
-        limits.check(short)
+        configs.check(short)
 
 
 def test_tf32_is_another_arithmetic_than_float32():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from efficientdet import config as configs
-from efficientdet import presets
+from efficientdet import knobs, presets
 from efficientdet.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from efficientdet.errors import UserError
 from efficientdet.model import weights
@@ -219,7 +219,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path
 def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    values = configs.to_dict(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2)))
+    values = knobs.to_dict(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2)))
     values["dataset"] = {
         "num_examples": 8,
         "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efficientdet import limits, presets
+from efficientdet import config as configs
+from efficientdet import presets
 from efficientdet.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from efficientdet.training import optimizer, schedule
 
@@ -139,7 +140,7 @@ def test_what_is_normalised_together_decides_about_statistics():
 @given(**_RUNS)
 def test_derived_values_are_possible(batch_size, epochs, num_examples):
     config = ExperimentConfig(training=TrainingConfig(batch_size=batch_size, epochs=epochs))
-    limits.check(schedule.derive(config, num_examples)[0])
+    configs.check(schedule.derive(config, num_examples)[0])
 
 
 @settings(deadline=None, max_examples=50)

@@ -7,7 +7,7 @@ One knob has one name, `model.image_size`. `train` and `preview` have hundreds o
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from efficientdet import config as configs
+from efficientdet import knobs
 from efficientdet.command_line import nvidia
 from efficientdet.config import ExperimentConfig
 
@@ -28,10 +28,10 @@ def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str
     Returns:
         A line; none: leave it to the parser.
     """
-    knobs = _options(configs.flatten(configs.to_dict(ExperimentConfig())))
+    known = _options(knobs.flatten(knobs.to_dict(ExperimentConfig())))
     names = {"--help", *_options(dict.fromkeys(parameters)), *_options(dict.fromkeys(_OF_VERB.get(verb, ())))}
     if verb in BY_SECTION:
-        names |= knobs.keys()
+        names |= known.keys()
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]
     # The parser takes an underscore for a hyphen.
     unknown = [word for word in typed if word.replace("_", "-") not in names]
@@ -41,21 +41,21 @@ def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str
     if of_nvidia is not None and (any("_" in word for word in unknown) or verb not in BY_SECTION):
         return of_nvidia
     for word in unknown:
-        if text := _explain_one(verb, word, word.replace("_", "-"), knobs, names):
+        if text := _explain_one(verb, word, word.replace("_", "-"), known, names):
             return text
     return of_nvidia
 
 
-def _explain_one(verb: str, word: str, option: str, knobs: Collection[str], names: Collection[str]) -> str | None:
+def _explain_one(verb: str, word: str, option: str, known: Collection[str], names: Collection[str]) -> str | None:
     """Explains one unknown option by the rule of this module, or by the word that it had in earlier versions."""
     if "picture" in option and ((now := option.replace("picture", "image")) in names or now.startswith("--limits.")):
         return f"`{word}` is called `{now}` now."
     if verb in BY_SECTION:
-        same = [knob for knob in knobs if knob.removeprefix("--").endswith(f".{option.removeprefix('--')}")]
+        same = [knob for knob in known if knob.removeprefix("--").endswith(f".{option.removeprefix('--')}")]
         if same:
             meant = " or ".join(f"`{knob}`" for knob in same)
             return f"`{word}` is {meant} here: `{verb}` names knobs by section."
-    elif option in knobs and "." in option:
+    elif option in known and "." in option:
         short = f"--{option.rpartition('.')[2]}"
         where = f"only {' and '.join(f'`{other}`' for other in BY_SECTION)} name knobs by section"
         return (
@@ -66,10 +66,10 @@ def _explain_one(verb: str, word: str, option: str, knobs: Collection[str], name
     return None
 
 
-def _options(knobs: dict[str, Any]) -> dict[str, None]:
+def _options(values: dict[str, Any]) -> dict[str, None]:
     """Writes names of knobs as options; one that is on or off has two."""
     options: dict[str, None] = {}
-    for name, default in knobs.items():
+    for name, default in values.items():
         section, dot, last = name.replace("_", "-").rpartition(".")
         options[f"--{section}{dot}{last}"] = None
         if isinstance(default, bool):

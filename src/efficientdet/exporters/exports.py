@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from efficientdet import limits, progress
+from efficientdet import config as configs
+from efficientdet import progress
 from efficientdet.checkpoints import pretrained
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
 from efficientdet.errors import UserError
@@ -118,7 +119,7 @@ def export(
     require(format, precision)
     loaded = weight_files.load(pretrained.find_weights(weights))
     model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
-    limits.check_image_size(model, "image_size")
+    configs.check_image_size(model, "image_size")
     manifest = manifests.Manifest(
         target=format,
         precision=precision,

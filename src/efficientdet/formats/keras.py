@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from efficientdet import backend, limits
+from efficientdet import backend
+from efficientdet import config as configs
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, Switch
 from efficientdet.structures import Category, Detections, RawPredictions
 
@@ -45,7 +46,7 @@ class KerasRuntime:
 
         loaded = weights.load(pretrained.find_weights(location))
         if image_size is not None:
-            limits.check_image_size(dataclasses.replace(loaded.model, image_size=image_size), "image_size")
+            configs.check_image_size(dataclasses.replace(loaded.model, image_size=image_size), "image_size")
         self.path = loaded.path
         self.model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
         self.categories: tuple[Category, ...] = loaded.categories

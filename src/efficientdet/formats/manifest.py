@@ -15,7 +15,7 @@ import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import limits
+from efficientdet import knobs
 from efficientdet.config import Answer, ExportFormat, ExportPrecision, ModelConfig, PostprocessConfig
 from efficientdet.errors import UserError
 from efficientdet.storage import files
@@ -80,8 +80,8 @@ class Manifest:
             "has_letterbox": self.has_letterbox,
             "categories": [dataclasses.asdict(category) for category in self.categories],
             **_excerpts(self.model),
-            "postprocess": configs.to_dict(self.postprocess),
-            "model": configs.to_dict(self.model),
+            "postprocess": knobs.to_dict(self.postprocess),
+            "model": knobs.to_dict(self.model),
             "agreement": self.agreement,
             "files": self.files,
         }
@@ -210,7 +210,7 @@ def _parse(path: Path) -> Manifest:
     rest = {name: value for name, value in values.items() if name not in ("format", "preprocessing", "anchors")}
     sums, note = _check_sums(rest.pop("files", None), path), rest.pop("agreement", None)
     try:
-        manifest: Manifest = configs.from_dict(Manifest, rest, str(path))
+        manifest: Manifest = knobs.from_dict(Manifest, rest, str(path))
     except TypeError as error:  # a field is missing
         raise UserError(f"`{path}` is incomplete ({error}); export the weights again.") from error
     if GRAPHS[manifest.target] not in sums:
@@ -224,7 +224,7 @@ def _parse(path: Path) -> Manifest:
     if not 0 <= manifest.batch_size <= LARGEST_BATCH:
         raise UserError(f"`{path}: batch_size` is {manifest.batch_size}; expected 0 (any) to {LARGEST_BATCH}.")
     try:
-        limits.check(configs.ExperimentConfig(model=manifest.model, postprocess=manifest.postprocess))
+        configs.check(configs.ExperimentConfig(model=manifest.model, postprocess=manifest.postprocess))
     except UserError as error:
         raise UserError(f"`{path}` has settings that cannot work: {error}") from error
     return dataclasses.replace(manifest, files=sums, agreement=note if isinstance(note, dict) else {})

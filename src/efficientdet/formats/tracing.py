@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from efficientdet import backend, limits
+from efficientdet import backend
+from efficientdet import config as configs
 from efficientdet.config import Answer
 from efficientdet.errors import UserError
 from efficientdet.kernels import mixed_precision
@@ -28,7 +29,7 @@ def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, pr
     if backend.running() != "tensorflow":
         raise UserError("Weights are converted on TensorFlow; `--backend tensorflow`.")
     config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
-    limits.check_image_size(config, "image_size")
+    configs.check_image_size(config, "image_size")
     network = EfficientDet(config, precision=precision)
     weights.assign(network, loaded)
     return network

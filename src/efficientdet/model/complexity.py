@@ -28,7 +28,7 @@ import keras
 from rich.table import Table
 
 from efficientdet import config as configs
-from efficientdet import limits, presets
+from efficientdet import knobs, presets
 from efficientdet.model import layers
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.model.efficientnet import SqueezeExcite
@@ -255,7 +255,7 @@ def describe(
         num_classes=experiment.model.num_classes if num_classes is None else num_classes,
     )
     experiment = dataclasses.replace(experiment, model=model)
-    limits.check(experiment)
+    configs.check(experiment)
     from efficientdet.model import anchors
     from efficientdet.model.efficientdet import EfficientDet
 
@@ -277,7 +277,7 @@ def describe(
         published_multiply_adds=multiply_adds.published,
         anchors=len(anchors.anchor_boxes(model)),
         weights_bytes=sum(4 * math.prod(variable.shape) for variable in network.weights),
-        config=configs.to_dict(experiment),
+        config=knobs.to_dict(experiment),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import efficientdet
 from efficientdet import config as configs
-from efficientdet import limits
+from efficientdet import knobs
 from efficientdet.errors import UserError
 from efficientdet.model import variables
 from efficientdet.storage import files
@@ -75,9 +75,9 @@ def save(
     metadata = {
         "format": FORMAT,
         "version": efficientdet.__version__,
-        "model": json.dumps(configs.to_dict(model)),
+        "model": json.dumps(knobs.to_dict(model)),
         "categories": json.dumps([dataclasses.asdict(category) for category in categories]),
-        "postprocess": json.dumps(configs.to_dict(postprocess or configs.PostprocessConfig())),
+        "postprocess": json.dumps(knobs.to_dict(postprocess or configs.PostprocessConfig())),
     }
     write_safetensors(path, {name: np.asarray(value) for name, value in arrays.items()}, metadata)
 
@@ -176,9 +176,9 @@ def _read_facts(
     if metadata.get("format") != FORMAT:
         raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
     try:
-        model = configs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
+        model = knobs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
         values = json.loads(metadata["postprocess"])
-        postprocess = configs.from_dict(configs.PostprocessConfig, values, f"{path}: postprocess")
+        postprocess = knobs.from_dict(configs.PostprocessConfig, values, f"{path}: postprocess")
         rows = json.loads(metadata["categories"])
         categories = tuple(Category(id=int(row["id"]), name=str(row["name"])) for row in rows)
     except UserError:
@@ -192,7 +192,7 @@ def _read_facts(
     if len({category.id for category in categories}) < len(categories):
         raise UserError(f"`{path}` has two classes with the same id.")
     try:
-        limits.check(configs.ExperimentConfig(model=model, postprocess=postprocess))
+        configs.check(configs.ExperimentConfig(model=model, postprocess=postprocess))
     except UserError as error:
         raise UserError(f"`{path}` has settings that cannot work: {error}") from error
     return model, categories, postprocess

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from efficientdet import backend, limits, progress
+from efficientdet import backend, progress
+from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.model import anchors, layers, weights
 from efficientdet.storage import files
@@ -48,7 +49,7 @@ def train(config: ExperimentConfig) -> outcome.TrainingSummary:
         Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
         Stopped: the same after Ctrl-C (a KeyboardInterrupt).
     """
-    limits.check(config)
+    configs.check(config)
     tracking.check(config)
     if config.training.deterministic:
         backend.use_determinism()

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from efficientdet import cli
-from efficientdet import config as configs
+from efficientdet import cli, knobs
 from efficientdet.config import DataConfig, ExperimentConfig, TrainingConfig
 from efficientdet.errors import UserError
 from efficientdet.training import dataset, schedule
@@ -61,7 +60,7 @@ def test_a_signal_reaches_the_run_and_both_end_with_its_status(tiny, tmp_path):
     """The run is stopped while it compiles; later it would have saved its state."""
     config = ExperimentConfig(model=tiny, data=DataConfig(train="synthetic", synthetic_examples=2))
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(configs.to_dict(config)))
+    file.write_text(json.dumps(knobs.to_dict(config)))
     words = [
         "-m",
         "efficientdet",
@@ -137,7 +136,7 @@ def test_runs_that_are_done_are_summed_up_and_not_trained_again(tiny, tmp_path, 
         training=TrainingConfig(batch_size=2, epochs=1),
     )
     file, folder = tmp_path / "config.json", tmp_path / "runs"
-    file.write_text(json.dumps(configs.to_dict(config)))
+    file.write_text(json.dumps(knobs.to_dict(config)))
     _end(config, folder / "seed-4", 4, {"AP": 0.5})
     _end(config, folder / "seed-7", 7, {"AP": 0.7})
     assert cli.main(["train", "--config", str(file), "--run-dir", str(folder), "--seeds", "4,7", "--json"]) == 0

@@ -10,7 +10,7 @@ from importlib import metadata
 
 import numpy as np
 
-from efficientdet import config as configs
+from efficientdet import knobs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.training.distributed import processes
@@ -56,7 +56,7 @@ def check_processes(config: ExperimentConfig | None = None) -> ProcessReport | N
         return None
     _check_equal({name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}, "runs")
     if config is not None:
-        _check_equal(configs.flatten(configs.to_dict(config)), "was started with")
+        _check_equal(knobs.flatten(knobs.to_dict(config)), "was started with")
     milliseconds, clock_difference = _times()
     return ProcessReport(
         count=processes.count(),

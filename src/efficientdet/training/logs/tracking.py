@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from efficientdet import config as configs
+from efficientdet import knobs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 
@@ -182,7 +182,7 @@ class _Wandb:
             resume="allow",
             name=run_dir.resolve().name,
             dir=str(run_dir),
-            config=configs.to_dict(config),
+            config=knobs.to_dict(config),
             allow_val_change=True,
             settings=wandb.Settings(console="off", finish_timeout=_CLOSE_SECONDS),  # the terminal is the run's own
         )
@@ -198,7 +198,7 @@ class _Wandb:
         self._run.log({tag: self._wandb.Image(image), "step": step})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._run.summary.update(configs.flatten(summary))
+        self._run.summary.update(knobs.flatten(summary))
 
     def close(self, *, is_finished: bool) -> None:
         self._run.finish(exit_code=0 if is_finished else 1)
@@ -221,8 +221,8 @@ class _Mlflow:
         self._id = self._client.create_run(number, run_name=run_dir.resolve().name).info.run_id
         _run_file(run_dir, "mlflow").write_text(f"{self._id}\n", encoding="utf-8")
         # Parameters cannot change later, so a resumed run sends none.
-        knobs = configs.flatten(configs.to_dict(config)).items()
-        parameters = [entities.Param(knob, str(value)) for knob, value in knobs]
+        flat = knobs.flatten(knobs.to_dict(config))
+        parameters = [entities.Param(name, str(value)) for name, value in flat.items()]
         for start in range(0, len(parameters), _PARAMETERS_AT_ONCE):
             self._client.log_batch(self._id, params=parameters[start : start + _PARAMETERS_AT_ONCE])
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from efficientdet import config as configs
-from efficientdet import presets
+from efficientdet import knobs, presets
 from efficientdet.errors import UserError
 from efficientdet.training.state import checkpoint
 
@@ -52,20 +51,20 @@ def _is_done(folder: Path) -> bool:
     return False
 
 
-def _words(folder: Path, knobs: Mapping[str, Any], epochs: float) -> list[str]:
+def _words(folder: Path, values: Mapping[str, Any], epochs: float) -> list[str]:
     """Writes the command: the preset, and the knobs that are not the preset's."""
     names = (f"{folder}-more", *(f"{folder}-more-{number}" for number in range(2, 1000)))
     free = next(name for name in names if not Path(name).exists())
     words = ["--weights", shlex.quote(str(folder)), "--run-dir", shlex.quote(free), "--training.epochs", f"{epochs:g}"]
     try:
-        preset = presets.find_preset(knobs["preset"])
+        preset = presets.find_preset(values["preset"])
     except UserError:  # a config of somebody's own
         return ["efficientdet", "train", "--config", shlex.quote(str(folder)), *words]
-    defaults = configs.flatten(json.loads(json.dumps(configs.to_dict(preset))))
-    for name, value in knobs.items():
+    defaults = knobs.flatten(json.loads(json.dumps(knobs.to_dict(preset))))
+    for name, value in values.items():
         if name not in _OTHERWISE and not name.startswith(_ELSEWHERE) and value != defaults.get(name):
             words += _option(name.replace("_", "-"), value)
-    return ["efficientdet", "train", shlex.quote(knobs["preset"]), *words]
+    return ["efficientdet", "train", shlex.quote(values["preset"]), *words]
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import efficientdet
-from efficientdet import config as configs
+from efficientdet import knobs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.media import draw
@@ -26,34 +26,8 @@ from efficientdet.training.validation import ValidationResult
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
-# May differ when a run is resumed: they change what is written or how fast, not what is learnt.
-_FREE = {
-    "run_dir",
-    "data.train",  # a path; `_check_data` compares what is there
-    "data.validation",
-    "data.source",
-    "data.train_split",
-    "data.validation_split",
-    "dataset.num_examples",
-    "dataset.train",
-    "dataset.validation",
-    "training.xla",
-    "training.devices",
-    "training.join_seconds",
-    "training.deterministic",
-    "training.evaluate_every",
-    "training.evaluate_from",
-    "training.patience",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
-    "training.max_bad_steps",
-    "evaluation.batch_size",
-    "evaluation.max_images",
-    "logging.time_log",
-    "logging.wandb",
-    "logging.mlflow",
-}
+# Facts about the data that may differ when a run is resumed; `_check_data` compares what is there.
+_FREE_FACTS = {"dataset.num_examples", "dataset.train", "dataset.validation"}
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
 
@@ -103,7 +77,7 @@ def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float |
     categories = [dataclasses.asdict(category) for category in dataset.categories]
     seen = {"num_examples": dataset.num_examples, "categories": categories, **dataset.checksums()}
     return {
-        "config": {**configs.to_dict(config), "dataset": seen, "derived": derived},
+        "config": {**knobs.to_dict(config), "dataset": seen, "derived": derived},
         "categories": categories,
         "version": efficientdet.__version__,
     }
@@ -155,10 +129,11 @@ def _check_same(path: Path, now: dict[str, Any]) -> None:
     if before.get("preset") == now["preset"]:  # data are not what differs first between two presets
         _check_data(path.parent, before, now)
     # A knob that is newer than the run has its default there.
-    defaults = json.loads(json.dumps(configs.to_dict(ExperimentConfig())))
-    old, new = {**configs.flatten(defaults), **configs.flatten(before)}, configs.flatten(now)
+    defaults = json.loads(json.dumps(knobs.to_dict(ExperimentConfig())))
+    old, new = {**knobs.flatten(defaults), **knobs.flatten(before)}, knobs.flatten(now)
+    free = knobs.free(ExperimentConfig()) | _FREE_FACTS
     differing = sorted(
-        (name for name in old.keys() | new.keys() if name not in _FREE and old.get(name) != new.get(name)),
+        (name for name in old.keys() | new.keys() if name not in free and old.get(name) != new.get(name)),
         # A preset brings its knobs along. What was derived differs because something else does, or because another
         # version derives it.
         key=lambda name: (name != "preset", name.startswith("derived."), name),

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from efficientdet import backend, limits
+from efficientdet import backend
+from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
@@ -82,7 +83,7 @@ def preview(
         raise UserError(f"`num_images` is {num_images} and `columns` is {columns}; both must be at least 1.")
     if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
-    limits.check(config)
+    configs.check(config)
     files.check_writable(output)
     opened = datasets.open_dataset(_configure(config, data, num_images))
     names = [category.name for category in opened.categories]

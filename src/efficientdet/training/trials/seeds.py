@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
-from efficientdet import backend, limits, progress
+from efficientdet import backend, knobs, progress
 from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
@@ -127,7 +127,7 @@ def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
         raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
     if processes.count() > 1:
         raise UserError("`seeds`: this is one of several processes of a run; start them once for each `training.seed`.")
-    limits.check(config)
+    configs.check(config)
     tracking.check(config)
 
 
@@ -135,7 +135,7 @@ def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
     """Trains one seed in a process of its own, which speaks for itself; what ends this process ends it gently."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / run_directory.CONFIG
-        files.write_json(file, configs.to_dict(config))
+        files.write_json(file, knobs.to_dict(config))
         words = ["train", "--config", str(file), "--backend", backend.running()]
         # Results go to standard output; this process has its own.
         command = [sys.executable, "-m", "efficientdet", *words]
