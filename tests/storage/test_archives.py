@@ -232,7 +232,7 @@ def test_an_interruption_leaves_nothing_that_looks_complete(tmp_path, kind, name
     archive = _write(kind, tmp_path, FILES)
     # The process is stopped when every file is written and none is in its place.
     program = (
-        "import os, pathlib, signal, sys, time; from efficientdet import archives; "
+        "import os, pathlib, signal, sys, time; from efficientdet.storage import archives; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); os.sync = lambda: time.sleep(60); "
         "archives.unpack(*map(pathlib.Path, sys.argv[1:]), max_bytes=10**7)"
     )

@@ -94,7 +94,9 @@ def test_a_later_call_goes_on_where_one_broke_off(server, tmp_path):
 
 def test_a_killed_process_is_gone_on_with(server, tmp_path):
     file, url = _offer(server, hangs_after=300_000)
-    program = "import sys, pathlib; from efficientdet import web; web.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    program = (
+        "import sys, pathlib; from efficientdet.storage import web; web.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    )
     with subprocess.Popen([sys.executable, "-c", program, url, str(tmp_path / "a.bin")]) as process:
         _wait_for(lambda: server.num_sent == 300_000)
         time.sleep(0.2)  # for the bytes to be read from the socket
