@@ -169,16 +169,15 @@ def _run(verb: str, words: list[str]) -> int:
         function = getattr(importlib.import_module(module), name)
         _check_options(verb, inspect.signature(function).parameters, words)
         result = _preview(function, words) if verb == "preview" else _call(program, function, words)
-    is_printed = verb == "predict" and result.output == "-"  # a line an image, as it was found
-    if as_json and not is_printed:
+    if as_json and not result.is_shown:
         print(json.dumps(result.to_dict(), indent=2))
-    elif not is_printed:
-        _show(verb, result)
+    elif not result.is_shown:
+        from rich.console import Console
+
+        result.show(Console(highlight=False))
     if verb == "convert" and not result.output:
         _check_dry_run(result, words)
-    if verb == "predict" and result.skipped:
-        return 1
-    return 1 if verb == "doctor" and not result.is_good else 0
+    return int(result.status())
 
 
 def _with_format(words: list[str]) -> list[str]:
@@ -354,25 +353,3 @@ def _take_option(words: list[str], option: str) -> tuple[list[str], str | None]:
                 raise UserError(f"`{option}` has no value.")
             return words[:place] + words[place + 2 :], words[place + 1]
     return words, None
-
-
-def _show(verb: str, result: Any) -> None:
-    """Prints a result for people, on standard output."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if verb == "convert":
-        from efficientdet.data import summary
-
-        summary.show(result)
-    elif verb in ("evaluate", "describe", "doctor", "benchmark"):
-        console.print(result.table())
-    elif verb == "demo":
-        console.print(result.evaluation.table())
-        console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb in ("download", "export", "import-weights", "predict", "preview", "serve"):
-        console.print(result.text(), soft_wrap=True, markup=False)
-    elif verb == "train" and not hasattr(result, "best_ap"):  # several seeds
-        console.print(result.table())
-    elif verb == "train" and result.best_ap is not None:
-        console.print(f"Weights: {result.run_dir}/weights/best.safetensors", soft_wrap=True, markup=False)

@@ -20,6 +20,7 @@ from efficientdet.evaluation import counting, measuring
 from efficientdet.inference import detector as detectors
 from efficientdet.media import draw, images
 from efficientdet.model import complexity
+from efficientdet.result import Result
 from efficientdet.storage import files
 
 SPLITS = {"train": 1400, "val": 64, "test": 400}
@@ -29,7 +30,7 @@ _MARKER = "demo.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Demonstration:
+class Demonstration(Result):
     """What the demo found."""
 
     output: str
@@ -43,9 +44,9 @@ class Demonstration:
     d0: dict[str, Any]
     """The same figures of D0."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
+    def table(self) -> Any:
+        """Makes the table of the evaluation."""
+        return self.evaluation.table()
 
     def text(self) -> str:
         """Says what was trained and how it compares with D0."""

@@ -17,6 +17,7 @@ import numpy as np
 import efficientdet
 from efficientdet import backend
 from efficientdet.errors import UserError
+from efficientdet.result import Result
 from efficientdet.storage import files
 from efficientdet.training.distributed import processes, self_check
 from efficientdet.training.logs import memory
@@ -38,7 +39,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Result):
     """All that was looked at."""
 
     findings: tuple[Finding, ...]
@@ -47,6 +48,10 @@ class Diagnosis:
     def is_good(self) -> bool:
         """Tells whether nothing is wrong."""
         return all(finding.is_good for finding in self.findings)
+
+    def status(self) -> int:
+        """Returns 1 where something is wrong."""
+        return 0 if self.is_good else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the diagnosis into plain JSON values."""

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from efficientdet.data import conversion, policy, summary, synthetic
+from efficientdet.data import conversion, policy, synthetic
 from efficientdet.data.reading import rotation
 from efficientdet.data.records import shards, staging, store, tfrecord
 from efficientdet.errors import UserError
@@ -205,7 +205,7 @@ def test_the_images_of_each_split_are_named_beside_the_records(tmp_path):
     assert len(named["val"]) >= 2
     assert sorted(named["train"] + named["val"]) == [f"p{index}.jpg" for index in range(10) if index != 3]
     text = io.StringIO()
-    summary.show(result, Console(file=text, width=200))
+    result.show(Console(file=text, width=200))
     assert text.getvalue().endswith("out; splits.json there names the images of each split\n")
 
 
@@ -380,7 +380,7 @@ def test_the_summary_prints_and_becomes_json(tmp_path):
     little_datasets.write_coco(source, document)
     result = _convert("coco", source, tmp_path / "out")
     text = io.StringIO()
-    summary.show(result, Console(file=text, width=80))
+    result.show(Console(file=text, width=80))
     for words in ("dog", "1 boxes without area dropped", "b.jpg (train)", "Written to"):
         assert words in text.getvalue()
     assert json.loads(json.dumps(result.to_dict()))["splits"]["train"]["num_crowds"] == 1

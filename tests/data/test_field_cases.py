@@ -13,7 +13,7 @@ import pytest
 import red_images as red
 from rich.console import Console
 
-from efficientdet.data import conversion, policy, sources, summary
+from efficientdet.data import conversion, policy, sources
 from efficientdet.data.formats import coco, voc, yolo
 from efficientdet.data.reading import interpretation, rotation
 from efficientdet.errors import UserError
@@ -798,7 +798,7 @@ def test_a_dry_run_lists_faults_where_nothing_else_is_left(tmp_path):
 
 def _show(result):
     text = io.StringIO()
-    summary.show(result, Console(file=text, width=300))
+    result.show(Console(file=text, width=300))
     return text.getvalue()
 
 

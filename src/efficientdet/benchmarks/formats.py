@@ -20,23 +20,20 @@ from efficientdet.evaluation import measuring
 from efficientdet.exporters import exports
 from efficientdet.formats import calibration, loading
 from efficientdet.formats import keras as keras_runtime
+from efficientdet.result import Result
 from efficientdet.storage import files
 
 _IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportsBenchmark:
+class ExportsBenchmark(Result):
     """What was measured."""
 
     what: str
     rows: list[dict[str, Any]]
     """Of each export: format, precision, answer, megabytes, AP, latency in ms, images/s, and how far from Keras; or why
     it was refused."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def table(self) -> Table:
         """Arranges the rows for a terminal."""

@@ -24,6 +24,7 @@ from efficientdet.formats import manifest
 from efficientdet.inference import detector
 from efficientdet.kernels import host_postprocess
 from efficientdet.media import images
+from efficientdet.result import Result
 from efficientdet.storage import files
 from efficientdet.training.logs import memory
 
@@ -36,7 +37,7 @@ _GENERATED_SIZE = (480, 640)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InferenceBenchmark:
+class InferenceBenchmark(Result):
     """What was measured."""
 
     what: str
@@ -46,10 +47,6 @@ class InferenceBenchmark:
     """Name -> min, median, max of our rate over theirs, round by round."""
     resident_mb: dict[str, float]
     """By how much each of our runtimes made the process grow, MB; and `peak`, the most that it had."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def table(self) -> Table:
         """Arranges the rows for a terminal, the ratios below."""

@@ -27,6 +27,7 @@ from efficientdet.data import conversion, pipeline, preprocess, synthetic
 from efficientdet.data.augment import cropping
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.result import Result
 from efficientdet.storage import files
 
 _STAGES = ("read", "decode", "resize", "batch")
@@ -44,7 +45,7 @@ _MEANINGS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputBenchmark:
+class InputBenchmark(Result):
     """What `benchmark input` measured; rates in images/s."""
 
     what: str

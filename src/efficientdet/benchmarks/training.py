@@ -16,13 +16,14 @@ from efficientdet import backend, presets, progress
 from efficientdet.benchmarks import accelerator, report, rivals, timing
 from efficientdet.config import Depthwise, ExperimentConfig, Precision, Switch
 from efficientdet.errors import UserError
+from efficientdet.result import Result
 from efficientdet.storage import files
 
 _EXAMPLES = 1000  # of the dataset that derived settings are for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSpeed:
+class TrainingSpeed(Result):
     """What was measured."""
 
     rows: tuple[dict[str, Any], ...]

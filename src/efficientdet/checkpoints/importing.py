@@ -11,7 +11,6 @@ import dataclasses
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from efficientdet.checkpoints import bundles, class_tables, matching, names, rea
 from efficientdet.config import ModelConfig
 from efficientdet.errors import UserError
 from efficientdet.model import variables, weights
+from efficientdet.result import Result
 from efficientdet.storage import archives, files
 from efficientdet.structures import Category
 
@@ -32,7 +32,7 @@ LARGEST_CHECKPOINT = 8 * 10**9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportResult:
+class ImportResult(Result):
     """What `import_weights` read and wrote."""
 
     output: str
@@ -50,10 +50,6 @@ class ImportResult:
     """What the file holds beside the network -> number of tensors."""
     notes: list[str]
     """What was decided on the way."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         """Says in a few lines what was done."""

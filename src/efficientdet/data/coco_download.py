@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from efficientdet import progress
-from efficientdet.data import conversion, summary
+from efficientdet.data import conversion
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
+from efficientdet.result import Result
 from efficientdet.storage import archives, connection, files, web
 
 Split = Literal["train", "val"]
@@ -89,7 +90,7 @@ _IMAGES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Download:
+class Download(Result):
     """What a download did.
 
     Attributes:
@@ -111,10 +112,6 @@ class Download:
     unpacked: tuple[str, ...]
     is_converted: bool
     removed: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns it into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         """Says what is there now."""
@@ -345,7 +342,7 @@ def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
         num_workers=num_workers,
         overwrite=True,
     )
-    summary.show(result, progress.console)
+    result.show(progress.console)
 
 
 def _remove(output: Path, remove_archives: bool, remove_images: bool) -> list[str]:

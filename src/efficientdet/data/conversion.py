@@ -184,7 +184,7 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
         if (folder / store.MANIFEST).is_file():  # another process was faster
             return folder
         raise
-    summary.show(result, progress.console)
+    result.show(progress.console)
     return folder
 
 

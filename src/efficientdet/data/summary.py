@@ -1,13 +1,13 @@
 """What a conversion did: figures of each split and class, and what was not taken over as it stood."""
 
 import dataclasses
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from efficientdet.data import policy, sources
 from efficientdet.data.reading import accounts
+from efficientdet.result import Result
 from efficientdet.structures import Category
 
 _NUM_NAMES = 20
@@ -33,7 +33,7 @@ class SplitSummary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Result):
     """What a conversion did.
 
     Attributes:
@@ -62,10 +62,6 @@ class Summary:
         """Counts annotations that cannot be read; they stop a conversion without `skip_broken_annotations`."""
         return sum(problem.kind == sources.BROKEN_ANNOTATION for problem in self.problems)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Turns it into plain JSON values."""
-        return dataclasses.asdict(self)
-
     def counts(self) -> dict[str, int]:
         """Counts the problems by kind, in the order of their first occurrence."""
         counts: dict[str, int] = {}
@@ -73,35 +69,33 @@ class Summary:
             counts[problem.kind] = counts.get(problem.kind, 0) + problem.count
         return counts
 
-
-def show(summary: Summary, console: Console | None = None) -> None:
-    """Prints a summary for people, on standard output unless another console is given."""
-    console = console or Console(highlight=False)
-    table = Table("split", box=None, header_style="bold")
-    for title in ("images", "boxes", "of them crowds", "fullest image"):
-        table.add_column(title, justify="right")
-    for name, split in summary.splits.items():
-        figures = (split.num_examples, split.num_boxes, split.num_crowds, split.max_boxes)
-        table.add_row(name, *(f"{figure:,}" for figure in figures))
-    console.print(table)
-    classes = Table("id", "class", box=None, header_style="bold")
-    for name in summary.splits:
-        classes.add_column(f"{name} boxes", justify="right")
-    for label, category in enumerate(summary.categories):
-        per_split = [f"{split.boxes_per_class[label]:,}" for split in summary.splits.values()]
-        classes.add_row(str(category.id), category.name, *per_split)
-    console.print()
-    console.print(classes)
-    console.print()
-    for line in _account_lines(summary):
-        console.print(line, markup=False, soft_wrap=True)
-    _show_problems(summary.problems, console, "all of them in conversion.json" if summary.output else "")
-    if summary.account.unused:
-        console.print("\nFiles of the source that nothing uses")
-        _show_problems(summary.account.unused, console, "all of them in conversion.json" if summary.output else "")
-    if summary.output:
-        text = f"\nWritten to {summary.output}; splits.json there names the images of each split"
-        console.print(text, markup=False, soft_wrap=True)
+    def show(self, console: Console) -> None:
+        """Prints the figures, what was mended or left out, and what is unused."""
+        table = Table("split", box=None, header_style="bold")
+        for title in ("images", "boxes", "of them crowds", "fullest image"):
+            table.add_column(title, justify="right")
+        for name, split in self.splits.items():
+            figures = (split.num_examples, split.num_boxes, split.num_crowds, split.max_boxes)
+            table.add_row(name, *(f"{figure:,}" for figure in figures))
+        console.print(table)
+        classes = Table("id", "class", box=None, header_style="bold")
+        for name in self.splits:
+            classes.add_column(f"{name} boxes", justify="right")
+        for label, category in enumerate(self.categories):
+            per_split = [f"{split.boxes_per_class[label]:,}" for split in self.splits.values()]
+            classes.add_row(str(category.id), category.name, *per_split)
+        console.print()
+        console.print(classes)
+        console.print()
+        for line in _account_lines(self):
+            console.print(line, markup=False, soft_wrap=True)
+        _show_problems(self.problems, console, "all of them in conversion.json" if self.output else "")
+        if self.account.unused:
+            console.print("\nFiles of the source that nothing uses")
+            _show_problems(self.account.unused, console, "all of them in conversion.json" if self.output else "")
+        if self.output:
+            text = f"\nWritten to {self.output}; splits.json there names the images of each split"
+            console.print(text, markup=False, soft_wrap=True)
 
 
 def explain_no_boxes(summary: Summary) -> str:

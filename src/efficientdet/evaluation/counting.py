@@ -23,6 +23,7 @@ from efficientdet import structures
 from efficientdet.data import preprocess
 from efficientdet.errors import UserError
 from efficientdet.evaluation import intervals, plausibility
+from efficientdet.result import Result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
 """In COCO's order. s, m, l: boxes with an area up to 32^2, from 32^2 to 96^2, from 96^2 px on; a box on a border is of
@@ -45,7 +46,7 @@ _MEANINGS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
+class EvaluationResult(Result):
     """What an evaluation found; fractions in 0..1, none where there is nothing to measure."""
 
     metrics: dict[str, float | None]

@@ -17,6 +17,7 @@ from efficientdet.formats import calibration, loading
 from efficientdet.formats import keras as keras_runtime
 from efficientdet.formats import manifest as manifests
 from efficientdet.model import weights as weight_files
+from efficientdet.result import Result
 from efficientdet.storage import files
 
 PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
@@ -39,7 +40,7 @@ _MOST_SAMPLES = 16  # of calibration, for the comparison
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Result):
     """An export, and how far from Keras it answers."""
 
     path: str
@@ -50,10 +51,6 @@ class Export:
     """Of all files."""
     agreement: dict[str, Any]
     """Figures of the comparison (`verification.Agreement`); of int8 also AP of both and the loss."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         """Says where the export is and what was compared."""

@@ -24,6 +24,7 @@ from efficientdet.errors import UserError, one_line
 from efficientdet.inference import detector as detectors
 from efficientdet.inference import image_batches, journal, labelling, prediction_directory, video_prediction
 from efficientdet.media import locations
+from efficientdet.result import Result
 from efficientdet.structures import Category
 
 _STANDARD_OUTPUT = Path("-")
@@ -31,7 +32,7 @@ _MOST_NAMED = 20  # sources that the terminal lists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(Result):
     """What `predict` wrote."""
 
     output: str
@@ -47,14 +48,17 @@ class Prediction:
     format: str = "json"
     """Of the annotations."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the prediction into plain JSON values."""
-        return dataclasses.asdict(self)
+    @property
+    def is_shown(self) -> bool:
+        """Whether a line an image went to standard output."""
+        return self.output == str(_STANDARD_OUTPUT)
+
+    def status(self) -> int:
+        """Returns 1 where sources could not be used."""
+        return 1 if self.skipped else 0
 
     def text(self) -> str:
-        """Says what was found and where it is; nothing if it went to standard output."""
-        if self.output == str(_STANDARD_OUTPUT):
-            return ""
+        """Says what was found and where it is."""
         lines = [f"{name}: {len(found['detections'])} found, {found['image']}" for name, found in self.images.items()]
         lines += [f"{name}: {found['frames']} frames, {found['video']}" for name, found in self.videos.items()]
         if self.format != "json":

@@ -32,6 +32,7 @@ from efficientdet import knobs, presets
 from efficientdet.model import layers
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.model.efficientnet import SqueezeExcite
+from efficientdet.result import Result
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
@@ -189,7 +190,7 @@ def _layers_below(layer: Any) -> Iterable[Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
+class Description(Result):
     """A model in numbers."""
 
     name: str
@@ -211,10 +212,6 @@ class Description:
     """Of a weights file, with batch statistics."""
     config: dict[str, Any]
     """The preset."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the description into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def table(self) -> Table:
         """Arranges the description for a terminal."""

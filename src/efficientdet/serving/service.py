@@ -22,6 +22,7 @@ from efficientdet import progress
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.errors import UserError
 from efficientdet.inference import selection
+from efficientdet.result import Result
 from efficientdet.serving.admission import MOST_HEADERS, Limits, check
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
@@ -29,17 +30,13 @@ _DEFAULTS = Limits()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Served:
+class Served(Result):
     """What a service did until it was stopped."""
 
     address: str
     num_requests: int
     num_images: int
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns it into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         """Writes it for people."""

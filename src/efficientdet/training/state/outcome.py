@@ -2,15 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from efficientdet import progress
+from efficientdet.result import Result
 from efficientdet.training.distributed import processes
 from efficientdet.training.state import run_directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSummary:
+class TrainingSummary(Result):
     """How a run ended."""
 
     run_dir: str
@@ -28,9 +28,9 @@ class TrainingSummary:
     warnings: list[str] = dataclasses.field(default_factory=list)
     """Likewise."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the summary into plain JSON values."""
-        return dataclasses.asdict(self)
+    def text(self) -> str:
+        """Says where the best weights are, if there was something to tell the best by."""
+        return "" if self.best_ap is None else f"Weights: {self.run_dir}/weights/best.safetensors"
 
     def best(self) -> str:
         """Writes the best AP for the last line of a run; empty without one."""

@@ -15,6 +15,7 @@ from efficientdet.config import ExperimentConfig, ModelConfig
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
 from efficientdet.media import draw
+from efficientdet.result import Result
 from efficientdet.storage import files
 from efficientdet.training import dataset as datasets
 
@@ -22,7 +23,7 @@ _LEAST_SIDE = 256  # px of an image on the sheet, so that the names of classes c
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preview:
+class Preview(Result):
     """What `preview` drew."""
 
     output: str
@@ -34,10 +35,6 @@ class Preview:
     areas, px of the network input. None without a box."""
     smallest_anchor: float
     """Its side, px of the network input."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turns the preview into plain JSON values."""
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         """Says what was drawn, and how large the objects are."""

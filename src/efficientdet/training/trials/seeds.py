@@ -25,6 +25,7 @@ from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.evaluation import counting
+from efficientdet.result import Result
 from efficientdet.storage import files
 from efficientdet.training.distributed import processes
 from efficientdet.training.logs import tracking
@@ -37,7 +38,7 @@ _MOST = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeedsSummary:
+class SeedsSummary(Result):
     """How the runs ended."""
 
     run_dir: str
