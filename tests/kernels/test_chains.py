@@ -83,7 +83,7 @@ def test_normalisation_by_fixed_statistics_is_its_formula_backwards_too(rng, sha
         np.testing.assert_array_equal(moved, [drawn["mean"], drawn["variance"]])
         return outputs
 
-    with normalization.fixed(layer):
+    with normalization.fixed():
         found = differentiate(call, x, gamma, beta)
     wide, factor, shift = (tf.cast(array, "float64") for array in (x, gamma, beta))
     deviation = tf.sqrt(tf.cast(variance, "float64") + 1e-3)

@@ -1,9 +1,10 @@
 """Batch normalisation and the activation behind it, as every part of the network uses them."""
 
 import contextlib
+import contextvars
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -11,6 +12,11 @@ from keras import ops
 from efficientdet.kernels import chains, mixed_precision
 
 BATCH_NORM_EPSILON = 1e-3
+
+_statistics: contextvars.ContextVar[Literal["batch", "moving", "measured"]] = contextvars.ContextVar(
+    "statistics", default="batch"
+)
+"""What networks normalise by while they are trained: see `fixed` and `measured`."""
 
 
 def activate(x: Any, activation: str) -> Any:
@@ -42,24 +48,23 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(**kwargs)
         self.activation = activation
         self.sums_in_kernel = False  # with JAX: see `choose_depthwise`
-        self.measures = False  # see `measured`
-        self.is_fixed = False  # see `fixed`
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
-        if not ((training or self.measures) and self.trainable):
+        measures = _statistics.get() == "measured"
+        if not ((training or measures) and self.trainable):
             outputs = self._normalize_as_learnt(inputs)
-        elif self.is_fixed and not self.measures:
+        elif _statistics.get() == "moving":
             return self._normalize_by_population(inputs)
         elif keras.backend.backend() == "jax":
             self._check_momentum()
             return self._normalize_in_few_passes(inputs)
         elif (
-            chains.are_known(inputs) and not self.synchronized and (self.measures or not chains.pays(inputs))
+            chains.are_known(inputs) and not self.synchronized and (measures or not chains.pays(inputs))
         ):  # a measurement is over before kernels for its larger batches would be compiled
             self._check_momentum()
             outputs = self._normalize_in_operation(inputs)
-        elif self.measures or (chains.pays(inputs) and not self.synchronized):
+        elif measures or (chains.pays(inputs) and not self.synchronized):
             self._check_momentum()
             return self._normalize_in_kernel(inputs)
         else:
@@ -119,7 +124,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def _move(self, mean: Any, variance: Any) -> None:
         """Moves the statistics towards those of a batch."""
-        if self.measures:
+        if _statistics.get() == "measured":
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
             return
@@ -129,38 +134,30 @@ class BatchNorm(keras.layers.BatchNormalization):
             moving.assign(old + (found - old) * rest)
 
 
-def fixed(model: Any) -> contextlib.AbstractContextManager[None]:
-    """Lets a network that is trained inside normalise by its moving statistics, which stay as they are.
-
-    Functions compiled before stay as they are.
-
-    Args:
-        model: EfficientDet, or a layer of it.
-    """
-    return _switched_on(model, "is_fixed")
-
-
-def measured(model: Any) -> contextlib.AbstractContextManager[None]:
-    """Lets a network that is called inside normalise by the batch, and its moving statistics become those of the batch.
-
-    All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
-
-    Args:
-        model: EfficientDet, or a layer of it.
-    """
-    return _switched_on(model, "measures")
-
-
 @contextlib.contextmanager
-def _switched_on(model: Any, switch: str) -> Iterator[None]:
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, BatchNorm)]
-    for layer in found:
-        setattr(layer, switch, True)
+def fixed() -> Iterator[None]:
+    """Lets networks that are trained inside normalise by their moving statistics, which stay as they are.
+
+    What counts is when a step is traced: functions compiled before stay as they are.
+    """
+    token = _statistics.set("moving")
     try:
         yield
     finally:
-        for layer in found:
-            setattr(layer, switch, False)
+        _statistics.reset(token)
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[None]:
+    """Lets networks that are called inside normalise by the batch, whose statistics become their moving ones.
+
+    All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
+    """
+    token = _statistics.set("measured")
+    try:
+        yield
+    finally:
+        _statistics.reset(token)
 
 
 def _normalize_in_operation(

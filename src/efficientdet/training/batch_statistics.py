@@ -47,7 +47,7 @@ def make_measurement(model: Any) -> Callable[[list[Any], list[Any], Batch], list
 
     def measure(trainable: list[Any], non_trainable: list[Any], batch: Batch) -> list[Any]:
         inputs = {"images": batch["images"], "valid_size": batch["valid_size"]}
-        with normalization.measured(model):
+        with normalization.measured():
             _, found = model.stateless_call(trainable, non_trainable, inputs, training=False)
         return found
 

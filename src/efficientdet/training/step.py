@@ -94,7 +94,7 @@ def make_step(
             inputs = {name: rows[name] for name in ("images", "valid_size")}
 
             def scaled_loss(trainable: list[Any]) -> tuple[Any, Any]:
-                with normalization.fixed(model) if is_fixed else contextlib.nullcontext():
+                with normalization.fixed() if is_fixed else contextlib.nullcontext():
                     raw, moved = model.stateless_call(
                         trainable, statistics.unpack(non_trainable), inputs, training=True
                     )
