@@ -91,10 +91,10 @@ def test_an_example_of_the_conventional_order_is_ours():
     for number in range(12):
         seed = tf.constant([number, 3])
         raw = (encoded, boxes, tf.constant([0]))
-        ours = conventional.augment.fill(raw, seed, _SIZE, "half_pixel", config, "exact")
+        ours = conventional.cropping.fill(raw, seed, _SIZE, "half_pixel", config, "exact")
         theirs, moved = conventional.scale_and_cut(smooth, boxes, seed, _SIZE, config)
         assert np.abs(ours[0].numpy() - theirs.numpy()).mean() < 4, "of an image whose neighbours differ by up to 20"
-        np.testing.assert_array_equal(ours[2], moved[conventional.augment.has_area(moved)])
+        np.testing.assert_array_equal(ours[2], moved[conventional.cropping.has_area(moved)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -188,5 +188,5 @@ def test_what_is_no_openvino_graph_of_ours_is_one_line(tmp_path, manifest, text,
     (tmp_path / "model.bin").write_bytes(np.zeros(4, np.uint8).tobytes())
     core = openvino.import_openvino().Core()
     with pytest.raises(UserError, match=words):
-        openvino._read(core, path, manifest)
+        openvino.read(core, path, manifest)
     assert sys.modules["openvino_telemetry"] is None

@@ -97,7 +97,7 @@ def test_an_export_answers_as_its_weights_and_remembers_what_belongs_to_them(wei
 def test_weights_are_converted_once(weights_file, monkeypatch):
     first = openvino_cache.find_converted(weights_file)
     assert first.is_relative_to(web.cache_dir())
-    monkeypatch.setattr(openvino_runtime, "convert", None)
+    monkeypatch.setattr(openvino, "convert", None)
     assert openvino_cache.find_converted(weights_file) == first
 
 

@@ -18,23 +18,23 @@ and nothing for batch normalisation, ReLU6, nearest neighbour and the additions 
 those tests had no formula. A newer one has some, and so finds more in the same graph.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 from rich.table import Table
 
 from efficientdet import config as configs
 from efficientdet import knobs, presets
-from efficientdet.model import layers
-from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.model.efficientnet import SqueezeExcite
+from efficientdet.model import efficientnet, layers
 from efficientdet.result import Result
 
-_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+if TYPE_CHECKING:
+    from efficientdet.model.efficientdet import EfficientDet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,16 @@ def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> Mul
         model: the network.
         image_size: height and width, px.
     """
+    import keras
+
     with _recorded_calls(model) as calls:
         model({"images": keras.Input((*image_size, 3), batch_size=1, dtype="uint8")})
     operations = sum(_count_operations(call) for call in calls)
     if model.config.activation == "swish":
         activated = {id(layer) for layer in _activated_layers(model)}
         operations += sum(2 * math.prod(call.output) for call in calls if id(call.layer) in activated)
-    operations += sum(_count_draws(layer) for layer in _layers_below(model) if isinstance(layer, _CONVOLUTIONS))
-    convolutions = sum(_count_convolution(call) for call in calls if isinstance(call.layer, _CONVOLUTIONS))
+    operations += sum(_count_draws(layer) for layer in _layers_below(model) if _is_convolution(layer))
+    convolutions = sum(_count_convolution(call) for call in calls if _is_convolution(call.layer))
     return MultiplyAdds(convolutions=convolutions, published=operations // 2)
 
 
@@ -87,16 +89,22 @@ def count_traffic(model: EfficientDet, image_size: tuple[int, int]) -> int:
         model: the network.
         image_size: height and width, px.
     """
+    import keras
+
     with _recorded_calls(model) as calls:
         model({"images": keras.Input((*image_size, 3), batch_size=1, dtype="uint8")})
     numbers = 0
     for call in calls:
         read, written = sum(map(math.prod, call.inputs)), math.prod(call.output)
-        if isinstance(call.layer, _CONVOLUTIONS):
+        if _is_convolution(call.layer):
             numbers += read + written
         elif isinstance(call.layer, layers.Fusion | layers.Resample):
             numbers += read - written  # not written: the layer that follows reads what this one was made of
     return numbers
+
+
+def _is_convolution(layer: Any) -> bool:
+    return isinstance(layer, layers.Conv | layers.DepthwiseConv)
 
 
 def _count_convolution(call: _Call) -> int:
@@ -108,9 +116,9 @@ def _count_convolution(call: _Call) -> int:
 def _count_operations(call: _Call) -> int:
     """Counts what the published rules find in a layer itself, without the layers inside it."""
     layer, numbers, terms = call.layer, math.prod(call.output), len(call.inputs)
-    if isinstance(layer, _CONVOLUTIONS):
+    if _is_convolution(layer):
         return 2 * _count_convolution(call) + layer.use_bias * numbers
-    if isinstance(layer, SqueezeExcite):
+    if isinstance(layer, efficientnet.SqueezeExcite):
         return math.prod(call.inputs[0]) + numbers
     if isinstance(layer, layers.Fusion):
         weighing = {
@@ -133,7 +141,9 @@ def _count_window(size: tuple[int, ...], target_size: tuple[int, ...]) -> int:
 
 def _count_draws(convolution: Any) -> int:
     """Counts what it takes to scale the random numbers a kernel starts with."""
-    is_depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
+    import keras
+
+    is_depthwise = isinstance(convolution, layers.DepthwiseConv)
     initializer = convolution.depthwise_initializer if is_depthwise else convolution.kernel_initializer
     is_uniform = isinstance(initializer, keras.initializers.GlorotUniform)
     return math.prod(convolution.kernel.shape) + is_uniform
@@ -152,7 +162,16 @@ def _activated_layers(model: EfficientDet) -> list[Any]:
 @contextlib.contextmanager
 def _recorded_calls(model: EfficientDet) -> Iterator[list[_Call]]:
     """Notes each call of a layer that counts while the block runs; batch normalisation, which does not, is left out."""
-    kinds = (*_CONVOLUTIONS, layers.SeparableConv, layers.Fusion, layers.Resample, SqueezeExcite)
+    import keras
+
+    kinds = (
+        layers.Conv,
+        layers.DepthwiseConv,
+        layers.SeparableConv,
+        layers.Fusion,
+        layers.Resample,
+        efficientnet.SqueezeExcite,
+    )
     inside = _layers_below(model)
     watched = [layer for layer in inside if isinstance(layer, kinds)]
     skipped = [layer for layer in inside if isinstance(layer, keras.layers.BatchNormalization)]

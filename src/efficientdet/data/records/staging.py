@@ -24,8 +24,11 @@ def output_folder(output: Path, source: Path, dry_run: bool, overwrite: bool) ->
         return
     output = output.absolute()
     _check_output(output, source, overwrite)
-    with files.explained(output), files.folder_aside(output) as partial:
-        yield partial
+    try:
+        with files.folder_aside(output) as partial:
+            yield partial
+    except OSError as error:
+        raise UserError(f"`output` {output} cannot be written: {error.strerror}.") from error
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:
