@@ -12,7 +12,7 @@ import pytest
 from efficientdet.config import PostprocessConfig
 from efficientdet.errors import UserError
 from efficientdet.exporters import exports
-from efficientdet.formats import loading, openvino_cache, openvino_runtime
+from efficientdet.formats import loading, openvino, openvino_cache, openvino_runtime
 from efficientdet.formats.keras import KerasRuntime
 from efficientdet.inference import detector
 from efficientdet.model import weights
