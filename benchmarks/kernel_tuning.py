@@ -3,7 +3,7 @@
     python benchmarks/kernel_tuning.py depthwise --batch-size 64 --output tuning.json
     python benchmarks/kernel_tuning.py sums --output tuning.json
 
-Every setting of `model/depthwise_pallas.py` (forward and both gradients) or of `model/pallas.py` (the sums of batch
+Every setting of `kernels/depthwise_pallas.py` (forward and both gradients) or of `kernels/pallas.py` (the sums of batch
 normalisation, forward and back) is tried on each feature map, beside the time that reading and writing takes at least.
 Needs JAX and a GPU.
 """
