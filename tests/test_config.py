@@ -230,7 +230,7 @@ def test_check_looks_into_the_backbone(name, value):
         pytest.param({"image_size": (1024, 1024), "feature_channels": 10**5}, "feature network", id="wide features"),
     ],
 )
-def test_a_image_that_would_not_fit_into_memory_is_refused(values, part):
+def test_an_image_that_would_not_fit_into_memory_is_refused(values, part):
     model = dataclasses.replace(configs.ModelConfig(), **values)
     with pytest.raises(UserError, match=rf"`model\.image_size` is .*; the {part} would need"):
         configs.check(dataclasses.replace(configs.ExperimentConfig(), model=model))

@@ -349,7 +349,7 @@ def _a_device(folder, state, arrays):
     return pathlib.Path("/dev/null"), "`/dev/null` is not a file"
 
 
-def _a_image(folder, state, arrays):
+def _an_image(folder, state, arrays):
     (folder / "image.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
     return folder / "image.pth", "in no known format"
 

@@ -65,7 +65,7 @@ def test_each_epoch_has_every_image_once_in_an_order_of_its_own(converted):
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
 
 
-def test_a_image_is_augmented_afresh_each_epoch(converted):
+def test_an_image_is_augmented_afresh_each_epoch(converted):
     batches = _training(converted, 0, 2 * _COUNT, batch_size=1)
     seen = [batch["images"] for batch, ids in batches if ids[0] == 1]
     assert len(seen) == 2

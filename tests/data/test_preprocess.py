@@ -27,7 +27,7 @@ each_method = pytest.mark.parametrize("method", METHODS)
         pytest.param((100, 100), (200, 328), (200, 200), id="input that is not a square"),
     ],
 )
-def test_a_image_is_scaled_to_fit(size, target, expected):
+def test_an_image_is_scaled_to_fit(size, target, expected):
     assert preprocess.fitted_size(size, target)[0] == expected
     in_graph, scale = preprocess.fitted_size_tf(tf.constant(size), tf.constant(target))
     assert tuple(in_graph.numpy()) == expected
@@ -94,13 +94,13 @@ def test_where_each_method_looks():
 
 
 @pytest.mark.parametrize("new_size", [(37, 53), (38, 54), (111, 159), (211, 301)])
-def test_a_image_that_grows_needs_no_antialias(new_size):
+def test_an_image_that_grows_needs_no_antialias(new_size):
     image = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     _assert_alike(*(preprocess.resize(image, new_size, method) for method in ("antialiased", "half_pixel")))
 
 
 @each_method
-def test_a_image_that_fits_is_not_changed(method):
+def test_an_image_that_fits_is_not_changed(method):
     image = np.random.default_rng(6).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     np.testing.assert_array_equal(preprocess.resize(image, (30, 40), method), image)
     np.testing.assert_array_equal(preprocess.resample_tf(image, tf.constant([30, 40]), (30, 40), method), image)

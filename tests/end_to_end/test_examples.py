@@ -43,7 +43,7 @@ def test_every_example_is_run_by_a_test():
 
 
 @pytest.mark.slow
-def test_the_example_trains_and_writes_a_image_with_what_it_found(output):
+def test_the_example_trains_and_writes_an_image_with_what_it_found(output):
     assert (output / "run" / "weights" / "best.safetensors").is_file()
     first = _read(output / "images" / "val" / "000001.jpg")
     assert _read(output / "detections.jpg").shape == first.shape

@@ -192,7 +192,7 @@ def test_a_false_alarm_before_the_hit_halves_precision():
     assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)
 
 
-def test_a_detection_in_a_image_without_boxes_counts_as_false():
+def test_a_detection_in_an_image_without_boxes_counts_as_false():
     truth = [[_box(0, 0, 50)], []]
     found = [[((0, 0, 50, 50), 0, 0.8)], [((0, 0, 50, 50), 0, 0.9)]]
     assert _evaluate(truth, found).metrics["AP"] == pytest.approx(0.5)

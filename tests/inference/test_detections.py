@@ -78,7 +78,7 @@ def test_boxes_are_drawn_on_the_image_they_were_found_in(tmp_path):
     np.testing.assert_array_equal(_nothing().draw(image), image)
 
 
-def test_a_image_that_cannot_be_drawn_on_is_one_line(tmp_path):
+def test_an_image_that_cannot_be_drawn_on_is_one_line(tmp_path):
     with pytest.raises(UserError, match="`image` is missing"):
         _detections().draw()
     with pytest.raises(UserError, match="`image` is 60 x 40 px; these detections are of one of 40 x 60"):

@@ -42,7 +42,7 @@ def test_boxes_lie_inside_the_image_best_first(detector, photo):
     assert (found.boxes <= [90, 70, 90, 70]).all()
 
 
-def test_a_image_twice_as_large_has_boxes_twice_as_large(detector, rng):
+def test_an_image_twice_as_large_has_boxes_twice_as_large(detector, rng):
     small = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)  # as the input: nothing is resampled
     large = small.repeat(2, axis=0).repeat(2, axis=1)  # halving it gives the same pixels
     first, second = detector.detect([small])[0], detector.detect([large])[0]
@@ -59,7 +59,7 @@ def test_a_batch_finds_what_single_images_find(detector, rng):
 
 
 @pytest.mark.parametrize("method", ["legacy", "antialiased"])
-def test_a_image_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
+def test_an_image_is_resampled_as_the_weights_remember(finding_weights, tiny, rng, tmp_path, method):
     """An image that fits is not resampled: done beforehand, it gives the same boxes."""
     loaded = weights.load(finding_weights)
     path = tmp_path / f"{method}.safetensors"
@@ -250,7 +250,7 @@ def test_a_fork_is_refused_at_once(detector, photo):
     assert said.startswith(f"UserError: This Detector was made in process {os.getpid()} and cannot be used in {child}")
 
 
-def test_a_image_of_one_tile_has_the_answer_it_has_without(detector, photo):
+def test_an_image_of_one_tile_has_the_answer_it_has_without(detector, photo):
     for tiles in ((90, 70), (200, 300)):
         found, expected = detector(photo, tiles=tiles), detector(photo)
         assert _same(found, expected)

@@ -218,7 +218,7 @@ def test_ctrl_c_ends_a_camera_and_what_is_written_is_whole(finding_weights, came
     assert threading.active_count() <= threads + 1
 
 
-def test_a_image_from_the_web_is_judged_as_a_file(finding_weights, photo, tmp_path, monkeypatch):
+def test_an_image_from_the_web_is_judged_as_a_file(finding_weights, photo, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Image.fromarray(photo).save(tmp_path / "a.png")
     with little_server.serve() as server:

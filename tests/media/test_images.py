@@ -129,7 +129,7 @@ def test_stripping_exif_removes_the_rotation_and_keeps_the_pixels():
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_image_cut_short_is_refused_by_name(format):
+def test_an_image_cut_short_is_refused_by_name(format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     content = _encode(Image.fromarray(noise), format)[:-500]
     for read in (images.read_image, images.check_decodes, images.to_jpeg):
@@ -170,7 +170,7 @@ def test_floating_point_pixels_are_refused():
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_damaged_bytes_give_a_image_or_a_user_error(data):
+def test_damaged_bytes_give_an_image_or_a_user_error(data):
     format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"]))
     content = bytearray(_encode(Image.fromarray(_PIXELS), format))
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):

@@ -60,7 +60,7 @@ def test_what_waits_is_answered_in_batches_of_powers_of_two(detector, photos):
         little_service.assert_same(answer.to_dict(), detector.detect([pixels])[0].to_dict())
 
 
-def test_a_image_that_the_model_cannot_take_fails_alone(detector, photos):
+def test_an_image_that_the_model_cannot_take_fails_alone(detector, photos):
     given = [*photos[:2], np.zeros((1, 50, 3), np.uint8), *photos[2:5]]
     answers, _, closed = _run(detector, given)
     assert isinstance(answers.pop(2), RuntimeError)

@@ -36,7 +36,7 @@ def expected(images, detector):
     return found
 
 
-def test_a_image_is_answered_as_the_detector_answers(service, images, expected):
+def test_an_image_is_answered_as_the_detector_answers(service, images, expected):
     answer = service.detect(images[0][1], _QUERY)
     assert answer.status == 200
     assert answer.json["model"] == "tiny"

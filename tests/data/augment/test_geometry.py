@@ -103,7 +103,7 @@ def test_a_box_that_leaves_the_image_stays_gone():
     assert turned.numpy().tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_image_without_boxes_moves_too():
+def test_an_image_without_boxes_moves_too():
     _, boxes = _everywhere(lambda i, b: geometry.rotate(i, b, 10.0), _painted(), _fractions())
     assert boxes.shape == (0, 4)
 

@@ -43,7 +43,7 @@ def test_parse_undoes_serialize(read):
 
 
 @both_ways
-def test_a_image_without_boxes_has_empty_lists(read):
+def test_an_image_without_boxes_has_empty_lists(read):
     nothing = {"boxes": np.zeros((0, 4), np.float32), "category_ids": np.zeros(0, np.int64), "category_names": []}
     record = read(tfrecord.serialize(**_RECORD | nothing | {"is_crowd": np.zeros(0, bool), "area": np.zeros(0)}))
     assert record["boxes"].shape == (0, 4)
