@@ -129,7 +129,7 @@ def export(
     )
     shown = _shown(manifest, images)
     samples = _samples(manifest, calibration or (data if precision == "int8" else ""), calibration_images)
-    keras = keras_runtime.KerasRuntime(loaded.path, postprocess=manifest.postprocess, image_size=model.image_size)
+    keras = keras_runtime.KerasRuntime(loaded, postprocess=manifest.postprocess, image_size=model.image_size)
     gate = gates.find_gate(precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     with files.explained(target), files.folder_aside(target) as folder:
         progress.console.print(f"export: writing {format}, {precision}", markup=False)
@@ -167,9 +167,7 @@ def verify_export(
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
         raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
-    keras = keras_runtime.KerasRuntime(
-        loaded.path, postprocess=manifest.postprocess, image_size=manifest.model.image_size
-    )
+    keras = keras_runtime.KerasRuntime(loaded, postprocess=manifest.postprocess, image_size=manifest.model.image_size)
     gate = gates.find_gate(manifest.precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     found = _verify(loaded, keras, folder, _shown(manifest, images), gate)
     return _result(folder, manifest, found)

@@ -1,11 +1,13 @@
 """Keras as a runtime: network and post-processing in one compiled graph, on the running backend and its device."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from efficientdet import backend
 from efficientdet import config as configs
 from efficientdet.config import Depthwise, PostprocessConfig, Precision, Resize, Switch
 from efficientdet.structures import Category, Detections, RawPredictions
+
+if TYPE_CHECKING:
+    from efficientdet.model.weights import Weights
 
 _MOST_CONSTANTS = 16_000_000  # numbers; up to D3
 
@@ -22,7 +27,7 @@ class KerasRuntime:
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | Path | Weights,
         *,
         postprocess: PostprocessConfig | None = None,
         image_size: tuple[int, int] | None = None,
@@ -33,7 +38,7 @@ class KerasRuntime:
         """Loads weights.
 
         Args:
-            location: weights file, folder of a run, or a published name such as `coco-d0`.
+            location: weights file, folder of a run, or a published name such as `coco-d0`; or weights that are loaded.
             postprocess: limits and thresholds; None: those of the run that the weights come from.
             image_size: height and width of the network input, px; None: what the weights were trained with.
             precision: of the arithmetic inside the network.
@@ -44,7 +49,10 @@ class KerasRuntime:
         from efficientdet.model import anchors, layers, weights
         from efficientdet.model.efficientdet import EfficientDet
 
-        loaded = weights.load(pretrained.find_weights(location))
+        if isinstance(location, weights.Weights):
+            loaded = location
+        else:
+            loaded = weights.load(pretrained.find_weights(location))
         if image_size is not None:
             configs.check_image_size(dataclasses.replace(loaded.model, image_size=image_size), "image_size")
         self.path = loaded.path
