@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from efficientdet import config as configs
@@ -185,6 +186,10 @@ _NAN = float("nan")
         ("postprocess.nms_sigma", 0.0),
         ("evaluation.batch_size", 0),
         ("evaluation.max_images", -1),
+        ("training.batch_size", np.int64(-3)),
+        ("training.batch_size", "8"),
+        ("training.seed", 10**400),
+        ("model.pixel_mean", (np.float32(0.5), np.float32(2.0), np.float32(0.5))),
     ],
 )
 def test_check_names_the_knob(name, value):
@@ -203,6 +208,7 @@ def test_check_names_the_knob(name, value):
         ("optimizer.clip_norm", 0.0),
         ("training.evaluate_every", 0.0),
         ("postprocess.score_threshold", 0.0),
+        ("training.batch_size", np.int64(8)),
     ],
 )
 def test_check_lets_the_limit_itself_pass(name, value):

@@ -246,7 +246,8 @@ class TrainingConfig:
     evaluate_from: float = knob(0.0, 0, 1e6, is_free=True)
     """No evaluation before this epoch, but for the one at the end."""
     patience: int = knob(0, 0, MANY, is_free=True)
-    """End after so many evaluations in a row without a better AP; 0: never. The learning rate follows `epochs`."""
+    """How many evaluations in a row may bring no better AP before the run ends; 0: any number. The learning rate
+    follows `epochs`."""
     log_every: int = knob(20, 1, MANY, is_free=True)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = knob(500, 1, MANY, is_free=True)
@@ -254,7 +255,7 @@ class TrainingConfig:
     keep_checkpoints: int = knob(2, 1, MANY, is_free=True)
     """Newest checkpoints kept for resume; that of the best AP stays too."""
     max_bad_steps: int = knob(50, 1, MANY, is_free=True)
-    """Stop after so many steps in a row without a finite loss and gradient; such steps change nothing."""
+    """How many steps in a row may have no finite loss and gradient before the run stops; such steps change nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -278,7 +279,7 @@ class EvaluationConfig:
     batch_size: int = knob(8, 1, MANY, is_free=True)
     """Images a batch."""
     max_images: int = knob(0, 0, MANY, is_free=True)
-    """Evaluate only the first so many; 0: all."""
+    """How many images to evaluate, from the first on; 0: all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,7 +310,7 @@ class ExperimentConfig:
     backbone: str = ""
     """Start from this backbone: `imagenet`, or a checkpoint of a backbone or a detector."""
     overfit: int = knob(0, 0, MANY)
-    """Memorize the first so many training images and evaluate on them: AP near 1 proves data and labels. 0: a
+    """How many training images to memorize and evaluate on, from the first on: AP near 1 proves data and labels. 0: a
     real training."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

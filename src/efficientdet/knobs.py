@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,13 @@ class _Facts:
     below: float
     is_free: bool
 
-    def holds(self, number: float) -> bool:
-        return self.low <= number <= self.high and self.above < number < self.below
+    @property
+    def is_bounded(self) -> bool:
+        return (self.low, self.above, self.high, self.below) != (-math.inf, -math.inf, math.inf, math.inf)
+
+    def holds(self, value: Any) -> bool:
+        is_number = isinstance(value, numbers.Real)  # NumPy's are too
+        return is_number and self.low <= value <= self.high and self.above < value < self.below
 
     def expected(self) -> str:
         low = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.low:,.12g}"
@@ -64,7 +70,7 @@ def check_ranges(config: Any) -> None:
     """Raises a UserError that names the first knob of a configuration that is out of its range."""
     for name, facts, value in _declared(config):
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not facts.holds(number):
+            if facts.is_bounded and number is not None and not facts.holds(number):
                 raise UserError(f"`{name}` is {value}; it must be {facts.expected()}.")
 
 

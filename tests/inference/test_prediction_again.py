@@ -150,7 +150,7 @@ def test_what_is_there_and_no_journal_knows_stays(finding_weights, tmp_path, rng
         (tmp_path / "out" / name).unlink()
 
 
-@pytest.mark.parametrize("content", [b"{}\n", b'{"version": 1, "settings": {}}\n[]\n', b"\xff\n", b'{"version": 9}\n'])
+@pytest.mark.parametrize("content", [b"{}\n", b'{"version": 2, "settings": {}}\n[]\n', b"\xff\n", b'{"version": 9}\n'])
 def test_a_journal_that_is_not_ours_is_one_line(tmp_path, content):
     (tmp_path / "predictions.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"predictions\.jsonl` is .*--overwrite"):

@@ -208,7 +208,7 @@ def evaluation_batches(
         image_size: height and width of the network input, px.
         resize: how an image is resampled.
         batch_size: B.
-        max_images: only the first so many; 0: all.
+        max_images: how many images to read, from the first on; 0: all.
 
     Yields:
         Batch (crowds left out) and Originals (crowds included) of NumPy arrays.
@@ -240,7 +240,7 @@ def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Original
 
     Args:
         records: the split.
-        max_images: only the first so many; 0: all.
+        max_images: how many images to read, from the first on; 0: all.
 
     Yields:
         Originals of NumPy arrays.

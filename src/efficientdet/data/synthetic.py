@@ -43,7 +43,7 @@ def draw_image(
         seed: of the whole set, 0 or more.
         index: number of the image in the set, 0 or more.
         image_size: height and width, px, at least 32.
-        num_classes: 1..6, uses the first so many of `CATEGORIES`.
+        num_classes: 1..6, how many of `CATEGORIES` are drawn, from the first on.
 
     Returns:
         image: uint8[H, W, 3], RGB.

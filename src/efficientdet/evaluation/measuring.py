@@ -41,7 +41,7 @@ def evaluate(
         split: split of a converted dataset; empty: val, else test, else the only one.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
         batch_size: images a batch.
-        max_images: evaluate only the first so many; 0: all.
+        max_images: how many images to evaluate, from the first on; 0: all.
         precision: of the arithmetic inside the network.
         runtime: of weights, as for `predict`; auto: OpenVINO on a CPU where it is installed, else Keras.
         xla: compile with XLA, which is Keras's; auto: on a GPU.
@@ -89,7 +89,7 @@ def evaluate_runtime(
         runtime: weights or an export, loaded.
         opened: the split.
         batch_size: images a batch.
-        max_images: only the first so many; 0: all.
+        max_images: how many images to look at, from the first on; 0: all.
 
     Returns:
         The evaluator, ready to count.
@@ -131,7 +131,7 @@ def evaluate_detections(
         detections: JSON file in COCO's results format.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset; empty: val, else test, else the only one.
-        max_images: evaluate only the first so many; 0: all.
+        max_images: how many images to evaluate, from the first on; 0: all.
         output: folder for metrics.json.
 
     Returns:

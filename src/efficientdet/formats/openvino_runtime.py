@@ -108,7 +108,7 @@ class OpenVinoRuntime:
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
         """Runs the graph: of each image, in their order, views of its outputs, which the next call writes into.
 
-        Where the graph takes a certain number of images, so many at once; the last ones are filled up.
+        A graph with a fixed batch size gets that many images a call; the last batch is padded.
         """
         size = self.manifest.batch_size or 1
         starts = range(0, len(images), size)

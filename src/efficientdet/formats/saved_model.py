@@ -87,6 +87,10 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
     import tensorflow as tf
 
     signatures = tf.saved_model.load(folder).signatures
+    if "images" not in signatures:
+        raise UserError(
+            f"`{folder}` has no signature `images`, as exports of earlier versions; export the weights again."
+        )
     height, width = manifest.model.image_size
     image, _, _ = synthetic.draw_image(0, 0, (height + 31, width // 2 + 40))
     images, valid_size, scale = preprocess.letterbox(image, (height, width), manifest.model.resize)

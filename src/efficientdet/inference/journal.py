@@ -25,7 +25,7 @@ SKIPPED = "skipped.txt"
 ADVICE = "give another `--output`, or `--overwrite` to replace them"
 """What to do about results that are in the way."""
 
-_VERSION = 1
+_VERSION = 2
 _MARK = "_mark"  # ends the name of a setting that tells versions of a file apart
 _TEMPORARY = f"{files.PARTIAL}*"
 
@@ -161,7 +161,10 @@ def read(output: Path, settings: dict[str, Any]) -> Journal:
 
 
 def remove(output: Path) -> None:
-    """Removes earlier results: the files that the journal and `predictions.json` of a directory name, and these two."""
+    """Removes earlier results: the files that the journal and `predictions.json` of a directory name, and these two.
+
+    Earlier versions called an image `picture` there.
+    """
     named: set[str] = set()
     with contextlib.suppress(OSError):
         for line in (output / NAME).read_bytes().splitlines():
@@ -169,7 +172,7 @@ def remove(output: Path) -> None:
                 named |= set(json.loads(line).get("files", []))
     with contextlib.suppress(OSError, ValueError, AttributeError):
         for found in json.loads((output / FINAL).read_text(encoding="utf-8")).values():
-            named |= {Path(found[key]).name for key in ("image", "video", "lines") if key in found}
+            named |= {Path(found[key]).name for key in ("image", "picture", "video", "lines") if key in found}
     root = output.resolve()
     with files.explained(output):
         for name in (*named, FINAL, SKIPPED, NAME):
