@@ -4,12 +4,12 @@ Most functions are `keras.ops` on tensors of the running backend and work under 
 border and takes NumPy arrays.
 """
 
-from typing import Any
+from efficientdet.structures import Array, Boxes, Deltas
 
 EPSILON = 1e-8  # google/automl adds it to every size before it divides or takes a logarithm.
 
 
-def area(boxes: Any) -> Any:
+def area(boxes: Boxes) -> Array:
     """Computes the area of boxes.
 
     Args:
@@ -21,7 +21,7 @@ def area(boxes: Any) -> Any:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def intersection(a: Any, b: Any, margin: float = 0.0) -> Any:
+def intersection(a: Boxes, b: Boxes, margin: float = 0.0) -> Array:
     """Computes the area that boxes share, element by element with broadcasting.
 
     Args:
@@ -39,7 +39,7 @@ def intersection(a: Any, b: Any, margin: float = 0.0) -> Any:
     return ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
 
 
-def iou(a: Any, b: Any) -> Any:
+def iou(a: Boxes, b: Boxes) -> Array:
     """Computes intersection over union, element by element with broadcasting.
 
     Args:
@@ -56,7 +56,7 @@ def iou(a: Any, b: Any) -> Any:
     return ops.where(shared > 0, shared / ops.where(shared > 0, union, 1.0), 0.0)
 
 
-def encode(boxes: Any, anchors: Any) -> Any:
+def encode(boxes: Boxes, anchors: Boxes) -> Deltas:
     """Writes boxes as differences from anchors (Faster R-CNN, eq. 2; no variances).
 
     ty = (yc - yc_a) / h_a, tx = (xc - xc_a) / w_a, th = log(h / h_a), tw = log(w / w_a).
@@ -85,7 +85,7 @@ def encode(boxes: Any, anchors: Any) -> Any:
     )
 
 
-def decode(deltas: Any, anchors: Any) -> Any:
+def decode(deltas: Deltas, anchors: Boxes) -> Boxes:
     """Undoes `encode`. Nothing is clamped, as in the reference: an untrained network may answer infinity.
 
     Args:
@@ -107,13 +107,13 @@ def decode(deltas: Any, anchors: Any) -> Any:
     )
 
 
-def _centers(boxes: Any) -> tuple[Any, Any, Any, Any]:
+def _centers(boxes: Boxes) -> tuple[Array, Array, Array, Array]:
     """Returns center y, center x, height and width of yxyx boxes."""
     y1, x1, y2, x2 = (boxes[..., i] for i in range(4))
     return (y1 + y2) / 2, (x1 + x2) / 2, y2 - y1, x2 - x1
 
 
-def to_xywh(boxes: Any) -> Any:
+def to_xywh(boxes: Boxes) -> Array:
     """Turns NumPy boxes yxyx into COCO's (x, y, width, height).
 
     Args:

@@ -5,7 +5,27 @@ Letters: B batch, H W image px, C classes, A anchors of all levels, N boxes, K d
 """
 
 import dataclasses
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
+
+# Arrays are TensorFlow's, JAX's or NumPy's, which share no type that a checker knows. Their names say what they hold.
+Array: TypeAlias = Any
+"""Any of them; type and shape stand in the docstring."""
+Boxes: TypeAlias = Array
+"""float32[..., 4], yxyx."""
+Deltas: TypeAlias = Array
+"""float32[..., 4], (ty, tx, th, tw) of `boxes.encode`."""
+Labels: TypeAlias = Array
+"""int32[...], classes."""
+Logits: TypeAlias = Array
+"""float32[..., C], before the sigmoid."""
+Scores: TypeAlias = Array
+"""float32[...] in [0, 1]."""
+Features: TypeAlias = Array
+"""compute_dtype[B, h, w, D], a feature map."""
+Channels: TypeAlias = Array
+"""float32[D], a number for each channel."""
+Scalar: TypeAlias = Array
+"""float32[]."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +49,9 @@ class GroundTruth(TypedDict):
     num_boxes: int32[B].
     """
 
-    boxes: Any
-    labels: Any
-    num_boxes: Any
+    boxes: Boxes
+    labels: Labels
+    num_boxes: Array
 
 
 class Batch(GroundTruth):
@@ -42,9 +62,9 @@ class Batch(GroundTruth):
     is_asked_to_end: bool[B]; only of several processes: whether a scheduler asked the one that the row is from to end.
     """
 
-    images: Any
-    valid_size: Any
-    is_asked_to_end: NotRequired[Any]
+    images: Array
+    valid_size: Array
+    is_asked_to_end: NotRequired[Array]
 
 
 class Originals(TypedDict):
@@ -60,14 +80,14 @@ class Originals(TypedDict):
     num_boxes: int32[B].
     """
 
-    ids: Any
-    scales: Any
-    sizes: Any
-    boxes: Any
-    labels: Any
-    is_crowd: Any
-    area: Any
-    num_boxes: Any
+    ids: Array
+    scales: Array
+    sizes: Array
+    boxes: Boxes
+    labels: Labels
+    is_crowd: Array
+    area: Array
+    num_boxes: Array
 
 
 class RawPredictions(TypedDict):
@@ -77,8 +97,8 @@ class RawPredictions(TypedDict):
     box_deltas: float32[B, A, 4], (ty, tx, th, tw) of `boxes.encode`.
     """
 
-    class_logits: Any
-    box_deltas: Any
+    class_logits: Logits
+    box_deltas: Deltas
 
 
 class Targets(TypedDict):
@@ -88,8 +108,8 @@ class Targets(TypedDict):
     box_deltas: float32[B, A, 4]; exact zeros where no box is matched.
     """
 
-    labels: Any
-    box_deltas: Any
+    labels: Labels
+    box_deltas: Deltas
 
 
 class Detections(TypedDict):
@@ -101,7 +121,7 @@ class Detections(TypedDict):
     num_detections: int32[B].
     """
 
-    boxes: Any
-    labels: Any
-    scores: Any
-    num_detections: Any
+    boxes: Boxes
+    labels: Labels
+    scores: Scores
+    num_detections: Array

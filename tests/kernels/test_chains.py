@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.kernels import chains
+from efficientdet.kernels import normalization as kernel_normalization
 from efficientdet.model import layers, normalization
 
 _SHAPE = (2, 128, 128, 32)  # as many numbers as a kernel pays for
@@ -44,7 +45,7 @@ def test_sums_over_many_pixels_are_exact_enough(rng):
     """A mean far from zero is where sums in float32 lose most."""
     x = _draw(rng, 4, 256, 256, 8) + 30
     _, mean, variance = chains.compute(
-        normalization.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
+        kernel_normalization.normalize_by_batch, x, tf.ones(8), tf.zeros(8), epsilon=1e-3, activation=None
     )
     exact = np.asarray(x, np.float64).reshape(-1, 8)
     # All terms of the mean have one sign, and so have those of the variance, of which each has the mean's error twice.

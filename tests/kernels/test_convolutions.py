@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from efficientdet import backend
-from efficientdet.kernels import convolutions, mixed_precision
+from efficientdet.kernels import choice, convolutions, mixed_precision
 from efficientdet.model import layers
 
 _LARGE = (2, 65, 66, 33)  # worth a form of our own with TensorFlow on a CPU; SAME padding differs between the sides
@@ -72,8 +72,8 @@ def test_a_depthwise_convolution(rng, kernel, stride, training, shape, dtype):
 @each_type
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
 def test_a_depthwise_convolution_as_shifts(rng, kernel, stride, dtype):
-    layer = layers.DepthwiseConv(kernel, strides=stride, dtype=float64.POLICIES[dtype])
-    layer.method = "shifts"
+    with choice.used(choice.choose("shifts")):
+        layer = layers.DepthwiseConv(kernel, strides=stride, dtype=float64.POLICIES[dtype])
     _check(rng, layer, _SMALL, dtype, is_depthwise=True)
 
 
@@ -81,8 +81,8 @@ def test_a_depthwise_convolution_as_shifts(rng, kernel, stride, dtype):
 def test_a_depthwise_convolution_in_a_kernel_for_gpus(rng, dtype):
     if keras.backend.backend() != "jax":
         pytest.skip("needs JAX")
-    layer = layers.DepthwiseConv(3, strides=2, dtype=float64.POLICIES[dtype])
-    layer.method = "pallas"
+    with choice.used(choice.choose("pallas")):
+        layer = layers.DepthwiseConv(3, strides=2, dtype=float64.POLICIES[dtype])
     _check(rng, layer, (2, 33, 34, 16), dtype, is_depthwise=True)
 
 
@@ -99,8 +99,8 @@ def test_a_pointwise_convolution(rng, use_bias, shape, dtype):
 def test_the_stem(rng, by_blocks, dtype):
     if by_blocks and keras.backend.backend() != "jax":
         pytest.skip("needs JAX")
-    layer = layers.Conv(24, 3, strides=2, use_bias=False, dtype=float64.POLICIES[dtype])
-    layer.by_blocks = by_blocks
+    with choice.used(choice.choose("pallas" if by_blocks else "convolution")):
+        layer = layers.Conv(24, 3, strides=2, use_bias=False, dtype=float64.POLICIES[dtype])
     _check(rng, layer, (2, 65, 66, 3), dtype)
 
 
@@ -112,21 +112,36 @@ def test_xla_takes_them_too(rng, dtype):
     _check(rng, layer, _LARGE, dtype, is_depthwise=True, xla=True)
 
 
-def test_ours_train_where_the_backend_s_are_slow_or_add_in_16_bits():
-    if keras.backend.backend() != "tensorflow" or not backend.is_tensorflow_on_cpu():
+def test_ours_train_where_the_backend_s_are_slow_or_add_in_16_bits(monkeypatch):
+    if not backend.is_tensorflow_on_cpu():
         pytest.skip("for TensorFlow on a CPU")
+    import tensorflow as tf
+
+    asked = []
+    monkeypatch.setattr(convolutions, "dense", lambda x, kernel, stride: asked.append(True) or x)
+
+    def takes_ours(x, size, training=True):
+        asked.clear()
+        convolutions.on_processors(x, keras.ops.zeros((size, size, x.shape[-1], 4), x.dtype), None, 1, training)
+        return bool(asked)
+
     x = keras.ops.zeros(_SMALL)
-    assert convolutions.pay(x, is_slow=True)
-    assert not convolutions.pay(x, is_slow=False)
-    assert not convolutions.pay(keras.KerasTensor((None, *_SMALL[1:])), is_slow=True)
-    assert convolutions.pay(keras.ops.cast(x, "bfloat16"), is_slow=False)
+    assert takes_ours(x, 1)
+    assert not takes_ours(x, 1, training=False)
+    assert not takes_ours(x, 3)
+    assert takes_ours(keras.ops.cast(x, "bfloat16"), 3)
+    unknown = []
+    tf.function(lambda x: unknown.append(takes_ours(x, 1))).get_concrete_function(
+        tf.TensorSpec((None, *_SMALL[1:]), tf.float32)
+    )
+    assert unknown == [False]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_graph_for_any_processor_does_not_ask_this_one(dtype):
+def test_a_graph_for_any_processor_does_not_ask_this_one(rng, monkeypatch, dtype):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("TensorFlow's graphs")
-    x = keras.ops.zeros((1, 8, 8, 4), dtype)
-    with mixed_precision.portable():
-        assert not mixed_precision.convolves_in_float32(x)
-    assert mixed_precision.convolves_in_float32(keras.ops.zeros((1,), "float32"))
+    monkeypatch.setattr(mixed_precision, "_adds_in_float32", lambda name: pytest.fail("the processor was asked"))
+    with choice.used(choice.portable()):
+        layer = layers.DepthwiseConv(3, dtype=float64.POLICIES[dtype])
+    _check(rng, layer, _SMALL, dtype, is_depthwise=True, training=False)

@@ -70,15 +70,15 @@ def _count_kernels():
     import jax
     import keras
 
-    from efficientdet.model import layers
+    from efficientdet.kernels import choice
     from efficientdet.model.architecture import Stage
     from efficientdet.model.efficientnet import Block
 
     stage = Stage(1, 5, 2, 6, 16)
     options = {"squeeze_excite": True, "activation": "swish", "survival": 1.0, "momentum": 0.99}
-    block = Block(stage, 2, 8, dtype="mixed_bfloat16", **options)
+    with choice.used(choice.choose("pallas")):
+        block = Block(stage, 2, 8, dtype="mixed_bfloat16", **options)
     block.build((2, 9, 8, 8))
-    layers.choose_depthwise(block, "pallas")
     values = [
         [variable.value for variable in part] for part in (block.trainable_variables, block.non_trainable_variables)
     ]
@@ -124,13 +124,12 @@ def test_a_block_lowers_for_cuda_without_a_gpu(found):
     assert found["lowered"] == {"kernels": _KERNELS, "grouped": 0}
 
 
-def test_another_backend_than_jax_is_one_line(tiny):
+def test_another_backend_than_jax_is_one_line():
     from efficientdet.errors import UserError
-    from efficientdet.model import layers
-    from efficientdet.model.efficientdet import EfficientDet
+    from efficientdet.kernels import choice
 
     with pytest.raises(UserError, match="`depthwise` is pallas, which needs JAX, but Keras runs on `tensorflow`"):
-        layers.choose_depthwise(EfficientDet(tiny), "pallas")
+        choice.choose("pallas")
 
 
 if __name__ == "__main__":

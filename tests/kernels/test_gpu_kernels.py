@@ -37,8 +37,7 @@ def _normalize(rng, depth, activation, dtype):
     import jax
     import jax.numpy as jnp
 
-    from efficientdet.kernels import normalization_jax
-    from efficientdet.model import normalization
+    from efficientdet.kernels import normalization, normalization_jax
 
     x, upstream = (jnp.asarray(rng.normal(size=(2, 18, 20, depth)) * 2 + 1, dtype) for _ in range(2))
     gamma, beta, near = (jnp.asarray(rng.normal(size=depth), "float32") for _ in range(3))
@@ -81,7 +80,7 @@ def _suppress(rng):
     for name, threshold in (("many", 0.001), ("few", 0.9)):
         limits = {"max_detections": 60, "sigma": 0.5, "score_threshold": threshold}
         picks, picked = suppression_pallas.pick(boxes, labels, scores, **limits)
-        expected_picks, expected = postprocess._pick(boxes, labels, scores, **limits)
+        expected_picks, expected = postprocess.pick(boxes, labels, scores, **limits)
         is_found = expected > 0
         found[name] = {
             "count": int(is_found.sum()),
@@ -200,16 +199,16 @@ def test_the_kernels_lower_for_cuda_without_a_gpu(found):
 
 
 def test_on_a_cpu_nothing_of_it_is_chosen(tiny):
-    from efficientdet.model import layers, normalization
+    from efficientdet.kernels import choice
     from efficientdet.model.efficientdet import EfficientDet
 
-    model = EfficientDet(tiny)
-    layers.choose_depthwise(model)
-    kinds = layers.DepthwiseConv, normalization.BatchNorm, layers.Conv
-    depthwise, norms, convolutions = ([one for one in model._flatten_layers() if isinstance(one, k)] for k in kinds)
-    assert {one.method for one in depthwise} == {"convolution"}
-    assert not any(one.sums_in_kernel for one in norms)
-    assert not any(one.by_blocks for one in convolutions)
+    chosen = choice.choose()
+    assert choice.find_depthwise("auto") == "convolution"
+    assert chosen == choice.plain()
+    model = EfficientDet(tiny, kernels=chosen)
+    own = [layer.kernels for layer in model._flatten_layers() if hasattr(layer, "kernels")]
+    assert len(own) > 100
+    assert all(one is chosen for one in own)
 
 
 def main():

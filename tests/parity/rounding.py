@@ -24,6 +24,7 @@ backend.choose("tensorflow")  # before anything imports Keras
 import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
+from efficientdet.kernels.normalization import activate  # noqa: E402
 from efficientdet.model import efficientnet, layers, normalization  # noqa: E402
 
 
@@ -60,43 +61,52 @@ def _single(x):
     return ops.cast(x, "float32")
 
 
+def _normalize_as_keras(layer, x, training=None, mask=None):
+    """Keras's batch normalisation, and the activation."""
+    return activate(keras.layers.BatchNormalization.call(layer, x, training, mask), layer.activation)
+
+
 def _normalize(layer, x, training=None, mask=None):
-    """Batch normalisation in float64."""
+    """Batch normalisation in float64, and the activation."""
     del training, mask
     factor = _double(layer.gamma) / ops.sqrt(_double(layer.moving_variance) + layer.epsilon)
-    return _single((_double(x) - _double(layer.moving_mean)) * factor + _double(layer.beta))
+    y = _single((_double(x) - _double(layer.moving_mean)) * factor + _double(layer.beta))
+    return normalization.activate(y, layer.activation)
 
 
-def _gate(layer, x):
+def _gate(layer, x, training=False):
     """Squeeze-and-excitation; mean and sigmoid in float64."""
+    del training
     mean = _single(ops.mean(_double(x), axis=(1, 2), keepdims=True))
-    gate = layer.expand(normalization.activate(layer.reduce(mean), layer.activation))
+    gate = layer.expand(activate(layer.reduce(mean), layer.activation))
     return x * _single(ops.sigmoid(_double(gate)))
 
 
 def _activate(x, activation):
     """Swish or ReLU6 in float64."""
-    return _single(ops.relu6(_double(x)) if activation == "relu6" else ops.silu(_double(x)))
+    return x if activation is None else _single(activate(_double(x), activation))
 
 
-def _convolve(layer, x):
+def _convolve(layer, x, training=False):
     """A convolution in float64."""
+    del training
     y = ops.conv(_double(x), _double(layer.kernel), layer.strides, layer.padding)
     return _single(y + _double(layer.bias) if layer.use_bias else y)
 
 
-def _convolve_depthwise(layer, x):
+def _convolve_depthwise(layer, x, training=False):
     """A depthwise convolution in float64."""
+    del training
     return _single(ops.depthwise_conv(_double(x), _double(layer.kernel), layer.strides, layer.padding))
 
 
 _REPLACED = {
-    "batch normalisation of Keras": (normalization.BatchNorm, "call", keras.layers.BatchNormalization.call),
+    "batch normalisation of Keras": (normalization.BatchNorm, "call", _normalize_as_keras),
     "batch normalisation in float64": (normalization.BatchNorm, "call", _normalize),
     "mean and sigmoid of squeeze-and-excitation in float64": (efficientnet.SqueezeExcite, "call", _gate),
-    "activations in float64": (layers, "activate", _activate),
-    "convolutions in float64": (keras.layers.Conv2D, "call", _convolve),
-    "depthwise convolutions in float64": (keras.layers.DepthwiseConv2D, "call", _convolve_depthwise),
+    "activations in float64": (normalization, "activate", _activate),
+    "convolutions in float64": (layers.Conv, "call", _convolve),
+    "depthwise convolutions in float64": (layers.DepthwiseConv, "call", _convolve_depthwise),
 }
 
 

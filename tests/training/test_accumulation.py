@@ -55,7 +55,8 @@ class _Trainer:
 
         training = TrainingConfig(batch_size=_IMAGES, accumulate_steps=parts, devices=devices)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
-        self.model = EfficientDet(_MODEL)
+        self.replicas = replicas.make_replicas(training)
+        self.model = EfficientDet(_MODEL, kernels=self.replicas.kernels())
         rng = np.random.default_rng(0)
         for variable in self.model.weights:
             noise = rng.normal(size=variable.shape)
@@ -68,7 +69,7 @@ class _Trainer:
         for layer in self.model._flatten_layers():
             if isinstance(layer, normalization.BatchNorm):
                 layer.trainable = not is_frozen
-        self.replicas = replicas.make_replicas(training, self.model)
+        self.replicas.keep_state_of(self.model)
         boxes = anchors.anchor_boxes(_MODEL)
         step = training_step.make_step(self.model, boxes, experiment, _SCHEDULE, self.replicas)
         self._step = self.replicas.compile(step, xla="off") if is_compiled else step

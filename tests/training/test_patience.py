@@ -41,9 +41,9 @@ def config(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(config):
     """A run that was interrupted after its second evaluation, and then resumed."""
-    from efficientdet.training import run as run_module
+    from efficientdet.training import trainer
 
-    original = run_module._Run.train_on
+    original = trainer.Trainer.train_on
 
     def stop_at_step_5(self, item, **asked):
         if self.step == 5:
@@ -51,7 +51,7 @@ def stopped(config):
         original(self, item, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module._Run, "train_on", stop_at_step_5)
+        patch.setattr(trainer.Trainer, "train_on", stop_at_step_5)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     return train(config)

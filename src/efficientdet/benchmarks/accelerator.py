@@ -23,7 +23,7 @@ def check_depthwise(methods: Sequence[Depthwise], *, devices: int = 1) -> None:
     """Raises a UserError for a method that is not for here.
 
     Args:
-        methods: of `layers.DepthwiseConv`.
+        methods: of `kernels.choice.choose`.
         devices: that share a batch.
     """
     if not methods:

@@ -178,14 +178,14 @@ def benchmark_inference(
         runtimes, precisions = (manifest.read(model)[1].target,), ("float32",)  # type: ignore[assignment]
     if "openvino" in runtimes:
         precisions = _with_arithmetic(precisions)
-    from efficientdet.model import layers
+    from efficientdet.kernels import choice
 
     encoded = _read_images(images)
     resident: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         location = stack.enter_context(drawn_weights.weights_of(model))
         candidates: list[_Candidate] = []
-        methods = tuple(layers.find_depthwise(method) for method in depthwise)
+        methods = tuple(choice.find_depthwise(method) for method in depthwise)
         ways = [(name, way) for name in runtimes for way in (methods if name == "keras" else ("convolution",))]
         for (name, way), precision in itertools.product(ways, precisions):
             before = memory.resident()

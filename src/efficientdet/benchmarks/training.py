@@ -177,7 +177,8 @@ class _Candidate:
 
     def __init__(self, config: ExperimentConfig, records: Path | None, steps: int, boxes: int, depthwise: Depthwise):
         """Builds the model; its step is compiled in its first turn."""
-        from efficientdet.model import anchors, layers
+        from efficientdet.kernels import choice
+        from efficientdet.model import anchors
         from efficientdet.model.efficientdet import EfficientDet
         from efficientdet.training import schedule
         from efficientdet.training import step as training_step
@@ -189,11 +190,12 @@ class _Candidate:
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, method="sgd"))
         config, _ = schedule.derive(config, _EXAMPLES)
         self.config = config
-        model = EfficientDet(config.model, precision=backend.use_precision(config.training.precision))
-        self._replicas = replicas.make_replicas(config.training, model)
+        self._replicas = replicas.make_replicas(config.training)
         accelerator.check_depthwise([depthwise], devices=self._replicas.count)
-        self._depthwise = layers.find_depthwise(depthwise, self._replicas.count)
-        layers.choose_depthwise(model, self._depthwise)
+        self._depthwise = choice.find_depthwise(depthwise, self._replicas.count)
+        policy = backend.use_precision(config.training.precision)
+        model = EfficientDet(config.model, precision=policy, kernels=self._replicas.kernels(self._depthwise))
+        self._replicas.keep_state_of(model)
         # A rate this small keeps random weights finite for as long as it takes.
         rates = {"peak": 1e-4, "start": 1e-4, "warmup_steps": 1.0, "total_steps": 1e6}
         self._state = self._replicas.place_state(training_step.first_state(model))

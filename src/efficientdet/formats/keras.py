@@ -46,7 +46,8 @@ class KerasRuntime:
             depthwise: how depthwise convolutions are computed.
         """
         from efficientdet.checkpoints import pretrained
-        from efficientdet.model import anchors, layers, weights
+        from efficientdet.kernels import choice
+        from efficientdet.model import anchors, weights
         from efficientdet.model.efficientdet import EfficientDet
 
         if isinstance(location, weights.Weights):
@@ -61,8 +62,8 @@ class KerasRuntime:
         self.image_size: tuple[int, int] = image_size or loaded.model.image_size
         self.resize: Resize = loaded.model.resize
         self._precision = precision
-        self._model = EfficientDet(loaded.model, precision=backend.use_precision(precision))
-        layers.choose_depthwise(self._model, depthwise)
+        policy, kernels = backend.use_precision(precision), choice.choose(depthwise)
+        self._model = EfficientDet(loaded.model, precision=policy, kernels=kernels)
         weights.assign(self._model, loaded)
         self.anchors = anchors.anchor_boxes(loaded.model, self.image_size)
         values = (

@@ -7,7 +7,7 @@ from efficientdet import backend
 from efficientdet import config as configs
 from efficientdet.config import Answer
 from efficientdet.errors import UserError
-from efficientdet.kernels import mixed_precision
+from efficientdet.kernels import choice
 from efficientdet.model import anchors, postprocess, weights
 from efficientdet.model.efficientdet import EfficientDet
 
@@ -30,7 +30,7 @@ def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, pr
         raise UserError("Weights are converted on TensorFlow; `--backend tensorflow`.")
     config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
     configs.check_image_size(config, "image_size")
-    network = EfficientDet(config, precision=precision)
+    network = EfficientDet(config, precision=precision, kernels=choice.portable())
     weights.assign(network, loaded)
     return network
 
@@ -59,8 +59,7 @@ def trace(network: Any, loaded: weights.Weights, *, answer: Answer, batch_size: 
 
     @tf.function(input_signature=signature, autograph=False)
     def run(images: Any, valid_size: Any) -> dict[str, Any]:
-        with mixed_precision.portable():
-            raw = network({"images": images, "valid_size": valid_size}, training=False)
+        raw = network({"images": images, "valid_size": valid_size}, training=False)
         if answer == "detections":
             return dict(postprocess.detect(raw, boxes, loaded.postprocess))
         return {**raw, "best_logits": ops.max(raw["class_logits"], axis=-1)}

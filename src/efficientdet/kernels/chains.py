@@ -14,17 +14,18 @@ from collections.abc import Callable
 from typing import Any
 
 from efficientdet import backend
+from efficientdet.structures import Array
 
 LEAST_SIZE = 2**20
 """Numbers in the largest array from which on a kernel is worth the second that it takes to compile."""
 
 
-def pays(*arrays: Any) -> bool:
+def pays(*arrays: Array) -> bool:
     """Says whether arrays are large, of a known size, and TensorFlow's on a CPU."""
     return are_known(*arrays) and max(math.prod(array.shape) for array in arrays) >= LEAST_SIZE
 
 
-def are_known(*arrays: Any) -> bool:
+def are_known(*arrays: Array) -> bool:
     """Says whether arrays are of a known size, and TensorFlow's on a CPU."""
     if not backend.is_tensorflow_on_cpu():
         return False
@@ -33,7 +34,7 @@ def are_known(*arrays: Any) -> bool:
     return all(tf.TensorShape(array.shape).is_fully_defined() for array in arrays)
 
 
-def compute(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+def compute(function: Callable[..., Any], *arrays: Array, **options: Any) -> Any:
     """Computes `function(*arrays, **options)`, as one kernel where that pays.
 
     Args:
@@ -61,7 +62,7 @@ def _kernel(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) 
     forward = tf.function(plain, jit_compile=True, autograph=False)
 
     @functools.partial(tf.function, jit_compile=True, autograph=False)
-    def backward(arrays: list[Any], upstream: list[Any]) -> list[Any]:
+    def backward(arrays: list[Array], upstream: list[Array]) -> list[Any]:
         watched = [array for array in arrays if array.dtype.is_floating]
         with tf.GradientTape() as tape:
             tape.watch(watched)
@@ -69,8 +70,8 @@ def _kernel(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) 
         return tape.gradient(outputs, watched, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     @tf.custom_gradient
-    def kernel(*arrays: Any) -> Any:
-        def differentiate(*upstream: Any) -> list[Any]:
+    def kernel(*arrays: Array) -> Any:
+        def differentiate(*upstream: Array) -> list[Any]:
             gradients = iter(backward(list(arrays), list(upstream)))
             return [next(gradients) if array.dtype.is_floating else None for array in arrays]
 

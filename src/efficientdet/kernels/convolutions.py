@@ -8,25 +8,99 @@ oneDNN has instructions for bfloat16 it is several times faster, and stays. For 
 """
 
 import functools
+import math
 from typing import Any
 
 from keras import ops
 
-from efficientdet import backend
 from efficientdet.kernels import chains, mixed_precision
+from efficientdet.structures import Array, Channels, Features
 
 
-def pay(x: Any, *, is_slow: bool) -> bool:
-    """Says whether training is better off with `dense` and `depthwise` than with the backend's own.
+def plain(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
+    """Convolves with SAME padding by the backend's operations; the gradient of a bias is added up in float32.
 
     Args:
-        x: what is convolved.
-        is_slow: the backend's own are slow for such a convolution.
+        x: [B, h, w, C], of any float type.
+        kernel: [k, k, C, D], of the same type.
+        bias: [D], likewise; none: nothing is added.
+        stride: downwards and to the right.
+        training: whether gradients are asked for.
+
+    Returns:
+        [B, h / stride, w / stride, D], sizes rounded up.
     """
-    return (is_slow and chains.are_known(x)) or (mixed_precision.is_sixteen_bit(x) and backend.is_tensorflow_on_cpu())
+    outputs = ops.conv(x, kernel, strides=stride, padding="same")
+    if bias is None:
+        return outputs
+    if training and mixed_precision.is_sixteen_bit(x):
+        return mixed_precision.add_bias(outputs, bias)
+    return ops.add(outputs, ops.reshape(bias, (1, 1, 1, -1)))
 
 
-def dense(x: Any, kernel: Any, stride: int) -> Any:
+def with_tensorflow(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
+    """Does as `plain`, with TensorFlow's operation for a bias."""
+    if bias is None or not (training and mixed_precision.is_sixteen_bit(x)):
+        return plain(x, kernel, bias, stride, training)
+    return mixed_precision.add_bias_with_tensorflow(plain(x, kernel, None, stride, training), bias)
+
+
+def on_processors(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
+    """Does as `plain`, with `dense` where it trains and that is faster or more exact."""
+    is_slow = kernel.shape[0] == stride == 1 and chains.are_known(x)
+    if not training or not (is_slow or mixed_precision.is_sixteen_bit(x)):
+        return plain(x, kernel, bias, stride, training)
+    outputs = dense(x, kernel, stride)
+    return outputs if bias is None else mixed_precision.add_bias_with_tensorflow(outputs, bias)
+
+
+def with_stem_by_blocks(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
+    """Does as `plain`, and the stem's convolution, the only one with a stride, by blocks."""
+    if stride == 2 and bias is None:
+        return by_blocks(x, kernel)
+    return plain(x, kernel, bias, stride, training)
+
+
+def plain_depthwise(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
+    """Convolves each channel by itself, with SAME padding, by the backend's operation.
+
+    Args:
+        x: [B, h, w, D], of any float type.
+        kernel: [k, k, D, 1], of the same type.
+        stride: downwards and to the right.
+        training: whether gradients are asked for.
+
+    Returns:
+        [B, h / stride, w / stride, D], sizes rounded up.
+    """
+    return ops.depthwise_conv(x, kernel, strides=stride, padding="same")
+
+
+def depthwise_on_processors(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
+    """Does as `plain_depthwise`, with `depthwise` where it trains; sums are float32's."""
+    if training and (chains.are_known(x) or mixed_precision.is_sixteen_bit(x)):
+        return depthwise(x, kernel, stride)
+    if not mixed_precision.convolves_in_float32(x):
+        return depthwise_in_float32(x, kernel, stride)
+    return plain_depthwise(x, kernel, stride)
+
+
+def depthwise_in_float32(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
+    """Does as `plain_depthwise`, in float32 and rounded at the end."""
+    wide = (mixed_precision.widened(array) for array in (x, kernel))
+    return ops.cast(ops.depthwise_conv(*wide, strides=stride, padding="same"), x.dtype)
+
+
+def depthwise_in_pallas(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
+    """Does as `plain_depthwise`, by kernels of ours for a GPU, with JAX."""
+    from efficientdet.kernels import depthwise_pallas, pallas
+
+    if math.prod(x.shape) > pallas.MOST_NUMBERS:
+        return plain_depthwise(x, kernel, stride)
+    return depthwise_pallas.convolve(x, kernel, (stride, stride))
+
+
+def dense(x: Features, kernel: Array, stride: int) -> Features:
     """Computes a convolution with SAME padding.
 
     Args:
@@ -42,7 +116,7 @@ def dense(x: Any, kernel: Any, stride: int) -> Any:
     return _dense(stride)(x, tf.convert_to_tensor(kernel))  # a variable would want a gradient of its own
 
 
-def depthwise(x: Any, kernel: Any, stride: int) -> Any:
+def depthwise(x: Features, kernel: Array, stride: int) -> Features:
     """Computes a depthwise convolution with SAME padding.
 
     Args:
@@ -58,12 +132,6 @@ def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     return _depthwise(stride)(x, tf.convert_to_tensor(kernel))
 
 
-def depthwise_in_float32(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
-    """Computes the same in float32, rounded at the end, with the backend's own gradients."""
-    wide = (mixed_precision.widened(array) for array in (x, kernel))
-    return ops.cast(ops.depthwise_conv(*wide, strides=strides, padding="same"), x.dtype)
-
-
 @functools.cache
 def _dense(stride: int) -> Any:
     import tensorflow as tf
@@ -71,8 +139,8 @@ def _dense(stride: int) -> Any:
     strides = [1, stride, stride, 1]
 
     @tf.custom_gradient
-    def convolve(x: Any, kernel: Any) -> Any:
-        def differentiate(upstream: Any) -> tuple[Any, Any]:
+    def convolve(x: Features, kernel: Array) -> Any:
+        def differentiate(upstream: Array) -> tuple[Any, Any]:
             is_exact = mixed_precision.convolves_in_float32(x)
             by = [_widened(array, is_exact) for array in (kernel, upstream)]
             # oneDNN takes 200 times as long for float16 (TensorFlow 2.21 with AVX-512 FP16).
@@ -104,11 +172,11 @@ def _depthwise(stride: int) -> Any:
     strides = [1, stride, stride, 1]
 
     @tf.custom_gradient
-    def convolve(x: Any, kernel: Any) -> Any:
+    def convolve(x: Features, kernel: Array) -> Any:
         is_exact = mixed_precision.convolves_in_float32(x)
         outputs = tf.nn.depthwise_conv2d(_widened(x, is_exact), _widened(kernel, is_exact), strides, "SAME")
 
-        def differentiate(upstream: Any) -> tuple[Any, Any]:
+        def differentiate(upstream: Array) -> tuple[Any, Any]:
             # Of 16 bits too: oneDNN is slower with them in both gradients, TensorFlow's own loop adds in them.
             options = {"out_backprop": _widened(upstream), "strides": strides}
             by_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
@@ -127,14 +195,14 @@ def _depthwise(stride: int) -> Any:
     return convolve
 
 
-def _columns(array: Any) -> Any:
+def _columns(array: Array) -> Array:
     """Makes a matrix with a row for each pixel."""
     import tensorflow as tf
 
     return tf.reshape(array, [-1, array.shape[-1]])
 
 
-def _widened(array: Any, is_exact: bool = False) -> Any:
+def _widened(array: Array, is_exact: bool = False) -> Array:
     """Converts 16 bits to float32, unless they are exact enough as they are."""
     return array if is_exact else mixed_precision.widened(array)
 
@@ -152,7 +220,7 @@ def _same_padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> list[
     return [0, 0, *(side for total in missing for side in (total // 2, total - total // 2)), 0, 0]
 
 
-def by_blocks(x: Any, kernel: Any) -> Any:
+def by_blocks(x: Features, kernel: Array) -> Features:
     """Computes a convolution with SAME padding and stride 2 on blocks of 2 x 2 pixels: for the stem, with JAX on a GPU.
 
     Four pixels of three channels become one of sixteen, four of them zeros, and a kernel of 3 x 3 one of 2 x 2: tensor
@@ -180,30 +248,18 @@ def by_blocks(x: Any, kernel: Any) -> Any:
     return ops.conv(x, kernel, padding="valid")
 
 
-def shift_and_add(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
-    """Computes a depthwise convolution with SAME padding as a sum of products.
-
-    Args:
-        x: [B, h, w, D], of a known size.
-        kernel: [k, k, D, 1].
-        strides: downwards and to the right.
-
-    Returns:
-        [B, h / stride, w / stride, D], sizes rounded up.
-    """
-    height, width = (-(-side // stride) for side, stride in zip(x.shape[1:3], strides, strict=True))
-    spans = ((height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1)  # from the first pixel used to the last
+def shift_and_add(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
+    """Does as `plain_depthwise`, as a sum of products; x is of a known size."""
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    spans = ((height - 1) * stride + 1, (width - 1) * stride + 1)  # from the first pixel used to the last
     missing = [
         max(span + extent - 1 - side, 0)
         for span, extent, side in zip(spans, kernel.shape[:2], x.shape[1:3], strict=True)
     ]
     padded = ops.pad(x, [(0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)])
-    padded, kernel = (
-        mixed_precision.widened(padded),
-        mixed_precision.widened(kernel),
-    )  # no cost: it becomes part of the loop
+    padded, kernel = mixed_precision.widened(padded), mixed_precision.widened(kernel)  # free: part of XLA's loop
     terms = [
-        padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] * kernel[i, j, :, 0]
+        padded[:, i : i + spans[0] : stride, j : j + spans[1] : stride] * kernel[i, j, :, 0]
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]

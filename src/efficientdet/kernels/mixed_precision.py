@@ -6,53 +6,37 @@ add in the type of their input. oneDNN, which TensorFlow uses where the processo
 (AVX-512 BF16, AMX), adds in float32. What is added up here is therefore converted first wherever that is not certain.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from efficientdet import backend
+from efficientdet.structures import Array, Channels
 
 _DIGITS = {"bfloat16": 8, "float16": 11}
-_stays_here = contextvars.ContextVar("stays_here", default=True)  # see `portable`
 
 
-def is_sixteen_bit(x: Any) -> bool:
+def is_sixteen_bit(x: Array) -> bool:
     """Says whether a tensor has 16-bit floats."""
     return _name(x) in _DIGITS
 
 
-def widened(x: Any) -> Any:
+def widened(x: Array) -> Array:
     """Converts 16-bit floats to float32; others stay what they are."""
     return ops.cast(x, "float32") if is_sixteen_bit(x) else x
 
 
-def convolves_in_float32(x: Any) -> bool:
+def convolves_in_float32(x: Array) -> bool:
     """Says whether TensorFlow's convolutions on this CPU add up numbers like those of `x` in float32.
 
     float32 does, of course. For 16 bits it depends on the processor, so one is tried, once.
     """
     name = _name(x)
-    if name not in _DIGITS:
-        return True
-    return _stays_here.get() and _adds_in_float32(name)
+    return name not in _DIGITS or _adds_in_float32(name)
 
 
-@contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Lets no graph that is traced inside depend on this processor: it may run on another one."""
-    token = _stays_here.set(False)
-    try:
-        yield
-    finally:
-        _stays_here.reset(token)
-
-
-def add_bias(x: Any, bias: Any) -> Any:
+def add_bias(x: Array, bias: Channels) -> Array:
     """Adds a number to each channel; its gradient, a sum over all pixels, is added up in float32.
 
     Args:
@@ -62,15 +46,16 @@ def add_bias(x: Any, bias: Any) -> Any:
     Returns:
         The same shape and type as x.
     """
-    if backend.running() == "tensorflow":
-        bias = ops.cast(bias, x.dtype)
-        if is_sixteen_bit(x):
-            return _bias_adder()(x, bias)
-        import tensorflow as tf
-
-        return tf.nn.bias_add(x, bias)
     wide = widened(x)
-    return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # in a loop that it costs nothing in
+    return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # XLA makes it part of a loop, where it costs nothing
+
+
+def add_bias_with_tensorflow(x: Array, bias: Channels) -> Array:
+    """Does as `add_bias`, without a copy of the feature map in float32."""
+    import tensorflow as tf
+
+    bias = ops.cast(bias, x.dtype)
+    return _bias_adder()(x, bias) if is_sixteen_bit(x) else tf.nn.bias_add(x, bias)
 
 
 @functools.cache
@@ -78,8 +63,8 @@ def _bias_adder() -> Any:
     import tensorflow as tf
 
     @tf.custom_gradient
-    def add(x: Any, bias: Any) -> Any:
-        def differentiate(upstream: Any) -> tuple[Any, Any]:
+    def add(x: Array, bias: Channels) -> Any:
+        def differentiate(upstream: Array) -> tuple[Any, Any]:
             return upstream, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=widened(upstream)), bias.dtype)
 
         return tf.nn.bias_add(x, bias), differentiate
@@ -105,5 +90,5 @@ def _adds_in_float32(name: str) -> bool:
     return bool((error <= 1.01 * 2.0 ** -_DIGITS[name] * np.abs(exact) + 1e-5).all())
 
 
-def _name(x: Any) -> str:
+def _name(x: Array) -> str:
     return getattr(x.dtype, "name", str(x.dtype))

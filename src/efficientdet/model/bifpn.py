@@ -10,6 +10,7 @@ import keras
 
 from efficientdet.config import ModelConfig
 from efficientdet.model import architecture, layers, normalization
+from efficientdet.structures import Features
 
 
 class Node(keras.layers.Layer):
@@ -45,7 +46,7 @@ class Node(keras.layers.Layer):
         self.conv.build(shape)
         self.norm.build(shape)
 
-    def call(self, inputs: list[Any], *, target_size: tuple[int, int], training: bool = False) -> Any:
+    def call(self, inputs: list[Features], *, target_size: tuple[int, int], training: bool = False) -> Features:
         """Builds the feature of `target_size` = (height, width)."""
         resampled = [
             resample(x, target_size=target_size, training=training)
@@ -99,7 +100,7 @@ class BiFPN(keras.layers.Layer):
                 features.append((*input_shape[0][:-1], channels))
             shapes = [(*input_shape[0][:-1], channels)] * len(shapes)
 
-    def call(self, inputs: list[Any], training: bool = False) -> list[Any]:
+    def call(self, inputs: list[Features], training: bool = False) -> list[Features]:
         """Builds the pyramid."""
         features = list(inputs)
         for resample in self.coarser:

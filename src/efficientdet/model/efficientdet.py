@@ -6,16 +6,17 @@ import keras
 from keras import ops
 
 from efficientdet.config import ModelConfig
+from efficientdet.kernels import choice
 from efficientdet.model import heads
 from efficientdet.model.bifpn import BiFPN
 from efficientdet.model.efficientnet import EfficientNet
-from efficientdet.structures import RawPredictions
+from efficientdet.structures import Array, Features, RawPredictions
 
 
 class Normalize(keras.layers.Layer):
     """Pixels to the network's range: (x - 255 mean) / (255 std); outside of the image the padding colour.
 
-    So that the host sends uint8, a quarter of the bytes. The reference implementations pad with zeros after they
+    Images come as uint8, a quarter of the bytes of float32. The reference implementations pad with zeros after they
     normalise: with the mean colour. AdvProp weights were trained with black padding. NVIDIA normalises in the input
     pipeline and again in the backbone, padding included: x -> (x - mean) / std.
 
@@ -30,8 +31,8 @@ class Normalize(keras.layers.Layer):
     def build(self, *_: Any, **__: Any) -> None:
         """Has no variables."""
 
-    def call(self, images: Any, valid_size: Any = None) -> Any:
-        """Normalises; without `valid_size` the image fills the image."""
+    def call(self, images: Array, valid_size: Array | None = None) -> Features:
+        """Normalises; without `valid_size` the image fills its input."""
         height, width = images.shape[1:3]
         mean = ops.convert_to_tensor([255 * m for m in self.config.pixel_mean], "float32")
         std = ops.convert_to_tensor([255 * s for s in self.config.pixel_std], "float32")
@@ -53,24 +54,28 @@ class EfficientDet(keras.Model):
     Outputs: RawPredictions.
     """
 
-    def __init__(self, config: ModelConfig, *, precision: str = "float32", **kwargs: Any):
+    def __init__(
+        self, config: ModelConfig, *, precision: str = "float32", kernels: choice.Kernels | None = None, **kwargs: Any
+    ):
         """Makes network and variables.
 
         Args:
             config: what to build.
             precision: Keras dtype policy of the arithmetic inside; variables and outputs are float32 always.
+            kernels: how operations are computed; None: as `choice.plain` says.
             **kwargs: for `keras.Model`.
         """
         super().__init__(name=kwargs.pop("name", "efficientdet"), dtype=precision, **kwargs)
         self.config = config
         momentum = config.batch_norm_momentum
         self.normalize = Normalize(config, name="normalize", dtype=precision)
-        self.backbone = EfficientNet(
-            config.backbone, activation=config.activation, momentum=momentum, name="backbone", dtype=precision
-        )
-        self.feature_network = BiFPN(config, name="feature_network", dtype=precision)
-        self.class_head = heads.class_head(config, precision)
-        self.box_head = heads.box_head(config, precision)
+        with choice.used(kernels or choice.plain()):
+            self.backbone = EfficientNet(
+                config.backbone, activation=config.activation, momentum=momentum, name="backbone", dtype=precision
+            )
+            self.feature_network = BiFPN(config, name="feature_network", dtype=precision)
+            self.class_head = heads.class_head(config, precision)
+            self.box_head = heads.box_head(config, precision)
         self.build(None)
 
     def build(self, input_shape: Any) -> None:

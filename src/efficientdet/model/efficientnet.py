@@ -13,7 +13,9 @@ from keras import ops
 
 from efficientdet.config import BackboneConfig
 from efficientdet.kernels import chains, mixed_precision
+from efficientdet.kernels.normalization import activate
 from efficientdet.model import architecture, layers, normalization
+from efficientdet.structures import Features
 
 
 def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
@@ -52,14 +54,14 @@ class SqueezeExcite(keras.layers.Layer):
         self.reduce.build(input_shape)
         self.expand.build((*input_shape[:-1], self.reduce.filters))
 
-    def call(self, x: Any, training: bool = False) -> Any:
+    def call(self, x: Features, training: bool = False) -> Features:
         """Scales."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
-        gate = self.expand(normalization.activate(self.reduce(mean), self.activation))
+        gate = self.expand(activate(self.reduce(mean), self.activation))
         return chains.compute(scale_channels, x, gate) if training else x * ops.sigmoid(gate)
 
 
-def scale_channels(x: Any, gate: Any) -> Any:
+def scale_channels(x: Features, gate: Features) -> Features:
     """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]; in float32, since a gate's gradient sums over pixels."""
     return ops.cast(mixed_precision.widened(x) * ops.sigmoid(mixed_precision.widened(gate)), x.dtype)
 
@@ -123,7 +125,7 @@ class Block(keras.layers.Layer):
         self.project.build(inner_shape)
         self.project_norm.build((*input_shape[:-1], self.project.filters))
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Features, training: bool = False) -> Features:
         """Runs the block."""
         x = inputs
         if self.expand is not None:
@@ -187,7 +189,7 @@ class EfficientNet(keras.layers.Layer):
         """Returns the position of the last block of a level."""
         return len(self.levels) - 1 - self.levels[::-1].index(level)
 
-    def call(self, x: Any, training: bool = False) -> list[Any]:
+    def call(self, x: Features, training: bool = False) -> list[Features]:
         """Runs the backbone."""
         x = self.stem_norm(self.stem(x), training=training)
         outputs = []

@@ -12,6 +12,7 @@ from keras import ops
 
 from efficientdet.config import ModelConfig
 from efficientdet.model import anchors, layers, normalization
+from efficientdet.structures import Array, Features
 
 PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: what an untrained class head answers everywhere
 
@@ -75,7 +76,7 @@ class Head(keras.layers.Layer):
                 norm.build(shape)
         self.predict.build(shape)
 
-    def call(self, features: list[Any], training: bool = False) -> Any:
+    def call(self, features: list[Features], training: bool = False) -> Array:
         """Predicts for every anchor of every level."""
         predictions = []
         for level, x in enumerate(features):

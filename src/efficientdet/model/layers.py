@@ -5,19 +5,17 @@ and right), batch normalisation with epsilon 1e-3.
 """
 
 import functools
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from efficientdet import backend
-from efficientdet.config import Depthwise, Upsampling
-from efficientdet.errors import UserError
-from efficientdet.kernels import chains, convolutions, mixed_precision
+from efficientdet.config import Upsampling
+from efficientdet.kernels import chains, choice, mixed_precision
+from efficientdet.kernels.normalization import activate
 from efficientdet.model import normalization
-from efficientdet.model.normalization import activate
+from efficientdet.structures import Array, Features
 
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
 
@@ -35,7 +33,7 @@ def nearest_pixels(size: int, target_size: int) -> np.ndarray:
 
 
 class Conv(keras.layers.Conv2D):
-    """Keras's convolution with SAME padding, faster in training on a CPU where it is 1 x 1.
+    """A convolution with SAME padding.
 
     compute_dtype[B, h, w, C] -> compute_dtype[B, h / stride, w / stride, filters], sizes rounded up
     """
@@ -43,85 +41,32 @@ class Conv(keras.layers.Conv2D):
     def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
         """Takes the output channels, the side of the kernel, and what Keras's layer takes beside them."""
         super().__init__(filters, kernel_size, padding="same", **kwargs)
-        self.by_blocks = False  # see `choose_depthwise`
+        self.kernels = choice.current()
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Convolves."""
-        if self.by_blocks:
-            return convolutions.by_blocks(inputs, ops.convert_to_tensor(self.kernel))
-        is_better = convolutions.pay(inputs, is_slow=self.kernel_size == self.strides == (1, 1))
-        if not training or not (is_better or mixed_precision.is_sixteen_bit(inputs)):
-            return super().call(inputs)
-        convolve = functools.partial(convolutions.dense, stride=self.strides[0]) if is_better else self.convolution_op
-        outputs = convolve(inputs, self.kernel)
-        return mixed_precision.add_bias(outputs, self.bias) if self.use_bias else outputs
+    def call(self, inputs: Features, training: bool = False) -> Features:
+        """Convolves; `training` says whether gradients will be asked for."""
+        kernel, bias = ops.convert_to_tensor(self.kernel), None
+        if self.use_bias:
+            bias = ops.convert_to_tensor(self.bias)
+        return self.kernels.convolve(inputs, kernel, bias, self.strides[0], training)
 
 
 class DepthwiseConv(keras.layers.DepthwiseConv2D):
-    """Keras's depthwise convolution without bias, and other ways to compute it.
-
-    `method` convolution is the backend's own. shifts adds up the shifted input times each number of the kernel, which
-    XLA makes into one loop: GPUs have slow kernels for depthwise convolutions, and slower ones for their gradients.
-    pallas is kernels of our own for GPUs, with JAX. `choose_depthwise` sets it for a network.
+    """A depthwise convolution with SAME padding and without bias.
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, h / stride, w / stride, D], sizes rounded up
     """
 
-    method: Depthwise = "convolution"
-
     def __init__(self, kernel_size: int, **kwargs: Any):
         """Takes the side of the kernel, and what Keras's layer takes beside it."""
         super().__init__(kernel_size, padding="same", use_bias=False, **kwargs)
+        self.kernels = choice.current()
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Convolves."""
-        if self.method == "shifts":
-            return convolutions.shift_and_add(inputs, self.kernel, self.strides)
-        if self.method == "pallas":
-            from efficientdet.kernels import depthwise_pallas, pallas
-
-            if math.prod(inputs.shape) > pallas.MOST_NUMBERS:
-                return super().call(inputs)
-            return depthwise_pallas.convolve(inputs, ops.convert_to_tensor(self.kernel), self.strides)
-        if training and convolutions.pay(inputs, is_slow=True):
-            return convolutions.depthwise(inputs, self.kernel, self.strides[0])
-        if backend.is_tensorflow_on_cpu() and not mixed_precision.convolves_in_float32(inputs):
-            return convolutions.depthwise_in_float32(inputs, self.kernel, self.strides)
-        return super().call(inputs)
-
-
-def find_depthwise(method: Depthwise, devices: int = 1) -> Depthwise:
-    """Says what `auto` is here; see `choose_depthwise`."""
-    if method != "auto":
-        return method
-    is_gpu = keras.backend.backend() == "jax" and backend.gpus() > 0
-    return "convolution" if not is_gpu else "pallas" if devices == 1 else "shifts"
-
-
-def choose_depthwise(model: Any, method: Depthwise = "auto", *, devices: int = 1) -> None:
-    """Sets how all depthwise convolutions of a network are computed; functions compiled before stay as they are.
-
-    With pallas, batch normalisation sums in kernels of ours too, and the stem works on blocks of pixels.
-
-    Args:
-        model: EfficientDet, or a layer of it.
-        method: auto: with JAX on a GPU pallas, on several that share a batch shifts, since our kernels work on one;
-            otherwise convolution.
-        devices: that share a batch.
-
-    Raises:
-        UserError: the method is pallas, and the backend is not JAX.
-    """
-    method = find_depthwise(method, devices)
-    if method == "pallas" and (running := keras.backend.backend()) != "jax":
-        raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras runs on `{running}`; give `--backend jax`.")
-    for layer in model._flatten_layers():
-        if isinstance(layer, DepthwiseConv):
-            layer.method = method
-        elif isinstance(layer, normalization.BatchNorm):
-            layer.sums_in_kernel = method == "pallas"
-        elif isinstance(layer, Conv) and layer.strides == (2, 2) and not layer.use_bias:  # the stem
-            layer.by_blocks = method == "pallas"
+    def call(self, inputs: Features, training: bool = False) -> Features:
+        """Convolves; `training` says whether gradients will be asked for."""
+        return self.kernels.convolve_depthwise(
+            inputs, ops.convert_to_tensor(self.kernel), self.strides[0], training=training
+        )
 
 
 class SeparableConv(keras.layers.Layer):
@@ -161,7 +106,7 @@ class SeparableConv(keras.layers.Layer):
         self.depthwise.build(input_shape)
         self.pointwise.build(input_shape)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Features) -> Features:
         """Convolves."""
         return self.pointwise(self.depthwise(x))
 
@@ -199,14 +144,14 @@ class Fusion(keras.layers.Layer):
             ]
         )
 
-    def call(self, inputs: list[Any], training: bool = False) -> Any:
+    def call(self, inputs: list[Features], training: bool = False) -> Features:
         """Fuses and activates."""
         weights = [weight.value for weight in self.weights_of_inputs]
         compute = functools.partial(chains.compute, fuse) if training else fuse
         return compute(*inputs, *weights, method=self.method, relu=self.relu, activation=self.activation)
 
 
-def fuse(*arrays: Any, method: str, relu: bool, activation: str | None) -> Any:
+def fuse(*arrays: Array, method: str, relu: bool, activation: str | None) -> Features:
     """Adds feature maps, each times its share, and activates; see `Fusion`.
 
     The arithmetic is float32: the gradient of a weight is a sum over all pixels.
@@ -233,8 +178,7 @@ def fuse(*arrays: Any, method: str, relu: bool, activation: str | None) -> Any:
             weights = [ops.relu(w) for w in weights]
         total = sum(weights) + FUSION_EPSILON
         outputs = sum(x * w / total for x, w in zip(inputs, weights, strict=True))
-    outputs = outputs if activation is None else activate(outputs, activation)
-    return ops.cast(outputs, arrays[0].dtype)
+    return ops.cast(activate(outputs, activation), arrays[0].dtype)
 
 
 class Resample(keras.layers.Layer):
@@ -253,17 +197,19 @@ class Resample(keras.layers.Layer):
         """Takes the target's channels; its size is given to `call`, since images differ in size."""
         super().__init__(**kwargs)
         self.filters, self.momentum, self.upsampling = filters, momentum, upsampling
+        self.kernels = choice.current()
 
     def build(self, input_shape: Any) -> None:
         """Makes convolution and normalisation where the channels differ."""
         self.conv: Any = None
         if input_shape[-1] != self.filters:
-            self.conv = Conv(self.filters, 1, name="conv", dtype=self.dtype_policy)
-            self.norm = normalization.batch_norm("norm", self.momentum, self.dtype_policy)
+            with choice.used(self.kernels):
+                self.conv = Conv(self.filters, 1, name="conv", dtype=self.dtype_policy)
+                self.norm = normalization.batch_norm("norm", self.momentum, self.dtype_policy)
             self.conv.build(input_shape)
             self.norm.build((*input_shape[:-1], self.filters))
 
-    def call(self, x: Any, *, target_size: tuple[int, int], training: bool = False) -> Any:
+    def call(self, x: Features, *, target_size: tuple[int, int], training: bool = False) -> Features:
         """Resamples to `target_size` = (height, width), px of the target level."""
         if self.conv is not None:
             x = self.norm(self.conv(x), training=training)
@@ -293,7 +239,7 @@ class StochasticDepth(keras.layers.Layer):
         self.survival = survival
         self.seed_generator = keras.random.SeedGenerator()
 
-    def call(self, x: Any, training: bool = False) -> Any:
+    def call(self, x: Features, training: bool = False) -> Features:
         """Drops at random if `training`."""
         if not training:
             return x

@@ -3,20 +3,18 @@
 Both are sums over anchors divided by N = matched anchors of the batch + 1.
 """
 
-from typing import Any
-
 from keras import ops
 
 from efficientdet.config import LossConfig
 from efficientdet.kernels import chains
-from efficientdet.structures import RawPredictions, Targets
+from efficientdet.structures import Array, Deltas, Labels, Logits, RawPredictions, Scalar, Targets
 from efficientdet.training import targets as target_assignment
 
 NAMES = ("loss", "class_loss", "box_loss")
 """What `detection_losses` returns."""
 
 
-def focal(logits: Any, is_positive: Any, *, alpha: float, gamma: float, label_smoothing: float = 0.0) -> Any:
+def focal(logits: Logits, is_positive: Array, *, alpha: float, gamma: float, label_smoothing: float = 0.0) -> Array:
     """Computes the sigmoid focal loss (RetinaNet, eq. 5), element by element.
 
     FL = alpha_t (1 - p_t)^gamma CE. With s = -x for positives and x for negatives, 1 - p_t = sigmoid(s), so
@@ -40,13 +38,13 @@ def focal(logits: Any, is_positive: Any, *, alpha: float, gamma: float, label_sm
     return ops.where(is_positive, alpha, 1.0 - alpha) * modulator * cross_entropy
 
 
-def huber(error: Any, delta: float) -> Any:
+def huber(error: Array, delta: float) -> Array:
     """Computes the Huber loss: e^2 / 2 up to |e| = delta, then delta (|e| - delta / 2), element by element."""
     size = ops.abs(error)
     return ops.where(size <= delta, 0.5 * ops.square(error), delta * (size - 0.5 * delta))
 
 
-def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
+def class_loss_sum(logits: Logits, labels: Labels, config: LossConfig) -> Scalar:
     """Sums the focal loss over images, anchors and classes.
 
     Args:
@@ -68,7 +66,7 @@ def class_loss_sum(logits: Any, labels: Any, config: LossConfig) -> Any:
     return ops.sum(sums)
 
 
-def focal_by_anchor(logits: Any, labels: Any, *, alpha: float, gamma: float, label_smoothing: float) -> Any:
+def focal_by_anchor(logits: Logits, labels: Labels, *, alpha: float, gamma: float, label_smoothing: float) -> Array:
     """Sums the focal loss over classes.
 
     Args:
@@ -86,7 +84,7 @@ def focal_by_anchor(logits: Any, labels: Any, *, alpha: float, gamma: float, lab
     return ops.where(labels != target_assignment.IGNORED, ops.sum(losses, axis=-1), 0.0)
 
 
-def box_loss_sum(box_deltas: Any, target_deltas: Any, delta: float) -> Any:
+def box_loss_sum(box_deltas: Deltas, target_deltas: Deltas, delta: float) -> Scalar:
     """Sums the Huber loss over the coordinates of matched anchors.
 
     As in the reference implementations, a coordinate counts where its target is not exactly zero: unmatched anchors
@@ -104,14 +102,18 @@ def box_loss_sum(box_deltas: Any, target_deltas: Any, delta: float) -> Any:
     return ops.sum(ops.where(target_deltas != 0.0, losses, 0.0))
 
 
-def count_matched(labels: Any) -> Any:
+def count_matched(labels: Labels) -> Scalar:
     """Counts the anchors that belong to a box, of int32[B, A]: float32[]."""
     return ops.sum(ops.cast(labels != target_assignment.BACKGROUND, "float32"))
 
 
 def detection_losses(
-    raw: RawPredictions, targets: Targets, config: LossConfig, is_real: Any = None, num_matched: Any = None
-) -> dict[str, Any]:
+    raw: RawPredictions,
+    targets: Targets,
+    config: LossConfig,
+    is_real: Array | None = None,
+    num_matched: Scalar | None = None,
+) -> dict[str, Scalar]:
     """Computes the losses of a batch.
 
     Args:

@@ -16,11 +16,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from efficientdet.structures import Array, Channels, Scalar
+
 ADAM_EPSILON = 1e-6
 """Beside the root of the squares: a gradient far below it moves a weight by less than the rate."""
 
 
-def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, total_steps: float) -> Any:
+def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, total_steps: float) -> Scalar:
     """Computes the schedule: linear from `start` to `peak`, then half a cosine to 0 (SGDR, eq. 5, one period).
 
     The cosine begins at the end of the warm-up, as NVIDIA's; google/automl's begins at step 0.
@@ -42,12 +44,12 @@ def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, 
     return ops.where(step < warmup_steps, warmup, cosine)
 
 
-def global_norm(arrays: list[Any]) -> Any:
+def global_norm(arrays: list[Array]) -> Scalar:
     """Computes the norm of all arrays together: float32[]."""
     return ops.sqrt(sum(_sum_of_squares(array) for array in arrays))
 
 
-def _sum_of_squares(array: Any) -> Any:
+def _sum_of_squares(array: Array) -> Scalar:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -55,7 +57,7 @@ def _sum_of_squares(array: Any) -> Any:
     return ops.sum(ops.square(array))
 
 
-def clip(gradients: list[Any], norm: float) -> list[Any]:
+def clip(gradients: list[Any], norm: float) -> list[Array]:
     """Clips each gradient to `norm`, then all together to `norm` (google/automl clips twice).
 
     Args:
@@ -75,15 +77,15 @@ def clip(gradients: list[Any], norm: float) -> list[Any]:
 
 
 def momentum_update(
-    weights: list[Any], gradients: list[Any], momenta: list[Any], *, rate: Any, momentum: float
-) -> tuple[list[Any], list[Any]]:
+    weights: list[Any], gradients: list[Any], momenta: list[Any], *, rate: Scalar, momentum: float
+) -> tuple[list[Array], list[Array]]:
     """Makes one step of SGD.
 
     Returns:
         New weights and new momenta.
     """
 
-    def move(weight: Any, gradient: Any, moment: Any) -> tuple[Any, Any]:
+    def move(weight: Array, gradient: Array, moment: Array) -> tuple[Any, Any]:
         moment = momentum * moment + gradient
         return weight - rate * moment, moment
 
@@ -97,11 +99,11 @@ def adam_update(
     means: list[Any],
     squares: list[Any],
     *,
-    updates: Any,
-    rate: Any,
+    updates: Scalar,
+    rate: Scalar,
     momentum: float,
     square_decay: float,
-) -> tuple[list[Any], list[Any], list[Any]]:
+) -> tuple[list[Array], list[Array], list[Array]]:
     """Makes one step of Adam (Kingma and Ba 2015, algorithm 1).
 
     Args:
@@ -120,7 +122,7 @@ def adam_update(
     count = ops.cast(updates, "float32")
     of_mean, of_square = 1.0 - ops.power(momentum, count), 1.0 - ops.power(square_decay, count)
 
-    def move(weight: Any, gradient: Any, mean: Any, square: Any) -> tuple[Any, Any, Any]:
+    def move(weight: Array, gradient: Array, mean: Channels, square: Array) -> tuple[Any, Any, Any]:
         mean = momentum * mean + (1.0 - momentum) * gradient
         square = square_decay * square + (1.0 - square_decay) * ops.square(gradient)
         step = (mean / of_mean) / (ops.sqrt(square / of_square) + ADAM_EPSILON)
@@ -130,13 +132,13 @@ def adam_update(
     return weights, means, squares
 
 
-def average_decay(updates: Any, decay: float) -> Any:
+def average_decay(updates: Scalar, decay: float) -> Scalar:
     """Computes the effective decay after `updates` updates: float32[]; the first is 2 / 11."""
     count = ops.cast(updates, "float32")
     return ops.minimum(decay, (1.0 + count) / (10.0 + count))
 
 
-def average_update(averages: list[Any], values: list[Any], decay: Any) -> list[Any]:
+def average_update(averages: list[Any], values: list[Array], decay: Any) -> list[Array]:
     """Moves averages towards values; integers (states of random generators) are copied."""
     return [
         average + (1.0 - decay) * (value - average) if "float" in str(value.dtype) else value

@@ -1,4 +1,4 @@
-"""step(state, batch) -> (state, logs): loss, gradient, guard, update, average; pure, the same on every backend.
+"""step(state, batch) -> (state, logs): loss, gradient, guard, update, average; a pure function.
 
 The state is a dict of arrays, lists in the order of the model's variables:
     trainable, momentum, average_trainable: float32; square: float32, with Adam only; non_trainable,
@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
-from efficientdet import backend
 from efficientdet.config import ExperimentConfig, Method
 from efficientdet.model import normalization
-from efficientdet.structures import Batch
+from efficientdet.structures import Array, Batch, Boxes, Scalar
 from efficientdet.training import losses, optimizer, targets
 from efficientdet.training.distributed import engine, packing
 from efficientdet.training.distributed.replicas import Replicas
@@ -51,7 +50,7 @@ def first_state(model: Any, method: Method | None = "sgd") -> State:
 
 def make_step(
     model: Any,
-    anchors: Any,
+    anchors: Boxes,
     config: ExperimentConfig,
     schedule: dict[str, float],
     replicas: Replicas,
@@ -72,13 +71,12 @@ def make_step(
         anchors: float32[A, 4], of the model's image size.
         config: losses, optimiser, parts of the batch; with derived values.
         schedule: arguments of `optimizer.learning_rate`.
-        replicas: the devices, each of which has a part of the batch.
+        replicas: what the batch is divided among; its sums and means go over the whole batch.
 
     Returns:
         step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
         l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), is_overflow (1 if it did not
-        because of too large a loss scale), loss_scale, bad_steps. Where the batch has is_asked_to_end: bool[B], each
-        process's own, asked_to_end counts them: the sums of a step are the one moment at which all processes agree.
+        because of too large a loss scale), loss_scale, bad_steps.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
     weights, statistics = replicas.packing.trainable, replicas.packing.non_trainable
@@ -119,7 +117,7 @@ def make_step(
         gradients = weights.join(optimizer.clip(weights.pieces(gradients), config.optimizer.clip_norm))
         rate = optimizer.learning_rate(state["step"], **schedule)
         new = _update(state, gradients, non_trainable, rate, config)
-        new = _choose(ok, new, {key: state[key] for key in new})
+        new = engine.choose(ok, new, {key: state[key] for key in new})
         is_overflow = _is_overflow(state, ok, values["loss"], is_scaled)
         new = {**new, **_count(state, ok, is_overflow, is_scaled)}
         logs = {
@@ -132,8 +130,6 @@ def make_step(
             "loss_scale": state["loss_scale"],
             "bad_steps": ops.cast(new["bad_steps"], "float32"),
         }
-        if "is_asked_to_end" in batch:
-            logs["asked_to_end"] = replicas.sum(ops.sum(ops.cast(batch["is_asked_to_end"], "float32")))
         return new, logs
 
     return step
@@ -157,7 +153,7 @@ def _accumulate(
 
 def _add_l2(
     gradients: list[Any], weights: list[Any], is_kernel: list[bool], weight_decay: float
-) -> tuple[list[Any], Any]:
+) -> tuple[list[Array], Scalar]:
     """Adds the gradient of weight_decay * sum(kernel^2) / 2; returns that loss too."""
     rows = list(zip(gradients, weights, is_kernel, strict=True))
     kernels = [w for _, w, chosen in rows if chosen]
@@ -165,7 +161,9 @@ def _add_l2(
     return [g + weight_decay * w if chosen else g for g, w, chosen in rows], l2_loss
 
 
-def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: Any, config: ExperimentConfig) -> State:
+def _update(
+    state: State, gradients: list[Any], non_trainable: list[Any], rate: Scalar, config: ExperimentConfig
+) -> State:
     """Updates weights, momenta and averages as if the step were good."""
     weights, momentum, knobs = state["trainable"], state["momentum"], config.optimizer
     moments = {}
@@ -195,16 +193,7 @@ def _update(state: State, gradients: list[Any], non_trainable: list[Any], rate: 
     }
 
 
-def _choose(ok: Any, new: State, old: State) -> State:
-    """Takes the new state if the step was good."""
-    if backend.gpus():
-        # Joined with the update itself. A branch copies a thousand arrays, each with a kernel of its own.
-        return tree.map_structure(lambda a, b: ops.where(ok, a, b), new, old)
-    # There they are few, and choosing would read and write all of them.
-    return ops.cond(ok, lambda: new, lambda: old)
-
-
-def _is_overflow(state: State, ok: Any, loss: Any, is_scaled: bool) -> Any:
+def _is_overflow(state: State, ok: Scalar, loss: Scalar, is_scaled: bool) -> Scalar:
     """Tells whether a step failed only since the loss scale was too large, which is how the right one is found: bool[].
 
     The loss itself is not scaled: if it is not finite, or if the scale cannot become smaller, the batch is to blame.
@@ -213,7 +202,7 @@ def _is_overflow(state: State, ok: Any, loss: Any, is_scaled: bool) -> Any:
     return ops.logical_and(ops.logical_not(ok), ops.logical_and(could_shrink, ops.isfinite(loss)))
 
 
-def _count(state: State, ok: Any, is_overflow: Any, is_scaled: bool) -> State:
+def _count(state: State, ok: Scalar, is_overflow: Scalar, is_scaled: bool) -> State:
     """Moves the counters; the loss scale halves after an overflow and doubles after 2,000 good steps in a row."""
     good_steps = ops.where(ok, state["good_steps"] + 1, 0)
     scale = state["loss_scale"]
@@ -230,7 +219,7 @@ def _count(state: State, ok: Any, is_overflow: Any, is_scaled: bool) -> State:
     }
 
 
-def _all_finite(arrays: list[Any]) -> Any:
+def _all_finite(arrays: list[Array]) -> Scalar:
     """Tells whether every number of the float arrays is finite: bool[]."""
     # Joined first: where each array's own verdict is combined, XLA computes all of them again inside every consumer,
     # and compiling takes minutes (JAX 0.10.2, a choice between two states: 90 s against 1.5 s).

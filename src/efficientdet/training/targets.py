@@ -1,6 +1,6 @@
 """Anchors x GroundTruth -> Targets (RetinaNet, section 4; google/automl's ArgMax matcher with forced matches).
 
-Each anchor belongs to the box that it overlaps most, if the IoU reaches the threshold. Besides, each box takes the
+Each anchor belongs to the box that it overlaps most, if the IoU reaches the threshold. Each box also takes the
 anchor that it overlaps most, whatever the IoU, so that no box goes untrained. Ties go to the first.
 """
 
@@ -9,14 +9,14 @@ from typing import Any
 from keras import ops
 
 from efficientdet import boxes as box_geometry
-from efficientdet.structures import GroundTruth, Targets
+from efficientdet.structures import Array, Boxes, GroundTruth, Targets
 
 BACKGROUND = -1
 IGNORED = -2
 
 
-def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
-    """Assigns boxes to anchors, on the device, for the whole batch.
+def assign(anchors: Boxes, truth: GroundTruth, match_iou: float) -> Targets:
+    """Assigns boxes to anchors, for the whole batch.
 
     Goes through the boxes one by one, up to the fullest image of the batch: B x A numbers live at a time instead of
     B x A x N.
@@ -34,14 +34,14 @@ def assign(anchors: Any, truth: GroundTruth, match_iou: float) -> Targets:
     num_boxes = ops.cast(truth["num_boxes"], "int32")
     anchor_numbers = ops.arange(anchors.shape[0], dtype="int32")[None]
 
-    # Outside of the loop: with the batch on several devices this is a sum over them. Inside, every turn would wait for
-    # one, and on processors XLA lets those of a loop overtake others, which then meet the wrong partner (JAX 0.10.2).
+    # Outside of the loop: of a batch that is divided this is a sum over its parts. Inside, every turn would wait for
+    # one, and sums of a loop may overtake others, which then meet the wrong partner (XLA, as of JAX 0.10.2).
     fullest = ops.max(num_boxes)
 
     def any_left(number: Any, *_: Any) -> Any:
         return number < fullest
 
-    def match(number: Any, best_iou: Any, best_box: Any, forced_box: Any) -> tuple[Any, ...]:
+    def match(number: Any, best_iou: Array, best_box: Array, forced_box: Array) -> tuple[Any, ...]:
         box = ops.take(boxes, number, axis=1)[:, None]
         is_real = (number < num_boxes)[:, None]
         iou = ops.where(is_real, box_geometry.iou(box, anchors[None]), -1.0)

@@ -57,7 +57,9 @@ class _Trainer:
 
         training = TrainingConfig(batch_size=images, devices=devices, batch_norm=mode)
         experiment = ExperimentConfig(model=_MODEL, training=training, optimizer=OptimizerConfig(average_decay=0.99))
-        model = EfficientDet(_MODEL)
+        self.replicas = replicas.make_replicas(training)
+        model = EfficientDet(_MODEL, kernels=self.replicas.kernels())
+        self.replicas.keep_state_of(model)
         rng = np.random.default_rng(0)
         for variable in model.weights:
             noise = rng.normal(size=variable.shape)
@@ -67,7 +69,6 @@ class _Trainer:
             variable.assign(
                 np.exp(0.2 * noise) if is_positive else noise / np.sqrt(fan_in) if is_kernel else 0.1 * noise
             )
-        self.replicas = replicas.make_replicas(training, model)
         step = training_step.make_step(model, anchors.anchor_boxes(_MODEL), experiment, _SCHEDULE, self.replicas)
         self._step = self.replicas.compile(step, xla="off") if self.replicas.count > 1 else step
         self._first = training_step.first_state(model)

@@ -61,6 +61,18 @@ def fold(function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int
     return tf.while_loop(lambda number, _: number < count, body, (0, first), parallel_iterations=1)[1]
 
 
+def choose(is_new: Any, new: Any, old: Any) -> Any:
+    """Takes one of two states, nested arrays of the same shapes, by bool[]."""
+    import keras
+    from keras import ops
+
+    if backend.gpus():
+        # Joined with the update itself. A branch copies a thousand arrays, each with a kernel of its own.
+        return keras.tree.map_structure(lambda a, b: ops.where(is_new, a, b), new, old)
+    # There they are few, and choosing would read and write all of them.
+    return ops.cond(is_new, lambda: new, lambda: old)
+
+
 def to_device(values: Any) -> Any:
     """Turns nested NumPy arrays into arrays of the running backend, keeping their types."""
     import keras

@@ -18,8 +18,9 @@ import numpy as np
 from keras import ops, tree
 
 from efficientdet import backend
-from efficientdet.config import ModelConfig, TrainingConfig
+from efficientdet.config import Depthwise, ModelConfig, TrainingConfig
 from efficientdet.errors import UserError
+from efficientdet.kernels import choice
 from efficientdet.training.distributed import engine, packing, processes
 
 
@@ -30,6 +31,14 @@ class Replicas(abc.ABC):
     """Devices, of all processes."""
     packing = packing.Packing()
     """How the state is kept on them."""
+
+    def kernels(self, depthwise: Depthwise = "auto") -> choice.Kernels:
+        """Chooses what a network that is trained on them computes with."""
+        return choice.choose(depthwise, devices=self.count)
+
+    def keep_state_of(self, model: Any) -> None:
+        """Decides how the state of a network, whose frozen parts are known, is kept: as it is, unless that is slow."""
+        self.packing = packing.Packing()
 
     @abc.abstractmethod
     def sum(self, values: Any) -> Any:
@@ -63,17 +72,32 @@ class Replicas(abc.ABC):
     def first(self, values: Any) -> Any:
         """Returns nested arrays as one device of this process has them."""
 
-    @abc.abstractmethod
     def compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
-        """Compiles the step (state, batch) -> (state, logs)."""
+        """Compiles the step (state, batch) -> (state, logs).
+
+        Where a batch has `is_asked_to_end`: bool[B], each process's own, the logs have `asked_to_end`, their number:
+        the sums of a step are the one moment at which all processes agree.
+        """
+
+        def counting(state: Any, batch: Any) -> tuple[Any, Any]:
+            state, logs = step(state, batch)
+            if "is_asked_to_end" in batch:
+                asked = self.sum(ops.sum(ops.cast(batch["is_asked_to_end"], "float32")))
+                logs = {**logs, "asked_to_end": asked}
+            return state, logs
+
+        return self._compile(counting, xla=xla)
+
+    @abc.abstractmethod
+    def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
+        """Compiles a step."""
 
 
-def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
+def make_replicas(training: TrainingConfig) -> Replicas:
     """Chooses the devices of a run.
 
     Args:
         training: `devices`, `batch_size`, `accumulate_steps`, `batch_norm`.
-        model: EfficientDet; its normalisation is told where statistics go over devices.
 
     Raises:
         UserError: there are fewer devices than wanted, or the batch cannot be divided among them.
@@ -91,10 +115,10 @@ def make_replicas(training: TrainingConfig, model: Any) -> Replicas:
             f"{training.batch_size // total} images of a batch that each device has."
         )
     if total == 1:
-        return OneDevice(packing.joined(model) if backend.is_tensorflow_on_cpu() else None)
+        return OneDevice()
     if backend.running() == "jax":
         return JaxReplicas(devices, is_local=training.batch_norm == "per_replica")
-    return MirroredReplicas(devices, model, is_local=training.batch_norm == "per_replica")
+    return MirroredReplicas(devices, is_local=training.batch_norm == "per_replica")
 
 
 def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str | None:
@@ -150,6 +174,11 @@ class OneDevice(Replicas):
         """Takes how the state is kept; none: as it is."""
         self.packing = kept or packing.Packing()
 
+    def keep_state_of(self, model: Any) -> None:
+        """Joins arrays where there is a cost to each: with TensorFlow on a processor."""
+        if backend.is_tensorflow_on_cpu():
+            self.packing = packing.joined(model)
+
     def sum(self, values: Any) -> Any:
         """Has nothing to sum."""
         return values
@@ -170,7 +199,7 @@ class OneDevice(Replicas):
         """Returns them as they are."""
         return values
 
-    def compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
+    def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
         """Compiles."""
         return backend.compile_function(step, xla=xla, donate=True)
 
@@ -239,7 +268,7 @@ class JaxReplicas(Replicas):
 
         return jax.tree.map(lambda value: value.addressable_data(0), values)
 
-    def compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
+    def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
         """Compiles for all devices; XLA is JAX's only way."""
         import jax
         from jax.sharding import PartitionSpec
@@ -255,16 +284,17 @@ class JaxReplicas(Replicas):
 class MirroredReplicas(Replicas):
     """TensorFlow's devices of one machine."""
 
-    def __init__(self, devices: list[Any], model: Any, *, is_local: bool):
-        """Makes the strategy, and the model's normalisation go over the devices unless `is_local`."""
+    def __init__(self, devices: list[Any], *, is_local: bool):
+        """Makes the strategy; `is_local`: batch statistics per replica."""
         import tensorflow as tf
 
         self.count = len(devices)
         self._is_local = is_local
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-        for layer in model._flatten_layers():
-            if hasattr(layer, "synchronized"):
-                layer.synchronized = not is_local
+
+    def kernels(self, depthwise: Depthwise = "auto") -> choice.Kernels:
+        """Chooses a normalisation that goes over the replicas, unless each is for itself."""
+        return super().kernels(depthwise) if self._is_local else choice.synchronized()
 
     def sum(self, values: Any) -> Any:
         """Sums over the replicas."""
@@ -319,7 +349,7 @@ class MirroredReplicas(Replicas):
 
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], values)
 
-    def compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
+    def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
         """Compiles without XLA."""
         import tensorflow as tf
 

@@ -37,6 +37,11 @@ _IMAGES = 8
 _SHOWN_SCORE = 0.3
 
 
+def check_writable(folder: Path) -> None:
+    """Raises a UserError if a run could not be written into a folder; leaves nothing there."""
+    files.check_writable(folder / CONFIG)
+
+
 def claim(facts: dict[str, Any]) -> Path:
     """Makes the run directory, or checks that the one that is there belongs to the same run.
 
