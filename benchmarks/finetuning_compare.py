@@ -239,7 +239,7 @@ class Comparison:
 
     def _count(self, detections: Path, split: str) -> dict[str, float | None]:
         """Counts AP and AP50 of a file of detections."""
-        metrics = measuring.evaluate_detections(detections, data=str(self._source), split=split).metrics
+        metrics = measuring.evaluate(detections, data=str(self._source), split=split).metrics
         return {name: metrics[name] for name in ("AP", "AP50")}
 
     def _common(self, run: Run) -> dict[str, Any]:

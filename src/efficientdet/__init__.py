@@ -26,7 +26,6 @@ __all__ = [
     "doctor",
     "download",
     "evaluate",
-    "evaluate_detections",
     "export",
     "predict",
     "preview",
@@ -47,7 +46,6 @@ _HOMES = {
     "doctor": "efficientdet.diagnosis",
     "download": "efficientdet.data.coco_download",
     "evaluate": "efficientdet.evaluation.measuring",
-    "evaluate_detections": "efficientdet.evaluation.measuring",
     "export": "efficientdet.exporters.exports",
     "predict": "efficientdet.inference.prediction",
     "preview": "efficientdet.training.trials.previews",
@@ -64,7 +62,6 @@ _NEED_KERAS = {
     "doctor",
     "download",
     "evaluate",
-    "evaluate_detections",
     "export",
     "predict",
     "preview",
@@ -79,7 +76,7 @@ if TYPE_CHECKING:
     from efficientdet.data.conversion import convert
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
-    from efficientdet.evaluation.measuring import evaluate, evaluate_detections
+    from efficientdet.evaluation.measuring import evaluate
     from efficientdet.exporters.exports import export
     from efficientdet.inference.detector import Detector
     from efficientdet.inference.prediction import predict

@@ -156,8 +156,6 @@ def _run(verb: str, words: list[str]) -> int:
             print(f"efficientdet: `benchmark` takes {', '.join(BENCHMARKS)}, not `{which}`.", file=sys.stderr)
             return 2
         (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
-    if verb == "evaluate" and _has_json_file(words):
-        name = "evaluate_detections"
     if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
         name = "verify_export"
     if verb == "convert":
@@ -214,13 +212,6 @@ def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> 
 
     if (text := options.explain(verb, parameters, words)) is not None:
         raise UsageError(text)
-
-
-def _has_json_file(words: list[str]) -> bool:
-    """Says whether a .json file stands among the words, and is not the value of an option."""
-    takes_next = [False, *(word.startswith("-") and "=" not in word for word in words)]
-    alone = [word for is_value, word in zip(takes_next, words, strict=False) if not is_value]
-    return any(word.endswith(".json") and not word.startswith("-") for word in alone)
 
 
 def _call(program: str, function: Callable[..., Any], words: list[str]) -> Any:

@@ -1,5 +1,9 @@
 """The one exception that a person can mend, and how it is shown."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
 
 class UserError(ValueError):
     """A mistake in what a user gave: a file, an argument, a setting.
@@ -11,7 +15,21 @@ class UserError(ValueError):
 
 
 class UsageError(UserError):
-    """A word of the command line that cannot be; the command line exits with status 2."""
+    """Arguments that cannot be right, whatever the files hold; the command line exits with status 2."""
+
+
+def refuse(function: Callable[..., Any], given: Mapping[str, Any], why: str) -> None:
+    """Raises a UsageError for the first argument that differs from its default.
+
+    Args:
+        function: whose defaults count.
+        given: arguments that would have no effect, by name.
+        why: ends the message, such as "no model runs".
+    """
+    parameters = inspect.signature(function).parameters
+    for name, value in given.items():
+        if value != parameters[name].default:
+            raise UsageError(f"`{name}` is {value}, but {why}.")
 
 
 def one_line(text: str) -> str:

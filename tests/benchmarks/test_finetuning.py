@@ -322,7 +322,7 @@ def test_effdet_trains_on_the_images_and_its_detections_can_be_counted(photograp
         "averages, soft suppression",
     }
     for paths in found["detections"].values():
-        counted = efficientdet.evaluation.measuring.evaluate_detections(
+        counted = efficientdet.evaluation.measuring.evaluate(
             pathlib.Path(paths["val"]), data=str(photographs), split="val"
         )
         assert counted.num_images == 2

@@ -1,10 +1,10 @@
-"""The verb `evaluate`: a runtime, or a file of detections, against the truth in a dataset."""
+"""The verb `evaluate`: a model, or a file of detections, against the truth in a dataset."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from efficientdet import backend, progress
+from efficientdet import backend, errors, progress
 from efficientdet.config import Precision, RuntimeName, Switch
 from efficientdet.data.records import store
 from efficientdet.errors import UserError
@@ -30,13 +30,13 @@ def evaluate(
     output: Path | None = None,
     results_name: str = "detections.json",
 ) -> counting.EvaluationResult:
-    """Measures COCO AP of weights on a dataset, with the post-processing that prediction uses.
+    """Measures COCO AP on a dataset: of weights, with the post-processing that prediction uses, or of detections.
 
-    Images without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts. On the
-    command line a .json file in place of the weights is counted as detections, whoever found them; no model runs.
+    Images without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts.
 
     Args:
-        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
+        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export. Or a
+            .json file of detections in COCO's results format, whoever found them: no model runs.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset; empty: val, else test, else the only one.
         image_size: height and width of the network input, px; what the weights were trained with if not given.
@@ -52,10 +52,16 @@ def evaluate(
         The 12 COCO metrics, and AP of each class.
 
     Raises:
-        UserError: weights or data cannot be used, or their classes differ.
+        UserError: weights or data cannot be used, their classes differ, the file is not a list of detections in the
+            images and of the classes of the data, or an option of a model was given for detections.
     """
     from efficientdet.data.records import tfrecord
 
+    if Path(weights).suffix == ".json" and not Path(weights).is_dir():
+        of_model = {"image_size": image_size, "batch_size": batch_size, "precision": precision, "runtime": runtime}
+        unused = {**of_model, "xla": xla, "results_name": results_name}
+        errors.refuse(evaluate, unused, f"`{weights}` has detections; no model runs")
+        return _evaluate_detections(Path(weights), data=data, split=split, max_images=max_images, output=output)
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")
     results.check_name(results_name, output, _METRICS_FILE)
@@ -122,24 +128,10 @@ def _check_max_images(number: int) -> None:
         raise UserError(f"`max_images` is {number}; it must be at least 1, or 0 for all.")
 
 
-def evaluate_detections(
-    detections: Path, /, *, data: str, split: str = "", max_images: int = 0, output: Path | None = None
+def _evaluate_detections(
+    detections: Path, *, data: str, split: str, max_images: int, output: Path | None
 ) -> counting.EvaluationResult:
-    """Measures COCO AP of detections that are in a file, whoever found them; no model runs.
-
-    Args:
-        detections: JSON file in COCO's results format.
-        data: converted dataset, or glob of TFRecord files.
-        split: split of a converted dataset; empty: val, else test, else the only one.
-        max_images: how many images to evaluate, from the first on; 0: all.
-        output: folder for metrics.json.
-
-    Returns:
-        The 12 COCO metrics, and AP of each class.
-
-    Raises:
-        UserError: the data cannot be used, or the file is not a list of detections in its images and of its classes.
-    """
+    """Counts detections in COCO's results format, whoever found them."""
     from efficientdet.data import pipeline
 
     _check_max_images(max_images)
