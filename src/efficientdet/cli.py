@@ -156,8 +156,6 @@ def _run(verb: str, words: list[str]) -> int:
             print(f"efficientdet: `benchmark` takes {', '.join(BENCHMARKS)}, not `{which}`.", file=sys.stderr)
             return 2
         (module, name, _), program = BENCHMARKS[which], f"{program} {which}"
-    if verb == "export" and any(word.split("=")[0] == "--verify" for word in words):
-        name = "verify_export"
     if verb == "convert":
         words = _with_format(words)
     if verb == "train":

@@ -188,6 +188,19 @@ def test_an_export_with_one_tensor_zeroed_is_refused(made, weights_file, tmp_pat
     assert f"The {format} of `{weights_file}` does not answer as Keras does" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "`format` is missing; choose from saved_model, onnx, litert, openvino."),
+        (["--verify", "there", "--format", "onnx"], "`format` is onnx, but `verify` only compares an export that exi"),
+        (["--verify", "there", "--calibration-images", "3"], "`calibration_images` is 3, but `verify` only compares"),
+    ],
+)
+def test_an_export_is_either_made_or_verified(words, message, capsys):
+    assert cli.main(["export", "no.safetensors", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_export_that_answers_otherwise_is_not_written(made, weights_file, tmp_path, monkeypatch):
     """A converter with a fault, played by one that gives what another export has, without a tensor."""
     source = Path(made("onnx").path)
@@ -266,9 +279,9 @@ def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, 
     assert b"QuantizeLinear" in (tmp_path / "int8" / "model.onnx").read_bytes()
     assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
     with pytest.raises(UserError, match=r"int8 of onnx loses too much: AP .* `max_ap_loss` is -1"):
-        exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=-1.0, **gate)
+        exports.export(run, verify=tmp_path / "int8", max_ap_loss=-1.0, **gate)
     with pytest.raises(UserError, match=r"too small to tell what int8 loses: it must be 5 times as large\."):
-        exports.verify_export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
+        exports.export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="ONNX Runtime is not installed")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
 
 from efficientdet import config as configs
-from efficientdet import progress
+from efficientdet import errors, progress
 from efficientdet.checkpoints import pretrained
 from efficientdet.config import Answer, ExportFormat, ExportPrecision
-from efficientdet.errors import UserError
+from efficientdet.errors import UsageError, UserError
 from efficientdet.exporters import gate as gates
 from efficientdet.exporters import verification
 from efficientdet.formats import calibration, loading
@@ -28,6 +30,7 @@ PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
 }
 """What each format has."""
 
+_FORMATS = f"{{{','.join(get_args(ExportFormat))}}}"
 _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "saved_model": (),
     "onnx": ("float16", "int8"),
@@ -69,7 +72,9 @@ def export(
     weights: Path,
     /,
     *,
-    format: ExportFormat,
+    format: Annotated[
+        ExportFormat | None, tyro.conf.arg(metavar=_FORMATS, help_behavior_hint="(required, but for --verify)")
+    ] = None,
     output: Path | None = None,
     precision: ExportPrecision = "float32",
     answer: Literal["auto", "raw", "detections"] = "auto",
@@ -82,11 +87,12 @@ def export(
     data: str = "",
     split: str = "val",
     max_ap_loss: float = 0.01,
+    verify: Path | None = None,
 ) -> Export:
     """Writes a model for another program, runs it there, and compares its answers with Keras's.
 
     Only an export that answers as Keras does comes to its place. `Detector`, `predict` and `evaluate` take its folder
-    in place of weights. `export WEIGHTS --verify EXPORT` compares again later.
+    in place of weights.
 
     Args:
         weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
@@ -104,11 +110,20 @@ def export(
         data: of int8: records on which AP is measured, of Keras and of the export.
         split: split of these records.
         max_ap_loss: of int8: with a larger loss of AP (a fraction; 0.01 is a point) nothing is written.
+        verify: folder of an export of these weights: compare it again, by `images` or `data`, instead of writing one.
 
     Raises:
         UserError: a program is not installed, weights or images cannot be used, the format has no such precision or
-            answer, or the export answers otherwise than Keras.
+            answer, the export answers otherwise than Keras, or `verify` is damaged or of another model.
     """
+    if verify is not None:
+        written = {"format": format, "output": output, "precision": precision, "answer": answer, "letterbox": letterbox}
+        shape = {"batch_size": batch_size, "image_size": image_size}
+        samples_of = {"calibration": calibration, "calibration_images": calibration_images}
+        errors.refuse(export, {**written, **shape, **samples_of}, "`verify` only compares an export that exists")
+        return _verify_again(weights, verify, images, data=data, split=split, max_ap_loss=max_ap_loss)
+    if format is None:
+        raise UsageError(f"`format` is missing; choose from {', '.join(PRECISIONS)}.")
     target = output if output is not None else Path("exports") / f"{format}-{precision}"
     chosen: Answer = answer if answer != "auto" else "detections" if format == "saved_model" else "raw"
     _check(format, precision, chosen, letterbox, batch_size, data)
@@ -140,29 +155,10 @@ def export(
     return _result(target, manifest, found)
 
 
-def verify_export(
-    weights: Path,
-    /,
-    *,
-    verify: Path,
-    images: Path | None = None,
-    data: str = "",
-    split: str = "val",
-    max_ap_loss: float = 0.01,
+def _verify_again(
+    weights: Path, verify: Path, images: Path | None, *, data: str, split: str, max_ap_loss: float
 ) -> Export:
-    """Compares an export with the weights it was made of, as `export` did; nothing is written.
-
-    Args:
-        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
-        verify: the export.
-        images: folder of photographs to compare on, the first 64; generated ones if not given.
-        data: of int8: records on which AP is measured.
-        split: split of these records.
-        max_ap_loss: of int8: the largest loss of AP, a fraction.
-
-    Raises:
-        UserError: the export is damaged, or answers otherwise than the weights.
-    """
+    """Compares an export with the weights it was made of."""
     folder, manifest = manifests.read(verify)
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
