@@ -171,8 +171,8 @@ def _run(verb: str, words: list[str]) -> int:
         from rich.console import Console
 
         result.show(Console(highlight=False))
-    if verb == "convert" and not result.output:
-        _check_dry_run(result, words)
+    if failure := result.failure():
+        raise UserError(failure)
     return int(result.status())
 
 
@@ -192,16 +192,6 @@ def _with_format(words: list[str]) -> list[str]:
     leading = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     is_format = len(leading) > 1 or (leading[:1] and leading[0] in registry.NAMES)
     return words if is_format and not os.path.isdir(leading[0]) else ["auto", *words]  # noqa: PTH112
-
-
-def _check_dry_run(result: Any, words: list[str]) -> None:
-    """Raises a UserError for faults that a dry run of `convert` found and that would stop a conversion."""
-    for count, what, option in (
-        (result.num_broken, "images", "--skip-broken-images"),
-        (result.num_broken_annotations, "annotations", "--skip-broken-annotations"),
-    ):
-        if count and option not in words:
-            raise UserError(f"{count} {what} of `{result.source}` cannot be used; they would stop a conversion.")
 
 
 def _check_options(verb: str, parameters: Collection[str], words: list[str]) -> None:

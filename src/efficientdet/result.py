@@ -36,6 +36,10 @@ class Result:
         """Whether it went to standard output line by line while the verb worked, so that nothing is left to show."""
         return False
 
+    def failure(self) -> str:
+        """Says why the command fails, after what was shown; empty: `status` alone decides."""
+        return ""
+
     def status(self) -> int:
         """Says how the command ends: 0 success, 1 something that was asked for is missing."""
         return 0

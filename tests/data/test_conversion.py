@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from efficientdet import cli
 from efficientdet.data import conversion, policy, synthetic
 from efficientdet.data.reading import rotation
 from efficientdet.data.records import shards, staging, store, tfrecord
@@ -216,6 +217,21 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     assert result.num_broken == 1
     assert result.splits["train"].num_boxes == 2
     assert little_datasets.names(tmp_path) == ["coco"]
+
+
+def test_a_dry_run_fails_where_a_conversion_would_stop(tmp_path, capsys):
+    source = little_datasets.write_coco(tmp_path / "coco")
+    words = ["convert", "coco", str(source), "--output", str(tmp_path / "out"), "--num-workers", "1", "--dry-run"]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["would_stop"] == ""
+    (source / "images" / "b.jpg").unlink()
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert "b.jpg" in said.out
+    assert said.err.splitlines()[-1] == (
+        f"efficientdet: 1 images of `{source}` cannot be used; they would stop a conversion."
+    )
+    assert cli.main([*words, "--skip-broken-images"]) == 0
 
 
 def test_images_without_annotations_are_converted_to_test_on(tmp_path):

@@ -148,6 +148,11 @@ def convert(
         if folder is not None:
             dataset_files.write_manifest(folder, result, written)
             dataset_files.write_splits(folder, dataset, result)
+    if dry_run:
+        stop = summary.explain_stop(
+            result, skip_broken_images=skip_broken_images, skip_broken_annotations=skip_broken_annotations
+        )
+        result = dataclasses.replace(result, would_stop=stop)
     return result
 
 

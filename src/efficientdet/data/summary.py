@@ -46,6 +46,7 @@ class Summary(Result):
         num_broken: images that cannot be used; after a dry run without `skip_broken_images` they would stop the
             conversion.
         account: what became of every file and annotation.
+        would_stop: after a dry run: why a conversion with the same options would stop; empty: it would not.
     """
 
     format: str
@@ -56,6 +57,7 @@ class Summary(Result):
     problems: tuple[sources.Problem, ...]
     num_broken: int
     account: accounts.Account = dataclasses.field(default_factory=accounts.Account)
+    would_stop: str = ""
 
     @property
     def num_broken_annotations(self) -> int:
@@ -68,6 +70,10 @@ class Summary(Result):
         for problem in self.problems:
             counts[problem.kind] = counts.get(problem.kind, 0) + problem.count
         return counts
+
+    def failure(self) -> str:
+        """Says why a conversion would stop; a dry run then ends with status 1."""
+        return self.would_stop
 
     def show(self, console: Console) -> None:
         """Prints the figures, what was mended or left out, and what is unused."""
@@ -105,6 +111,16 @@ def explain_no_boxes(summary: Summary) -> str:
     dropped = f" ({', '.join(f'{counts[kind]} {kind}' for kind in kinds)})" if kinds else ""
     hint = " If corners are in the wrong order, `--swap-corners` puts them right." if policy.NO_AREA in kinds else ""
     return f"`{summary.source}` has no box with area inside its image{dropped}; there is nothing to learn.{hint}"
+
+
+def explain_stop(summary: Summary, *, skip_broken_images: bool, skip_broken_annotations: bool) -> str:
+    """Says why a conversion would stop at what a dry run found; empty: it would not."""
+    faults = [] if skip_broken_images else [(summary.num_broken, "images")]
+    faults += [] if skip_broken_annotations else [(summary.num_broken_annotations, "annotations")]
+    for count, what in faults:
+        if count:
+            return f"{count} {what} of `{summary.source}` cannot be used; they would stop a conversion."
+    return ""
 
 
 def _account_lines(summary: Summary) -> list[str]:
