@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 
+import little_command_line
 import pytest
 
 from efficientdet import cli, presets
@@ -69,11 +70,11 @@ def _training_words(command):
 def test_a_command_of_the_tables_exists(command):
     words = _training_words(command)
     if words is not None:
-        configs.check(cli._training_config([word for word in words if word not in ("--backend", "jax")]))
+        configs.check(little_command_line.training_config([word for word in words if word not in ("--backend", "jax")]))
         return
     _, verb, *words = shlex.split(command)
-    module, name, _ = cli.BENCHMARKS[words[0]] if verb == "benchmark" else cli.VERBS[verb]
-    function = getattr(importlib.import_module(module), name)
+    found = cli.VERBS[verb].verbs[words[0]] if verb == "benchmark" else cli.VERBS[verb]
+    function = getattr(importlib.import_module(found.module), found.function)
     known = {parameter.replace("_", "-") for parameter in inspect.signature(function).parameters} | _COMMON
     assert {word[2:] for word in words if word.startswith("--")} <= known
 
@@ -143,8 +144,8 @@ def test_nvidia_s_command_typed_verbatim_is_answered_with_what_to_type(capsys):
     ids=["train", "evaluate", "predict"],
 )
 def test_every_flag_of_nvidia_s_is_answered_where_it_is_not_ours(verb, flags, rows, capsys):
-    module, name, _ = cli.VERBS[verb]
-    ours = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    found = cli.VERBS[verb]
+    ours = inspect.signature(getattr(importlib.import_module(found.module), found.function)).parameters
     for flag in flags.split():
         if flag in ours and verb != "train":
             continue
@@ -165,7 +166,7 @@ def test_the_recipes_are_as_the_table_says():
     rows = _rows(_section("Recipes"))
     assert len(rows) == 6
     for _, command, batch, rate, length, average in rows:
-        config = cli._training_config(_training_words(command.strip("`")))
+        config = little_command_line.training_config(_training_words(command.strip("`")))
         optimizer = config.optimizer
         assert config.training.batch_size == math.prod(map(int, batch.split(" x ")))
         assert rate == f"{optimizer.learning_rate}, {optimizer.warmup_epochs:g} epochs"
@@ -185,7 +186,7 @@ def _mode(recipe, mode):
     column = [cell.strip(" `") for cell in head.strip("|").split("|")].index(mode)
     row = next(line for line in rows if f"`{recipe}`" in line)
     words = row.strip("|").split("|")[column].strip(" `")
-    return cli._training_config([recipe, *(() if words == "nothing" else shlex.split(words))])
+    return little_command_line.training_config([recipe, *(() if words == "nothing" else shlex.split(words))])
 
 
 def _evaluated_epochs(config):

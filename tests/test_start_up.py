@@ -14,7 +14,7 @@ from efficientdet import cli
 
 _HEAVY = ("keras", "tensorflow", "jax")
 _NOT_FOR_HELP = (*_HEAVY, "numpy._core", "PIL._binary", "requests.adapters", "yaml.loader")
-_HELP = [*([verb] for verb in cli.VERBS), *(["benchmark", name] for name in cli.BENCHMARKS)]
+_HELP = [*([verb] for verb in cli.VERBS), *(["benchmark", name] for name in cli.VERBS["benchmark"].verbs)]
 
 
 def _run(*words):

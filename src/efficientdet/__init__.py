@@ -31,7 +31,6 @@ __all__ = [
     "preview",
     "serve",
     "train",
-    "train_seeds",
 ]
 
 _HOMES = {
@@ -50,8 +49,7 @@ _HOMES = {
     "predict": "efficientdet.inference.prediction",
     "preview": "efficientdet.training.trials.previews",
     "serve": "efficientdet.serving.service",
-    "train": "efficientdet.training.run",
-    "train_seeds": "efficientdet.training.trials.seeds",
+    "train": "efficientdet.training.experiment",
 }
 
 # Or TensorFlow, whose own lines stay away from the terminal when `backend` is the first to import it.
@@ -67,7 +65,6 @@ _NEED_KERAS = {
     "preview",
     "serve",
     "train",
-    "train_seeds",
 }
 
 if TYPE_CHECKING:
@@ -84,9 +81,8 @@ if TYPE_CHECKING:
     from efficientdet.presets import PRESETS
     from efficientdet.serving.service import serve
     from efficientdet.structures import Category
-    from efficientdet.training.run import train
+    from efficientdet.training.experiment import train
     from efficientdet.training.trials.previews import preview
-    from efficientdet.training.trials.seeds import train_seeds
 
 
 def __getattr__(name: str) -> Any:

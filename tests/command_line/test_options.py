@@ -36,7 +36,10 @@ def test_a_knob_without_its_section_is_answered_with_its_whole_name(verb, knob):
         ),
         ("describe d0 --model.image_size 256 256", "`describe` takes `--image-size`, not `--model.image_size`"),
         ("predict runs/d0 x.jpg --optimizer.momentum 1", "`predict` has no `--optimizer.momentum`: only `train` and"),
-        ("evaluate found.json --data x --training.precision tf32", "`evaluate` takes `--precision`, not "),
+        (
+            "evaluate found.json --data x --training.precision tf32",
+            "`evaluate` takes `--precision`, not ",
+        ),
         ("evaluate found.json --data x --training.epochs 2", "`evaluate` has no `--training.epochs`"),
         ("export runs/d0 --format onnx --pictures x", "`--pictures` is called `--images` now."),
         ("serve runs/d0 --limits.max-pictures 3", "`--limits.max-pictures` is called `--limits.max-images` now."),
@@ -52,8 +55,12 @@ def test_the_command_line_says_in_a_line_what_was_meant(words, answer, capsys):
 @pytest.mark.parametrize(
     ("verb", "parameters", "words"),
     [
-        ("train", (), "d0 --model.image-size 256 256 --model.image_size=3 --run-dir x --seeds 0..4 --export onnx"),
-        ("train", (), "--config runs/d0 --augmentation.no-horizontal-flip --help"),
+        (
+            "train",
+            ("config", "seeds", "export"),
+            "d0 --model.image-size 256 256 --model.image_size=3 --run-dir x --seeds 0..4 --export onnx",
+        ),
+        ("train", ("config",), "--config runs/d0 --augmentation.no-horizontal-flip --help"),
         ("preview", ("output", "num_images"), "records --output x --num-images 4 --augmentation.hue 0.1"),
         ("evaluate", ("data", "batch_size"), "x --data y --batch_size 4 --batch-size=3"),
         ("evaluate", ("data",), "x --data y --colour red"),

@@ -14,8 +14,6 @@ from efficientdet.config import ExperimentConfig
 BY_SECTION = ("train", "preview")
 """The verbs that name knobs by section."""
 
-_OF_VERB = {"train": ("config", "seeds", "export"), "preview": ("config",)}
-
 
 def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str | None:
     """Says what an unknown option stands for, if that can be told.
@@ -29,7 +27,7 @@ def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str
         A line; none: leave it to the parser.
     """
     known = _options(knobs.flatten(knobs.to_dict(ExperimentConfig())))
-    names = {"--help", *_options(dict.fromkeys(parameters)), *_options(dict.fromkeys(_OF_VERB.get(verb, ())))}
+    names = {"--help", *_options(dict.fromkeys(parameters))}
     if verb in BY_SECTION:
         names |= known.keys()
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]

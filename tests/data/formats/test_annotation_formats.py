@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from efficientdet import cli
+from efficientdet.command_line import grammars
 from efficientdet.data import conversion, recognition, registry
 from efficientdet.data.records import store, tfrecord
 from efficientdet.media import images
@@ -123,7 +124,7 @@ def test_the_manual_has_every_format_and_every_way_to_export_is_tested():
     ids=" ".join,
 )
 def test_the_format_may_be_left_out(words, expected):
-    assert cli._with_format(words) == expected
+    assert grammars.convert(words).words == expected
 
 
 @pytest.mark.usefixtures("_cache")

@@ -5,10 +5,12 @@ import json
 import re
 import shlex
 
+import little_command_line
 import pytest
 
-from efficientdet import cli, presets
 from efficientdet import config as configs
+from efficientdet import presets
+from efficientdet.command_line import grammars
 from efficientdet.config import DataConfig
 from efficientdet.errors import UserError
 from efficientdet.training import dataset
@@ -66,7 +68,7 @@ def test_the_refusal_of_more_epochs_is_a_command_that_trains_them_from_the_weigh
         _longer(config, 6.0), weights=config.run_dir, backbone="", run_dir=f"{config.run_dir}-more"
     )
     expected = dataclasses.replace(expected, model=dataclasses.replace(expected.model, num_classes=90))
-    assert cli._training_config(words) == expected
+    assert little_command_line.training_config(words) == expected
 
 
 def test_the_command_names_a_folder_that_is_free(config, tmp_path):
@@ -104,7 +106,7 @@ def test_another_preset_is_named_before_the_knobs_that_it_brings(config):
 
 def test_the_folder_of_a_run_is_its_config(config):
     _finish(config)
-    assert cli._training_config(["--config", config.run_dir]) == config
-    start, rest = cli._take_start("preview", ["--config", config.run_dir, "--columns", "2"])
-    assert (start, rest) == (config, ["--columns", "2"])
+    assert little_command_line.training_config(["--config", config.run_dir]) == config
+    reading = grammars.preview(["records", "--config", config.run_dir, "--columns", "2"])
+    assert (reading.defaults, reading.words) == ({"config": config}, ["records", "--columns", "2"])
     assert configs.load(run_directory.Path(config.run_dir) / "config.json") == config

@@ -52,7 +52,7 @@ class Preview(Result):
 
 
 def preview(
-    data: Annotated[str, tyro.conf.arg(metavar="DATA [PRESET]")],
+    data: Annotated[str, tyro.conf.arg(metavar="DATA")],
     /,
     *,
     output: Path = Path("preview.jpg"),
@@ -63,8 +63,7 @@ def preview(
     """Draws the first training images of a run, augmented, with their boxes, and says how large the objects are.
 
     Args:
-        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations; on the command line
-            a preset may follow, else it is d0.
+        data: converted dataset, glob of TFRecord files, or folder of photographs with annotations.
         output: the sheet, a .jpg or .png.
         num_images: on the sheet.
         columns: images a row.
