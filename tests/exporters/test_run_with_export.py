@@ -7,13 +7,12 @@ import little_command_line
 import numpy as np
 import pytest
 
-from efficientdet import cli, presets
+from efficientdet import cli, experiment, presets
 from efficientdet.benchmarks import drawn_weights
 from efficientdet.errors import UserError
 from efficientdet.formats import manifest as manifests
 from efficientdet.model import weights
 from efficientdet.structures import Category
-from efficientdet.training import experiment
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
