@@ -180,7 +180,7 @@ def features(*, preset: str, backbone: str, image: str, output: str) -> dict[str
     from keras import ops
 
     from efficientdet.model.efficientdet import EfficientDet
-    from efficientdet.training import initialization
+    from efficientdet.training.beginning import initialization
 
     config = dataclasses.replace(presets.find_preset(preset), backbone=backbone)
     model = EfficientDet(config.model)

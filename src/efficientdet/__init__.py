@@ -49,7 +49,7 @@ _HOMES = {
     "predict": "efficientdet.inference.prediction",
     "preview": "efficientdet.training.trials.previews",
     "serve": "efficientdet.serving.service",
-    "train": "efficientdet.experiment",
+    "train": "efficientdet.training.experiment",
 }
 
 # Or TensorFlow, whose own lines stay away from the terminal when `backend` is the first to import it.
@@ -74,7 +74,6 @@ if TYPE_CHECKING:
     from efficientdet.diagnosis import doctor
     from efficientdet.errors import UserError
     from efficientdet.evaluation.measuring import evaluate
-    from efficientdet.experiment import train
     from efficientdet.exporters.exports import export
     from efficientdet.inference.detector import Detector
     from efficientdet.inference.prediction import predict
@@ -82,6 +81,7 @@ if TYPE_CHECKING:
     from efficientdet.presets import PRESETS
     from efficientdet.serving.service import serve
     from efficientdet.structures import Category
+    from efficientdet.training.experiment import train
     from efficientdet.training.trials.previews import preview
 
 

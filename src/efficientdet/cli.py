@@ -62,7 +62,7 @@ VERBS: Mapping[str, Verb | Group] = {
         grammar=grammars.preview,
     ),
     "train": Verb(
-        "efficientdet.experiment",
+        "efficientdet.training.experiment",
         "train",
         "train a preset on a dataset, or resume",
         grammar=grammars.train,

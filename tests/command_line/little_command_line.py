@@ -1,7 +1,7 @@
 """What the words of a command mean, without running it."""
 
-from efficientdet import experiment
 from efficientdet.command_line import grammars, parsing
+from efficientdet.training import experiment
 
 
 def training_arguments(words):

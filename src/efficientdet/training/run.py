@@ -9,12 +9,12 @@ evaluation/         images with truth and detections, and the metrics of each ev
 summary.json        how it ended
 log.txt             what was said
 
-`opening` has what comes before, `trainer` what happens between two steps, `step` the step.
+`beginning.opening` has what comes before, `trainer` what happens between two steps, `step` the step.
 """
 
 from efficientdet import progress
 from efficientdet.config import ExperimentConfig
-from efficientdet.training import opening
+from efficientdet.training.beginning import opening
 from efficientdet.training.logs import announcements
 from efficientdet.training.state import outcome
 from efficientdet.training.trainer import Trainer

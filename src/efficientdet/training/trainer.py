@@ -14,12 +14,13 @@ from keras import tree
 from efficientdet import backend, progress
 from efficientdet.model import anchors, weights
 from efficientdet.storage import files
-from efficientdet.training import batch_statistics, initialization, schedule, validation
+from efficientdet.training import batch_statistics, schedule, validation
+from efficientdet.training.beginning import initialization
+from efficientdet.training.beginning.opening import Plan
 from efficientdet.training.distributed import engine, processes, replicas, self_check
 from efficientdet.training.logs import announcements, memory, metrics
 from efficientdet.training.logs.cautions import Cautions
 from efficientdet.training.logs.step_logs import StepLogs
-from efficientdet.training.opening import Plan
 from efficientdet.training.state import checkpoint, outcome, run_directory
 from efficientdet.training.state.checkpoint_writer import CheckpointWriter
 from efficientdet.training.state.interruption import Interruption

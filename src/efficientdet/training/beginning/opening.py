@@ -9,7 +9,8 @@ from typing import Any
 from efficientdet import backend
 from efficientdet import config as configs
 from efficientdet.config import ExperimentConfig
-from efficientdet.training import initialization, schedule
+from efficientdet.training import schedule
+from efficientdet.training.beginning import initialization
 from efficientdet.training.dataset import Dataset, open_dataset, prepare_source
 from efficientdet.training.distributed import processes, self_check
 from efficientdet.training.logs import tracking

@@ -12,7 +12,7 @@ from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
 from efficientdet.structures import Category
-from efficientdet.training import initialization
+from efficientdet.training.beginning import initialization
 from efficientdet.training.run import train
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
