@@ -158,7 +158,6 @@ def test_a_journal_that_is_not_ours_is_one_line(tmp_path, content):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    pytest.importorskip("fcntl")
     first, second = journal.read(tmp_path, {}), journal.read(tmp_path, {})
     with first.writing(), pytest.raises(UserError, match="is being written by another `predict`"), second.writing():
         pass

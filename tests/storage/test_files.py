@@ -1,6 +1,9 @@
 """Files: where one can be written is known beforehand, and finding it out leaves nothing behind."""
 
+import concurrent.futures
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +48,38 @@ def test_a_place_that_cannot_be_written_is_one_line(place, reason, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         files.write_json(tmp_path / place, {})  # it was right
     assert sorted(tmp_path.iterdir()) == before
+
+
+_HOLD = """
+import pathlib, sys, time
+from efficientdet.storage import files
+with files.one_at_a_time(pathlib.Path(sys.argv[1])):
+    print(flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_one_works_on_others_wait_for_and_no_lock_is_left(tmp_path):
+    path = tmp_path / "number"
+    path.write_text("0")
+
+    def count(_):
+        with files.one_at_a_time(path):
+            number = int(path.read_text())
+            path.write_text("")
+            path.write_text(str(number + 1))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        list(threads.map(count, range(20)))
+    assert path.read_text() == "20"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_is_killed_blocks_nobody(tmp_path):
+    path = tmp_path / "file"
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        other.kill()
+    with files.one_at_a_time(path):
+        assert list(tmp_path.iterdir()) == [tmp_path / ".file.lock"]
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import filelock
+
 from efficientdet.errors import UserError
 from efficientdet.storage import files
 
@@ -86,7 +88,10 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a", encoding="utf-8")
         with file:
-            _lock(file, self.path)
+            if not filelock.lock_descriptor(file.fileno(), blocking=False):
+                raise UserError(
+                    f"`{self.path}` is being written by another `predict`; wait for it, or give another `--output`."
+                )
             with files.explained(self.path):
                 file.truncate(self._whole)
                 for left in self.path.parent.rglob(_TEMPORARY):  # of a process that was killed
@@ -190,17 +195,3 @@ def _first_bad(lines: list[bytes]) -> int:
         except ValueError:
             return number
     return 0
-
-
-def _lock(file: TextIO, path: Path) -> None:
-    """Takes the file for this process, where the system can."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"`{path}` is being written by another `predict`; wait for it, or give another `--output`."
-        ) from None

@@ -142,39 +142,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets one process work on `path` while the block runs; others wait for it.
-
-    On Windows they do not.
+    """Lets one process, and one thread of it, work on `path` while the block runs; others wait for it.
 
     Args:
         path: what is worked on; its folder exists.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
+    import filelock
+
     lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        while not _is_same_file(descriptor, lock):  # whoever had it before has removed it
-            os.close(descriptor)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with filelock.FileLock(lock):
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+            if os.name == "posix":  # on Windows filelock removes it
+                lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone and makes another
 
 
 def check_space(folder: Path, num_bytes: int, what: str) -> None:

@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 import efficientdet
@@ -31,7 +31,7 @@ _FREE_FACTS = {"dataset.num_examples", "dataset.train", "dataset.validation"}
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
 
-_LOCKS: dict[Path, int] = {}  # folder -> descriptor that holds its lock
+_LOCKS: dict[Path, filelock.BaseFileLock] = {}  # of the folders that this process has claimed
 
 _IMAGES = 8
 _SHOWN_SCORE = 0.3
@@ -96,20 +96,15 @@ def _is_begun(entry: Path) -> bool:
 
 
 def _lock(folder: Path) -> None:
-    """Keeps a second run out of the folder until `released` or the process ends (not on Windows, which cannot)."""
+    """Keeps a second run out of the folder until `released` or the process ends."""
+    lock = filelock.FileLock(folder / ".lock", blocking=False, thread_local=False)
     try:
-        import fcntl
-    except ImportError:
-        return
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+        lock.acquire()
+    except filelock.Timeout as error:
         raise UserError(
             f"`{folder}` is in use by another process; wait for it, or give another `--run-dir`."
         ) from error
-    _LOCKS[folder.resolve()] = descriptor
+    _LOCKS[folder.resolve()] = lock
 
 
 @contextlib.contextmanager
@@ -119,8 +114,8 @@ def released(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not is_held and (descriptor := _LOCKS.pop(folder.resolve(), None)) is not None:
-            os.close(descriptor)
+        if not is_held and (lock := _LOCKS.pop(folder.resolve(), None)) is not None:
+            lock.release()
 
 
 def _check_same(path: Path, now: dict[str, Any]) -> None:
