@@ -167,7 +167,7 @@ def forms() -> dict[str, tuple[bytes, dict[str, str], set[int]]]:
     good = _good()
     paths = {
         f"form with the name {name!r}": (*little_service.form([(name, good)]), {400})
-        for name in ("../../etc/passwd", "..\\..\\boot.ini", "/etc/passwd", "a\tb.png", "..", "C:\\a.png", "x" * 300)
+        for name in ("../../etc/passwd", "..\\..\\boot.ini", "/etc/passwd", "a\tb.png", "..", "x" * 300)
     }
     body, headers = little_service.form([("a.png", good)])
     kind = "multipart/form-data"

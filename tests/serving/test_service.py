@@ -53,6 +53,18 @@ def test_a_request_of_several_images_is_answered_in_their_order(service, images,
         little_service.assert_same(found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        pytest.param("C:\\photos\\a.png", "a.png", id="of Internet Explorer"),
+        pytest.param("say %22cheese%22.png", 'say "cheese".png', id="quotes, as browsers write them"),
+    ],
+)
+def test_a_form_names_its_files_as_browsers_do(service, images, written, name):
+    answer = service.ask("/v1/detect", *little_service.form([(written, images[0][1])]))
+    assert [found["name"] for found in answer.json["images"]] == [name]
+
+
 def test_threshold_and_classes_choose_what_is_shown(service, images):
     everything = service.detect(images[1][1], "?score_threshold=0").json["images"][0]["detections"]
     classes = {each["class"] for each in everything}

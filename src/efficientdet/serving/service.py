@@ -25,7 +25,7 @@ from efficientdet.inference import selection
 from efficientdet.result import Result
 from efficientdet.serving.admission import MOST_HEADERS, Limits, check
 
-_NEEDED = ("starlette", "uvicorn", "prometheus_client")
+_NEEDED = ("starlette", "uvicorn", "prometheus_client", "multipart")
 _DEFAULTS = Limits()
 
 

@@ -8,12 +8,12 @@ while it arrives; a name that a client gives is shown in answers and is never a 
 import asyncio
 import contextlib
 import dataclasses
-import email.parser
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import multipart
 from starlette.requests import Request
 
 from efficientdet.errors import UserError
@@ -24,9 +24,8 @@ from efficientdet.serving.admission import Budget, Limits, Refusal
 _FORM = "multipart/form-data"
 _JSON = "application/json"
 _MOST_VALUES = 10_000  # of a JSON body; base64 has no brackets and no commas
-_MOST_HEADERS = 4096  # bytes of a part's
+_LONGEST_FIELD = 4096  # bytes
 _LONGEST_NAME = 255
-_BOUNDARY = re.compile(r'boundary=(?:"([^"\x00-\x1f]{1,70})"|([^\s";,]{1,70}))(?:;|$)', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
         if not body:
             raise Refusal(400, "The body is empty; send an image.")
         if kind == _FORM:
-            yield _of_form(bytes(body), _boundary(request), limits)
+            yield _of_form(bytes(body), request.headers["content-type"], limits)
         elif kind == _JSON:
             if not memory.try_take(len(body)):  # for what is decoded
                 raise Refusal(503, "Too many uploads at once.", retry_after=1)
@@ -122,24 +121,17 @@ def _too_large(limits: Limits) -> Refusal:
     return Refusal(413, f"The body is larger than {limits.max_upload_mb:g} MB.")
 
 
-def _boundary(request: Request) -> bytes:
-    found = _BOUNDARY.search(request.headers["content-type"])
-    if found is None:
-        raise Refusal(400, f"Content-Type {_FORM} names no boundary.")
-    return (found[1] or found[2]).encode("latin-1")
-
-
-def _of_form(body: bytes, boundary: bytes, limits: Limits) -> Body:
+def _of_form(body: bytes, content_type: str, limits: Limits) -> Body:
     """Parts the files of a form from what is asked for."""
     uploads: list[Upload] = []
     asked: list[tuple[str, str]] = []
-    for name, is_file, content in _split(body, boundary, limits):
+    for name, is_file, content in _split(body, content_type, limits):
         if is_file or name not in wishes.NAMES:
             if not content:
                 raise Refusal(400, f"`{name}` is empty; send an image.")
             uploads.append(Upload(name, content))
-        elif len(content) > _MOST_HEADERS:
-            raise Refusal(422, f"{name} has more than {_MOST_HEADERS:,} bytes.")
+        elif len(content) > _LONGEST_FIELD:
+            raise Refusal(422, f"{name} has more than {_LONGEST_FIELD:,} bytes.")
         else:
             asked.append((name, content.decode("utf-8", "replace").strip()))
     if len(uploads) > limits.max_images:
@@ -182,37 +174,38 @@ def _too_many(limits: Limits) -> Refusal:
     return Refusal(413, f"There are more than {limits.max_images} images in the request.")
 
 
-def _split(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:
+def _split(body: bytes, content_type: str, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:
     """Splits multipart/form-data (RFC 7578) into its parts: name, whether it is a file, content."""
-    delimiter = b"\r\n--" + boundary
-    most = limits.max_images + len(wishes.NAMES)
-    _, *parts = (b"\r\n" + body).split(delimiter, most + 2)
-    if len(parts) > most + 1:
-        raise _too_many(limits)
-    if len(parts) < 2 or not parts[-1].startswith(b"--"):
-        raise Refusal(400, "The form is damaged or cut short: its last boundary is missing.")
-    for number, part in enumerate(parts[:-1], 1):
-        head, gap, content = part.partition(b"\r\n\r\n")
-        if not gap or len(head) > _MOST_HEADERS or head.lstrip(b" \t")[:2] not in (b"", b"\r\n"):
-            raise Refusal(400, f"Part {number} of the form has no proper headers.")
-        yield *_name(head, number), content
+    boundary = multipart.parse_options_header(content_type)[1].get("boundary")
+    if not boundary:
+        raise Refusal(400, f"Content-Type {_FORM} names no boundary.")
+    number, content = 0, b""
+    try:
+        with multipart.PushMultipartParser(boundary) as parser:
+            for event in parser.parse(body):
+                if isinstance(event, multipart.MultipartSegment):
+                    number, content, segment = number + 1, b"", event
+                elif event is not None:
+                    content += event  # all of it at once: the whole body was given
+                elif number > limits.max_images + len(wishes.NAMES):
+                    raise _too_many(limits)
+                else:
+                    yield _name(segment, number), segment.filename is not None, content
+    except multipart.MultipartError as error:
+        raise Refusal(400, f"The form is damaged or cut short, part {number or 1}: {error.args[0]}.") from None
 
 
-def _name(head: bytes, number: int) -> tuple[str, bool]:
-    """Reads what a part is called, and whether that is the name of a file.
+def _name(segment: multipart.MultipartSegment, number: int) -> str:
+    """Checks what a part is called.
 
     Raises:
         Refusal: it has no name, or one that is a path.
     """
-    # Headers of a form are UTF-8 (RFC 7578, section 5.1).
-    headers = email.parser.HeaderParser().parsestr(head.decode("utf-8", "replace").lstrip(), headersonly=True)
-    if headers.get_content_disposition() != "form-data":
-        raise Refusal(400, f"Part {number} of the form has no Content-Disposition of form-data.")
-    name = headers.get_filename() or headers.get_param("name", header="content-disposition")
-    if not isinstance(name, str) or not name:
+    name = segment.filename or segment.name
+    if not name:
         raise Refusal(400, f"Part {number} of the form has no name.")
     if len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name):
         raise Refusal(
             400, f"The name of part {number} is a path, has control characters or is longer than {_LONGEST_NAME}."
         )
-    return name, headers.get_filename() is not None
+    return str(name)
