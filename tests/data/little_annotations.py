@@ -8,7 +8,7 @@ from efficientdet.data import registry
 
 def read(format, root, **options):
     """Reads a dataset: boxes in px of each image, rounded to 0.01, and how often each kind of problem occurred."""
-    source = registry.READERS[format](root, **options)
+    source = registry.read(format, root, **options)
     boxes = {}
     for split, examples in source.splits.items():
         for example in examples:

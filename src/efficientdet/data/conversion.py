@@ -229,7 +229,7 @@ def _read(
 ) -> sources.Source:
     """Reads the annotations."""
     if format in registry.READERS:
-        return registry.READERS[format](source, splits=splits, classes=classes, reading=reading)
+        return registry.read(format, source, splits=splits, classes=classes, reading=reading)
     if format == "coco":
         return coco.read(source, splits=splits, files=files, reading=reading)
     if format == "voc":

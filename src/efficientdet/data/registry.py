@@ -1,11 +1,12 @@
 """The annotation formats that are read, by name.
 
-`coco`, `voc` and `yolo` have options of their own and are called by `conversion`; the readers here take splits, class
-names, and where faults go.
+`coco`, `voc` and `yolo` have options of their own and are called by `conversion`; the others gather images and boxes in
+a `Collection`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from efficientdet.data import sources
 from efficientdet.data.formats import (
@@ -19,6 +20,7 @@ from efficientdet.data.formats import (
     tables,
     via,
 )
+from efficientdet.data.reading import collection
 
 Format = Literal[
     "coco",
@@ -41,20 +43,7 @@ Choice = Literal["auto", Format]
 NAMES: tuple[Format, ...] = get_args(Format)
 
 
-class Reader(Protocol):
-    """Reads a dataset: takes the splits that are named, the class names of a file, and where faults go."""
-
-    def __call__(
-        self,
-        source: Path,
-        *,
-        splits: tuple[str, ...] = (),
-        classes: Path | None = None,
-        reading: sources.Reading | None = None,
-    ) -> sources.Source: ...  # fmt: skip
-
-
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[collection.Collection], None]] = {
     "csv": tables.read,
     "labelme": labelme.read,
     "cvat": cvat.read,
@@ -65,3 +54,26 @@ READERS: dict[str, Reader] = {
     "supervisely": supervisely.read,
     "imagefolder": image_folder.read,
 }
+
+
+def read(
+    format: str,
+    source: Path,
+    *,
+    splits: tuple[str, ...] = (),
+    classes: Path | None = None,
+    reading: sources.Reading | None = None,
+) -> sources.Source:
+    """Reads a dataset in a format of `READERS`.
+
+    Args:
+        format: its name.
+        source: the folder.
+        splits: take only these; all if empty.
+        classes: file with the class names, one a line, in the order of their ids 1..C; without it, those that the
+            format lists, else all names that occur, sorted.
+        reading: where faults of annotations go; none: the first is raised.
+    """
+    gathered = collection.Collection(source, classes=classes, reading=reading)
+    READERS[format](gathered)
+    return gathered.finish(splits)

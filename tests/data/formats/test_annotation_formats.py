@@ -35,7 +35,7 @@ def test_a_dataset_reads_the_same_in_every_format(tmp_path, format, write):
     assert recognition.recognize(tmp_path) == format
     if format not in registry.READERS:
         return
-    source = registry.READERS[format](tmp_path)
+    source = registry.read(format, tmp_path)
     assert [category.name for category in source.categories] == ["blue", "green", "red"]
     assert {split: len(examples) for split, examples in source.splits.items()} == {"train": 2, "val": 1}
     found = []

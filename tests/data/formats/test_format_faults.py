@@ -185,7 +185,7 @@ def test_a_fault_is_one_line_that_names_the_place(tmp_path, format, name, conten
     draw(tmp_path / "a.png")
     save(tmp_path / name, content)
     with pytest.raises(UserError, match=words) as caught:
-        registry.READERS[format](tmp_path)
+        registry.read(format, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +194,7 @@ def test_files_that_disagree_on_fractions_are_refused(tmp_path):
     save(tmp_path / "train.csv", _HEADER + "a.png,160,120,red,40,30,100,80\n")
     save(tmp_path / "val.csv", _HEADER + "a.png,160,120,red,0.25,0.25,0.6,0.6\n")
     with pytest.raises(UserError, match=r"train.csv` has boxes in px, but `.*val.csv` has fractions"):
-        registry.READERS["csv"](tmp_path)
+        registry.read("csv", tmp_path)
 
 
 def test_an_image_that_is_missing_is_named(tmp_path):
@@ -270,6 +270,6 @@ def test_a_reader_that_finds_nothing_says_what_the_folder_holds(tmp_path):
     with pytest.raises(
         UserError, match=r"no annotated image in this format. It holds 2 .json files in `train/`, 2 .png"
     ):
-        registry.READERS["cvat"](tmp_path)
+        registry.read("cvat", tmp_path)
     with pytest.raises(UserError, match=r"`source` is .*gone; expected a folder"):
-        registry.READERS["cvat"](tmp_path / "gone")
+        registry.read("cvat", tmp_path / "gone")

@@ -192,7 +192,7 @@ def test_open_images_groups_are_crowds_and_images_that_are_not_here_are_counted(
     draw(tmp_path / "a.png")
     row = "a,/m/0r,0.25,0.625,0.25,0.66666667,{}\n"
     save(tmp_path / "boxes.csv", _OPEN_IMAGES + row.format(1) + "far,/m/0r,0,1,0,1,0\n" * 2)
-    source = registry.READERS["openimages"](tmp_path)
+    source = registry.read("openimages", tmp_path)
     assert source.splits["train"][0].is_crowd.tolist() == [True]
     boxes, kinds = read("openimages", tmp_path)
     assert boxes == {"train:a.png": [("/m/0r", RED)]}
@@ -244,13 +244,13 @@ def test_numbered_categories_of_an_imagefolder_are_named_by_classes(tmp_path):
 def test_classes_may_be_given(tmp_path):
     little_formats.write_labelme(tmp_path / "in")
     classes = save(tmp_path / "classes.txt", "red\ngreen\nblue\nwhite\n")
-    source = registry.READERS["labelme"](tmp_path / "in", classes=classes)
+    source = registry.read("labelme", tmp_path / "in", classes=classes)
     assert [(c.id, c.name) for c in source.categories] == [(1, "red"), (2, "green"), (3, "blue"), (4, "white")]
     save(classes, "red\ngreen\n")
     with pytest.raises(
         UserError, match=r"a b.json`: shapes\[1\]: has the unknown class `blue`; .*classes.txt does not"
     ):
-        registry.READERS["labelme"](tmp_path / "in", classes=classes)
+        registry.read("labelme", tmp_path / "in", classes=classes)
 
 
 def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path):
@@ -267,5 +267,5 @@ def test_a_number_that_is_not_finite_is_left_to_the_policy(tmp_path):
     draw(tmp_path / "a.png")
     document = json.dumps(labelme("a.png", [("red", RED)])).replace("100", "NaN")
     save(tmp_path / "a.json", document)
-    (example,) = registry.READERS["labelme"](tmp_path).splits["train"]
+    (example,) = registry.read("labelme", tmp_path).splits["train"]
     assert np.isnan(example.boxes).all()

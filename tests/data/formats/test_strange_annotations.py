@@ -1,6 +1,7 @@
 """JSON annotations with a value of another type anywhere in them: read, or refused in one line, never a traceback."""
 
 import copy
+import functools
 import json
 
 import little_formats
@@ -36,7 +37,7 @@ def _changed(document, path, value):
 
 
 def _read(format, folder, reading=None):
-    read = coco.read if format == "coco" else registry.READERS[format]
+    read = coco.read if format == "coco" else functools.partial(registry.read, format)
     return read(folder, reading=reading)
 
 

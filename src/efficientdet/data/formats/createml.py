@@ -8,7 +8,6 @@ RectLabel's export are the same; the image is called `image` or `imagefilename`,
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -28,28 +27,12 @@ def is_document(document: Any) -> bool:
     )
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: a JSON file in each folder of images, or one for all.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
-            occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads a JSON file in each folder of images, or one for all."""
     for path, document in gathered.documents(is_document):
         for index, entry in enumerate(document):
             with gathered.attempt(path):
                 _add_image(gathered, path, entry, f"`{path}`: [{index}]")
-    return gathered.finish(splits=splits, classes=classes)
 
 
 def _add_image(gathered: collection.Collection, path: Path, entry: dict[str, Any], where: str) -> None:

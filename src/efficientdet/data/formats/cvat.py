@@ -8,7 +8,6 @@ image is its split.
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields, shapes, xml_files
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -28,22 +27,8 @@ def is_video(root: ElementTree.Element) -> bool:
     return root.tag == "annotations" and root.find("track") is not None
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: one or several XML files, the images anywhere below the folder.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, CVAT's labels.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads one or several XML files, the images anywhere below the folder; the classes are CVAT's labels."""
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".xml"):
         root = None
@@ -61,7 +46,7 @@ def read(
             with gathered.attempt(path):
                 _add_image(gathered, path, element, f"`{path}`: image {element.get('id', index)}")
     names |= dict.fromkeys(gathered.class_names())
-    return gathered.finish(splits=splits, classes=classes, table=dict(enumerate(names, start=1)))
+    gathered.table = dict(enumerate(names, start=1))
 
 
 def _labels(root: ElementTree.Element) -> list[str]:

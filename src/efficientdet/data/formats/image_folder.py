@@ -27,22 +27,8 @@ def is_row(row: Any) -> bool:
     return isinstance(row, dict) and "file_name" in row and (bool(row.get("objects")) or "bbox" in row)
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: the metadata file of each folder.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line; where categories are numbers, in their order from 0.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads the metadata file of each folder; numbers are classes of `gathered.classes`, in its order from 0."""
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]] = []
     for path in gathered.gallery.files(".jsonl", ".csv"):
         if path.name.lower() not in FILES:
@@ -54,6 +40,7 @@ def read(
         for row, where in rows:
             with gathered.attempt(path):
                 found.append((path, where, row, _objects(row, where)))
+    classes = gathered.classes
     table = _table(gathered, found, classes)
     files_of_corners = _find_corners(gathered, found)
     for path, where, row, objects in found:
@@ -65,7 +52,8 @@ def read(
                     raise UserError(f"{where}: has the unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
                 box = [y, x, height, width] if path in files_of_corners else [y, x, y + height, x + width]
                 gathered.add_box(image, box, name, where)
-    return gathered.finish(splits=splits, classes=None if table else classes, table=table, table_file=classes)
+    if table:  # its numbers are from 0
+        gathered.table, gathered.table_file, gathered.classes = table, classes, None
 
 
 def _add_image(gathered: collection.Collection, path: Path, row: dict[str, Any], where: str) -> collection.Annotated:

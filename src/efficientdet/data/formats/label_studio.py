@@ -14,7 +14,6 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields, shapes
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -35,23 +34,8 @@ def is_document(document: Any) -> bool:
     return isinstance(document[0].get("data"), dict) or any(map(_is_minimal, document))
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset.
-
-    Args:
-        source: the folder: the exported JSON file, and the images anywhere below.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
-            occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads the exported JSON file, the images anywhere below the folder."""
     for path, document in gathered.documents(is_document):
         for index, task in enumerate(document):
             where = f"`{path}`: task {task.get('id', index)}"
@@ -60,7 +44,7 @@ def read(
                     _add_task(gathered, path, task, where)
                 else:
                     _add_minimal(gathered, path, task, where)
-    return gathered.finish(splits=splits, classes=classes, is_normalized=True)
+    gathered.is_normalized = True
 
 
 def _is_minimal(entry: dict[str, Any]) -> bool:

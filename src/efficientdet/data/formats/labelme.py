@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields, shapes
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -25,30 +24,14 @@ def is_document(document: Any) -> bool:
     return isinstance(document, dict) and "shapes" in document and ("imagePath" in document or "imageData" in document)
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
-            occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads a JSON file for each image."""
     for path, document in gathered.documents(is_document):
         with gathered.attempt(path):
             image = _add_image(gathered, path, document)
             for index, shape in enumerate(fields.mappings(document["shapes"], f"`{path}`", "shapes")):
                 with gathered.attempt(path):
                     _add_shape(gathered, image, shape, f"`{path}`: shapes[{index}]")
-    return gathered.finish(splits=splits, classes=classes)
 
 
 def _add_image(gathered: collection.Collection, path: Path, document: dict[str, Any]) -> collection.Annotated:

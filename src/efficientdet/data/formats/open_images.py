@@ -7,7 +7,6 @@ layout (`<split>/labels/detections.csv`, `<split>/metadata/classes.csv`, `<split
 
 from pathlib import Path
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields
 from efficientdet.data.reading import collection, lookup
 from efficientdet.errors import UserError
@@ -25,23 +24,8 @@ def is_header(cells: list[str]) -> bool:
     return set(_NEEDED) <= {cell.lower() for cell in cells}
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: every CSV file of boxes below the folder, and `class-descriptions*.csv`.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
-            occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads every CSV file of boxes below the folder, and `class-descriptions*.csv`."""
     boxes: list[Path] = []
     names: dict[str, str] = {}
     for path in gathered.gallery.files(".csv"):
@@ -54,7 +38,7 @@ def read(
             _add_names(names, path)
     for path in boxes:
         _add_boxes(gathered, path, names)
-    return gathered.finish(splits=splits, classes=classes, is_normalized=True)
+    gathered.is_normalized = True
 
 
 def _add_names(names: dict[str, str], path: Path) -> None:

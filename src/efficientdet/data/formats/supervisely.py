@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields, shapes
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -33,23 +32,8 @@ def is_document(document: Any) -> bool:
     )
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, the classes of
-            meta.json in their order, and others that occur after them.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads a JSON file for each image; the classes are those of meta.json in their order, then others that occur."""
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".json"):
         document = None
@@ -67,7 +51,7 @@ def read(
                 for index, entry in enumerate(entries)
             }
     names |= dict.fromkeys(gathered.class_names())
-    return gathered.finish(splits=splits, classes=classes, table=dict(enumerate(names, start=1)))
+    gathered.table = dict(enumerate(names, start=1))
 
 
 def _add_file(gathered: collection.Collection, path: Path, document: dict[str, Any]) -> None:

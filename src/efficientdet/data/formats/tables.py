@@ -68,23 +68,8 @@ def is_classes(rows: _Rows) -> bool:
     return bool(entries) and all(len(row) == 2 and row[1].isdecimal() and row[0] for _, row in entries)
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: every CSV file of boxes below the folder, and a class table if there is one.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it and without a class
-            table, all names that occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads every CSV file of boxes below the folder, and a class table if there is one."""
     are_fractions: dict[Path, bool] = {}
     table: dict[int, str] = {}
     table_file = None
@@ -108,9 +93,7 @@ def read(
             )
         if is_normalized:
             gathered.report_file(FRACTIONS, path)
-    return gathered.finish(
-        splits=splits, classes=classes, table=table or None, table_file=table_file, is_normalized=is_normalized
-    )
+    gathered.table, gathered.table_file, gathered.is_normalized = table or None, table_file, is_normalized
 
 
 def _header(cells: list[str]) -> dict[str, int] | None:

@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from efficientdet.data import sources
 from efficientdet.data.parsing import fields, shapes
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
@@ -39,23 +38,8 @@ def is_header(cells: list[str]) -> bool:
     return set(_COLUMNS) <= set(cells) and any(name in cells for name in _NAME_COLUMNS)
 
 
-def read(
-    source: Path,
-    *,
-    splits: tuple[str, ...] = (),
-    classes: Path | None = None,
-    reading: sources.Reading | None = None,
-) -> sources.Source:
-    """Reads a dataset: JSON and CSV files, the images anywhere below the folder.
-
-    Args:
-        source: the folder.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
-            occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
-    """
-    gathered = collection.Collection(source, reading)
+def read(gathered: collection.Collection) -> None:
+    """Reads JSON and CSV files, the images anywhere below the folder."""
     regions: list[_Region] = []
     for path, document in gathered.documents(is_document):
         with gathered.attempt(path):
@@ -72,7 +56,6 @@ def read(
             image = gathered.add_image(name, file=path, where=where)
             if shape:
                 _add_region(gathered, image, shape, attributes, attribute, where)
-    return gathered.finish(splits=splits, classes=classes)
 
 
 def _read_json(path: Path, document: dict[str, Any]) -> list[_Region]:

@@ -48,13 +48,21 @@ class Annotated:
 class Collection:
     """The images, boxes and problems of a dataset that is being read."""
 
-    def __init__(self, source: Path, reading: sources.Reading | None = None):
+    def __init__(self, source: Path, *, classes: Path | None = None, reading: sources.Reading | None = None):
         """Lists the files of a dataset.
 
         Args:
             source: its folder.
+            classes: file with the class names, in the order of their ids from 1; goes before `table`.
             reading: where faults go; none: they are raised.
         """
+        self.classes = classes
+        self.table: dict[int, str] | None = None
+        """The class names by their ids; without it and `classes`, the names that occur, sorted, with ids from 1."""
+        self.table_file: Path | None = None
+        """Where the table is from."""
+        self.is_normalized = False
+        """Whether the boxes are fractions of the image."""
         self._faults = (reading or sources.Reading()).faults
         self.gallery = gallery.Gallery(source)
         self._images: dict[tuple[str, str], Annotated] = {}
@@ -158,29 +166,18 @@ class Collection:
         """Lists the classes of the boxes so far, sorted."""
         return sorted(self._first_uses)
 
-    def finish(
-        self,
-        *,
-        splits: tuple[str, ...],
-        classes: Path | None = None,
-        table: dict[int, str] | None = None,
-        table_file: Path | None = None,
-        is_normalized: bool = False,
-    ) -> sources.Source:
+    def finish(self, splits: tuple[str, ...]) -> sources.Source:
         """Gives the dataset: classes, examples with ids from 1 in the order of their names, and all problems.
 
         Args:
             splits: take only these; all if empty.
-            classes: file with the class names, in the order of their ids from 1; goes before `table`.
-            table: the class names by their ids; without both, the names that occur, sorted, with ids from 1.
-            table_file: where the table is from.
-            is_normalized: the boxes are fractions of the image.
 
         Raises:
             UserError: there is no image, no such split, or a class that the table does not have.
         """
-        if classes is not None:
-            table, table_file = dict(enumerate(sources.read_classes(classes), start=1)), classes
+        table, table_file = self.table, self.table_file
+        if self.classes is not None:
+            table, table_file = dict(enumerate(sources.read_classes(self.classes), start=1)), self.classes
         elif table is None:
             table = dict(enumerate(self.class_names(), start=1))
         categories = tuple(Category(id=number, name=table[number]) for number in sorted(table))
@@ -206,7 +203,7 @@ class Collection:
             examples[split] = []
             for _, image in sorted((name, image) for (own, name), image in self._images.items() if own == split):
                 number += 1
-                examples[split].append(_to_example(image, number, labels, is_normalized))
+                examples[split].append(_to_example(image, number, labels, self.is_normalized))
         problems = [
             sources.Problem(
                 kind=kind,
