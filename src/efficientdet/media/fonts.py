@@ -5,28 +5,13 @@ letter would say nothing.
 """
 
 import functools
-import importlib.util
-import os
-import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import ImageFont
 
-_SUFFIXES = (".ttf", ".otf", ".ttc")
-_MOST_FONTS = 3000  # of a system that are tried
-_FANCY = (
-    "bold",
-    "italic",
-    "oblique",
-    "light",
-    "thin",
-    "black",
-    "condensed",
-    "mono",
-    "serif",
-)  # not, if there are others
+_FANCY = ("bold", "italic", "oblique", "light", "thin", "black", "condensed", "mono", "serif")  # if there is no other
 
 
 def load(text: str, size: int) -> ImageFont.FreeTypeFont:
@@ -36,8 +21,7 @@ def load(text: str, size: int) -> ImageFont.FreeTypeFont:
         text: what will be written.
         size: px.
     """
-    path = _find(frozenset(text))
-    return _load(path, size)
+    return _load(_find(frozenset(text)), size)
 
 
 def show(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
@@ -72,47 +56,20 @@ def _find(letters: frozenset[str]) -> Path | None:
 
 @functools.cache
 def _candidates() -> tuple[Path, ...]:
-    """Lists fonts, the plainest first."""
-    found = importlib.util.find_spec("matplotlib")
-    own = [
-        Path(folder) / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        for folder in (found and found.submodule_search_locations) or ()
-    ]
-    paths = list(_system_fonts())
+    """Lists fonts: matplotlib's own, then those of the system, the plainest first."""
+    from matplotlib import font_manager, get_data_path  # take a while, and ASCII needs no font but Pillow's
+
+    paths = [Path(name) for name in font_manager.findSystemFonts()]
     paths.sort(
         key=lambda path: (sum(word in path.name.lower() for word in _FANCY), "sans" not in path.name.lower(), path)
     )
-    return tuple(path for path in (*own, *paths) if path.is_file())
-
-
-def _system_fonts() -> Iterator[Path]:
-    """Finds the fonts that are installed."""
-    home = Path.home() if os.environ.get("HOME") or os.name == "nt" else Path("/")
-    if sys.platform == "win32":
-        folders = [Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts"]
-        folders.append(home / "AppData/Local/Microsoft/Windows/Fonts")
-    elif sys.platform == "darwin":
-        folders = [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
-    else:
-        folders = [
-            Path("/usr/share/fonts"),
-            Path("/usr/local/share/fonts"),
-            home / ".local/share/fonts",
-            home / ".fonts",
-        ]
-    number = 0
-    for folder in folders:
-        for root, _, names in os.walk(folder):
-            for name in sorted(names):
-                if name.lower().endswith(_SUFFIXES) and number < _MOST_FONTS:
-                    number += 1
-                    yield Path(root) / name
+    return Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", *paths
 
 
 @functools.cache
 def _codes(path: Path) -> frozenset[int]:
     """Reads which letters a font has; none of one that cannot be read."""
-    from matplotlib import ft2font  # takes a while, and ASCII needs no font but Pillow's
+    from matplotlib import ft2font
 
     try:
         return frozenset(ft2font.FT2Font(str(path)).get_charmap())
