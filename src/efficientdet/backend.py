@@ -41,9 +41,8 @@ def prefer(wanted: str | None = None) -> str:
     if name not in NAMES:
         raise UserError(f"`backend` is `{name}`; there are {' and '.join(NAMES)}.")
     if importlib.util.find_spec(name) is None:
-        raise UserError(
-            f"`backend` is `{name}`, which is not installed; `pip install 'efficientdet-keras[{_extra(name)}]'`."
-        )
+        extra = "jax-gpu" if name == "jax" else name
+        raise UserError(f"`backend` is `{name}`, which is not installed; `pip install 'efficientdet-keras[{extra}]'`.")
     if "keras" in sys.modules and (running := sys.modules["keras"].backend.backend()) != name:
         raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
     os.environ["KERAS_BACKEND"] = name
@@ -116,10 +115,6 @@ def require_tensorflow(purpose: str) -> None:
     """Raises a UserError if TensorFlow is not installed, which `purpose` needs on every backend."""
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(f"{purpose} needs TensorFlow; `pip install 'efficientdet-keras[tensorflow]'`.")
-
-
-def _extra(name: str) -> str:
-    return "tensorflow" if name == "tensorflow" else "jax-gpu"
 
 
 def running() -> str:

@@ -108,7 +108,7 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
 
 def _clear(output: Path) -> None:
     """Removes what an earlier demo left, and nothing else."""
-    if output.is_dir() and any(output.iterdir()):
+    if files.is_filled(output):
         if not (output / _MARKER).is_file():
             raise UserError(f"`output` is `{output}`, which has files that are not this demo's; give another folder.")
         shutil.rmtree(output)

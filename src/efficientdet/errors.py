@@ -32,6 +32,11 @@ def refuse(function: Callable[..., Any], given: Mapping[str, Any], why: str) -> 
             raise UsageError(f"`{name}` is {value}, but {why}.")
 
 
+def first_line(error: Exception) -> str:
+    """Takes the first line of what another library says of an error, without its full stop."""
+    return str(getattr(error, "message", error)).strip().splitlines()[0].rstrip(".")
+
+
 def one_line(text: str) -> str:
     """Writes a text in one line; what could steer a terminal, as names of files may hold, becomes `?`."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientdet.checkpoints.tensors import Tensor
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, first_line
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes
@@ -260,11 +260,7 @@ def _read(reader: Callable[[], Any], prefix: Path, key: str, entry: Entry) -> An
     try:
         return read_string(entry) if entry.dtype == "string" else reader().get_tensor(key)
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError) as error:
-        raise UserError(f"`{prefix}` is damaged at `{key}`: {_first_line(error)}.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "message", error)).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"`{prefix}` is damaged at `{key}`: {first_line(error)}.") from error
 
 
 class ObjectGraph:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet.checkpoints.tensors import Tensor
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, first_line
 
 START = b"\x89HDF\r\n\x1a\n"
 _MOST_ENTRIES = 100_000
@@ -51,7 +51,7 @@ def read_datasets(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, KeyError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"`{path}` is not a complete HDF5 file: {_first_line(error)}.") from error
+        raise UserError(f"`{path}` is not a complete HDF5 file: {first_line(error)}.") from error
     return found
 
 
@@ -63,10 +63,6 @@ def _reader(path: Path, key: str) -> Any:
             with h5py.File(path, "r") as file:
                 return np.asarray(file[key][()])
         except (OSError, RuntimeError, KeyError) as error:
-            raise UserError(f"`{path}` is damaged at `{key}`: {_first_line(error)}.") from error
+            raise UserError(f"`{path}` is damaged at `{key}`: {first_line(error)}.") from error
 
     return read
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")

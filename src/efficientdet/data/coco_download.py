@@ -249,17 +249,13 @@ def _missing(output: Path, wanted: Iterable[str]) -> list[_Archive]:
     missing = []
     absent = [name for name in map(_instances, wanted) if not (output / _ANNOTATIONS.folder / name).is_file()]
     if absent:
-        if _is_filled(output / _ANNOTATIONS.folder):
+        if files.is_filled(output / _ANNOTATIONS.folder):
             raise UserError(
                 f"`{output / _ANNOTATIONS.folder}` has no `{absent[0]}`; remove it to have it fetched again."
             )
         missing.append(_ANNOTATIONS)
     images = [archive for name, archive in _IMAGES.items() if name in wanted]
-    return missing + [archive for archive in images if not _is_filled(output / archive.folder)]
-
-
-def _is_filled(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    return missing + [archive for archive in images if not files.is_filled(output / archive.folder)]
 
 
 def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirror: str) -> dict[str, int]:

@@ -18,7 +18,7 @@ from efficientdet.data import preprocess
 from efficientdet.data.augment import combinations
 from efficientdet.data.records import tfrecord
 from efficientdet.data.records.store import Records
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, first_line
 from efficientdet.structures import Batch, Category, Originals
 
 _TRUTH_BATCH = 64
@@ -306,9 +306,9 @@ def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
     try:
         yield from dataset.as_numpy_iterator()
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.UnknownError) as error:
-        reason = error.message.splitlines()[0]
         raise UserError(
-            f"Split `{records.name}` with `{records.paths[0]}` has a damaged record: {reason}; convert it again."
+            f"Split `{records.name}` with `{records.paths[0]}` has a damaged record: {first_line(error)}; "
+            "convert it again."
         ) from error
 
 

@@ -369,9 +369,5 @@ def find_root(source: Path, is_root: Callable[[Path], bool]) -> Path | None:
 def _folders(parent: Path) -> list[Path]:
     """Lists the folders in a folder by name; hidden ones and those of other things are skipped."""
     with os.scandir(parent) as entries:
-        folders = [entry for entry in sorted(entries, key=_name) if entry.is_dir() and entry.name[0] != "."]
-        return [Path(entry.path) for entry in folders if entry.name not in NOT_DATA]
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+        folders = [entry for entry in entries if entry.is_dir() and entry.name[0] != "."]
+        return sorted(Path(entry.path) for entry in folders if entry.name not in NOT_DATA)

@@ -207,7 +207,7 @@ def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str,
 
 def _check_place(target: Path) -> None:
     """Raises a UserError if a folder cannot be written, or has something else in it than an export."""
-    if target.is_dir() and any(target.iterdir()) and not (target / manifests.FILE).is_file():
+    if files.is_filled(target) and not (target / manifests.FILE).is_file():
         raise UserError(f"`output` is `{target}`, which holds files that are not an export; give another folder.")
     files.check_writable(target / manifests.FILE)
 

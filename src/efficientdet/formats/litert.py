@@ -118,12 +118,8 @@ def _check(content: bytes, path: Path) -> None:
     try:
         model = schema.Model.GetRootAs(content, 0)
         codes = [model.OperatorCodes(number) for number in range(model.OperatorCodesLength())]
-        custom = [_name(code) for code in codes if code.CustomCode() is not None]
+        custom = [name.decode(errors="replace")[:60] for code in codes if (name := code.CustomCode()) is not None]
     except Exception as error:  # a damaged table points anywhere
         raise UserError(f"`{path}` is a damaged LiteRT graph: {error}.") from error
     if custom:
         raise UserError(f"`{path}` has the custom operation `{custom[0]}`, which is refused.")
-
-
-def _name(code: Any) -> str:
-    return code.CustomCode().decode(errors="replace")[:60]

@@ -94,7 +94,7 @@ class Directory:
                         raise UserError(f"`{target}` is there already; {journal.ADVICE}.")
         elif any(path.is_relative_to(self.output.resolve()) for path in originals):
             raise UserError(f"`output` is `{self.output}`, which has sources in it; give another directory.")
-        elif not self.journal.path.exists() and _has_others(self.output):
+        elif not self.journal.path.exists() and files.is_filled(self.output):
             raise UserError(f"`output` is `{self.output}`, which is not empty; give another directory.")
         elif self.journal.is_finished and has_work:
             raise UserError(
@@ -220,8 +220,3 @@ def _say_legend(categories: Sequence[Category]) -> None:
         progress.console.print(
             f"{one_line(text)} Install one that has them, such as Noto Sans.", soft_wrap=True, markup=False
         )
-
-
-def _has_others(folder: Path) -> bool:
-    """Says whether a directory has anything in it."""
-    return folder.is_dir() and any(folder.iterdir())

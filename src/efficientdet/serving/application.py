@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,13 +22,12 @@ from starlette.types import ASGIApp
 
 from efficientdet.inference import selection
 from efficientdet.inference.detections import ImageDetections
-from efficientdet.inference.detector import Detector
 from efficientdet.serving import documentation, uploads, wishes
 from efficientdet.serving.admission import MOST_HEADERS, Budget, Limits, Refusal
 from efficientdet.serving.batching import Batcher, Model
 from efficientdet.serving.decoding import Decoder
 from efficientdet.serving.gateway import Gateway
-from efficientdet.serving.metrics import CONTENT_TYPE, Metrics
+from efficientdet.serving.metrics import Metrics
 from efficientdet.structures import Category
 
 _PAGE = {
@@ -155,7 +155,7 @@ class Service:
 
     async def measured(self, _: Request) -> Response:
         """Answers /metrics."""
-        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def make_application(
@@ -269,14 +269,3 @@ class _Nothing(Response):
 
 async def _leave(_: Request, __: Exception) -> Response:
     return _Nothing()
-
-
-def facts_of(detector: Detector, name: str, version: str, defaults: wishes.Defaults) -> Facts:
-    """Gathers what a service tells about its model."""
-    return Facts(
-        name=name,
-        version=version,
-        categories=detector.categories,
-        image_size=detector.runtime.image_size,
-        defaults=defaults,
-    )

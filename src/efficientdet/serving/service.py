@@ -109,7 +109,13 @@ def serve(
         selection.choose(detector.categories, **choice)  # what cannot be is said now
         name = Path(weights).name.removesuffix(".safetensors")
         batching.warm_up(detector, limits)
-        facts = application.facts_of(detector, name, efficientdet.__version__, wishes.Defaults(**choice))
+        facts = application.Facts(
+            name=name,
+            version=efficientdet.__version__,
+            categories=detector.categories,
+            image_size=detector.runtime.image_size,
+            defaults=wishes.Defaults(**choice),
+        )
         metrics = Metrics()
         log = _log if access_log else None
         app = application.make_application(detector, facts, limits, metrics, log, cors_origins)

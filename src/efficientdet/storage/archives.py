@@ -108,7 +108,7 @@ def unpack(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.one_at_a_time(folder):
-            if folder.is_dir() and any(folder.iterdir()):
+            if files.is_filled(folder):
                 return folder
             with _staged(folder) as part:
                 _check_names(archive, _write_all(limits, part, root, label or archive.name), root, require)

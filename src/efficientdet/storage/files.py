@@ -158,6 +158,11 @@ def one_at_a_time(path: Path) -> Iterator[None]:
                 lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone and makes another
 
 
+def is_filled(folder: Path) -> bool:
+    """Says whether there is a folder with something in it."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def check_space(folder: Path, num_bytes: int, what: str) -> None:
     """Raises a UserError if the disk of a folder has less room than something needs.
 

@@ -187,13 +187,8 @@ def _has_annotations(folder: Path) -> bool:
     """Says whether a folder has VOC's XML in it, or in a folder for annotations."""
     folders = [inner for inner in _folders(folder) if inner.name.lower() in _ANNOTATION_FOLDERS]
     folders += [inner for outer in folders for inner in _folders(outer)]
-    return any(_has_xml(inner) for inner in (*folders, folder))
-
-
-def _has_xml(folder: Path) -> bool:
-    return any(
-        xml_files.root_tag(path) == "annotation" for path in folder.glob("*.[xX][mM][lL]") if not lookup.is_hidden(path)
-    )
+    paths = (path for inner in (*folders, folder) for path in inner.glob("*.[xX][mM][lL]"))
+    return any(xml_files.root_tag(path) == "annotation" for path in paths if not lookup.is_hidden(path))
 
 
 def _folders(parent: Path) -> list[Path]:

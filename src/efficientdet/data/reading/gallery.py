@@ -9,7 +9,6 @@ images fit equally well, the one in the annotation's own split is taken, else th
 import collections
 import os
 import re
-import unicodedata
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +51,7 @@ class Gallery:
                 self.images[path.relative_to(root).as_posix()] = path
             else:
                 self.others.append(path)
-        self._by_name = _group(self.images, lambda key: _loose(key.rpartition("/")[2]))
+        self._by_name = _group(self.images, lambda key: lookup.fold(key.rpartition("/")[2]))
         self._by_stem: dict[str, list[str]] | None = None
         self._splits: dict[Path, str | None] = {}
         self._told: dict[tuple[Path, str], set[str]] | None = None
@@ -192,8 +191,8 @@ class Gallery:
         """Finds the image whose path ends as the name does, by as many parts as possible."""
         if not parts:
             return None
-        same_name = self._by_name.get(_loose(parts[-1]), [])
-        readings: tuple[Callable[[str], str], ...] = (str, _loose)
+        same_name = self._by_name.get(lookup.fold(parts[-1]), [])
+        readings: tuple[Callable[[str], str], ...] = (str, lookup.fold)
         for reading in readings:
             wanted = [reading(part) for part in parts]
             for length in range(len(parts), 0, -1):
@@ -235,8 +234,3 @@ def _group(keys: dict[str, Path], of: Callable[[str], str]) -> dict[str, list[st
     for key in keys:
         groups.setdefault(of(key), []).append(key)
     return groups
-
-
-def _loose(name: str) -> str:
-    """Writes a name without case, and its accents in one way."""
-    return unicodedata.normalize("NFC", name).casefold()

@@ -163,12 +163,11 @@ def _write(task: Task, advance: Callable[[], None]) -> Shard:
                 lengths.append(writer.write(example, image, task.categories))
                 images.append(_Counts(image))
             advance()
-    num_bytes, sha256 = _digest(task.path)
     return Shard(
         split=task.split,
         name="" if task.path is None else task.path.name,
-        num_bytes=num_bytes,
-        sha256=sha256,
+        num_bytes=0 if task.path is None else task.path.stat().st_size,
+        sha256="" if task.path is None else files.sha256(task.path),
         lengths=np.asarray(lengths, np.int64),
         num_crowds=sum(counts.num_crowds for counts in images),
         max_boxes=max((len(counts.labels) for counts in images), default=0),
@@ -236,10 +235,3 @@ class _Writer:
             action()
         except tf.errors.OpError as error:
             raise UserError(f"`{self._path}` cannot be written: {' '.join(str(error).split())}.") from None
-
-
-def _digest(path: Path | None) -> tuple[int, str]:
-    """Measures and hashes a file."""
-    if path is None:
-        return 0, ""
-    return path.stat().st_size, files.sha256(path)

@@ -37,7 +37,7 @@ def _check_output(output: Path, source: Path, overwrite: bool) -> None:
         raise UserError(f"`output` {output} holds the source {source}; name another folder.")
     if output.exists() and not output.is_dir():
         raise UserError(f"`output` {output} is a file; name a folder that does not exist.")
-    if not output.is_dir() or not any(output.iterdir()):
+    if not files.is_filled(output):
         return
     if not overwrite:
         raise UserError(f"`output` {output} is not empty; name another folder, or replace it with `--overwrite`.")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from efficientdet import backend, progress
-from efficientdet.errors import UserError
+from efficientdet.errors import UserError, first_line
 from efficientdet.training.distributed import launch, liveness
 from efficientdet.training.distributed.launch import Launch
 
@@ -102,8 +102,7 @@ def _connect(own: Launch, folder: Path, seconds: float) -> None:
             shutdown_timeout_seconds=60,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"The processes of this run ({own.launcher}) did not connect: {reason}.") from error
+        raise UserError(f"The processes of this run ({own.launcher}) did not connect: {first_line(error)}.") from error
 
 
 def _address_of_the_first(own: Launch, folder: Path, seconds: float) -> str:

@@ -216,19 +216,15 @@ def write_evaluation(
 
     files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
     names = [category.name for category in categories]
-    images = [
-        _pair({name: np.asarray(value)[row] for name, value in {**batch, **_prefixed(detections)}.items()}, names)
-        for batch, detections in found.examples
-        for row in range(min(_IMAGES, len(batch["images"])))
-    ]
+    images = []
+    for batch, detections in found.examples:
+        arrays = {**batch, **{f"found_{name}": value for name, value in detections.items()}}
+        for row in range(min(_IMAGES, len(batch["images"]))):
+            images.append(_pair({name: np.asarray(value)[row] for name, value in arrays.items()}, names))
     sheet = draw.contact_sheet(images, columns=2)
     path = folder / "evaluation" / f"step-{step:08d}.jpg"
     files.write_aside(path, lambda temporary: Image.fromarray(sheet).save(temporary, quality=90))
     metrics.image("truth and detections", sheet, step)
-
-
-def _prefixed(detections: Any) -> dict[str, Any]:
-    return {f"found_{name}": value for name, value in detections.items()}
 
 
 def _pair(row: dict[str, Any], names: list[str]) -> np.ndarray:

@@ -162,23 +162,15 @@ def _sum_up(folder: Path, runs: dict[int, outcome.TrainingSummary]) -> SeedsSumm
     """Computes mean and standard deviation of each metric that every run has."""
     rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
     names = [*counting.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    known = {name: [value for row in rows if (value := row.get(name)) is not None] for name in names}
     return SeedsSummary(
         run_dir=str(folder),
         runs=dict(runs),
-        mean={name: _mean(values) for name, values in columns.items()},
-        standard_deviation={name: _standard_deviation(values) for name, values in columns.items()},
+        mean={name: statistics.fmean(found) if len(found) == len(rows) else None for name, found in known.items()},
+        standard_deviation={
+            name: statistics.stdev(found) if len(found) == len(rows) > 1 else None for name, found in known.items()
+        },
     )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
-
-
-def _standard_deviation(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.stdev(known) if len(known) == len(values) > 1 else None
 
 
 def _percent(value: float | None) -> str:
