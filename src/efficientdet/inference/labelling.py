@@ -13,6 +13,7 @@ the upright image, to 0.01 px; 0 is the left or upper edge of the first pixel, a
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -214,25 +215,14 @@ def _labelme(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict
 
 
 def _csv(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict[str, str]:
-    lines = _Lines()
-    writer = csv.writer(lines, lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax", "score"])
     for name, one in found:
         for each in one["detections"]:
             corners = [each["box"][side] for side, _ in _CORNERS]
             writer.writerow([Path(name).name, one["width"], one["height"], each["class"], *corners, each["score"]])
-    return {"annotations.csv": "".join(lines.written)}
-
-
-class _Lines:
-    """What `csv` writes to."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def write(self, text: str) -> int:
-        self.written.append(text)
-        return len(text)
+    return {"annotations.csv": table.getvalue()}
 
 
 def _xywh(box: Mapping[str, float]) -> tuple[float, float, float, float]:

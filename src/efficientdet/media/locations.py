@@ -6,11 +6,10 @@ by its content. From the web nothing is kept: a file of bounded size, in bounded
 """
 
 import dataclasses
+import functools
 import glob
 import os
-import queue
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,19 +20,8 @@ from efficientdet.media import images
 from efficientdet.storage import connection, web
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".mov",
-    ".m4v",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ogv",
-    ".mts",
-    ".3gp",
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg"),
+    *(".mpeg", ".wmv", ".flv", ".ogv", ".mts", ".3gp"),
 )
 """How names of video files end, lower case."""
 
@@ -109,28 +97,20 @@ def resolve(medium: Medium, *, max_seconds: float = 10.0) -> Medium:
     suffix = Path(urlsplit(medium.url or "").path).suffix.lower()
     if medium.url is None or medium.kind != "image" or suffix in images.SUFFIXES:
         return medium
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    # A server can keep each single wait short and never come to an end, so the time is measured from outside.
-    threading.Thread(target=_ask_type, args=(medium.url, max_seconds, answers), daemon=True).start()
     try:
-        kind = answers.get(timeout=max_seconds)
-    except queue.Empty:
+        kind = connection.within(max_seconds, functools.partial(_ask_type, medium.url, max_seconds))
+    except (connection.BrokenError, OSError):  # a TimeoutError too
         return medium
     if kind in _STREAM_TYPES:
         return dataclasses.replace(medium, kind="stream")
     return dataclasses.replace(medium, kind="video") if kind.startswith("video/") else medium
 
 
-def _ask_type(url: str, timeout: float, answers: "queue.SimpleQueue[str]") -> None:
-    """Answers with the content type of an address, lower case; empty if there is none."""
-    kind = ""
-    try:
-        with connection.ask(url, timeout=timeout) as response:
-            if response.status_code == 200:
-                kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    except (connection.BrokenError, OSError):
-        pass
-    answers.put(kind)
+def _ask_type(url: str, timeout: float) -> str:
+    """Asks for the content type of an address, lower case; empty if there is none."""
+    with connection.ask(url, timeout=timeout) as response:
+        kind = response.headers.get("Content-Type", "") if response.status_code == 200 else ""
+        return kind.partition(";")[0].strip().lower()
 
 
 def fetch(medium: Medium, folder: Path, *, max_bytes: int | None = None, max_seconds: float | None = None) -> Medium:

@@ -1,14 +1,19 @@
 """One question to a web server and its answer; what goes wrong on the way becomes a few plain words."""
 
+import concurrent.futures
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
 from efficientdet.errors import UserError
+
+_Answer = TypeVar("_Answer")
 
 _CHUNK = 2**18  # bytes
 _MOST_REDIRECTS = 10
@@ -75,6 +80,26 @@ def ask(
             if response.status_code in _PASSING:
                 raise BrokenError(f"the server answers {_status(response)}", is_passing=True)
             yield response
+
+
+def within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
+    """Does some work, at most so long, and returns its result; work that takes longer goes on, and nobody waits for it.
+
+    A server can keep each single wait short and never come to an end, so the time is measured from outside.
+
+    Raises:
+        TimeoutError: it takes longer. What the work raises is raised too.
+    """
+    answer: concurrent.futures.Future[_Answer] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(timeout=seconds)
 
 
 def refusal(url: str, response: requests.Response) -> UserError:

@@ -9,7 +9,6 @@ it: then a part that only lacks its new name needs no case of its own.
 
 import dataclasses
 import json
-import queue
 import re
 import threading
 import time
@@ -171,30 +170,16 @@ def fetch_within(url: str, path: Path, *, max_bytes: int, max_seconds: float, ti
     """
     connection.check_url(url)
     shown = connection.without_secrets(url)
-    ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
     is_late = threading.Event()
-
-    def work() -> None:
-        try:
-            _receive_once(url, path, max_bytes, timeout, is_late)
-        except Exception as error:
-            ends.put(error)
-        else:
-            ends.put(None)
-
-    # A server can keep each single wait short and never come to an end, so the time is measured from outside.
-    threading.Thread(target=work, daemon=True).start()
     try:
-        error = ends.get(timeout=max_seconds)
-    except queue.Empty:
+        connection.within(max_seconds, lambda: _receive_once(url, path, max_bytes, timeout, is_late))
+    except TimeoutError:
         is_late.set()
         raise UserError(f"`{shown}` did not come within {max_seconds:g} s; fetch it beforehand.") from None
-    if isinstance(error, BrokenError):
+    except BrokenError as error:
         raise UserError(f"`{shown}` cannot be fetched: {error}; try again later.") from error
-    if isinstance(error, OSError):
+    except OSError as error:
         raise UserError(f"`{path}` cannot be written: {error.strerror or error}.") from error
-    if error is not None:
-        raise error
 
 
 def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late: threading.Event) -> None:
