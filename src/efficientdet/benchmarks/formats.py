@@ -28,7 +28,7 @@ _IMAGES = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportsBenchmark(Result):
-    """What was measured."""
+    """Size, AP and speed of each export of a model."""
 
     what: str
     rows: list[dict[str, Any]]

@@ -38,7 +38,7 @@ _GENERATED_SIZE = (480, 640)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceBenchmark(Result):
-    """What was measured."""
+    """Speed and latency of each way to run a model, and of a rival."""
 
     what: str
     rows: list[dict[str, Any]]
@@ -91,7 +91,7 @@ class _Candidate:
         return self.batch_size * len(spent) / sum(spent)
 
     def row(self, rates: Sequence[float]) -> dict[str, Any]:
-        """Sums up."""
+        """Makes the row of the result: speed over the rounds, latency over all calls."""
         return {
             "part": self.part,
             "by": self.by,
@@ -112,7 +112,7 @@ class _Rival(_Candidate):
         self.facts: dict[str, Any] = {}
 
     def turn(self, turn_seconds: float) -> float:
-        """Lets it work."""
+        """Has it measure itself once; returns images/s."""
         answer = self._rival.measure()
         self.seconds += answer.pop("seconds", [])
         rate: float = answer.pop("rate")
@@ -120,7 +120,7 @@ class _Rival(_Candidate):
         return rate
 
     def row(self, rates: Sequence[float]) -> dict[str, Any]:
-        """Sums up, with what the program says of itself."""
+        """Adds to the row what the program says of itself."""
         return {**super().row(rates), **self.facts}
 
 

@@ -96,7 +96,7 @@ class Rival:
         raise UserError(f"`--rival` `{self._command}` ended with status {self._process.wait()}; look at its output.")
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes its input, at which it should end; kills it after 30 s."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

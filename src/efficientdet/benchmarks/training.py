@@ -24,7 +24,7 @@ _EXAMPLES = 1000  # of the dataset that derived settings are for
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpeed(Result):
-    """What was measured."""
+    """How fast each candidate trains, and a rival beside it."""
 
     rows: tuple[dict[str, Any], ...]
     """One a candidate: preset, image_size, batch_size, precision, depthwise, backend, devices, images_per_second {min,

@@ -227,7 +227,7 @@ def _read(
     drop_difficult: bool,
     reading: sources.Reading,
 ) -> sources.Source:
-    """Reads the annotations."""
+    """Reads the annotations with the options of their format."""
     if format in registry.READERS:
         return registry.read(format, source, splits=splits, classes=classes, reading=reading)
     if format == "coco":

@@ -51,7 +51,6 @@ class Watch:
     """Counts the confident boxes of images as they are evaluated."""
 
     def __init__(self) -> None:
-        """Starts with no image."""
         self.num_images = 0
         self._suspects: list[FullImage] = []
         self._num_objects = 0

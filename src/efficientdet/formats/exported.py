@@ -48,15 +48,7 @@ class ExportRuntime:
         self._program = _open(self.path, self.manifest, num_threads)
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects.
-
-        Args:
-            images: uint8[B, H, W, 3], letterboxed.
-            valid_size: int32[B, 2], height and width of the image inside, px.
-
-        Returns:
-            Detections of NumPy arrays, px of the network input.
-        """
+        """Detects, as `loading.Runtime` says."""
         from efficientdet.kernels import host_postprocess
 
         found = self._run(images, valid_size)

@@ -81,15 +81,7 @@ class KerasRuntime:
         self._predict = backend.compile_function(predict, xla=xla)
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects.
-
-        Args:
-            images: uint8[B, H, W, 3], letterboxed.
-            valid_size: int32[B, 2], height and width of the image inside, px.
-
-        Returns:
-            Detections of NumPy arrays, px of the network input.
-        """
+        """Detects, as `loading.Runtime` says."""
         return self._run(self._detect, images, valid_size)
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:

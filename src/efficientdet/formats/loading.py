@@ -32,7 +32,15 @@ class Runtime(Protocol):
     """float32[A, 4], yxyx px."""
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects in uint8[B, H, W, 3], letterboxed, with int32[B, 2] the size of the image inside, px."""
+        """Detects.
+
+        Args:
+            images: uint8[B, H, W, 3], letterboxed.
+            valid_size: int32[B, 2], height and width of the image inside, px.
+
+        Returns:
+            Detections of NumPy arrays, px of the network input.
+        """
         ...
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:

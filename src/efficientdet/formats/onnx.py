@@ -29,14 +29,7 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: Iterable[Sample]) -> None:
-    """Writes model.onnx.
-
-    Args:
-        folder: empty.
-        loaded: the weights.
-        manifest: what to write.
-        samples: of int8, images whose activations are measured.
-    """
+    """Writes model.onnx; arguments as of `litert.write`."""
     require()
     import onnx
 
@@ -114,16 +107,7 @@ def require() -> None:
 
 
 def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Program:
-    """Opens a graph.
-
-    Args:
-        path: model.onnx.
-        manifest: what it should be.
-        num_threads: 0: all.
-
-    Raises:
-        UserError: ONNX Runtime is not installed, or the graph is none, hostile, or another than the manifest says.
-    """
+    """Opens a graph; arguments and errors as of `litert.open_program`."""
     require()
     import onnxruntime
 

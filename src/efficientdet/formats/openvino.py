@@ -62,14 +62,7 @@ def import_openvino() -> Any:
 
 
 def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: Iterable[Sample]) -> None:
-    """Writes model.xml and model.bin.
-
-    Args:
-        folder: empty.
-        loaded: the weights.
-        manifest: what to write.
-        samples: of int8, images whose activations are measured.
-    """
+    """Writes model.xml and model.bin; arguments as of `litert.write`."""
     graph = convert(loaded, manifest.model.image_size, answer=manifest.answer, batch_size=manifest.batch_size)
     if manifest.precision == "int8":
         graph = _quantize(graph, list(samples))

@@ -75,15 +75,7 @@ class OpenVinoRuntime:
         self._requests: dict[str, list[Any]] = {}
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects.
-
-        Args:
-            images: uint8[B, H, W, 3], letterboxed. The first image takes seconds more, and the first batch.
-            valid_size: int32[B, 2], height and width of the image inside, px.
-
-        Returns:
-            Detections of NumPy arrays, px of the network input.
-        """
+        """Detects, as `loading.Runtime` says. The first image takes seconds more, and the first batch."""
         from efficientdet.kernels import host_postprocess
 
         found: list[Any] = []

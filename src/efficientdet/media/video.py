@@ -285,5 +285,5 @@ def _count(container: Any, stream: Any, rate: Fraction) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """Takes FFmpeg's words."""
+    """Takes FFmpeg's reason from an error of PyAV's."""
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -79,7 +79,7 @@ class Refusal(Exception):
     """A request that is not served, and what its answer says."""
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None):
-        """Refuses.
+        """Makes a refusal.
 
         Args:
             status: of HTTP, 400 to 599.
@@ -94,7 +94,6 @@ class Budget:
     """A number of things, taken and given back in one event loop; who waits is served in turn."""
 
     def __init__(self, total: float):
-        """Starts with all of it free."""
         self.total = int(total)
         self.free = self.total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()

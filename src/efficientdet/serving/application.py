@@ -223,7 +223,7 @@ def make_busy(metrics: Metrics, log: Callable[[str], None] | None) -> ASGIApp:
 
 
 def _constant(response: Response) -> Callable[[Request], Any]:
-    """Answers each request alike."""
+    """Makes an endpoint that gives every request the same answer."""
 
     async def answer(_: Request) -> Response:
         return response

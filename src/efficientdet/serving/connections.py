@@ -15,7 +15,7 @@ _CLOSING_SECONDS = 10.0  # for a client to take its answer
 
 
 class Connection(H11Protocol):
-    """One connection."""
+    """A connection of uvicorn's that is closed where a phase takes longer than its limit."""
 
     def __init__(self, *values: Any, limits: Limits, busy: ASGIApp, **named: Any):
         """Makes a connection.
@@ -41,12 +41,12 @@ class Connection(H11Protocol):
         self._set_timer(self._limits.header_seconds, self._refuse_slow_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends."""
+        """Stops the timer, which holds the connection."""
         self._set_timer(None)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Takes what has arrived."""
+        """Takes what has arrived, and sets the time of the phase that it begins."""
         was_waiting = self._waits_for_head()
         super().handle_events()
         if self.transport.is_closing():
@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Closes an idle connection."""
+        """Closes an idle connection, at once if the client does not take the end."""
         super().timeout_keep_alive_handler()
         self._set_timer(_CLOSING_SECONDS, self.transport.abort)
 

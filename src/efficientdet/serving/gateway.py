@@ -39,7 +39,7 @@ _PREFLIGHT = {
 
 
 class Gateway:
-    """Wraps an application."""
+    """An application, with what every request passes through around it."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Gateway:
         log: Callable[[str], None] | None,
         cors_origins: Sequence[str] = (),
     ):
-        """Wraps.
+        """Wraps an application.
 
         Args:
             app: answers requests, and names its route in scope["state"]["route"].

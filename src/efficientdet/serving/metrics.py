@@ -48,12 +48,12 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, size: int, seconds: float) -> None:
-        """Counts a batch."""
+        """Counts the images of a batch and its time in the model, s."""
         self.num_images += size
         self._images.inc(size)
         self._batches.observe(size)
         self._model.observe(seconds)
 
     def text(self) -> bytes:
-        """Writes all of it."""
+        """Writes all counters in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -39,7 +39,7 @@ class Served(Result):
     seconds: float
 
     def text(self) -> str:
-        """Writes it for people."""
+        """Says in a line how long it served, and how much."""
         return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_images} images."
 
 

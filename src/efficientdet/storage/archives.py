@@ -247,7 +247,7 @@ class _BoundedStream:
         self._left = num_bytes + _MAX_HEADER
 
     def read(self, size: int) -> bytes:
-        """Reads on."""
+        """Reads, and raises a UserError beyond what is allowed."""
         chunk = self._stream.read(size)
         self._left -= len(chunk)
         if self._left < 0:

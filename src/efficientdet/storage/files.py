@@ -122,17 +122,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, indented."""
+    """Writes JSON, indented, aside and then renamed."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text in UTF-8."""
+    """Writes text in UTF-8, aside and then renamed."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes."""
+    """Writes bytes, aside and then renamed."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)

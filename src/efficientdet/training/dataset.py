@@ -148,7 +148,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
 
 
 def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
-    """Opens records."""
+    """Opens the records of a split; generated ones for `synthetic`."""
     backend.require_tensorflow("`data.train` from records")
     from efficientdet.data import pipeline
 

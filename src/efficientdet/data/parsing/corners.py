@@ -50,7 +50,6 @@ class Suspicion:
     """
 
     def __init__(self) -> None:
-        """Starts without boxes."""
         self.num_boxes = 0
         self._num_leaving = 0
         self._all_fit = True

@@ -14,22 +14,22 @@ from keras import ops
 
 
 class Separate:
-    """Keeps arrays as they are."""
+    """Keeps arrays as they are: a list of arrays is its own packed form."""
 
     def pack(self, arrays: list[Any]) -> list[Any]:
-        """Returns the arrays."""
+        """Makes the packed form of arrays."""
         return arrays
 
     def unpack(self, packed: list[Any]) -> list[Any]:
-        """Returns the arrays."""
+        """Makes arrays of their packed form."""
         return packed
 
     def pieces(self, packed: list[Any]) -> list[Any]:
-        """Returns the arrays."""
+        """Cuts a packed form into one piece an array, in the order of the arrays."""
         return packed
 
     def join(self, pieces: list[Any]) -> list[Any]:
-        """Returns the arrays."""
+        """Makes a packed form of such pieces."""
         return pieces
 
 
@@ -95,7 +95,7 @@ class Packing:
         return {name: self._of(name).pack(value) if _is_list(name) else value for name, value in state.items()}
 
     def unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Cuts them again."""
+        """Undoes `pack`."""
         return {name: self._of(name).unpack(value) if _is_list(name) else value for name, value in state.items()}
 
     def _of(self, name: str) -> Separate:

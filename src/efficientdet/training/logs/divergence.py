@@ -21,7 +21,6 @@ class LossTrend:
     """The smoothed training loss of a run."""
 
     def __init__(self) -> None:
-        """Starts with no step."""
         self.level = 0.0
         """The smoothed loss."""
         self.lowest = float("inf")

@@ -86,7 +86,7 @@ class TimeLog:
         self._append([self._log(now, (), data)])
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; a line that could not be written is tried again."""
         with files.explained(self._path):
             self._file.close()
 

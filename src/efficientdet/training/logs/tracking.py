@@ -116,11 +116,11 @@ class Tracker:
         self._opened.wait(_START_SECONDS)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Sends a line."""
+        """Hands a line to the client's thread; training does not wait for the service."""
         self._calls.put(lambda client: client.write(line))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Sends an image."""
+        """Hands an image to the client's thread."""
         self._calls.put(lambda client: client.image(tag, image, step))
 
     def finish(self, summary: Mapping[str, Any]) -> None:

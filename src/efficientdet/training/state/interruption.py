@@ -37,7 +37,6 @@ class Interrupted(SystemExit):
     """Ends the run with status 75."""
 
     def __init__(self) -> None:
-        """Sets the status."""
         super().__init__(STATUS)
 
 
@@ -45,7 +44,6 @@ class Stopped(KeyboardInterrupt):
     """Ends the run after Ctrl-C; what there is to say has been said."""
 
     def __init__(self) -> None:
-        """Says what a notebook shows."""
         super().__init__("stopped; the same call goes on")
 
 
@@ -53,7 +51,6 @@ class Interruption:
     """What a scheduler, or somebody at the keyboard, asked for so far."""
 
     def __init__(self) -> None:
-        """Nothing has come."""
         self.name = ""
         """The signal that came; empty: none."""
         self.saved_step: int | None = None
