@@ -11,7 +11,8 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from typing import Any
 
 from efficientdet.errors import UserError
@@ -172,6 +173,27 @@ def gpus() -> int:
     import tensorflow as tf
 
     return len(tf.config.list_physical_devices("GPU"))
+
+
+def gpu_names() -> list[str]:
+    """Names the GPUs of this process that the running backend sees."""
+    if running() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(device).get("device_name", device.name) for device in found]
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Reads the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def may_have_gpu() -> bool:

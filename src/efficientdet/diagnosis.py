@@ -8,7 +8,6 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def doctor(*, run_dir: str = "", join_seconds: float = 300.0) -> Diagnosis:
         report = self_check.check_processes()
         findings = [
             Finding(what="program", is_good=True, text=_program()),
-            Finding(what="packages", is_good=True, text=_packages()),
+            Finding(what="packages", is_good=True, text=", ".join(map(" ".join, backend.versions(_PACKAGES).items()))),
             Finding(what="devices", is_good=True, text=_devices()),
             *(_examine(precision, functools.partial(_check_precision, precision)) for precision in _BOUNDS),
             _examine("XLA", _check_xla),
@@ -118,16 +117,6 @@ def _program() -> str:
     )
 
 
-def _packages() -> str:
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
 def _devices() -> str:
     """Lists the devices of the running backend; another installed one is not asked."""
     if backend.running() == "jax":
@@ -135,11 +124,7 @@ def _devices() -> str:
 
         names = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.local_devices()]
     else:
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        kinds = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-        names = [f"gpu:{number} {kind}" for number, kind in enumerate(kinds)] or ["cpu:0"]
+        names = [f"gpu:{number} {kind}" for number, kind in enumerate(backend.gpu_names())] or ["cpu:0"]
     hint = backend.unused_gpu_build()
     return f"{backend.running()}: {', '.join(names)}" + (f". {hint}" if hint else "")
 

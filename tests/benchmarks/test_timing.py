@@ -1,5 +1,7 @@
 """Turns, ratios of one round, percentiles that are percentiles."""
 
+import time
+
 import pytest
 
 from efficientdet.benchmarks import timing
@@ -32,3 +34,11 @@ def test_a_percentile_is_a_time_that_was_measured():
 def test_a_rate_counts_what_was_done():
     assert timing.rate_of(lambda: None, 10) > 0
     assert timing.spread([1.0, 3.0, 2.0]) == pytest.approx({"min": 1.0, "median": 2.0, "max": 3.0})
+
+
+def test_a_call_is_repeated_for_a_while_and_made_once_at_least():
+    numbers = []
+    assert len(timing.repeat(numbers.append, 1e-12)) == 1
+    assert numbers == [0]
+    spent = timing.repeat(lambda number: time.sleep(0.01 * (number + 1)), 0.025)
+    assert sum(spent[:-1]) < 0.025 <= sum(spent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,12 +71,12 @@ class _Loaded:
 
     def turn(self, turn_seconds: float) -> float:
         """Detects for a while, one image a call: images/s."""
-        spent: list[float] = []
-        while sum(spent) < turn_seconds:
-            sample = self.samples[len(spent) % len(self.samples)]
-            began = time.perf_counter()
+
+        def detect(number: int) -> None:
+            sample = self.samples[number % len(self.samples)]
             self.runtime.detect(sample.images, sample.valid_size)
-            spent.append(time.perf_counter() - began)
+
+        spent = timing.repeat(detect, turn_seconds)
         self.seconds += spent
         return len(spent) / sum(spent)
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +81,7 @@ class _Candidate:
 
     def turn(self, turn_seconds: float) -> float:
         """Works for a while: images/s."""
-        spent: list[float] = []
-        while sum(spent) < turn_seconds:
-            began = time.perf_counter()
-            self.call(len(spent))
-            spent.append(time.perf_counter() - began)
+        spent = timing.repeat(self.call, turn_seconds)
         self.seconds += spent
         return self.batch_size * len(spent) / sum(spent)
 

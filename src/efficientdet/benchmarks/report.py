@@ -10,7 +10,6 @@ import platform
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def circumstances() -> dict[str, Any]:
             "load": round(os.getloadavg()[1], 2),
             "devices": accelerators(),
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **backend.versions(_PACKAGES)},
         "commit": _commit(),
         "command": _command(),
         "date": datetime.date.today().isoformat(),
@@ -62,16 +61,6 @@ def _command() -> str:
     program = Path(sys.argv[0]).name
     words = ["efficientdet" if program in ("efficientdet", "__main__.py") else f"python {sys.argv[0]}", *sys.argv[1:]]
     return _ABSOLUTE.sub("", " ".join(words))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _commit() -> str | None:
@@ -97,14 +86,5 @@ def _cpu_name() -> str:
 
 
 def accelerators() -> list[str]:
-    """Names the GPUs that the running backend sees."""
-    if "keras" not in sys.modules:
-        return []
-    if backend.running() == "jax":
-        import jax
-
-        return [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
-    import tensorflow as tf
-
-    found = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(device).get("device_name", device.name) for device in found]
+    """Names the GPUs that the running backend sees, if one runs."""
+    return backend.gpu_names() if "keras" in sys.modules else []

@@ -33,6 +33,20 @@ def in_turns(candidates: Mapping[str, Callable[[], float]], rounds: int, *, warm
     return rates
 
 
+def repeat(call: Callable[[int], object], seconds: float) -> list[float]:
+    """Calls again and again for so long, once at least; `call` is told the number of calls before it.
+
+    Returns:
+        The seconds of each call.
+    """
+    spent: list[float] = []
+    while sum(spent) < seconds:
+        began = time.perf_counter()
+        call(len(spent))
+        spent.append(time.perf_counter() - began)
+    return spent
+
+
 def rate_of(work: Callable[[], object], count: int) -> float:
     """Measures how many of `count` things `work` does a second."""
     began = time.perf_counter()

@@ -6,11 +6,10 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 
 import numpy as np
 
-from efficientdet import knobs
+from efficientdet import backend, knobs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 from efficientdet.training.distributed import processes
@@ -54,7 +53,8 @@ def check_processes(config: ExperimentConfig | None = None) -> ProcessReport | N
     """
     if processes.count() == 1:
         return None
-    _check_equal({name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}, "runs")
+    absent = dict.fromkeys(_PACKAGES, "not installed")
+    _check_equal({**absent, **backend.versions(_PACKAGES), "python": platform.python_version()}, "runs")
     if config is not None:
         _check_equal(knobs.flatten(knobs.to_dict(config)), "was started with")
     milliseconds, clock_difference = _times()
@@ -129,13 +129,6 @@ def _check_equal(own: Mapping[str, object], what: str) -> None:
             if value != everyone[0].get(name):
                 first = everyone[0].get(name)
                 raise UserError(f"Process {number} {what} `{name}` {value!r}, process 0 {first!r}; all need the same.")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _times() -> tuple[float, float]:

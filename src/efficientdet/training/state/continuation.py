@@ -14,6 +14,8 @@ from efficientdet import knobs, presets
 from efficientdet.errors import UserError
 from efficientdet.training.state import checkpoint
 
+SUMMARY = "summary.json"
+
 _EPOCHS = "training.epochs"
 _ELSEWHERE = ("dataset.", "derived.")
 # Named by the command itself, or found out by the run.
@@ -33,7 +35,7 @@ def explain(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], differ
         A line with the command; none: the run is not done, or something else than more epochs was asked for.
     """
     own = [name for name in differing if not name.startswith("derived.")]
-    if own != [_EPOCHS] or new[_EPOCHS] <= old[_EPOCHS] or not _is_done(folder):
+    if own != [_EPOCHS] or new[_EPOCHS] <= old[_EPOCHS] or finished(folder) is None:
         return None
     command = " ".join(_words(folder, new, new[_EPOCHS] - old[_EPOCHS]))
     return (
@@ -42,13 +44,14 @@ def explain(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], differ
     )
 
 
-def _is_done(folder: Path) -> bool:
-    """Says whether a run has ended: its summary is of its newest checkpoint."""
+def finished(folder: Path) -> dict[str, Any] | None:
+    """Reads summary.json if the run of a folder has ended: it is of its newest checkpoint; none: the run has not."""
     newest = checkpoint.latest(folder / "checkpoints")
     with contextlib.suppress(OSError, ValueError, AttributeError):  # missing, or not ours
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return newest is not None and summary.get("steps") == checkpoint.step_of(newest)
-    return False
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        if newest is not None and summary.get("steps") == checkpoint.step_of(newest):
+            return summary
+    return None
 
 
 def _words(folder: Path, values: Mapping[str, Any], epochs: float) -> list[str]:

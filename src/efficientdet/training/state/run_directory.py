@@ -24,7 +24,7 @@ from efficientdet.training.logs.metrics import MetricsWriter
 from efficientdet.training.state import checkpoint, continuation
 from efficientdet.training.validation import ValidationResult
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY = "config.json", continuation.SUMMARY
 
 # Facts about the data that may differ when a run is resumed; `_check_data` compares what is there.
 _FREE_FACTS = {"dataset.num_examples", "dataset.train", "dataset.validation"}
@@ -182,14 +182,10 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
     A summary that an earlier run left in the place of this one is removed.
     """
-    path, newest = folder / SUMMARY, find_checkpoint(folder)
-    found: dict[str, Any] | None = None
-    with contextlib.suppress(OSError, ValueError):  # missing, or not ours
-        found = json.loads(path.read_text(encoding="utf-8"))
-    is_done = newest is not None and found is not None and found.get("steps") == checkpoint.step_of(newest)
-    is_done = bool(processes.agree(int(is_done)))
+    found = continuation.finished(folder)
+    is_done = bool(processes.agree(int(found is not None)))
     if not is_done and processes.is_first():
-        path.unlink(missing_ok=True)
+        (folder / SUMMARY).unlink(missing_ok=True)
     return found if is_done else None
 
 
