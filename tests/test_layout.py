@@ -54,6 +54,33 @@ def test_no_public_name_is_a_module_s_name(path):
     assert not {node.name for node in _public(_TREES[path].body)} & _nouns()
 
 
+def test_no_layer_asks_where_it_runs():
+    """That is `kernels.choice`'s, once, when a network is built."""
+    for path in sorted((_PACKAGE / "model").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"backend\.(backend|running|gpus|is_)|import backend", path.read_text(encoding="utf-8")), (
+            path
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model/efficientdet.py",
+        "training/targets.py",
+        "training/losses.py",
+        "training/step.py",
+        "training/run.py",
+        "model/postprocess.py",
+    ],
+)
+def test_the_story_is_short_and_not_about_machines(path):
+    text = (_PACKAGE / path).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 230
+    assert not re.findall(r"(?i)\b(?:devices?|processes|backends?|gpus?|cpus?|tensorflow)\b", text)
+    assert f"]({'../src/efficientdet/' + path})" in (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
 @each_module
 def test_every_module_says_what_it_is(path):
     tree = _TREES[path]

@@ -198,19 +198,6 @@ def test_the_kernels_lower_for_cuda_without_a_gpu(found):
     assert found["lowered"] == ["sum_rows_of_columns", "soft_nms"]
 
 
-def test_on_a_cpu_nothing_of_it_is_chosen(tiny):
-    from efficientdet.kernels import choice
-    from efficientdet.model.efficientdet import EfficientDet
-
-    chosen = choice.choose()
-    assert choice.find_depthwise("auto") == "convolution"
-    assert chosen == choice.plain()
-    model = EfficientDet(tiny, kernels=chosen)
-    own = [layer.kernels for layer in model._flatten_layers() if hasattr(layer, "kernels")]
-    assert len(own) > 100
-    assert all(one is chosen for one in own)
-
-
 def main():
     """Compares everything and writes what came."""
     from efficientdet.kernels import pallas
