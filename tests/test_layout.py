@@ -58,9 +58,7 @@ def test_no_layer_asks_where_it_runs():
     """That is `kernels.choice`'s, once, when a network is built."""
     for path in sorted((_PACKAGE / "model").glob("*.py")):
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"backend\.(backend|running|gpus|is_)|import backend", path.read_text(encoding="utf-8")), (
-            path
-        )
+        assert not re.search(r"backend\.(backend|running|gpus|is_)|import backend", text), path
 
 
 @pytest.mark.parametrize(
