@@ -67,10 +67,10 @@ def test_a_damaged_config_file_is_named(tmp_path, text, words):
         pytest.param({"trainning": {}}, "unknown field `trainning`", id="unknown section"),
         pytest.param(
             {"training": {"batchsize": 8}},
-            "field `batchsize`; did you mean `batch_size`?",
+            "field `batchsize`. Did you mean `batch_size`?",
             id="a knob written otherwise",
         ),
-        pytest.param({"zzz": 8}, "unknown field `zzz`; known are preset, ", id="unknown section"),
+        pytest.param({"zzz": 8}, "unknown field `zzz`. Choose from preset, ", id="unknown section"),
         pytest.param({"training": 8}, "training` is 8; expected an object", id="a number for a section"),
         pytest.param({"training": {"batch_size": 8.5}}, "batch_size` is 8.5; expected int", id="float for int"),
         pytest.param({"training": {"batch_size": True}}, "batch_size` is True; expected int", id="bool for int"),

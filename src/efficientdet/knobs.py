@@ -1,4 +1,4 @@
-"""Knobs: fields of a configuration that say their range and whether a resumed run may change them; to JSON and back."""
+"""Knobs: configuration fields that declare their range and whether a resumed run may change them; JSON conversion."""
 
 import dataclasses
 import difflib
@@ -12,12 +12,12 @@ from typing import Any, Literal
 from efficientdet.errors import UserError
 
 MANY = 2**31 - 1
-"""The largest of most whole numbers."""
+"""Upper bound of most integer knobs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What a knob declares beside its type and default."""
+    """What a knob declares in addition to its type and default."""
 
     low: float
     high: float
@@ -53,21 +53,21 @@ def knob(
     below: float = math.inf,
     is_free: bool = False,
 ) -> Any:
-    """Declares a field of a configuration.
+    """Declares a configuration field.
 
     Args:
-        default: its value.
-        low: smallest value that works, of each number in it.
-        high: largest one.
-        above: values must be larger.
-        below: values must be smaller.
-        is_free: a resumed run may change it: it changes what is written or how fast, not what is learnt.
+        default: default value.
+        low: smallest valid value (of each number, for a tuple).
+        high: largest valid value.
+        above: values must be greater than this.
+        below: values must be less than this.
+        is_free: whether a resumed run may change it, because it affects output or speed but not what is learned.
     """
     return dataclasses.field(default=default, metadata={"knob": _Facts(low, high, above, below, is_free)})
 
 
 def check_ranges(config: Any) -> None:
-    """Raises a UserError that names the first knob of a configuration that is out of its range."""
+    """Raises a UserError for the first knob of a configuration that is out of range."""
     for name, facts, value in _declared(config):
         for number in value if isinstance(value, tuple) else (value,):
             if facts.is_bounded and number is not None and not facts.holds(number):
@@ -80,7 +80,7 @@ def free(config: Any) -> set[str]:
 
 
 def _declared(config: Any, prefix: str = "") -> Iterator[tuple[str, _Facts, Any]]:
-    """Goes through the knobs of a configuration and its sections."""
+    """Iterates over the knobs of a configuration and its sections."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -90,12 +90,12 @@ def _declared(config: Any, prefix: str = "") -> Iterator[tuple[str, _Facts, Any]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a config into plain JSON values."""
+    """Converts a config to plain JSON values."""
     return dataclasses.asdict(config)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns the nested objects of `to_dict` into dotted names."""
+    """Flattens the nested objects of `to_dict` into dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -103,29 +103,29 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Any, where: str) -> Any:
-    """Rebuilds a config from JSON values; nothing unknown or of another type passes.
+    """Rebuilds a config from JSON values; rejects unknown fields and values of the wrong type.
 
     Args:
         cls: a dataclass.
-        values: what `to_dict` gave. A missing field keeps its default.
+        values: the result of `to_dict`. Missing fields keep their defaults.
         where: file (and field) to name in an error.
 
     Raises:
-        UserError: a field is unknown or its value has another type.
+        UserError: a field is unknown or its value has the wrong type.
     """
     if not isinstance(values, dict):
-        raise UserError(f"`{where}` is {_short(values)}; expected an object with fields.")
+        raise UserError(f"`{where}` is {_short(values)}; expected a JSON object.")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         near = difflib.get_close_matches(unknown[0], hints, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(hints)}."
-        raise UserError(f"`{where}` has the unknown field `{unknown[0]}`; {known}")
+        known = f"Did you mean `{near[0]}`?" if near else f"Choose from {', '.join(hints)}."
+        raise UserError(f"`{where}` has an unknown field `{unknown[0]}`. {known}")
     return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """Turns one JSON value into the type `hint` or raises."""
+    """Converts one JSON value to the type `hint`, or raises."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where)
@@ -149,6 +149,6 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _short(value: Any) -> str:
-    """Writes a value of unknown size in at most 60 characters."""
+    """Formats a value of any size in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

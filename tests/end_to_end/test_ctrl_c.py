@@ -19,7 +19,7 @@ _COMMAND = (
 )
 _SECONDS = 300
 _LAST_LINE = re.compile(
-    r"^Ctrl-C: stopped after step (\d+), which is saved; the same command goes on \(status 130\)$", re.M
+    r"^Ctrl-C: stopped after saving step (\d+); run the same command to resume \(status 130\)$", re.M
 )
 
 
@@ -61,7 +61,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_the_same_command_does(tmp_path):
     time.sleep(0.2)
     run.ctrl_c()
     assert run.status() == 130, run.said
-    assert "Ctrl-C: stopped; the same command goes on (status 130)" in run.said, "there was nothing to save"
+    assert "Ctrl-C: stopped; run the same command to resume (status 130)" in run.said, "there was nothing to save"
     assert not list(folder.glob("checkpoints/*"))
 
     run = _Run(folder)

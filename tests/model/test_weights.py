@@ -176,7 +176,7 @@ _HUGE = {
     "a wide backbone": (_change_model(backbone={"width": 20.0, "depth": 0.25}), "has the shape"),
     "many anchors": (_change_model(num_octaves=100), "has the shape"),
     "large images": (_change_model(image_size=[20_000, 20_000]), "the backbone would need"),
-    "larger images": (_change_model(image_size=[10**9, 10**9]), "at most 100,000"),
+    "larger images": (_change_model(image_size=[10**9, 10**9]), "between 32 and 100,000"),
     "many candidates": (
         lambda _, metadata: metadata.update(postprocess='{"max_candidates": 2147483648}'),
         "`postprocess.max_candidates` is 2147483648",

@@ -178,7 +178,7 @@ def test_one_bad_part_leaves_the_whole_step_out(in_parts):
 
 
 def test_a_batch_that_has_no_such_parts_is_refused():
-    with pytest.raises(UserError, match=r"`training\.accumulate_steps` is 3, which does not divide the 8 images"):
+    with pytest.raises(UserError, match=r"`training\.accumulate_steps` is 3; it must divide the 8 images per device"):
         _Trainer(3, is_frozen=False)
 
 

@@ -105,7 +105,7 @@ def test_a_knob_that_is_newer_than_a_run_has_its_default_there(tiny, tmp_path):
     del before["model"]["upsampling"]
     path.write_text(json.dumps(before))
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, upsampling="half_pixel"))
-    with pytest.raises(UserError, match=r"with model\.upsampling = 'legacy', this one has 'half_pixel'"):
+    with pytest.raises(UserError, match=r"with model\.upsampling = 'legacy', but now it is 'half_pixel'"):
         claim(other)
     claim(config)
     path.write_text("[]")
@@ -229,7 +229,7 @@ def test_the_folder_of_another_run_is_refused_by_the_knob_that_differs(config, t
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "step-00000003.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a run with training\.batch_size = 2, this one has 4"):
+    with pytest.raises(UserError, match=r"a run with training\.batch_size = 2, but now it is 4"):
         train(_with(config, batch_size=4))
 
 
@@ -291,7 +291,7 @@ def test_a_run_whose_loss_diverges_says_so_in_its_last_line(config, tmp_path):
     summary = train(config)
     said = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert "all 10 epochs are done; the loss diverged: " in said[-1]
-    assert "Start again with `--optimizer.learning-rate 10`" in summary.warnings[-1]
+    assert "Start a new run with `--optimizer.learning-rate 10`" in summary.warnings[-1]
     written = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "the loss diverged" in written["ended"]
     assert written["warnings"] == summary.warnings

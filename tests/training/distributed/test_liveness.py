@@ -8,7 +8,7 @@ from efficientdet.training.distributed import liveness
 @pytest.mark.parametrize(
     ("checkpoints", "expected"),
     [
-        ((), "no checkpoint was written yet, so they start from step 0."),
+        ((), "no checkpoint was saved yet, so they start from step 0."),
         (("step-00000003.safetensors", "step-00000012.safetensors"), "they resume from step-00000012.safetensors."),
     ],
 )
@@ -25,5 +25,5 @@ def test_who_starts_again_is_told_where_that_would_be(tmp_path, monkeypatch, che
     lost = signs.find_lost(5)
     signs.end()
     assert lost is not None
-    assert lost.line.startswith("process 1 (host:1) has given no sign of life")
+    assert lost.line.startswith("process 1 (host:1) has not responded")
     assert lost.line.endswith(f"Start all processes again with the same command; {expected}")

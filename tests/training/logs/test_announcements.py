@@ -20,7 +20,7 @@ def _forecast(total_steps, said):
 def test_a_run_says_that_it_compiles_and_then_how_long_it_will_take(clock):
     said = []
     forecast = _forecast(1000, said)
-    assert said == ["compiling the training step; that can take a minute or more"]
+    assert said == ["compiling the training step; this can take a minute or more"]
     for step, seconds in ((1, 48.0), (2, 48.5), (20, 57.5)):
         clock.append(seconds)
         forecast.advance(step)
@@ -29,7 +29,7 @@ def test_a_run_says_that_it_compiles_and_then_how_long_it_will_take(clock):
     forecast.advance(21)
     # 20 steps of 8 images in 10 s, and 979 steps left.
     assert said[1:] == [
-        "the first step took 48 s; about 8 min to go at 16 images/s, evaluations not counted",
+        "the first step took 48 s; about 8 min left at 16 images/s, not counting evaluations",
     ]
     clock.append(100.0)
     forecast.advance(100)
@@ -45,7 +45,7 @@ def test_slow_steps_are_measured_three_times(clock):
         assert len(said) == 1
     clock.append(80.0)
     forecast.advance(4)
-    assert said[1].endswith("about 11.1 h to go at 0.4 images/s, evaluations not counted")
+    assert said[1].endswith("about 11.1 h left at 0.4 images/s, not counting evaluations")
 
 
 def test_an_evaluation_is_left_out(clock):
@@ -58,7 +58,7 @@ def test_an_evaluation_is_left_out(clock):
     for step, seconds in ((2, 501.0), (3, 504.0), (4, 507.0), (5, 513.0)):
         clock.append(seconds)
         forecast.advance(step)
-    assert "about 6 min to go at 2 images/s" in said[1], "95 steps of 4 s"
+    assert "about 6 min left at 2 images/s" in said[1], "95 steps of 4 s"
 
 
 def test_a_run_that_is_over_before_forecasts_nothing(clock):

@@ -90,33 +90,34 @@ def test_nothing_is_said_of_data_that_are_large_and_whole(start):
 
 def test_a_batch_larger_than_the_data_is_said_with_a_smaller_one(start):
     assert start((16, (9, 9, 9)), batch_size=64, epochs=1) == [
-        "`training.batch_size` is 64, more than the 16 training images: an update sees each of them 4.0 times, and the "
-        "whole run is 1 update. Give `--training.batch-size 8`, and `--training.epochs` for some hundred updates."
+        "`training.batch_size` is 64, more than the 16 training images: each update sees every image 4.0 times, and the "
+        "whole run is only 1 update. Use `--training.batch-size 8` and enough `--training.epochs` for a few hundred "
+        "updates."
     ]
 
 
 def test_classes_without_training_boxes_are_named(start):
     assert start((200, (9, 0, 0))) == [
-        "2 of 3 classes have no training boxes and will never be found: dog, cow. Add images of them, or convert "
-        "without these classes."
+        "2 of 3 classes have no training boxes and will never be detected: dog, cow. Add images of them, or convert "
+        "the dataset without these classes."
     ]
 
 
 def test_validation_without_boxes_is_said_with_the_way_without(start):
     assert start((200, (9, 9, 9)), (30, (0, 0, 0))) == [
-        "the 30 validation images have no boxes: losses are computed, AP stays `-`, and weights/best is not written. "
-        "Give boxes by `--data.validation`, or go without: `--data.validation none`."
+        "the 30 validation images have no boxes: losses are computed, but AP stays `-` and weights/best is not written. "
+        "Pass data with boxes (`--data.validation`) or turn validation off (`--data.validation none`)."
     ]
 
 
 def test_validation_too_small_for_ap_is_said_with_its_interval(start):
     assert start((200, (9, 9, 9)), (64, (70, 3, 0))) == [
-        "AP of 64 validation images may be off by 6 points; the interval beside AP says what it is here, and smaller "
+        "AP on 64 validation images may be off by 6 points; the interval next to AP shows the actual margin, and smaller "
         "differences mean nothing; AP of classes with fewer than 10 validation boxes means little: dog (3), cow (0). "
-        "To know more, convert with a larger `--val-fraction`, or name more images by `--data.validation`."
+        "For a more precise AP, convert with a larger `--val-fraction`, or pass more images with `--data.validation`."
     ]
     (line,) = start((200, (9, 9, 9)), (500, (70, 3, 0)), num_validation=50)
-    assert "AP of 50 validation images may be off by 7 points" in line
+    assert "AP on 50 validation images may be off by 7 points" in line
     assert "raise `--evaluation.max-images`" in line
 
 
@@ -129,18 +130,18 @@ def test_validation_too_small_for_ap_is_said_with_its_interval(start):
         (
             [22.0] * 2 + [200.0] * 8,
             "20% of the training boxes in a sample of 10 images are too small for the anchors: at 512 x 512 px they "
-            "cover less than 50% of the smallest, 32 x 32 px. `--model.image-size 640 640` or `--model.anchor-scale "
-            "3.9` would leave about 5%.",
+            "cover less than 50% of the smallest anchor (32 x 32 px). `--model.image-size 640 640` or "
+            "`--model.anchor-scale 3.9` would leave about 5%.",
         ),
         (
             [8.0] * 10,
             "100% of the training boxes in a sample of 10 images are too small for the anchors: at 512 x 512 px they "
-            "cover less than 50% of the smallest, 32 x 32 px. `--model.anchor-scale 1.4` would leave about 5%.",
+            "cover less than 50% of the smallest anchor (32 x 32 px). `--model.anchor-scale 1.4` would leave about 5%.",
         ),
         (
             [4.0] * 10,
             "100% of the training boxes in a sample of 10 images are too small for the anchors: at 512 x 512 px they "
-            "cover less than 50% of the smallest, 32 x 32 px. Cut the images into tiles.",
+            "cover less than 50% of the smallest anchor (32 x 32 px). Cut the images into tiles.",
         ),
     ],
 )
@@ -194,10 +195,10 @@ def test_a_loss_that_diverges_is_said_once_and_at_the_end(running):
     for losses in ([1.24] * 60, [31.7] * 60, [31.7] * 300):
         run.trained(losses)
     assert said == [
-        "warning: the training loss diverges: 24.7 over the last steps, 1.24 at its lowest. Start again with "
-        "`--optimizer.learning-rate 0.027` (a third of this run's) in a new `--run-dir`."
+        "warning: the training loss is diverging: 24.7 over the last steps, up from a low of 1.24. Start a new run with "
+        "`--optimizer.learning-rate 0.027` (a third of this run's) and a new `--run-dir`."
     ]
-    assert run.ending() == "; the loss diverged: 31.7 at the end, 1.24 at its lowest"
+    assert run.ending() == "; the loss diverged: 31.7 at the end, up from a low of 1.24"
     assert len(said) == 1
 
 
@@ -215,6 +216,6 @@ def test_a_resumed_run_remembers_the_loss(running, tmp_path):
     (tmp_path / metrics.LINES_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     resumed = cautions.Cautions(run._config, run._dataset, tmp_path, 1, print)
     resumed.trained([31.7] * 20)
-    assert "1.24 at its lowest" in resumed.ending()
+    assert "up from a low of 1.24" in resumed.ending()
     run.trained([31.7] * 20)
     assert run.ending() == "", "without the lines it has only seen one level"

@@ -46,7 +46,7 @@ def test_a_line_has_means_speed_and_memory(write):
 @pytest.mark.parametrize(
     ("path", "kept"),
     [
-        (None, r"\(images 4, \.\.\.\); no checkpoint was written yet\. Lower `--optimizer\.learning-rate`"),
+        (None, r"\(images 4, \.\.\.\); no checkpoint was saved yet\. Start a new `--run-dir` with a lower `--opt"),
         (Path("run/step-00000006.safetensors"), "the newest checkpoint, step-00000006.safetensors, has finite weights"),
     ],
 )

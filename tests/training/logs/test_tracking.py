@@ -73,8 +73,8 @@ def test_a_service_that_fails_is_one_line_and_left_alone_for_a_while(said):
         tracker.write(_LINE)
     tracker.close()
     assert len(said) == 2
-    assert said[0].startswith("`logging.mlflow`: no route; training goes on")
-    assert said[1] == "`logging.mlflow`: 3 calls of the client failed or were left out."
+    assert said[0].startswith("`logging.mlflow`: no route; training continues")
+    assert said[1] == "`logging.mlflow`: 3 calls failed or were skipped."
     assert client.calls == [("close", False)]
 
 
@@ -101,7 +101,7 @@ def test_a_service_that_hangs_holds_up_neither_steps_nor_the_end(said, monkeypat
     tracker = tracking.Tracker("wandb", lambda: answers.wait(60) and _Kept(), said.append)
     _write(tracker)
     assert time.monotonic() - began < 5
-    assert said == ["`logging.wandb`: 4 calls are not sent; the client does not end."]
+    assert said == ["`logging.wandb`: 4 calls were not sent; the client is hanging."]
     answers.set()
 
 

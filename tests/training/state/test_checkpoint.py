@@ -80,5 +80,5 @@ def test_a_checkpoint_of_another_model_is_refused(model, tmp_path):
         )
     )
     path = checkpoint.save(tmp_path, _state(smaller, 1), smaller, {}, keep=1)
-    with pytest.raises(UserError, match="belongs to another model"):
+    with pytest.raises(UserError, match="belongs to a different model"):
         checkpoint.load(path, model)

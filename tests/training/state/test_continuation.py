@@ -59,9 +59,10 @@ def test_the_refusal_of_more_epochs_is_a_command_that_trains_them_from_the_weigh
     _finish(config)
     said = _refusal(_longer(config))
     assert said.startswith(
-        f"`{config.run_dir}` has done its 4 epochs, and its learning rate was made for these; `effic"
+        f"`{config.run_dir}` has finished its 4 epochs, and its learning rate schedule ends there. To train 6 more from "
+        "its weights, run `effic"
     )
-    assert said.endswith("` trains 6 more from its weights.")
+    assert said.endswith("`.")
     program, verb, *words = shlex.split(re.search(r"`(efficientdet .*)`", said)[1])
     assert (program, verb) == ("efficientdet", "train")
     expected = dataclasses.replace(
@@ -101,7 +102,7 @@ def test_otherwise_the_knob_that_differs_is_named(config, steps, epochs, trainin
 def test_another_preset_is_named_before_the_knobs_that_it_brings(config):
     _finish(config)
     other = dataclasses.replace(presets.find_preset("lite0"), run_dir=config.run_dir, data=config.data)
-    assert "is a run with preset = 'd0', this one has 'lite0'; give the same" in _refusal(other)
+    assert "is a run with preset = 'd0', but now it is 'lite0'; use the same value" in _refusal(other)
 
 
 def test_the_folder_of_a_run_is_its_config(config):

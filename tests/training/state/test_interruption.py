@@ -32,13 +32,13 @@ def test_before_the_first_step_a_signal_ends_the_run_at_once_with_status_75(numb
     with pytest.raises(interruption.Interrupted) as caught:
         _run(lambda asked: os.kill(os.getpid(), number), said)
     assert caught.value.code == 75
-    assert said == [f"{signal.Signals(number).name}: stopped; the same command goes on (status 75)"]
+    assert said == [f"{signal.Signals(number).name}: stopped; run the same command to resume (status 75)"]
 
 
 def test_before_the_first_step_ctrl_c_is_a_keyboard_interrupt_that_has_said_what_there_is_to_say(said):
-    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+    with pytest.raises(KeyboardInterrupt, match="the same call resumes"):
         _run(lambda asked: os.kill(os.getpid(), signal.SIGINT), said)
-    assert said == ["Ctrl-C: stopped; the same command goes on (status 130)"]
+    assert said == ["Ctrl-C: stopped; run the same command to resume (status 130)"]
 
 
 def test_after_ctrl_c_the_step_that_was_saved_is_named(said):
@@ -49,7 +49,7 @@ def test_after_ctrl_c_the_step_that_was_saved_is_named(said):
 
     with pytest.raises(interruption.Stopped):
         _run(work, said)
-    assert said[-1] == "Ctrl-C: stopped after step 57, which is saved; the same command goes on (status 130)"
+    assert said[-1] == "Ctrl-C: stopped after saving step 57; run the same command to resume (status 130)"
 
 
 def test_while_a_step_is_under_way_ctrl_c_is_answered(said):
@@ -59,7 +59,7 @@ def test_while_a_step_is_under_way_ctrl_c_is_answered(said):
         time.sleep(1)  # the main thread is busy
 
     _run(work, said)
-    assert said == ["Ctrl-C: finishing this step, then saving; Ctrl-C again ends at once"]
+    assert said == ["Ctrl-C: finishing this step, then saving; press Ctrl-C again to quit immediately"]
 
 
 def test_at_a_prompt_the_second_ctrl_c_is_python_s(said, monkeypatch):

@@ -48,7 +48,7 @@ def test_a_run_that_fails_lets_go_of_its_folder(config, tmp_path):
     )
     with pytest.raises(UserError, match="does not exist"):
         train(wrong)
-    with pytest.raises(UserError, match=r"not finite in 2 steps.*; no checkpoint was written yet"):
+    with pytest.raises(UserError, match=r"not finite in 2 steps.*; no checkpoint was saved yet"):
         train(diverging)
     assert _is_free(tmp_path / "run")
 

@@ -74,21 +74,19 @@ def test_other_data_of_equal_size_at_the_same_path_are_refused(two, converted, c
     claim(converted)
     shutil.rmtree(converted)
     shutil.copytree(two[1], converted)
-    with pytest.raises(
-        UserError, match=r"`data\.train` has other content than the data that the run in `.*run` was"
-    ) as e:
+    with pytest.raises(UserError, match=r"`data\.train` differs from the data that the run in `.*run` was") as e:
         claim(converted)
     then, now = (store.open_records(str(folder), "train").checksum[:8] for folder in two)
     assert f"`{converted}`, 3 images (checksum {now}) now, `{converted}`, 3 images (checksum {then}) then" in str(
         e.value
     )
-    assert "give another `--run-dir`" in str(e.value)
+    assert "use another `--run-dir`" in str(e.value)
     assert "\n" not in str(e.value)
 
 
 def test_other_validation_data_are_refused(two, claim):
     claim(two[0])
-    with pytest.raises(UserError, match=r"`data\.validation` has other content .* was validated on: `.*` \(checksum"):
+    with pytest.raises(UserError, match=r"`data\.validation` differs from .* was validated on: `.*` \(checksum"):
         claim(two[0], validation=two[1])
     with pytest.raises(UserError, match=r"`data\.validation` .* was validated on: no data now"):
         claim(two[0], validation="none")
@@ -107,7 +105,7 @@ def test_records_of_others_are_known_by_their_content_too(two, claim, tmp_path):
             shutil.copy(path, tmp_path / folder / "x.tfrecord")
     claim(tmp_path / "a" / "x.tfrecord")
     claim(str(tmp_path / "b" / "*.tfrecord"))
-    with pytest.raises(UserError, match=r"`data\.train` has other content"):
+    with pytest.raises(UserError, match=r"`data\.train` differs from the data"):
         claim(tmp_path / "c" / "x.tfrecord")
 
 
@@ -117,7 +115,7 @@ def test_a_run_that_did_not_note_its_data_is_refused_with_a_reason(two, claim, t
     before = json.loads(path.read_text())
     del before["dataset"]["train"]
     path.write_text(json.dumps(before))
-    with pytest.raises(UserError, match=r"run of an earlier version.*or give another `--run-dir`; `--weights .*run`"):
+    with pytest.raises(UserError, match=r"run of an earlier version.*or use another `--run-dir`; `--weights .*run`"):
         claim(two[0])
 
 

@@ -1,6 +1,6 @@
-"""What differs between backends in a training step: the gradient, and how arrays reach the device.
+"""The parts of a training step that differ between backends: gradients, loops, and moving arrays to the device.
 
-Compiling is in `backend`, since evaluation needs it too.
+Compilation is in `backend` because evaluation needs it too.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def value_and_gradients(function: Callable[[list[Any]], tuple[Any, Any]], weight
         weights: arrays.
 
     Returns:
-        The scalar, the rest, and one gradient a weight, zeros where the scalar does not depend on it.
+        The scalar, the rest, and one gradient per weight; zeros if the scalar does not depend on it.
     """
     if backend.running() == "jax":
         import jax
@@ -35,16 +35,16 @@ def value_and_gradients(function: Callable[[list[Any]], tuple[Any, Any]], weight
 
 
 def fold(function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
-    """Goes through parts one after the other: carry <- function(carry, part); in a compiled function, a loop.
+    """Folds over parts one by one, carry <- function(carry, part); a loop inside a compiled function.
 
-    A loop is compiled once whatever `count` is, and holds the memory of one part. `keras.ops` has two, which TensorFlow
-    would run otherwise: `fori_loop` computes up to ten parts at a time, `scan` keeps every carry (Keras 3.15).
+    A loop is compiled once whatever `count` is, and needs the memory of one part. The two loops of `keras.ops` behave
+    differently on TensorFlow: `fori_loop` computes up to ten parts at a time, `scan` keeps every carry (Keras 3.15).
 
     Args:
-        function: returns arrays of the types and shapes of `carry`.
-        first: the carry before the first part, nested arrays.
-        parts: nested arrays whose first axis has the parts.
-        count: of parts.
+        function: returns arrays with the types and shapes of `carry`.
+        first: carry before the first part, nested arrays.
+        parts: nested arrays with the parts along the first axis.
+        count: number of parts.
 
     Returns:
         The carry after the last part.
@@ -62,19 +62,19 @@ def fold(function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int
 
 
 def choose(is_new: Any, new: Any, old: Any) -> Any:
-    """Takes one of two states, nested arrays of the same shapes, by bool[]."""
+    """Selects one of two states, nested arrays of the same shapes, by bool[]."""
     import keras
     from keras import ops
 
     if backend.gpus():
-        # Joined with the update itself. A branch copies a thousand arrays, each with a kernel of its own.
+        # Fused with the update itself. A branch would copy a thousand arrays, each with its own kernel.
         return keras.tree.map_structure(lambda a, b: ops.where(is_new, a, b), new, old)
-    # There they are few, and choosing would read and write all of them.
+    # On a CPU there are few arrays (`packing`), and `where` would read and write all of them.
     return ops.cond(is_new, lambda: new, lambda: old)
 
 
 def to_device(values: Any) -> Any:
-    """Turns nested NumPy arrays into arrays of the running backend, keeping their types."""
+    """Converts nested NumPy arrays to arrays of the running backend, keeping their types."""
     import keras
 
     return keras.tree.map_structure(
@@ -83,9 +83,9 @@ def to_device(values: Any) -> Any:
 
 
 def to_host(values: Any) -> Any:
-    """Turns nested arrays of the running backend into NumPy arrays of their own; waits until they are computed.
+    """Copies nested arrays of the running backend to NumPy arrays; waits until they are computed.
 
-    Of their own: a checkpoint is written from them while the next step overwrites what it was given.
+    They must be copies: a checkpoint is written from them while the next step overwrites its inputs.
     """
     import keras
 

@@ -1,7 +1,8 @@
-"""Who started this process as one of several, and which of them it is: SLURM, Open MPI, or three variables.
+"""How this process was launched as one of several, and which one it is: SLURM, Open MPI, or three variables.
 
-`srun` and `mpirun` set variables of their own. By hand, Keras's three: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of
-process 0), KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID. Nothing here starts a device.
+`srun` and `mpirun` set their own variables. To launch by hand, set Keras's three: KERAS_DISTRIBUTION_JOB_ADDRESSES
+(host:port of process 0), KERAS_DISTRIBUTION_NUM_PROCESSES and KERAS_DISTRIBUTION_PROCESS_ID. Nothing here initializes a
+device.
 """
 
 import dataclasses
@@ -19,28 +20,28 @@ class Launch:
     """One of several processes."""
 
     launcher: str
-    """What started it, for people."""
+    """Name of the launcher, for messages."""
     index: int
-    """Its number, from 0."""
+    """Number of this process, from 0."""
     count: int
-    """Of all processes."""
+    """Number of processes."""
     address: str = ""
-    """host:port at which process 0 waits for the others; empty: process 0 chooses it."""
+    """host:port where process 0 waits for the others; if empty, process 0 chooses it."""
     local_index: int | None = None
-    """Its number among those of its machine, and so the GPU it takes; none: it takes all GPUs it sees."""
+    """Number of this process on its machine, and so the GPU it uses; None: it uses all visible GPUs."""
 
 
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
     """Reads how this process was started.
 
     Args:
-        environment: variables; none: those of the process.
+        environment: environment variables; None: those of this process.
 
     Returns:
-        None: it is alone.
+        None if it is the only process.
 
     Raises:
-        UserError: a variable is missing or makes no sense.
+        UserError: a variable is missing or invalid.
     """
     variables = os.environ if environment is None else environment
     if any(name in variables for name in _KERAS):
@@ -62,10 +63,10 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch | None:
 def _by_hand(variables: Mapping[str, str]) -> Launch:
     missing = [name for name in _KERAS if name not in variables]
     if missing:
-        raise UserError(f"`{missing[0]}` is not set; several processes need {', '.join(_KERAS)}.")
+        raise UserError(f"`{missing[0]}` is not set; to run several processes, set {', '.join(_KERAS)}.")
     address, count, index = (variables[name] for name in _KERAS)
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise UserError(f"`{_KERAS[2]}` is {index} and `{_KERAS[1]}` is {count}; expected a number below another.")
+        raise UserError(f"`{_KERAS[2]}` is {index} and `{_KERAS[1]}` is {count}; the first must be below the second.")
     first = address.split(",")[0].strip()
     if not re.fullmatch(r".+:\d{1,5}", first):
         raise UserError(f"`{_KERAS[0]}` is {address!r}; expected host:port of process 0.")
@@ -74,7 +75,7 @@ def _by_hand(variables: Mapping[str, str]) -> Launch:
 
 def _slurm(variables: Mapping[str, str]) -> Launch:
     nodes, job = variables.get("SLURM_STEP_NODELIST", ""), _number(variables, "SLURM_JOB_ID", 0)
-    # The first of node07 or node[01-04,07],login1; a port that another job on the machine is unlikely to have.
+    # The first node of node07 or node[01-04,07],login1; a port that another job on the machine is unlikely to use.
     match = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
     host = "" if match is None else f"{match[1]}{match[2] or ''}"
     is_alone = _tasks_here(variables) == 1
@@ -98,7 +99,7 @@ def _tasks_here(variables: Mapping[str, str]) -> int:
 
 
 def _own_gpu(variables: Mapping[str, str], local_index: int | None) -> int | None:
-    """Returns which GPU a process takes; all, where its launcher already shows each process one of its own."""
+    """Returns the GPU that a process uses; None (all) if the launcher already shows each process only its own GPU."""
     visible = variables.get("CUDA_VISIBLE_DEVICES", "")
     return None if visible and "," not in visible else local_index
 
@@ -106,5 +107,5 @@ def _own_gpu(variables: Mapping[str, str], local_index: int | None) -> int | Non
 def _number(variables: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = variables.get(name, "" if default is None else str(default))
     if not text.isdigit():
-        raise UserError(f"`{name}` is {text!r}, set by what started this process; expected a number.")
+        raise UserError(f"The environment variable `{name}`, set by the launcher, is {text!r}; expected a number.")
     return int(text)

@@ -1,8 +1,8 @@
 """The arrays of a state, joined into a few long vectors while TensorFlow trains on a CPU.
 
-TensorFlow runs one operation at a time there, and a network has several hundred arrays, most of them tiny: to update,
-to average and to hand over a thousand of them takes longer than their arithmetic. JAX compiles whole steps, and so does
-TensorFlow on a GPU; they keep the arrays as they are.
+There TensorFlow runs one operation at a time, and a network has several hundred arrays, most of them tiny: the overhead
+of updating, averaging and passing a thousand arrays exceeds the arithmetic. JAX, and TensorFlow on a GPU, compile whole
+steps and keep the arrays separate.
 """
 
 import math
@@ -14,50 +14,50 @@ from keras import ops
 
 
 class Separate:
-    """Keeps arrays as they are: a list of arrays is its own packed form."""
+    """Keeps arrays separate: a list of arrays is its own packed form."""
 
     def pack(self, arrays: list[Any]) -> list[Any]:
-        """Makes the packed form of arrays."""
+        """Converts arrays to their packed form."""
         return arrays
 
     def unpack(self, packed: list[Any]) -> list[Any]:
-        """Makes arrays of their packed form."""
+        """Converts a packed form back to arrays."""
         return packed
 
     def pieces(self, packed: list[Any]) -> list[Any]:
-        """Cuts a packed form into one piece an array, in the order of the arrays."""
+        """Splits a packed form into one piece per array, in the order of the arrays."""
         return packed
 
     def join(self, pieces: list[Any]) -> list[Any]:
-        """Makes a packed form of such pieces."""
+        """Joins such pieces into a packed form."""
         return pieces
 
 
 class Joined(Separate):
-    """Joins arrays of one kind into one vector; the arithmetic is that of the arrays one by one."""
+    """Joins arrays of the same kind into one vector; results equal those of separate arrays."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], kinds: Sequence[Any]):
-        """Takes the arrays of a list.
+        """Plans the vectors for a list of arrays.
 
         Args:
-            shapes: of each array.
-            kinds: of each array; those of a kind become one vector, in the order of the list.
+            shapes: shape of each array.
+            kinds: kind of each array; arrays of the same kind become one vector, in the order of the list.
         """
         self._shapes = [tuple(shape) for shape in shapes]
         self._groups = [[n for n, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)]
         self._sizes = [[math.prod(self._shapes[n]) for n in group] for group in self._groups]
 
     def pack(self, arrays: list[Any]) -> list[Any]:
-        """Joins arrays, of the backend or of NumPy; returns one vector a kind."""
+        """Joins backend or NumPy arrays; returns one vector per kind."""
         return self.join([_reshape(array, (math.prod(array.shape),)) for array in arrays])
 
     def unpack(self, packed: list[Any]) -> list[Any]:
-        """Cuts vectors, of the backend or of NumPy, into arrays."""
+        """Splits backend or NumPy vectors into arrays."""
         pieces = zip(self.pieces(packed), self._shapes, strict=True)
         return [_reshape(piece, shape) for piece, shape in pieces]
 
     def pieces(self, packed: list[Any]) -> list[Any]:
-        """Cuts vectors into one a array, in the order of the arrays."""
+        """Splits vectors into one flat piece per array, in the order of the arrays."""
         found: list[Any] = [None] * len(self._shapes)
         for vector, group, sizes in zip(packed, self._groups, self._sizes, strict=True):
             ends = np.cumsum(sizes)[:-1].tolist()
@@ -67,7 +67,7 @@ class Joined(Separate):
         return found
 
     def join(self, pieces: list[Any]) -> list[Any]:
-        """Makes vectors of one a array."""
+        """Joins one flat piece per array into vectors."""
         return [_library(pieces[group[0]]).concatenate([pieces[n] for n in group]) for group in self._groups]
 
 
@@ -75,23 +75,23 @@ _ARRAYS = {
     "trainable": ("trainable", "momentum", "square", "average_trainable"),
     "non_trainable": ("non_trainable", "average_non_trainable"),
 }
-"""Which lists of a state hold arrays like those of which list of variables."""
+"""List of variables -> lists of a state with arrays of the same shapes."""
 
 
 class Packing:
-    """How the lists of a state are kept on a device.
+    """How the lists of a state are stored on a device.
 
     Attributes:
-        trainable: of weights, and of what an optimiser keeps for each.
-        non_trainable: of batch statistics and the states of random generators.
+        trainable: packing of the weights and of the optimizer's arrays for each weight.
+        non_trainable: packing of batch statistics and random generator states.
     """
 
     def __init__(self, trainable: Separate | None = None, non_trainable: Separate | None = None):
-        """Takes both; none keeps arrays as they are."""
+        """Takes both packings; None keeps arrays separate."""
         self.trainable, self.non_trainable = trainable or Separate(), non_trainable or Separate()
 
     def pack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Joins the lists of a state, of NumPy or of the backend."""
+        """Packs the lists of a state, NumPy or backend arrays."""
         return {name: self._of(name).pack(value) if _is_list(name) else value for name, value in state.items()}
 
     def unpack(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Packing:
 
 
 def joined(model: Any) -> Packing:
-    """Makes the packing of a network's state.
+    """Plans the packing of a network's state.
 
-    Kernels are one vector and the other weights a second, since weight decay is of kernels. Statistics are one, and
-    each state of a random generator, of another type, stays alone.
+    Kernels become one vector and the other weights a second, because weight decay applies to kernels only. Statistics
+    become one, and each random generator state, which has another type, stays separate.
 
     Args:
         model: EfficientDet.
@@ -120,7 +120,7 @@ def joined(model: Any) -> Packing:
 
 
 def which_decay(model: Any, weights: Separate) -> list[bool]:
-    """Says which arrays of a list of weights, as it is packed, are of kernels: what weight decay is for."""
+    """Returns which arrays of a packed list of weights are kernels, to which weight decay applies."""
     flags = [np.full(variable.shape, _is_kernel(variable)) for variable in model.trainable_variables]
     return [bool(flag.flat[0]) for flag in weights.pack(flags)]
 
@@ -134,10 +134,10 @@ def _is_list(name: str) -> bool:
 
 
 def _reshape(array: Any, shape: tuple[int, ...]) -> Any:
-    """Reshapes an array that does not have the shape yet; most have, and each operation costs time to trace."""
+    """Reshapes an array unless it already has the shape, as most do: each operation takes time to trace."""
     return array if tuple(array.shape) == shape else _library(array).reshape(array, shape)
 
 
 def _library(array: Any) -> Any:
-    """Returns the functions for an array of NumPy, or of the backend."""
+    """Returns the module with the functions for a NumPy or backend array."""
     return np if isinstance(array, np.ndarray) else ops

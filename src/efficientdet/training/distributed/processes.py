@@ -1,7 +1,7 @@
-"""The processes of a run on several machines: how they connect, agree, and end when one of them is gone.
+"""The processes of a run on several machines: how they connect, agree, and stop when one of them dies.
 
-JAX connects them (`jax.distributed`); `launch` knows who started them, `liveness` whether they live. Process 0 writes
-the run directory, which all of them must see.
+JAX connects them (`jax.distributed`); `launch` knows how they were started, `liveness` whether they are alive. Process
+0 writes the run folder, which all of them must be able to see.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from efficientdet.training.distributed import launch, liveness
 from efficientdet.training.distributed.launch import Launch
 
 _PORT_FILE = "address"
-_GRACE_SECONDS = 40.0  # in which a failed collective operation is found to come from a process that is gone
+_GRACE_SECONDS = 40.0  # time to find out that a collective operation failed because a process died
 
 
 @contextlib.contextmanager
 def joined(folder: Path, seconds: float) -> Iterator[None]:
-    """Connects this process with the others of its run, if it is one of several, and watches them during the block.
+    """Connects this process with the others of its run, if there are any, and watches them during the block.
 
-    Comes before anything asks for a device. When another process is gone, this one ends within a minute, with status
-    75 and a line that names it; a collective operation would wait for ever.
+    Call it before anything requests a device. When another process dies, this one exits within a minute with status 75
+    and a line that names the other; a collective operation would wait forever.
 
     Args:
-        folder: the run directory.
+        folder: run folder.
         seconds: how long to wait for the others.
 
     Raises:
-        UserError: the backend is not JAX, a variable is wrong, or a process does not come.
+        UserError: the backend is not JAX, a variable is invalid, or a process does not start.
     """
     own = launch.find_launch()
     if own is None or own.count == 1:
@@ -45,8 +45,8 @@ def joined(folder: Path, seconds: float) -> Iterator[None]:
         return
     if backend.running() != "jax":
         raise UserError(
-            f"This is one of {own.count} processes ({own.launcher}); the TensorFlow backend trains in one. "
-            "Give `--backend jax`."
+            f"This is one of {own.count} processes ({own.launcher}), but the TensorFlow backend trains in a single "
+            "process; use `--backend jax`."
         )
     signs = liveness.Signs(folder, own.index, own.count)
     try:
@@ -61,16 +61,16 @@ def joined(folder: Path, seconds: float) -> Iterator[None]:
         signs.end(failure=str(error))
         raise
     except Exception as error:
-        # A collective operation fails when a process is gone; then that is what there is to say.
+        # A collective operation fails when a process dies; then report that instead.
         if lost := signs.find_lost(_GRACE_SECONDS):
             _leave(signs, lost)
-        signs.end(failure=f"{type(error).__name__}; its output says more.")
+        signs.end(failure=f"{type(error).__name__}; see its output.")
         raise
     signs.end()
 
 
 def _leave(signs: liveness.Signs, lost: liveness.Lost) -> None:
-    """Ends this process: there is nothing to wait for. JAX's own way to end would wait for the process that is gone."""
+    """Exits at once; JAX's own shutdown would wait for the process that died."""
     say(lost.line)
     signs.quiet()
     sys.stdout.flush()
@@ -78,18 +78,18 @@ def _leave(signs: liveness.Signs, lost: liveness.Lost) -> None:
 
 
 def say(text: str) -> None:
-    """Says something to the person, whichever process this is."""
+    """Prints a line from any process, with the number of the process."""
     prefix = f"process {index()}: " if count() > 1 else ""
     progress.console.print(f"{prefix}{text}", soft_wrap=True, markup=False)
 
 
 def _connect(own: Launch, folder: Path, seconds: float) -> None:
-    """Lets JAX connect the processes, once each has come."""
+    """Lets JAX connect the processes once all have started."""
     import jax
 
     if jax.distributed.is_initialized():
         return
-    # Its own handler for SIGTERM would come in the way of `interruption`.
+    # JAX's own SIGTERM handler would conflict with `interruption`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -106,10 +106,10 @@ def _connect(own: Launch, folder: Path, seconds: float) -> None:
 
 
 def _address_of_the_first(own: Launch, folder: Path, seconds: float) -> str:
-    """Finds the address of process 0 where no variable names it: process 0 writes it into the run directory."""
+    """Finds the address of process 0 if no variable names it: process 0 writes it to the run folder."""
     signs = folder / liveness.FOLDER
     path = signs / _PORT_FILE
-    run = (signs / "0").read_text().split()[1]  # host and pid of process 0 tell its file from that of an earlier run
+    run = (signs / "0").read_text().split()[1]  # host and pid of process 0 distinguish this run from an earlier one
     if own.index == 0:
         with socket.socket() as bound:
             bound.bind(("", 0))
@@ -121,7 +121,7 @@ def _address_of_the_first(own: Launch, folder: Path, seconds: float) -> str:
             if whose == run:
                 return address
         time.sleep(0.1)
-    raise UserError(f"`{path}` has no address of process 0 after {seconds:.0f} s; look at the output of process 0.")
+    raise UserError(f"`{path}` has no address of process 0 after {seconds:.0f} s; check the output of process 0.")
 
 
 def count() -> int:
@@ -137,17 +137,17 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Tells whether this process writes the run directory."""
+    """Returns whether this is process 0, which writes the run folder."""
     return index() == 0
 
 
 def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Brings what each process has to all of them; every process must call it, with no step under way.
+    """Gathers the arrays of all processes in each of them; every process must call it while no step is running.
 
-    On processors, JAX's operations may overtake each other; two collective ones at a time would meet the wrong partner.
+    On CPUs, JAX may reorder operations; two concurrent collective operations could be matched with each other.
 
     Args:
-        arrays: of this process; names, shapes and types may differ from the others'.
+        arrays: arrays of this process; names, shapes and types may differ from the others'.
 
     Returns:
         The arrays of process 0, 1, ...
@@ -171,20 +171,20 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def gather_text(text: str) -> list[str]:
-    """Brings a text of each process to all of them; every process must call it."""
+    """Gathers a text from all processes in each of them; every process must call it."""
     rows = gather({"text": np.frombuffer(text.encode(), np.uint8)})
     return [row["text"].tobytes().decode() for row in rows]
 
 
 def agree(value: int) -> int:
-    """Returns process 0's value to all of them; every process must call it."""
+    """Returns the value of process 0 in all processes; every process must call it."""
     return int(gather({"value": np.array(value, np.int64)})[0]["value"])
 
 
 def first_only(function: Callable[[], Any]) -> None:
-    """Calls a function in process 0; what it raises for a person to mend, all processes raise.
+    """Calls a function in process 0; if it raises a UserError, all processes raise it.
 
-    Every process must call it; all wait until it is done.
+    Every process must call this; all wait until it is done.
     """
     text = ""
     if is_first():

@@ -1,13 +1,13 @@
-"""One step on several devices: each computes a part of the batch, sums go over all of them.
+"""One step on several devices: each computes a part of the batch, and sums run over all devices.
 
-Three forms of the same step, equal by test to one device on the whole batch:
+There are three forms of the same step; tests check that each equals one device on the whole batch:
 
 - one device: nothing to sum.
-- JAX, any devices and processes: the batch lies in parts on the devices, the state on each of them whole. With batch
-  normalisation over the whole batch the compiler makes every sum over the batch one over devices. With statistics per
-  replica the step runs on each device for itself (`shard_map`), and what it sums is summed explicitly.
-- TensorFlow, the GPUs of one machine: `MirroredStrategy`, explicit sums; no XLA around them, which its collectives do
-  not survive (keras#20763).
+- JAX, any devices and processes: the batch is sharded over the devices, the state is replicated. With batch
+  normalization over the whole batch, the compiler turns every sum over the batch into one over devices. With statistics
+  per replica, each device runs the step on its own (`shard_map`), and sums are explicit.
+- TensorFlow, the GPUs of one machine: `MirroredStrategy`, explicit sums, without XLA because its collectives don't work
+  inside it (keras#20763).
 """
 
 import abc
@@ -28,16 +28,16 @@ class Replicas(abc.ABC):
     """The devices of a run."""
 
     count: int
-    """Devices, of all processes."""
+    """Number of devices of all processes."""
     packing = packing.Packing()
-    """How the state is kept on them."""
+    """How the state is stored on them."""
 
     def kernels(self, depthwise: Depthwise = "auto") -> choice.Kernels:
-        """Chooses what a network that is trained on them computes with."""
+        """Chooses the kernels of a network trained on these devices."""
         return choice.choose(depthwise, devices=self.count)
 
     def keep_state_of(self, model: Any) -> None:
-        """Decides how the state of a network, whose frozen parts are known, is kept: as it is, unless that is slow."""
+        """Chooses how to store the state of a network whose frozen parts are known: separate arrays by default."""
         self.packing = packing.Packing()
 
     @abc.abstractmethod
@@ -46,37 +46,37 @@ class Replicas(abc.ABC):
 
     @abc.abstractmethod
     def mean(self, values: list[Any]) -> list[Any]:
-        """Averages float arrays over the replicas, inside the step; others are equal everywhere."""
+        """Averages float arrays over the replicas, inside the step; other arrays are equal everywhere."""
 
     def split(self, rows: Any, num_parts: int) -> Any:
-        """Cuts the rows that a step sees into parts, inside it: [B, ...] -> [num_parts, B / num_parts, ...]."""
+        """Splits the rows of a step into parts, inside the step: [B, ...] -> [num_parts, B / num_parts, ...]."""
         return tree.map_structure(lambda array: _cut(array, num_parts), rows)
 
     def fold(self, function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
-        """Goes through parts one after the other, inside the step: carry <- function(carry, part)."""
+        """Folds over parts one by one, inside the step: carry <- function(carry, part)."""
         return engine.fold(function, first, parts, count)
 
     @abc.abstractmethod
     def place_state(self, state: Any) -> Any:
-        """Brings NumPy arrays to every device, whole."""
+        """Copies NumPy arrays to every device."""
 
     @abc.abstractmethod
     def place_batch(self, batch: Any) -> Any:
-        """Brings this process's rows of a batch to its devices, in parts."""
+        """Distributes this process's rows of a batch over its devices."""
 
     def read_state(self, state: Any) -> Any:
-        """Returns the state, or some of it, as one device of this process has it, with an array for each variable."""
+        """Returns the state, or part of it, from one device of this process, with one array per variable."""
         return self.packing.unpack(self.first(state))
 
     @abc.abstractmethod
     def first(self, values: Any) -> Any:
-        """Returns nested arrays as one device of this process has them."""
+        """Returns nested arrays from one device of this process."""
 
     def compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
         """Compiles the step (state, batch) -> (state, logs).
 
-        Where a batch has `is_asked_to_end`: bool[B], each process's own, the logs have `asked_to_end`, their number:
-        the sums of a step are the one moment at which all processes agree.
+        If a batch has `is_asked_to_end`, bool[B], set by each process, the logs have `asked_to_end`, the number of True
+        values: the sums of a step are the one point where all processes agree.
         """
 
         def counting(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ class Replicas(abc.ABC):
 
     @abc.abstractmethod
     def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
-        """Compiles a step."""
+        """Compiles a step for these devices."""
 
 
 def make_replicas(training: TrainingConfig) -> Replicas:
@@ -100,19 +100,19 @@ def make_replicas(training: TrainingConfig) -> Replicas:
         training: `devices`, `batch_size`, `accumulate_steps`, `batch_norm`.
 
     Raises:
-        UserError: there are fewer devices than wanted, or the batch cannot be divided among them.
+        UserError: there are fewer devices than requested, or the batch size is not divisible by their number.
     """
     devices = _devices(training.devices)
     total = len(devices)
     if training.batch_size % max(total, processes.count()):
         raise UserError(
-            f"`training.batch_size` is {training.batch_size}, which cannot be divided among {total} devices; give a "
-            "multiple, or fewer with `training.devices`."
+            f"`training.batch_size` is {training.batch_size}, which is not divisible by {total} devices; use a "
+            "multiple or fewer devices (`--training.devices`)."
         )
     if training.batch_size // total % training.accumulate_steps:
         raise UserError(
-            f"`training.accumulate_steps` is {training.accumulate_steps}, which does not divide the "
-            f"{training.batch_size // total} images of a batch that each device has."
+            f"`training.accumulate_steps` is {training.accumulate_steps}; it must divide the "
+            f"{training.batch_size // total} images per device of each batch."
         )
     if total == 1:
         return OneDevice()
@@ -122,12 +122,12 @@ def make_replicas(training: TrainingConfig) -> Replicas:
 
 
 def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str | None:
-    """Says so if batch statistics come from a single value, whose variance is 0: then inference is another network.
+    """Warns if batch statistics come from a single value, whose variance is 0, and so are useless at inference.
 
     Args:
         model: `image_size`, `max_level`.
         training: `batch_size`, `accumulate_steps`, `batch_norm`.
-        count: devices.
+        count: number of devices.
     """
     images = training.batch_size // training.accumulate_steps
     images //= count if training.batch_norm == "per_replica" else 1
@@ -135,20 +135,23 @@ def lone_values(model: ModelConfig, training: TrainingConfig, count: int) -> str
         return None
     height, width = model.image_size
     return (
-        f"the coarsest level has one cell at {height} x {width} px, and its batch statistics are of one image: they "
-        "are of no use in evaluation; train on more images at a time, or on larger ones"
+        f"at {height} x {width} px the coarsest level has a single cell, and its batch statistics come from a single "
+        "image, so evaluation cannot use them; train on more images at a time or on larger images"
     )
 
 
 def _devices(wanted: int) -> list[Any]:
-    """Lists the devices to use: of all processes on JAX; GPUs if there are any, else one CPU unless more are wanted."""
+    """Lists the devices to use: JAX: those of all processes; TensorFlow: GPUs, or one CPU unless more are requested."""
     if backend.running() == "jax":
         import jax
 
         found = list(jax.devices())
         if processes.count() > 1:
             if wanted not in (0, len(found)):
-                raise UserError(f"`training.devices` is {wanted}; several processes use all of theirs ({len(found)}).")
+                raise UserError(
+                    f"`training.devices` is {wanted}, but several processes always use all of their devices "
+                    f"({len(found)}); leave it unset."
+                )
             return found
     else:
         import tensorflow as tf
@@ -157,7 +160,7 @@ def _devices(wanted: int) -> list[Any]:
         if wanted == 0 and found[0].device_type == "CPU":
             return found[:1]
     if wanted > len(found):
-        raise UserError(f"`training.devices` is {wanted}; {backend.running()} has {len(found)} here.")
+        raise UserError(f"`training.devices` is {wanted}, but {backend.running()} finds only {len(found)} here.")
     return found[: wanted or len(found)]
 
 
@@ -171,62 +174,61 @@ class OneDevice(Replicas):
     count = 1
 
     def __init__(self, kept: packing.Packing | None = None):
-        """Takes how the state is kept; none: as it is."""
+        """Takes the packing of the state; None keeps arrays separate."""
         self.packing = kept or packing.Packing()
 
     def keep_state_of(self, model: Any) -> None:
-        """Joins arrays where there is a cost to each: with TensorFlow on a processor."""
+        """Joins arrays if each one adds overhead: with TensorFlow on a CPU."""
         if backend.is_tensorflow_on_cpu():
             self.packing = packing.joined(model)
 
     def sum(self, values: Any) -> Any:
-        """Has nothing to sum."""
+        """Returns the values; there is nothing to sum."""
         return values
 
     def mean(self, values: list[Any]) -> list[Any]:
-        """Has nothing to average."""
+        """Returns the values; there is nothing to average."""
         return values
 
     def place_state(self, state: Any) -> Any:
-        """Brings arrays to the device."""
+        """Moves arrays to the device."""
         return engine.to_device(self.packing.pack(state))
 
     def place_batch(self, batch: Any) -> Any:
-        """Brings arrays to the device."""
+        """Moves arrays to the device."""
         return engine.to_device(batch)
 
     def first(self, values: Any) -> Any:
-        """Returns them as they are."""
+        """Returns the arrays unchanged."""
         return values
 
     def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
-        """Compiles."""
         return backend.compile_function(step, xla=xla, donate=True)
 
 
 class JaxReplicas(Replicas):
-    """JAX's devices, of one process or many (`keras.distribution.DataParallel`'s mesh)."""
+    """JAX devices of one or several processes (the mesh of `keras.distribution.DataParallel`)."""
 
     def __init__(self, devices: list[Any], *, is_local: bool):
-        """Lays the mesh; `is_local`: batch statistics per replica."""
+        """Creates the mesh; `is_local`: batch statistics per replica."""
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
         self.count = len(devices)
         self._is_local = is_local
-        # Keras names this axis `batch` too; its own mesh would refuse a part of the devices.
+        # Keras names this axis `batch` too, but its own mesh rejects a subset of the devices.
         self._mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._whole = NamedSharding(self._mesh, PartitionSpec())
         self._parts = NamedSharding(self._mesh, PartitionSpec("batch"))
 
     def sum(self, values: Any) -> Any:
-        """Sums explicitly where each replica is for itself."""
+        """Sums explicitly if each replica runs on its own."""
         import jax
 
         return jax.lax.psum(values, "batch") if self._is_local else values
 
     def mean(self, values: list[Any]) -> list[Any]:
-        """Averages floats explicitly where each replica is for itself."""
+        """Averages floats explicitly if each replica runs on its own."""
         import jax
 
         if not self._is_local:
@@ -234,7 +236,7 @@ class JaxReplicas(Replicas):
         return [jax.lax.pmean(value, "batch") if "float" in str(value.dtype) else value for value in values]
 
     def split(self, rows: Any, num_parts: int) -> Any:
-        """Makes each part of rows of every device, so that no row moves."""
+        """Takes rows of every device for each part, so that no row moves between devices."""
         if self._is_local:
             return super().split(rows, num_parts)
         import jax
@@ -257,19 +259,19 @@ class JaxReplicas(Replicas):
         return jax.tree.map(lambda value: jax.make_array_from_process_local_data(self._whole, np.asarray(value)), state)
 
     def place_batch(self, batch: Any) -> Any:
-        """Cuts this process's rows among its devices."""
+        """Distributes this process's rows over its devices."""
         import jax
 
         return jax.tree.map(lambda value: jax.make_array_from_process_local_data(self._parts, value), batch)
 
     def first(self, values: Any) -> Any:
-        """Returns the copy of the first device of this process."""
+        """Returns the copy on the first device of this process."""
         import jax
 
         return jax.tree.map(lambda value: value.addressable_data(0), values)
 
     def _compile(self, step: Callable[..., Any], *, xla: str) -> Callable[..., Any]:
-        """Compiles for all devices; XLA is JAX's only way."""
+        """Compiles for all devices; JAX always uses XLA."""
         import jax
         from jax.sharding import PartitionSpec
 
@@ -285,7 +287,7 @@ class MirroredReplicas(Replicas):
     """TensorFlow's devices of one machine."""
 
     def __init__(self, devices: list[Any], *, is_local: bool):
-        """Makes the strategy; `is_local`: batch statistics per replica."""
+        """Creates the strategy; `is_local`: batch statistics per replica."""
         import tensorflow as tf
 
         self.count = len(devices)
@@ -293,7 +295,7 @@ class MirroredReplicas(Replicas):
         self._strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
 
     def kernels(self, depthwise: Depthwise = "auto") -> choice.Kernels:
-        """Chooses a normalisation that goes over the replicas, unless each is for itself."""
+        """Chooses a normalization over all replicas, unless each has its own statistics."""
         return super().kernels(depthwise) if self._is_local else choice.synchronized()
 
     def sum(self, values: Any) -> Any:
@@ -312,10 +314,10 @@ class MirroredReplicas(Replicas):
         return tf.distribute.get_replica_context().all_reduce(how, values)
 
     def fold(self, function: Callable[[Any, Any], Any], first: Any, parts: Any, count: int) -> Any:
-        """Goes through parts; with batch statistics over the devices they are compiled one by one.
+        """Folds over parts; with batch statistics over all devices the loop is unrolled.
 
-        TensorFlow has no sums over devices inside a loop. Each part waits for the one before, so that memory is that of
-        one.
+        TensorFlow cannot sum over devices inside a loop. Each part waits for the previous one, so only one part needs
+        memory at a time.
         """
         if self._is_local:
             return super().fold(function, first, parts, count)
@@ -329,11 +331,11 @@ class MirroredReplicas(Replicas):
         return carry
 
     def place_state(self, state: Any) -> Any:
-        """Returns tensors; the strategy gives each replica the same."""
+        """Returns tensors; the strategy passes the same ones to each replica."""
         return engine.to_device(state)
 
     def place_batch(self, batch: Any) -> Any:
-        """Cuts the rows among the replicas."""
+        """Distributes the rows over the replicas."""
         import tensorflow as tf
 
         def part(context: Any) -> Any:
@@ -354,7 +356,9 @@ class MirroredReplicas(Replicas):
         import tensorflow as tf
 
         if xla == "on":
-            raise UserError("`training.xla` is on; TensorFlow's sums over several devices do not work inside XLA.")
+            raise UserError(
+                "`training.xla` is on, but TensorFlow cannot sum over several devices inside XLA; set it off."
+            )
         return tf.function(
             lambda state, batch: self._strategy.run(step, (state, batch)), autograph=False, reduce_retracing=False
         )

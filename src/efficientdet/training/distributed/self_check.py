@@ -1,4 +1,4 @@
-"""What several processes check before they train together: the same program, the same settings, sums that are right."""
+"""Checks of several processes before they train together: same versions, same settings, correct sums."""
 
 import dataclasses
 import hashlib
@@ -20,33 +20,33 @@ _PACKAGES = ("efficientdet-keras", "keras", "jax", "jaxlib", "numpy")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessReport:
-    """What was found of the processes of a run."""
+    """Result of checking the processes of a run."""
 
     count: int
-    """Processes."""
+    """Number of processes."""
     devices: int
-    """Of all of them."""
+    """Number of devices of all processes."""
     milliseconds: float
-    """For all to learn one number of each, median of ten."""
+    """Time to gather one number from each process in all of them, median of ten."""
     clock_difference: float
-    """Between the clocks that differ most, s; as far as the milliseconds above can tell."""
+    """Difference between the two clocks furthest apart, s; no more precise than the milliseconds above."""
 
     def text(self) -> str:
-        """Says it in one line."""
+        """Summarizes the report in one line."""
         return (
-            f"{self.count} processes, {self.devices} devices: the same versions and settings, their sum is right, "
-            f"{self.milliseconds:.1f} ms from all to all, clocks {self.clock_difference:.1f} s apart"
+            f"{self.count} processes, {self.devices} devices: same versions and settings, correct test sum, "
+            f"{self.milliseconds:.1f} ms per all-gather, clocks {self.clock_difference:.1f} s apart"
         )
 
 
 def check_processes(config: ExperimentConfig | None = None) -> ProcessReport | None:
-    """Checks what the processes of a run must have in common; every process must call it, before it trains.
+    """Checks what the processes of a run must have in common; every process must call it before training.
 
     Args:
-        config: of the run; none: only what needs no run.
+        config: config of the run; None skips the comparison of settings.
 
     Returns:
-        None: there is one process.
+        None if there is only one process.
 
     Raises:
         UserError: versions or settings differ, or a sum over the devices is wrong.
@@ -67,10 +67,10 @@ def check_processes(config: ExperimentConfig | None = None) -> ProcessReport | N
 
 
 def check_sum() -> int:
-    """Sums 1, 2, ... n over the n devices of all processes, one number on each; every process must call it.
+    """Sums 1, 2, ... n over the n devices of all processes, one number per device; every process must call it.
 
     Returns:
-        The number of devices.
+        Number of devices.
 
     Raises:
         UserError: the sum is wrong.
@@ -87,23 +87,23 @@ def check_sum() -> int:
     expected = len(devices) * (len(devices) + 1) / 2
     if found != expected:
         raise UserError(
-            f"The sum of 1 to {len(devices)} over as many devices is {found:g}, not {expected:g}; the devices or what "
-            "connects them is faulty."
+            f"The sum of 1 to {len(devices)} over as many devices is {found:g}, expected {expected:g}; a device or the "
+            "interconnect is faulty."
         )
     return len(devices)
 
 
 def check_state(arrays: Iterable[np.ndarray]) -> str:
-    """Compares, to the bit, what each process has of a state; every process must call it.
+    """Checks that all processes have bit-identical copies of a state; every process must call it.
 
     Args:
-        arrays: this process's copy.
+        arrays: copy of this process.
 
     Returns:
-        A line that says so; empty: there is one process.
+        A line that confirms it; empty if there is only one process.
 
     Raises:
-        UserError: a process has other values.
+        UserError: a process has different values.
     """
     if processes.count() == 1:
         return ""
@@ -114,25 +114,28 @@ def check_state(arrays: Iterable[np.ndarray]) -> str:
     different = [str(number) for number, theirs in enumerate(everyone) if theirs != everyone[0]]
     if different:
         raise UserError(
-            f"Process {', '.join(different)} and process 0 have different weights after the same steps; the devices or "
-            "what connects them is faulty. Do not trust this run."
+            f"Process {', '.join(different)} and process 0 have different weights after the same steps; a device or "
+            "the interconnect is faulty. Do not trust this run."
         )
-    return f"all {len(everyone)} processes have the same weights, to the bit"
+    return f"all {len(everyone)} processes have bit-identical weights"
 
 
 def _check_equal(own: Mapping[str, object], what: str) -> None:
     """Compares values by name with those of process 0."""
-    # As JSON knows them: no difference between tuples and lists.
+    # JSON makes no difference between tuples and lists.
     everyone = [json.loads(text) for text in processes.gather_text(json.dumps(own))]
     for number, theirs in enumerate(everyone):
         for name, value in theirs.items():
             if value != everyone[0].get(name):
                 first = everyone[0].get(name)
-                raise UserError(f"Process {number} {what} `{name}` {value!r}, process 0 {first!r}; all need the same.")
+                raise UserError(
+                    f"Process {number} {what} `{name}` {value!r}, but process 0 {what} {first!r}; all processes must "
+                    "use the same."
+                )
 
 
 def _times() -> tuple[float, float]:
-    """Measures a round from all to all, ms, and how far the clocks are apart, s."""
+    """Measures the time of an all-gather, ms, and how far apart the clocks are, s."""
     took = []
     clocks = np.zeros(1)
     for _ in range(_ROUNDS):

@@ -1,4 +1,4 @@
-"""What a run says as it begins: what it trains, what it derived, that it compiles, and how long it will take."""
+"""What a run prints at the start: what it trains, derived values, that it is compiling, and the expected duration."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,17 +8,17 @@ from efficientdet.config import ExperimentConfig
 from efficientdet.training.dataset import Dataset
 from efficientdet.training.distributed import processes
 
-_LEAST_STEPS, _LEAST_SECONDS = 3, 10.0  # measured before a run says how long it will take
+_LEAST_STEPS, _LEAST_SECONDS = 3, 10.0  # measured before a run estimates its duration
 
 
 def describe(config: ExperimentConfig, dataset: Dataset, num_parameters: int, num_devices: int) -> str:
-    """Says in one line what is trained on what.
+    """Summarizes the network, data and settings of a run in one line.
 
     Args:
-        config: of the run.
-        dataset: what it trains on.
-        num_parameters: trainable numbers.
-        num_devices: of all processes.
+        config: config of the run.
+        dataset: the data it trains on.
+        num_parameters: number of trainable parameters.
+        num_devices: number of devices of all processes.
     """
     training, (height, width) = config.training, config.model.image_size
     return (
@@ -26,12 +26,12 @@ def describe(config: ExperimentConfig, dataset: Dataset, num_parameters: int, nu
         f"{dataset.num_examples} training and {dataset.num_validation} validation images; batch "
         f"{training.batch_size}, {training.epochs:g} epochs, {training.precision}, {backend.running()}"
         + (f", {num_devices} devices" if num_devices > 1 else "")
-        + (f" of {processes.count()} processes" if processes.count() > 1 else "")
+        + (f" in {processes.count()} processes" if processes.count() > 1 else "")
     )
 
 
 def derived(values: Mapping[str, float | str]) -> str:
-    """Says which values follow from batch, dataset and length.
+    """Lists the values derived from batch size, dataset and number of steps.
 
     Args:
         values: dotted name -> value.
@@ -41,32 +41,33 @@ def derived(values: Mapping[str, float | str]) -> str:
 
 
 def fixed(step: int) -> str:
-    """Says that batch statistics stay from a step on, for which the step is compiled again."""
+    """Announces that batch statistics are constant from a step on, for which the step is compiled again."""
     return (
-        f"batch statistics are fixed after step {step}: the rest trains with those that inference uses; compiling again"
+        f"batch statistics are fixed after step {step}: the rest of the run trains with the statistics used at "
+        "inference; recompiling"
     )
 
 
 class Forecast:
-    """Says that the first step compiles and, after some steps, how long the rest takes."""
+    """Announces that the first step is compiling and, after a few steps, how long the rest will take."""
 
     def __init__(self, total_steps: int, batch_size: int, say: Callable[[str], None]):
-        """Says that the step is being compiled.
+        """Announces that the step is being compiled.
 
         Args:
-            total_steps: of the whole run.
-            batch_size: images a step, over all devices.
-            say: shows a line.
+            total_steps: steps of the whole run.
+            batch_size: images per step, over all devices.
+            say: prints a line.
         """
         self._total_steps, self._batch_size, self._say = total_steps, batch_size, say
         self._created = time.monotonic()
         self._first_seconds: float | None = None
         self._measured_from: tuple[int, float] | None = None  # step, time
         self._is_done = False
-        say("compiling the training step; that can take a minute or more")
+        say("compiling the training step; this can take a minute or more")
 
     def advance(self, step: int) -> None:
-        """Takes the number of the step that has just been started; says the forecast when it can be told."""
+        """Records that a step has been started; prints the forecast as soon as it is known."""
         now = time.monotonic()
         if self._first_seconds is None:
             self._first_seconds = now - self._created
@@ -80,17 +81,17 @@ class Forecast:
         rate = steps * self._batch_size / seconds
         left = (self._total_steps - step) * seconds / steps
         self._say(
-            f"the first step took {self._first_seconds:.0f} s; about {_duration(left)} to go at {rate:.3g} images/s, "
-            "evaluations not counted"
+            f"the first step took {self._first_seconds:.0f} s; about {_duration(left)} left at {rate:.3g} images/s, "
+            "not counting evaluations"
         )
 
     def leave_out(self) -> None:
-        """Leaves out the time since the last step, in which something else was done, such as an evaluation."""
+        """Ignores the time since the last step, which went into something else, such as an evaluation."""
         self._measured_from = None
 
 
 def _duration(seconds: float) -> str:
-    """Writes a time for people: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """Formats a duration for people: 40 s, 12 min, 3.5 h, 2.1 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -1,7 +1,7 @@
-"""What a run warns of: at the start, on the way, at the end; each in one line that says what to change.
+"""Warnings of a run at the start, during training and at the end; each is one line that says what to change.
 
-AP of n images is known to about +-0.52 / sqrt(n) (95 %), by a bootstrap over generated images with AP .37: +-.095 for
-16, .068 for 64, .043 for 128, .026 for 400.
+AP measured on n images is accurate to about +-0.52 / sqrt(n) (95 %), from a bootstrap over generated images with AP
+.37: +-.095 for 16, .068 for 64, .043 for 128, .026 for 400.
 """
 
 import math
@@ -23,15 +23,15 @@ from efficientdet.training.validation import ValidationResult
 
 _AP_INTERVAL = 0.52
 _WIDE = 0.05
-"""Half of an interval of AP from which on the run says so: below 109 images."""
+"""Half-width of the AP interval above which the run warns: fewer than 109 images."""
 _FEW_BOXES = 10
-"""Validation boxes of a class below which its AP means little."""
+"""Number of validation boxes of a class below which its AP means little."""
 _MANY_SMALL, _LEFT_SMALL = 0.10, 0.05
-"""Share of training boxes too small for the anchors that is said, and the share that the advice aims at."""
+"""Share of training boxes too small for the anchors that triggers the warning, and the share the advice aims for."""
 _SIDES = 128
-"""Image sizes that are advised are multiples of it, px: the stride of the coarsest level."""
+"""Suggested image sizes are multiples of this, px: the stride of the coarsest level."""
 _LARGER = 2.0
-"""The most by which a larger image is advised in height and width: four times the memory and time."""
+"""Largest factor by which a larger height and width is suggested: four times the memory and time."""
 _LOWER_RATE = 3.0
 _SHOWN = 10
 
@@ -47,18 +47,18 @@ class Cautions:
         num_devices: int,
         say: Callable[[str], None],
     ):
-        """Takes up what `metrics.jsonl` has of the steps before a resume.
+        """Reads the losses before a resume from `metrics.jsonl`.
 
         Args:
-            config: of the run, with derived values.
-            dataset: what it trains on.
-            run_dir: its `metrics.jsonl` has no line beyond the step that the run goes on from.
-            num_devices: of all processes.
-            say: shows a line.
+            config: config of the run, with derived values.
+            dataset: the data it trains on.
+            run_dir: run folder; its `metrics.jsonl` has no lines beyond the step that the run resumes from.
+            num_devices: number of devices of all processes.
+            say: prints a line.
         """
         self._config, self._dataset, self._num_devices, self._say = config, dataset, num_devices, say
         self.said: list[str] = []
-        """What was said so far, of the evaluations only the last, for `summary.json`."""
+        """Warnings so far, for `summary.json`; of those about evaluations, only the last evaluation's."""
         self._of_last_evaluation: list[str] = []
         self._trend, self._has_diverged = LossTrend(), False
         self._last_loss: float | None = None
@@ -70,7 +70,7 @@ class Cautions:
                 before = line["step"]
 
     def start(self) -> None:
-        """Says what can be known before the first step."""
+        """Warns about what is known before the first step."""
         if not processes.is_first():
             return
         config, dataset = self._config, self._dataset
@@ -84,10 +84,10 @@ class Cautions:
             self._warn(line)
 
     def trained(self, losses: Sequence[float]) -> None:
-        """Follows the loss; says once that it diverges.
+        """Follows the loss and warns once if it diverges.
 
         Args:
-            losses: of steps, without those that were not finite.
+            losses: finite losses of the latest steps.
         """
         self._follow(losses)
         if self._trend.is_diverging and not self._has_diverged:
@@ -95,7 +95,7 @@ class Cautions:
             self._warn(self._describe_divergence())
 
     def evaluated(self, found: ValidationResult) -> None:
-        """Says which validation images are full of confident boxes, and that their loss is far above training's."""
+        """Warns of validation images full of confident boxes, and of a loss far above that of training."""
         before = [text for text in self.said if text not in self._of_last_evaluation]
         lines = [
             found.watch.warning(self._dataset.validation_name),
@@ -107,12 +107,12 @@ class Cautions:
             self._warn(line)
 
     def ending(self) -> str:
-        """Says, for the last line of the run, that the loss diverged; empty: it did not, or recovered."""
+        """Returns a note for the run's last line if the loss diverged; empty if it did not or recovered."""
         if not self._trend.is_high:
             return ""
         if not self._has_diverged:
             self._warn(self._describe_divergence())
-        return f"; the loss diverged: {self._trend.level:.3g} at the end, {self._trend.lowest:.3g} at its lowest"
+        return f"; the loss diverged: {self._trend.level:.3g} at the end, up from a low of {self._trend.lowest:.3g}"
 
     def _follow(self, losses: Sequence[float]) -> None:
         for loss in losses:
@@ -124,9 +124,9 @@ class Cautions:
         rate = self._config.optimizer.learning_rate
         assert rate is not None, "`schedule.derive` comes first"
         return (
-            f"the training loss diverges: {self._trend.level:.3g} over the last steps, {self._trend.lowest:.3g} at its "
-            f"lowest. Start again with `--optimizer.learning-rate {rate / _LOWER_RATE:.2g}` (a third of this run's) in "
-            "a new `--run-dir`."
+            f"the training loss is diverging: {self._trend.level:.3g} over the last steps, up from a low of "
+            f"{self._trend.lowest:.3g}. Start a new run with `--optimizer.learning-rate {rate / _LOWER_RATE:.2g}` (a "
+            "third of this run's) and a new `--run-dir`."
         )
 
     def _warn(self, text: str | None) -> None:
@@ -136,47 +136,48 @@ class Cautions:
 
 
 def _batch(config: ExperimentConfig, dataset: Dataset) -> str | None:
-    """Warns of a batch that is larger than the training data."""
+    """Warns if the batch is larger than the training set."""
     batch_size, number = config.training.batch_size, dataset.num_examples
     if batch_size <= number:
         return None
     steps = max(math.ceil(config.training.epochs * number / batch_size), 1)
     advised = 2 ** int(math.log2(max(number // 2, 1)))
     return (
-        f"`training.batch_size` is {batch_size}, more than the {number} training images: an update sees each of them "
-        f"{batch_size / number:.1f} times, and the whole run is {_counted(steps, 'update')}. Give "
-        f"`--training.batch-size {advised}`, and `--training.epochs` for some hundred updates."
+        f"`training.batch_size` is {batch_size}, more than the {number} training images: each update sees every image "
+        f"{batch_size / number:.1f} times, and the whole run is only {_counted(steps, 'update')}. Use "
+        f"`--training.batch-size {advised}` and enough `--training.epochs` for a few hundred updates."
     )
 
 
 def _classes(dataset: Dataset) -> str | None:
-    """Warns of classes without training boxes."""
+    """Warns about classes without training boxes."""
     counts = None if dataset.train_records is None else dataset.train_records.boxes_per_class
     missing = [c.name for c, count in zip(dataset.categories, counts or (), strict=False) if not count]
     if not missing:
         return None
     verb = "has" if len(missing) == 1 else "have"
     return (
-        f"{len(missing)} of {len(dataset.categories)} classes {verb} no training boxes and will never be found: "
-        f"{_listed(missing)}. Add images of them, or convert without these classes."
+        f"{len(missing)} of {len(dataset.categories)} classes {verb} no training boxes and will never be detected: "
+        f"{_listed(missing)}. Add images of them, or convert the dataset without these classes."
     )
 
 
 def _validation(config: ExperimentConfig, dataset: Dataset) -> str | None:
-    """Warns of validation data that have no boxes, or too few to know AP."""
+    """Warns if the validation data have no boxes, or too few for a reliable AP."""
     records, number = dataset.validation_records, dataset.num_validation
     if records is None:
         return None
     if not records.num_boxes:
         return (
-            f"the {_counted(number, 'validation image')} have no boxes: losses are computed, AP stays `-`, and "
-            "weights/best is not written. Give boxes by `--data.validation`, or go without: `--data.validation none`."
+            f"the {_counted(number, 'validation image')} have no boxes: losses are computed, but AP stays `-` and "
+            "weights/best is not written. Pass data with boxes (`--data.validation`) or turn validation off "
+            "(`--data.validation none`)."
         )
     half, texts = _AP_INTERVAL / math.sqrt(number), []
     if half > _WIDE:
         texts.append(
-            f"AP of {_counted(number, 'validation image')} may be off by {100 * half:.0f} points; the interval "
-            "beside AP says what it is here, and smaller differences mean nothing"
+            f"AP on {_counted(number, 'validation image')} may be off by {100 * half:.0f} points; the interval "
+            "next to AP shows the actual margin, and smaller differences mean nothing"
         )
     whole = number == len(records)
     counts = zip(records.categories, records.boxes_per_class or (), strict=False) if whole else ()
@@ -186,29 +187,29 @@ def _validation(config: ExperimentConfig, dataset: Dataset) -> str | None:
     if not texts:
         return None
     more = "convert with a larger `--val-fraction`" if whole else "raise `--evaluation.max-images`"
-    return f"{'; '.join(texts)}. To know more, {more}, or name more images by `--data.validation`."
+    return f"{'; '.join(texts)}. For a more precise AP, {more}, or pass more images with `--data.validation`."
 
 
 def small_boxes(model: ModelConfig, match_iou: float, sample: box_sample.BoxSample, num_examples: int) -> str | None:
-    """Warns of training boxes that are too small for the anchors: their IoU with any stays below `match_iou`.
+    """Warns about training boxes that are too small for the anchors: their IoU with every anchor is below `match_iou`.
 
     Each still gets the one anchor that it overlaps most (`targets`), but is hard to learn.
 
     Args:
         model: `image_size`, `anchor_scale`, `aspect_ratios`, `min_level`.
-        match_iou: least IoU of a match.
-        sample: of the training boxes.
-        num_examples: training images.
+        match_iou: lowest IoU of a match.
+        sample: sample of the training boxes.
+        num_examples: number of training images.
 
     Returns:
-        A line, if they are a tenth of the boxes or more.
+        The warning if at least a tenth of the boxes are too small, else None.
     """
     areas = sample.areas(model.image_size)
     anchor = _smallest_anchor(model)
     is_small = areas < match_iou * anchor**2
     if not len(areas) or is_small.mean() < _MANY_SMALL:
         return None
-    # The linear factor between boxes and anchors that leaves the share aimed at.
+    # The factor between box and anchor sides that leaves the intended share.
     factor = anchor * math.sqrt(match_iou / max(np.quantile(areas, _LEFT_SMALL), 1e-9))
     advice = []
     if factor <= _LARGER:
@@ -220,8 +221,8 @@ def small_boxes(model: ModelConfig, match_iou: float, sample: box_sample.BoxSamp
     images = f" in a sample of {sample.num_images} images" if sample.num_images < num_examples else ""
     return (
         f"{is_small.mean():.0%} of the training boxes{images} are too small for the anchors: at "
-        f"{model.image_size[0]} x {model.image_size[1]} px they cover less than {match_iou:.0%} of the smallest, "
-        f"{anchor:.0f} x {anchor:.0f} px. "
+        f"{model.image_size[0]} x {model.image_size[1]} px they cover less than {match_iou:.0%} of the smallest anchor "
+        f"({anchor:.0f} x {anchor:.0f} px). "
         + (f"{' or '.join(advice)} would leave about {_LEFT_SMALL:.0%}." if advice else "Cut the images into tiles.")
     )
 

@@ -1,4 +1,4 @@
-"""`curves.png`: losses, learning rate and AP of a run over epochs."""
+"""`curves.png`: losses, learning rate and AP of a run by epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,18 +8,18 @@ import numpy as np
 
 from efficientdet.storage import files
 
-_MANY_POINTS = 60  # from here on a curve is drawn smoothed over its faint self
+_MANY_POINTS = 60  # curves with at least this many points are smoothed, on top of the faint raw curve
 _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#475569")
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws losses, learning rate and AP over epochs as a PNG, written aside and renamed.
+    """Plots losses, learning rate and AP by epoch as a PNG, written to a temporary file and renamed.
 
     Args:
-        lines: as `metrics.read_lines` gives them.
-        path: of the image.
+        lines: as returned by `metrics.read_lines`.
+        path: path of the image.
     """
-    # The object-oriented interface: no window system, no global state. matplotlib takes a second to import.
+    # The object-oriented interface needs no window system and no global state. Importing matplotlib takes a second.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), dpi=110, layout="constrained")
@@ -40,7 +40,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _draw_panel(axes: Any, title: str, names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> None:
-    """Draws each name as one colour: training as a line, validation dashed with a mark at each point."""
+    """Draws each name in one color: training as a line, validation dashed with a mark at each point."""
     kinds = list(dict.fromkeys(line["kind"] for line in lines))
     for number, name in enumerate(names):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -52,7 +52,7 @@ def _draw_panel(axes: Any, title: str, names: Sequence[str], lines: Sequence[Map
             style = {"color": colour, "label": label, "linewidth": 1.6}
             if kind != "train":
                 marker = "o" if len(values) < _MANY_POINTS else None
-                # A single name has room for a second colour.
+                # With a single name, validation can have its own color.
                 colour_of_kind = _COLOURS[1] if len(names) == 1 else colour
                 axes.plot(
                     epochs, values, **style | {"color": colour_of_kind}, linestyle="--", marker=marker, markersize=4
@@ -69,18 +69,18 @@ def _draw_panel(axes: Any, title: str, names: Sequence[str], lines: Sequence[Map
     if axes.lines:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
     else:
-        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="grey")
+        axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="grey")
 
 
 def _series(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Collects epochs and values of one curve, float64[n] each; what is null is left out."""
+    """Collects epochs and values of one curve, float64[n] each; skips null values."""
     found = [(line["epoch"], line["values"].get(name)) for line in lines if line["kind"] == kind]
     points = np.array([point for point in found if point[1] is not None], np.float64).reshape(-1, 2)
     return points[:, 0], points[:, 1]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Averages each value with its neighbours, a fiftieth of the curve together; fewer at the ends."""
+    """Averages each value with its neighbors, over a fiftieth of the curve; over fewer at the ends."""
     reach = max(2, len(values) // 100)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     positions = np.arange(len(values))
@@ -89,7 +89,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _use_logarithm(axes: Any) -> None:
-    """Scales a panel of losses by the logarithm, with plain numbers beside it, where all values are above 0."""
+    """Gives a panel a log scale with plain tick labels if all values are above 0."""
     values = [value for line in axes.lines for value in line.get_ydata()]
     if not values or min(values) <= 0:
         return

@@ -1,4 +1,4 @@
-"""How much memory a run holds: of the process, and of the devices it trains on."""
+"""Memory use of a run: of the process and of the devices it trains on."""
 
 import contextlib
 import ctypes
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from efficientdet import backend
 
-_STATUS = Path("/proc/self/statm")  # Linux: pages of the process; the second number are those in memory
+_STATUS = Path("/proc/self/statm")  # Linux: pages of the process; the second number counts the resident ones
 _SUMMARY = Path("/proc/self/status")  # Linux: names and values
 _MB = 1e6
 
 
 def resident() -> float | None:
-    """Returns the memory of this process that is in use now, MB of 10^6 bytes; none where the system does not say."""
+    """Returns the resident memory of this process, MB of 10^6 bytes; None if the system does not report it."""
     try:
         pages = int(_STATUS.read_text().split()[1])
     except OSError:
@@ -23,8 +23,8 @@ def resident() -> float | None:
 
 
 def resident_peak() -> float | None:
-    """Returns the most memory that this process had in use so far, MB of 10^6 bytes; none where nothing says so."""
-    # On Linux `getrusage` begins with what the process had in use that started this one.
+    """Returns the peak resident memory of this process, MB of 10^6 bytes; None if the system does not report it."""
+    # On Linux, `getrusage` starts from the memory of the parent process.
     with contextlib.suppress(OSError):
         for line in _SUMMARY.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -38,9 +38,9 @@ def resident_peak() -> float | None:
 
 
 def device_peak() -> float | None:
-    """Returns the most memory that a device of this process had in use so far, MB of 10^6 bytes; none on a CPU.
+    """Returns the peak memory of the fullest device of this process, MB of 10^6 bytes; None on a CPU.
 
-    What the backend has reserved, and nvidia-smi shows, is more.
+    The backend reserves more than that; nvidia-smi shows the reserved memory.
     """
     if backend.running() == "jax":
         import jax
@@ -56,10 +56,10 @@ def device_peak() -> float | None:
 
 
 def trim() -> None:
-    """Gives memory that was freed back to the system, where the C library can (glibc).
+    """Returns freed memory to the system if the C library can (glibc).
 
-    Left to itself it keeps pages between pieces that are still in use: a small model's run on a CPU grew by 17 MB over
-    ten evaluations, though nothing was held.
+    By default glibc keeps pages between blocks that are still in use: training a small model on a CPU grew by 17 MB
+    over ten evaluations although nothing leaked.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

@@ -1,8 +1,8 @@
-"""What a run measures, to everything that takes it: `metrics.jsonl`, TensorBoard, and what `logging` asks for.
+"""The metrics of a run, written to `metrics.jsonl`, TensorBoard, and the services enabled in `logging`.
 
 A line of `metrics.jsonl` is one JSON object: `kind` ("train", "validation"), `step`, `epoch` (a fraction), `time`
-(seconds since 1970), `values` (name -> number; null where it was not finite or could not be measured). Every other
-form is made from these lines.
+(seconds since 1970), `values` (name -> number; null if it was not finite or could not be measured). All other
+outputs are made from these lines.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ def open_writer(
     num_devices: int = 1,
     say: Callable[[str], None] = print,
 ) -> "MetricsWriter":
-    """Opens all that takes the metrics of a run; what an earlier process wrote beyond `resume_step` is cut away.
+    """Opens all sinks for the metrics of a run and removes lines that an earlier process wrote beyond `resume_step`.
 
-    Of the processes of a run, the first one writes; the others' writers are silent.
+    Only the first process of a run writes; the writers of the others do nothing.
 
     Args:
-        config: of the run; `logging` says where else the lines go.
-        run_dir: made where it is missing.
-        resume_step: last step whose results the run goes on from; 0: a run from the beginning.
-        evaluates_again: the evaluation after that step comes again; its line goes too.
-        num_devices: the run trains on.
-        say: shows a line.
+        config: config of the run; `logging` selects additional sinks.
+        run_dir: run folder; created if missing.
+        resume_step: step that the run resumes from; 0 for a new run.
+        evaluates_again: whether the evaluation after that step is repeated, so that its line is removed too.
+        num_devices: number of devices the run trains on.
+        say: prints a line.
     """
     if not processes.is_first():
         return MetricsWriter(run_dir, ())
@@ -58,10 +58,10 @@ def open_writer(
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`; an unfinished last line, which a killed process leaves, is not counted.
+    """Reads `metrics.jsonl`; ignores an unfinished last line left by a killed process.
 
     Raises:
-        UserError: another line is damaged.
+        UserError: any other line is damaged.
     """
     if not path.exists():
         return []
@@ -72,7 +72,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
             lines.append({name: line[name] for name in ("kind", "step", "epoch", "time", "values")})
         except (ValueError, KeyError, TypeError) as error:
-            message = f"`{path}` line {number} is not a line of metrics; mend it, remove it, or move the file away."
+            message = f"`{path}` line {number} is not a valid metrics line; fix it, delete it, or move the file away."
             raise UserError(message) from error
     return lines
 
@@ -89,26 +89,26 @@ def _cut(path: Path, last_step: int, last_evaluation: int) -> list[dict[str, Any
 
 
 class Sink(Protocol):
-    """Something that takes what a run measures."""
+    """A destination for the metrics of a run."""
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Takes a line, as `read_lines` gives them."""
+        """Writes a line, as returned by `read_lines`."""
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Takes an image: uint8[H, W, 3], RGB."""
+        """Writes an image: uint8[H, W, 3], RGB."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Takes how the run ended, as `summary.json` has it; is not called when the run was interrupted."""
+        """Writes the contents of `summary.json`; not called if the run was interrupted."""
 
     def close(self) -> None:
         """Writes what is still in memory."""
 
 
 class MetricsWriter:
-    """Gives the metrics of one run to its sinks."""
+    """Passes the metrics of one run to its sinks."""
 
     def __init__(self, run_dir: Path, sinks: Sequence[Sink]):
-        """Takes open sinks; none: it is silent."""
+        """Takes open sinks; without sinks it does nothing."""
         self._run_dir, self._sinks = run_dir, sinks
 
     def write(self, kind: str, *, step: int, epoch: float, values: Mapping[str, Any]) -> None:
@@ -116,9 +116,9 @@ class MetricsWriter:
 
         Args:
             kind: "train" or "validation".
-            step: updates done.
-            epoch: passes over the training images done, a fraction.
-            values: name -> number, or none where there is nothing to measure.
+            step: number of steps so far.
+            epoch: passes over the training images so far, a fraction.
+            values: name -> number, or None if there is nothing to measure.
         """
         numbers = {name: None if value is None else float(value) for name, value in values.items()}
         finite = {
@@ -129,22 +129,22 @@ class MetricsWriter:
             sink.write(line)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Hands an image on: uint8[H, W, 3], RGB."""
+        """Passes on an image: uint8[H, W, 3], RGB."""
         for sink in self._sinks:
             sink.image(tag, image, step)
 
     def save_curves(self) -> None:
-        """Draws all lines so far into `curves.png`; a reader finds the old image or the new one, never half of it."""
+        """Plots all lines so far in `curves.png`; a reader sees the old image or the new one, never a partial file."""
         if self._sinks:
             curves.draw_curves(read_lines(self._run_dir / LINES_FILE), self._run_dir / CURVES_FILE)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Hands on how the run ended."""
+        """Passes on how the run ended."""
         for sink in self._sinks:
             sink.finish(summary)
 
     def close(self) -> None:
-        """Closes every sink, also after one that fails."""
+        """Closes every sink, even if one fails."""
         with contextlib.ExitStack() as stack:
             for sink in self._sinks:
                 stack.callback(sink.close)
@@ -157,10 +157,10 @@ class MetricsWriter:
 
 
 class _LinesFile:
-    """`metrics.jsonl`; a reader sees each line as soon as it is written."""
+    """`metrics.jsonl`; readers see each line as soon as it is written."""
 
     def __init__(self, path: Path):
-        """Goes on behind the lines that are there."""
+        """Appends to existing lines."""
         self._path = path
         self._file = path.open("a", encoding="utf-8")
 
@@ -170,13 +170,13 @@ class _LinesFile:
             self._file.flush()
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Has no place for images."""
+        """Does nothing; the file holds no images."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Leaves the end to `summary.json`."""
+        """Does nothing; `summary.json` has the summary."""
 
     def close(self) -> None:
-        with files.explained(self._path):  # a line that could not be written is tried again
+        with files.explained(self._path):  # retries a line that could not be written
             self._file.close()
 
 
@@ -184,8 +184,8 @@ class _Events:
     """TensorBoard: scalars `<kind>/<name>`, and images."""
 
     def __init__(self, folder: Path, resume_step: int):
-        """Tells TensorBoard to forget what a resumed run repeats."""
-        # TensorBoard events are a convenience of training alone; evaluate and predict do not pay for the import.
+        """Tells TensorBoard to drop the steps that a resumed run repeats."""
+        # Only training writes TensorBoard events; evaluate and predict should not pay for the import.
         from tensorboardX import SummaryWriter
 
         purge_step = resume_step + 1 if folder.exists() else None
@@ -202,7 +202,7 @@ class _Events:
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Leaves the end to `summary.json`."""
+        """Does nothing; `summary.json` has the summary."""
 
     def close(self) -> None:
         with files.explained(self._folder):

@@ -1,4 +1,4 @@
-"""What the steps of a run say: read one step late, bad ones named when they happen, means written now and then."""
+"""The logs of training steps: read one step late; bad steps are reported at once, means at regular intervals."""
 
 import contextlib
 import time
@@ -13,14 +13,14 @@ from efficientdet.errors import UserError
 from efficientdet.training.logs import memory
 from efficientdet.training.logs.metrics import MetricsWriter
 
-_COUNTERS = ("ok", "is_overflow", "bad_steps", "step", "asked_to_end")  # logs of a step that have no mean
+_COUNTERS = ("ok", "is_overflow", "bad_steps", "step", "asked_to_end")  # logs that are not averaged
 _SHOWN_IMAGES = 8
 
 
 class StepLogs:
     """The logs since the last line of metrics.jsonl.
 
-    Arrays of a step are read when the next one has been started, so that the device is never idle for the host.
+    The arrays of a step are read after the next one has been started, so the device never waits for the host.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class StepLogs:
         say: Callable[[str], None],
         newest_checkpoint: Callable[[], Path | None],
     ):
-        """Starts with nothing.
+        """Starts empty.
 
         Args:
             training: `batch_size`, `max_bad_steps`.
-            metrics: takes the lines.
-            say: shows a line.
-            newest_checkpoint: finds what a run that stops can go back to.
+            metrics: receives the lines.
+            say: prints a line.
+            newest_checkpoint: finds the checkpoint that a failed run can fall back on.
         """
         self._training, self._metrics, self._say = training, metrics, say
         self._newest_checkpoint = newest_checkpoint
@@ -47,25 +47,25 @@ class StepLogs:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time of the block as time in which the device waits for input."""
+        """Counts the time in the block as time the device waits for input."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time of the block, such as an evaluation, out of the speed."""
+        """Excludes the time in the block, such as an evaluation, from the speed."""
         began = time.monotonic()
         yield
         self._began += time.monotonic() - began
 
     def add(self, step: int, logs: dict[str, Any], ids: np.ndarray) -> None:
-        """Takes the logs of a step that has been started, and reads those of the one before.
+        """Adds the logs of a step that has been started, and reads those of the step before.
 
         Args:
-            step: its number, from 1.
-            logs: float32[] each, as `step.make_step` gives them; on the device.
-            ids: int64[B], the images of the batch.
+            step: number of the step, from 1.
+            logs: float32[] each, as returned by the step of `step.make_step`; on the device.
+            ids: int64[B], ids of the images in the batch.
 
         Raises:
             UserError: too many steps in a row were not finite.
@@ -76,37 +76,37 @@ class StepLogs:
             self._read(previous)
 
     def _read(self, logs: dict[str, Any]) -> None:
-        """Reads the logs of a step; names its images if it was not finite, and stops the run after too many."""
+        """Reads the logs of a step; reports its images if it was not finite, and stops the run after too many."""
         self._newest = {name: float(value) for name, value in logs.items() if name != "ids"}
         if self._newest["ok"] or self._newest["is_overflow"]:
             return
         limit, count = self._training.max_bad_steps, int(self._newest["bad_steps"])
         images = list(map(str, logs["ids"].tolist()))
         self._say(
-            f"step {logs['step']}: the loss or a gradient is not finite, left out ({count} in a row); "
+            f"step {logs['step']}: skipped because the loss or a gradient is not finite ({count} in a row); "
             f"images {', '.join(images)}"
         )
         if count >= limit:
             raise UserError(
                 f"`training.max_bad_steps`: the loss or a gradient was not finite in {limit} steps in a row (images "
-                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Lower `--optimizer.learning-rate` in a "
-                "new `--run-dir`, or check the boxes of these images."
+                f"{', '.join(images[:_SHOWN_IMAGES])}, ...); {self._kept()}. Start a new `--run-dir` with a lower "
+                "`--optimizer.learning-rate`, or check the boxes of these images."
             )
 
     def _kept(self) -> str:
-        """Says what is left of a run that stops; steps that were not finite changed no weights."""
+        """Describes what is left of a run that stops; steps that were not finite changed no weights."""
         path = self._newest_checkpoint()
-        return f"the newest checkpoint, {path.name}, has finite weights" if path else "no checkpoint was written yet"
+        return f"the newest checkpoint, {path.name}, has finite weights" if path else "no checkpoint was saved yet"
 
     def write(self, epoch: float, skipped_steps: int) -> list[float]:
-        """Writes the means since the last line, speed, memory, and the share of time the input let the device wait.
+        """Writes the means since the last line, speed, memory, and the share of time the device waited for input.
 
         Args:
             epoch: passes over the training images so far.
-            skipped_steps: steps of the whole run that changed nothing.
+            skipped_steps: number of skipped steps in the whole run.
 
         Returns:
-            The loss of each step since the last line, those that were not finite left out.
+            The finite losses of the steps since the last line.
         """
         self._read(self._pending[-1])
         rows = [{name: float(value) for name, value in logs.items() if name != "ids"} for logs in self._pending]
@@ -129,12 +129,12 @@ class StepLogs:
 
     @property
     def is_asked_to_end(self) -> bool:
-        """Tells whether some process was asked to end when it began the newest step that was read; the same in all."""
+        """Whether any process had been asked to stop when the newest step read began; the same in all processes."""
         return bool(self._newest.get("asked_to_end"))
 
     @property
     def note(self) -> str:
-        """Losses and learning rate of the newest step that was read; empty at first."""
+        """Losses and learning rate of the newest step read; empty at first."""
         values = self._newest
         if not values:
             return ""

@@ -1,18 +1,18 @@
-"""`time_log.txt`: the log that NVIDIA's training writes, for tools that read it (DLLogger's JSON lines).
+"""`time_log.txt`: a log in the format of NVIDIA's training, for tools that read it (DLLogger's JSON lines).
 
 A line is `DLLL ` and one JSON object: METADATA with the unit of a number, or LOG with `step` and `data`:
 
 - step "PARAMETER": `Latency` ("x.xx seconds", of the steps since the last such line), `fps` (images/s), `steps`
   [from, to];
-- step [] of an evaluation: `epoch` (whole), `validation_accuracy_mAP` (AP in percent, 2 decimals);
-- step [] at the end: `avg_fps_training`, `avg_fps_training_per_GPU` (images/s), `avg_latency_training` (s a step),
+- step [] for an evaluation: `epoch` (whole), `validation_accuracy_mAP` (AP in percent, 2 decimals);
+- step [] at the end: `avg_fps_training`, `avg_fps_training_per_GPU` (images/s), `avg_latency_training` (s per step),
   `training_loss`, `e2e_training_time` (s).
 
-It is made from the lines of `metrics.jsonl`: a PARAMETER line comes every `training.log_every` steps (NVIDIA: every
-step) and leaves evaluations out. As there, the averages are means over the lines without the first tenth. Ours differs
-in three ways: `avg_latency_training` is of a step, also where a line is of several; `training_loss` is without L2, the
-mean over the lines of the last epoch; and a resumed run, which there empties the file, has the lines of the whole run,
-with `elapsedtime` (s) since its first beginning. `e2e_training_time` is of the last process.
+It is made from the lines of `metrics.jsonl`: a PARAMETER line is written every `training.log_every` steps (NVIDIA:
+every step) and excludes evaluations. As in NVIDIA's log, the averages skip the first tenth of the lines. Ours differs
+in three ways: `avg_latency_training` is per step, even if a line covers several; `training_loss` excludes L2 and is
+the mean over the lines of the last epoch; and a resumed run, which in NVIDIA's training empties the file, keeps the
+lines of the whole run, with `elapsedtime` (s) since its first start. `e2e_training_time` covers the last process only.
 """
 
 import datetime
@@ -34,20 +34,20 @@ _UNITS = {
     "training_loss": None,
     "e2e_training_time": "s",
 }
-_SKIPPED = 0.1  # share of the lines, the first ones, that the averages leave out
+_SKIPPED = 0.1  # share of the lines at the start that the averages skip
 
 
 class TimeLog:
     """Writes `time_log.txt` of one run."""
 
     def __init__(self, run_dir: Path, lines: Sequence[Mapping[str, Any]], *, batch_size: int, num_devices: int):
-        """Begins the file again with the lines that the run has so far.
+        """Rewrites the file with the lines that the run has so far.
 
         Args:
-            run_dir: of the run.
-            lines: of `metrics.jsonl`, where a run is resumed.
-            batch_size: images a step, over all devices.
-            num_devices: the run trains on.
+            run_dir: run folder.
+            lines: lines of `metrics.jsonl` if the run is resumed.
+            batch_size: images per step, over all devices.
+            num_devices: number of devices the run trains on.
         """
         self._path, self._batch_size, self._num_devices = run_dir / FILE, batch_size, num_devices
         self._last_step = 0
@@ -65,7 +65,7 @@ class TimeLog:
         self._append(self._texts(line))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Has no place for images."""
+        """Does nothing; the file holds no images."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes the averages."""
@@ -81,12 +81,12 @@ class TimeLog:
             data["avg_latency_training"] = float(np.mean([self._batch_size / rate for rate in rates]))
             data["training_loss"] = float(np.mean(found)) if found else None
         data["e2e_training_time"] = summary["seconds"]
-        # The last line's time is rounded, so it may lie a little ahead.
+        # The last line's time is rounded, so it may be slightly in the future.
         now = max(datetime.datetime.now(), self._last_time)
         self._append([self._log(now, (), data)])
 
     def close(self) -> None:
-        """Closes the file; a line that could not be written is tried again."""
+        """Closes the file; retries a line that could not be written."""
         with files.explained(self._path):
             self._file.close()
 
@@ -96,7 +96,7 @@ class TimeLog:
             self._file.flush()
 
     def _texts(self, line: Mapping[str, Any]) -> list[str]:
-        """Turns a line of `metrics.jsonl` into at most one of this log."""
+        """Converts a line of `metrics.jsonl` to at most one line of this log."""
         values = line["values"]
         self._last_time = _time_of(line)
         if line["kind"] == "train":
@@ -106,20 +106,20 @@ class TimeLog:
             self._trained.append(line)
             data = {"Latency": latency, "fps": values["images_per_second"], "steps": steps}
             return [self._log(_time_of(line), "PARAMETER", data)]
-        if values.get("AP") is None:  # no box to find
+        if values.get("AP") is None:  # the validation images have no boxes
             return []
         data = {"epoch": int(line["epoch"]), "validation_accuracy_mAP": round(100 * values["AP"], 2)}
         return [self._log(_time_of(line), (), data)]
 
     def _beginning(self, lines: Sequence[Mapping[str, Any]]) -> datetime.datetime:
-        """Finds out when the run began: now, or before the steps of its first line."""
+        """Returns when the run began: now, or before the steps of its first line."""
         if not lines:
             return datetime.datetime.now()
         seconds = self._latency(lines[0]) if lines[0]["kind"] == "train" else 0.0
         return _time_of(lines[0]) - datetime.timedelta(seconds=seconds)
 
     def _latency(self, line: Mapping[str, Any]) -> float:
-        """Computes how long the steps of a line took, s."""
+        """Computes the time that the steps of a line took, s."""
         num_steps = line["step"] - self._last_step
         return float(num_steps * self._batch_size / line["values"]["images_per_second"])
 

@@ -1,8 +1,8 @@
-"""Weights & Biases and MLflow: the lines, images, config and summary of a run, through their own clients.
+"""Weights & Biases and MLflow: the metrics, images, config and summary of a run, sent through their own clients.
 
-A service that fails neither ends a training nor holds it up: each has a thread of its own, and what goes wrong there
-is one line. A resumed run goes on in the same run of the service, whose name is in `<service>-run.txt` of the run
-directory; what it repeats since its last checkpoint comes there a second time, with the same steps.
+A failing service neither stops nor delays training: each client runs in its own thread, and an error there is one
+line of output. A resumed run continues the same run of the service, whose name is in `<service>-run.txt` in the run
+folder; steps that it repeats since its last checkpoint are sent a second time with the same step numbers.
 """
 
 import importlib.util
@@ -20,20 +20,20 @@ from efficientdet import knobs
 from efficientdet.config import ExperimentConfig
 from efficientdet.errors import UserError
 
-_START_SECONDS = 20.0  # a run waits so long for a service, which may ask a person to log in
+_START_SECONDS = 20.0  # how long a run waits for a service, which may ask a person to log in
 _SILENT_SECONDS = 300.0  # after a failure
 _CLOSE_SECONDS = 60.0
-_PARAMETERS_AT_ONCE = 100  # MLflow takes no more
+_PARAMETERS_AT_ONCE = 100  # MLflow's limit
 _REASON = 300  # characters of an error that are shown
 
 
 def check(config: ExperimentConfig) -> None:
-    """Raises a UserError if the client of a service that is asked for is not installed."""
+    """Raises a UserError if the client of a requested service is not installed."""
     for name, wanted in _wanted(config).items():
         if wanted and not _is_installed(name):
             raise UserError(
                 f"`logging.{name}` is `{wanted}`, but {name} is not installed; "
-                f"`pip install 'efficientdet-keras[{name}]'`."
+                f"run `pip install 'efficientdet-keras[{name}]'`."
             )
 
 
@@ -42,7 +42,7 @@ def _wanted(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _is_installed(name: str) -> bool:
-    # A folder of that name, which both clients make where they work, is found too, but has no file to run.
+    # Both clients create a folder of that name where they run; it is found too, but has no `origin`.
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 
@@ -50,13 +50,13 @@ def _is_installed(name: str) -> bool:
 def open_trackers(
     config: ExperimentConfig, run_dir: Path, *, is_resumed: bool, say: Callable[[str], None]
 ) -> "list[Tracker]":
-    """Opens the services that the config asks for.
+    """Opens the services that the config requests.
 
     Args:
-        config: of the run.
-        run_dir: keeps the names of the runs there.
-        is_resumed: go on in the same run.
-        say: shows a line, from another thread.
+        config: config of the run.
+        run_dir: run folder; stores the names of the services' runs.
+        is_resumed: whether to continue the same run of the service.
+        say: prints a line; called from another thread.
     """
     clients: dict[str, Callable[[ExperimentConfig, Path, bool], Client]] = {"wandb": _Wandb, "mlflow": _Mlflow}
     return [
@@ -71,7 +71,7 @@ def _run_file(run_dir: Path, name: str) -> Path:
 
 
 def _known_run(run_dir: Path, name: str, is_resumed: bool) -> str:
-    """Reads the name of the run that a resumed one goes on in; empty: a new one."""
+    """Reads the name of the service's run that a resumed run continues; empty for a new one."""
     path = _run_file(run_dir, name)
     return path.read_text(encoding="utf-8").strip() if is_resumed and path.exists() else ""
 
@@ -89,19 +89,19 @@ class Client(Protocol):
         """Sends how the run ended."""
 
     def close(self, *, is_finished: bool) -> None:
-        """Ends the run there, or says that it was interrupted."""
+        """Ends the service's run as finished or interrupted."""
 
 
 class Tracker:
-    """Sends what a run measures to one service, from a thread of its own."""
+    """Sends the metrics of a run to one service, from its own thread."""
 
     def __init__(self, name: str, start: Callable[[], Client], say: Callable[[str], None]):
-        """Opens the run of the service; waits a little for it, since its client may ask a person something.
+        """Opens the service's run; waits briefly because the client may prompt the user.
 
         Args:
-            name: of the service and its knob.
-            start: opens the run; is called again later if it fails.
-            say: shows a line.
+            name: name of the service and its knob.
+            start: opens the run; called again later if it fails.
+            say: prints a line.
         """
         self._name, self._start, self._say = name, start, say
         self._client: Client | None = None
@@ -110,17 +110,17 @@ class Tracker:
         self._lost = 0
         self._calls: queue.SimpleQueue[Callable[[Client], None] | None] = queue.SimpleQueue()
         self._opened = threading.Event()
-        # A daemon: a client that hangs must not keep the process from ending.
+        # A daemon thread, so that a hanging client cannot keep the process from exiting.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
         self._opened.wait(_START_SECONDS)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Hands a line to the client's thread; training does not wait for the service."""
+        """Queues a line for the client's thread; training does not wait for the service."""
         self._calls.put(lambda client: client.write(line))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Hands an image to the client's thread."""
+        """Queues an image for the client's thread."""
         self._calls.put(lambda client: client.image(tag, image, step))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -129,16 +129,16 @@ class Tracker:
         self._calls.put(lambda client: client.finish(summary))
 
     def close(self) -> None:
-        """Waits until everything is sent, but not for ever."""
+        """Waits until everything is sent, for a minute at most."""
         self._calls.put(None)
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._say(f"`logging.{self._name}`: {self._calls.qsize()} calls are not sent; the client does not end.")
+            self._say(f"`logging.{self._name}`: {self._calls.qsize()} calls were not sent; the client is hanging.")
         elif self._lost:
-            self._say(f"`logging.{self._name}`: {self._lost} calls of the client failed or were left out.")
+            self._say(f"`logging.{self._name}`: {self._lost} calls failed or were skipped.")
 
     def _work(self) -> None:
-        """Makes the calls, one after another."""
+        """Makes the queued calls one by one."""
         self._call(lambda _: None)
         self._opened.set()
         for call in iter(self._calls.get, None):
@@ -150,24 +150,24 @@ class Tracker:
             self._call(lambda client: client.close(is_finished=self._is_finished))
 
     def _call(self, call: Callable[[Client], None]) -> None:
-        """Makes one call; opens the run before, if it is not open."""
+        """Makes one call; opens the run first if it is not open."""
         try:
             if self._client is None:
                 self._client = self._start()
             call(self._client)
-        except Exception as error:  # whatever a client raises: the training does not depend on it
+        except Exception as error:  # training does not depend on the client, whatever it raises
             if not self._lost:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._say(
-                    f"`logging.{self._name}`: {reason[:_REASON]}; training goes on, metrics.jsonl has every line, and "
-                    f"the next try is in {_SILENT_SECONDS / 60:.0f} minutes"
+                    f"`logging.{self._name}`: {reason[:_REASON]}; training continues, metrics.jsonl has every line, "
+                    f"and the next try is in {_SILENT_SECONDS / 60:.0f} minutes"
                 )
             self._lost += 1
             self._silent_until = time.monotonic() + _SILENT_SECONDS
 
 
 class _Wandb:
-    """A run at Weights & Biases; its own files are in `wandb/` of the run directory."""
+    """A Weights & Biases run; its own files are in `wandb/` in the run folder."""
 
     def __init__(self, config: ExperimentConfig, run_dir: Path, is_resumed: bool):
         """Opens the run."""
@@ -184,9 +184,9 @@ class _Wandb:
             dir=str(run_dir),
             config=knobs.to_dict(config),
             allow_val_change=True,
-            settings=wandb.Settings(console="off", finish_timeout=_CLOSE_SECONDS),  # the terminal is the run's own
+            settings=wandb.Settings(console="off", finish_timeout=_CLOSE_SECONDS),  # the terminal belongs to the run
         )
-        # A step of its own: W&B's has to grow, and a resumed run repeats some.
+        # A separate step metric: W&B's own must increase, and a resumed run repeats some steps.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -208,7 +208,7 @@ class _Mlflow:
     """A run of MLflow."""
 
     def __init__(self, config: ExperimentConfig, run_dir: Path, is_resumed: bool):
-        """Opens the run; the store is MLFLOW_TRACKING_URI's, or what the client takes without."""
+        """Opens the run in the store of MLFLOW_TRACKING_URI, or the client's default."""
         from mlflow import entities, tracking
 
         self._entities, self._client = entities, tracking.MlflowClient()

@@ -1,9 +1,9 @@
-"""The whole state of a run in one file, written aside and renamed: a killed run never leaves half of one.
+"""The whole state of a run in one file, written aside and renamed, so a killed run never leaves a partial one.
 
-A checkpoint is a safetensors file: weights, momenta, averages, counters, loss scale, states of random generators, and
-as metadata in JSON `progress` (best score, whether an evaluation is due), `config`, `categories` and `version`. The
-position in the data is the step: the batch of a step is a pure function of seed and step. Weights for use are in
-`model.weights`.
+A checkpoint is a safetensors file with weights, momenta, averages, counters, loss scale and random generator states.
+Its metadata has, as JSON, `progress` (best score, whether an evaluation is due), `config`, `categories` and `version`.
+The step alone gives the position in the data, because the batch of a step is a pure function of seed and step. Files
+of weights for inference are in `model.weights`.
 """
 
 import json
@@ -39,22 +39,22 @@ def save(
     best_step: int | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes the checkpoint of the state's step and then removes the oldest beyond `keep`.
+    """Writes the checkpoint of the state's step, then removes the oldest ones beyond `keep`.
 
     Args:
-        folder: checkpoints of the run.
+        folder: folder of the run's checkpoints.
         state: NumPy arrays.
-        model: names the arrays.
-        progress: JSON values that resume needs.
-        keep: newest checkpoints kept.
+        model: provides the names of the arrays.
+        progress: JSON values needed to resume.
+        keep: number of newest checkpoints to keep.
         best_step: step whose checkpoint is kept as well.
-        facts: JSON values that are kept with it, such as the config.
+        facts: JSON values stored with it, such as the config.
 
     Returns:
         The file.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; the earlier checkpoints are whole.
+        UserError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
     """
     names = _names(model)
     arrays: dict[str, np.ndarray] = {}
@@ -73,24 +73,24 @@ def save(
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Names the checkpoint of a step."""
+    """Returns the path of the checkpoint of a step."""
     return folder / f"step-{step:08d}{weights.SUFFIX}"
 
 
 def step_of(path: Path) -> int:
-    """Reads the step from a checkpoint's name."""
+    """Reads the step from a checkpoint's file name."""
     return int(path.stem.removeprefix("step-"))
 
 
 def latest(folder: Path) -> Path | None:
-    """Finds the newest checkpoint; sweeps away what a killed writer left."""
+    """Finds the newest checkpoint and removes partial files left by a killed process."""
     for partial in folder.glob(f"{files.PARTIAL}*"):
         partial.unlink(missing_ok=True)
     return newest(folder)
 
 
 def newest(folder: Path) -> Path | None:
-    """Finds the newest checkpoint, while another process may be writing one."""
+    """Finds the newest checkpoint; safe while another process is writing one."""
     found = _list(folder)
     return found[-1] if found else None
 
@@ -100,13 +100,13 @@ def load(path: Path, model: Any) -> tuple[State, dict[str, Any]]:
 
     Args:
         path: the file.
-        model: the model it must fit.
+        model: the model that the checkpoint must match.
 
     Returns:
         State of NumPy arrays, and `progress`.
 
     Raises:
-        UserError: the file is damaged or belongs to another model.
+        UserError: the file is damaged or belongs to a different model.
     """
     arrays, metadata = weights.read_safetensors(path)
     if metadata.get("format") != _FORMAT:
@@ -115,13 +115,15 @@ def load(path: Path, model: Any) -> tuple[State, dict[str, Any]]:
     state: State = {}
     try:
         for key, kind in _LISTS.items():
-            if key != "square" or any(name.startswith("square/") for name in arrays):  # Adam's alone
+            if key != "square" or any(name.startswith("square/") for name in arrays):  # Adam only
                 state[key] = [arrays.pop(f"{key}/{name}") for name in names[kind]]
     except KeyError as error:
-        raise UserError(f"`{path}` has no {error}; it belongs to another model. Use another run folder.") from error
+        raise UserError(
+            f"`{path}` has no {error}; it belongs to a different model. Use another `--run-dir`."
+        ) from error
     for key in list(arrays):
         if "/" in key:
-            raise UserError(f"`{path}` has `{key}`, unknown to the model; it belongs to another model.")
+            raise UserError(f"`{path}` has `{key}`, which the model does not; it belongs to a different model.")
         state[key] = arrays.pop(key)
     return state, json.loads(metadata["progress"])
 
@@ -132,7 +134,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _names(model: Any) -> dict[str, list[str]]:
-    """Names the variables; the paths of random generators' states differ from model to model, so they are numbered."""
+    """Names the variables; random generator states are numbered, since their paths differ from model to model."""
     non_trainable = [
         f"random-{number}" if "seed" in variable.path else weights.variable_name(variable)
         for number, variable in enumerate(model.non_trainable_variables)

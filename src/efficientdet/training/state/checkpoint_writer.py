@@ -1,7 +1,7 @@
-"""Checkpoints written beside training: the step waits for a copy to memory, not for the disk.
+"""Checkpoints written in the background: a step waits for a copy to memory, not for the disk.
 
-At most one is being written; the next one waits for it. What goes wrong in the thread reaches the run as the same line
-that it would have been without, at the next step or at the end.
+At most one checkpoint is being written; the next one waits for it. An error in the thread is raised in the run
+unchanged, at the next step or at the end.
 """
 
 import concurrent.futures
@@ -13,28 +13,28 @@ from efficientdet.training.step import State
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one run; as a context, it ends when the last one is written."""
+    """Writes the checkpoints of one run; as a context manager, it exits once the last one is written."""
 
     def __init__(self, folder: Path, model: Any, facts: dict[str, Any], keep: int):
-        """Writes nothing yet.
+        """Starts the thread; writes nothing yet.
 
         Args:
-            folder: checkpoints of the run.
-            model: names the arrays.
-            facts: JSON values that each checkpoint carries, for people and programs that have only the file.
-            keep: newest checkpoints kept.
+            folder: folder of the run's checkpoints.
+            model: provides the names of the arrays.
+            facts: JSON values stored in each checkpoint, for people and programs that have only the file.
+            keep: number of newest checkpoints to keep.
         """
         self._folder, self._model, self._facts, self._keep = folder, model, facts, keep
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._current: concurrent.futures.Future[Path] | None = None
 
     def write(self, state: State, progress: dict[str, Any], best_step: int | None) -> None:
-        """Begins to write a checkpoint, once the one before is written.
+        """Starts writing a checkpoint once the previous one is written.
 
         Args:
-            state: NumPy arrays that nobody else changes.
-            progress: JSON values that resume needs.
-            best_step: step whose checkpoint is kept, because it is the best so far.
+            state: NumPy arrays that nothing else modifies.
+            progress: JSON values needed to resume.
+            best_step: step of the best checkpoint so far, which is kept.
         """
         self.wait()
         self._current = self._thread.submit(
@@ -49,12 +49,12 @@ class CheckpointWriter:
         )
 
     def check(self) -> None:
-        """Raises what went wrong with a checkpoint that has ended; waits for none."""
+        """Raises the error of a checkpoint that failed; does not wait for one still being written."""
         if self._current is not None and self._current.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is being written.
+        """Waits until no checkpoint is being written.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
@@ -64,7 +64,7 @@ class CheckpointWriter:
             current.result()
 
     def newest(self) -> Path | None:
-        """Finds the newest checkpoint of the folder, once the one being written is there; none: there is none."""
+        """Waits for the checkpoint being written and returns the newest one of the folder, or None."""
         self.wait()
         return checkpoint.newest(self._folder)
 
@@ -73,6 +73,6 @@ class CheckpointWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
-        # A run that stops for a reason of its own says that one.
+        # If the run already fails with another error, that one is reported.
         if kind is None or issubclass(kind, SystemExit):
             self.wait()

@@ -1,11 +1,11 @@
-"""SIGTERM and SIGUSR1 of a scheduler that wants its machine back, and Ctrl-C: a run finishes its step, saves and ends.
+"""SIGTERM and SIGUSR1 from a scheduler, and Ctrl-C: the run finishes its step, saves a checkpoint and exits.
 
 After a scheduler's signal it exits with status 75; after Ctrl-C with 130, as a KeyboardInterrupt. Before the first step
-is done there is nothing to save, and the run ends at once; so it does while it converts or compiles. A second signal
-ends the process without a word, if it comes a second later or more: a scheduler signals every process of a job, and a
-process that waits for another one passes its own signal on. A second Ctrl-C may come sooner; where Python is
-interactive, as in a notebook, it raises KeyboardInterrupt and the process stays. Of several processes of a run any may
-be asked: all end after the same step.
+is done there is nothing to save, so the run exits at once, as it does while converting or compiling. A second signal
+kills the process silently if it comes at least a second later: a scheduler signals every process of a job, and a
+process that waits for another one passes on its own signal. A second Ctrl-C may come sooner; if Python is interactive,
+as in a notebook, it raises KeyboardInterrupt and the process survives. In a run of several processes any of them may be
+signaled; all stop after the same step.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from efficientdet import progress
 from efficientdet.errors import UserError
 
 STATUS = 75
-"""Exit status: the same command goes on (EX_TEMPFAIL of sysexits.h). A scheduler can requeue on it."""
+"""Exit status of a run that the same command resumes (EX_TEMPFAIL of sysexits.h); a scheduler can requeue on it."""
 STOPPED_STATUS = 128 + signal.SIGINT
-"""Exit status after Ctrl-C, the shells' own. The same command goes on, but nobody should requeue."""
+"""Exit status after Ctrl-C, as in shells. The same command resumes, but a scheduler should not requeue."""
 
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
-# Signals that come closer are one, s.
+# Signals closer together than this count as one, s.
 _TOGETHER_SECONDS = 1.0
 _KEYS_TOGETHER_SECONDS = 0.2
-_SILENT_SECONDS = 0.5  # in which what can end at once has ended
+_SILENT_SECONDS = 0.5  # after which a run that could exit at once has exited
 
 
 class Interrupted(SystemExit):
@@ -41,27 +41,27 @@ class Interrupted(SystemExit):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ends the run after Ctrl-C; what there is to say has been said."""
+    """Ends the run after Ctrl-C; the message has already been printed."""
 
     def __init__(self) -> None:
-        super().__init__("stopped; the same call goes on")
+        super().__init__("stopped; the same call resumes")
 
 
 class Interruption:
-    """What a scheduler, or somebody at the keyboard, asked for so far."""
+    """Signals received so far from a scheduler or from Ctrl-C."""
 
     def __init__(self) -> None:
         self.name = ""
-        """The signal that came; empty: none."""
+        """The signal received; empty if none."""
         self.saved_step: int | None = None
         """Step that was saved because of it."""
         self.can_wait = False
-        """The run looks at `name` by itself; until then a signal ends it at once."""
+        """Whether the run checks `name` itself; until then a signal ends it at once."""
         self.say: Callable[[str], None] = progress.console.print
-        """Shows a line."""
+        """Prints a line."""
 
     def receive(self, number: int, frame: Any) -> None:
-        """Notes a signal, in the main thread."""
+        """Handles a signal in the main thread."""
         if not self.name:
             self.name = signal.Signals(number).name
             if not self.can_wait:
@@ -70,7 +70,7 @@ class Interruption:
             raise KeyboardInterrupt
 
     def end(self, saved_step: int | None = None) -> BaseException:
-        """Returns what to raise.
+        """Returns the exception to raise.
 
         Args:
             saved_step: the step whose checkpoint is being written because of the signal.
@@ -79,24 +79,24 @@ class Interruption:
         return Stopped() if self.name == "SIGINT" else Interrupted()
 
     def text(self) -> str:
-        """Says that the run stopped, and how it goes on."""
+        """Says that the run stopped and how to resume it."""
         name = {"SIGINT": "Ctrl-C", "": "a signal"}.get(self.name, self.name)
         status = STOPPED_STATUS if self.name == "SIGINT" else STATUS
-        saved = "" if self.saved_step is None else f" after step {self.saved_step}, which is saved"
-        return f"{name}: stopped{saved}; the same command goes on (status {status})"
+        saved = "" if self.saved_step is None else f" after saving step {self.saved_step}"
+        return f"{name}: stopped{saved}; run the same command to resume (status {status})"
 
     def announce(self) -> None:
-        """Says what the first Ctrl-C does, and the second."""
-        now = "finishing this step, then saving" if self.can_wait else "ending as soon as this can be left"
-        with contextlib.suppress(UserError):  # log.txt cannot be written; the run will say so
-            self.say(f"Ctrl-C: {now}; Ctrl-C again ends at once")
+        """Says what the first Ctrl-C does and what a second one would do."""
+        now = "finishing this step, then saving" if self.can_wait else "stopping as soon as possible"
+        with contextlib.suppress(UserError):  # log.txt cannot be written; the run will report it
+            self.say(f"Ctrl-C: {now}; press Ctrl-C again to quit immediately")
 
     def is_wanted(self) -> bool:
-        """Tells whether this process was asked to end. Several have to agree on it: their step counts who was."""
+        """Returns whether this process was asked to stop. Several processes agree on it in their step."""
         return bool(self.name)
 
     def guard(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Gives the items of work that may be left off, and leaves it off when a signal has come."""
+        """Yields items of work that may be abandoned, and abandons it once a signal has arrived."""
         for item in items:
             if self.name:
                 raise self.end()
@@ -125,9 +125,9 @@ def caught() -> Iterator[Interruption]:
 
 @contextlib.contextmanager
 def _ended_by_the_second(numbers: list[int], interruption: Interruption) -> Iterator[None]:
-    """Ends the process when a second signal comes, and answers the first Ctrl-C.
+    """Ends the process when a second signal arrives, and responds to the first Ctrl-C.
 
-    A thread of its own, since Python's handlers wait as long as the main thread is inside a step or a compiler.
+    Runs in its own thread because Python's handlers wait while the main thread is inside a step or a compiler.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -165,5 +165,5 @@ def _ended_by_the_second(numbers: list[int], interruption: Interruption) -> Iter
 
 
 def _is_interactive() -> bool:
-    """Says whether the process outlives a KeyboardInterrupt: a prompt, or a notebook (IPython sets `ps1` too)."""
+    """Returns whether the process survives a KeyboardInterrupt: a prompt or a notebook (IPython sets `ps1` too)."""
     return hasattr(sys, "ps1")

@@ -17,33 +17,33 @@ class TrainingSummary(Result):
     steps: int
     epochs: float
     best_ap: float | None
-    """AP of weights/best on the validation images; none without any."""
+    """AP of weights/best on the validation images; None without validation images."""
     metrics: dict[str, float | None]
-    """Of the last evaluation: AP and the others, and the validation losses."""
+    """AP and the other metrics of the last evaluation, and the validation losses."""
     skipped_steps: int
     ended: str
-    """Why it ended: all epochs are done, or patience was lost."""
+    """Why it ended: all epochs are done, or patience ran out."""
     seconds: float
-    """Of this process; a resumed run counts from the resume."""
+    """Duration of this process; a resumed run counts from the resume."""
     warnings: list[str] = dataclasses.field(default_factory=list)
-    """Likewise."""
+    """Warnings of this process."""
 
     def text(self) -> str:
-        """Says where the best weights are, if there was something to tell the best by."""
+        """Says where the best weights are, if a best AP is known."""
         return "" if self.best_ap is None else f"Weights: {self.run_dir}/weights/best.safetensors"
 
     def best(self) -> str:
-        """Writes the best AP for the last line of a run; empty without one."""
+        """Formats the best AP for the last line of a run; empty without one."""
         return "" if self.best_ap is None else f", best AP {100 * self.best_ap:.1f}"
 
 
 def read(folder: Path) -> TrainingSummary | None:
-    """Reads how the run of a folder ended and says so; none: it has not ended."""
+    """Reads how the run of a folder ended and prints it; returns None if it hasn't ended."""
     values = run_directory.read_summary(folder)
     if values is None or values.keys() != {field.name for field in dataclasses.fields(TrainingSummary)}:
         return None
     summary = TrainingSummary(**values)
     if processes.is_first():
-        text = f"done before, after {summary.steps} steps{summary.best()}: {folder}"
+        text = f"already finished after {summary.steps} steps{summary.best()}: {folder}"
         progress.console.print(text, soft_wrap=True, markup=False)
     return summary

@@ -1,4 +1,4 @@
-"""The files of a run directory that are not metrics, weights or checkpoints."""
+"""The files of a run folder other than metrics, weights and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from efficientdet.training.validation import ValidationResult
 
 CONFIG, SUMMARY = "config.json", continuation.SUMMARY
 
-# Facts about the data that may differ when a run is resumed; `_check_data` compares what is there.
+# Facts about the data that may differ when a run is resumed; `_check_data` compares the contents.
 _FREE_FACTS = {"dataset.num_examples", "dataset.train", "dataset.validation"}
 
 _FOLDERS = ("checkpoints", "weights", "evaluation")
@@ -38,18 +38,18 @@ _SHOWN_SCORE = 0.3
 
 
 def check_writable(folder: Path) -> None:
-    """Raises a UserError if a run could not be written into a folder; leaves nothing there."""
+    """Raises a UserError if a run could not be written to a folder; leaves nothing behind."""
     files.check_writable(folder / CONFIG)
 
 
 def claim(facts: dict[str, Any]) -> Path:
-    """Makes the run directory, or checks that the one that is there belongs to the same run.
+    """Creates the run folder, or checks that an existing one belongs to the same run.
 
     Args:
-        facts: what `facts` returned.
+        facts: the result of `facts`.
 
     Raises:
-        UserError: it belongs to a run with other settings or other data, or cannot be written.
+        UserError: the folder belongs to a run with different settings or data, or cannot be written.
     """
     now = json.loads(json.dumps(facts["config"]))
     folder = Path(now["run_dir"]).expanduser()
@@ -58,7 +58,7 @@ def claim(facts: dict[str, Any]) -> Path:
         if any((folder / "checkpoints").glob("step-*")):
             _check_same(path, now)
     elif folder.is_dir() and any(not _is_begun(entry) for entry in folder.iterdir()):
-        raise UserError(f"`{folder}` has files but no {CONFIG}; it is not a run. Give an empty or new `--run-dir`.")
+        raise UserError(f"`{folder}` has files but no {CONFIG}, so it is not a run; use an empty or new `--run-dir`.")
     try:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -67,17 +67,17 @@ def claim(facts: dict[str, Any]) -> Path:
             partial.unlink(missing_ok=True)
         files.write_json(path, now)
     except OSError as error:
-        raise UserError(f"`{folder}` cannot be written: {error.strerror}; give another `--run-dir`.") from error
+        raise UserError(f"`{folder}` cannot be written: {error.strerror}; use another `--run-dir`.") from error
     return folder
 
 
 def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float | str]) -> dict[str, Any]:
-    """Says what a run is, in JSON values: config with what counts of the dataset, class table, version.
+    """Describes a run in JSON values: config with facts about the dataset, class table, version.
 
     Args:
-        config: as it was given; values that were left open stay None, so that the file repeats the command.
-        dataset: what it trains on.
-        derived: the values that were left open.
+        config: config as given; derived values stay None in it, so that the file repeats the command.
+        dataset: the data it trains on.
+        derived: the derived values.
     """
     categories = [dataclasses.asdict(category) for category in dataset.categories]
     seen = {"num_examples": dataset.num_examples, "categories": categories, **dataset.checksums()}
@@ -89,7 +89,7 @@ def facts(config: ExperimentConfig, dataset: Dataset, derived: dict[str, float |
 
 
 def _is_begun(entry: Path) -> bool:
-    """Tells whether an entry of the folder is what a run leaves that was killed before it wrote its config."""
+    """Returns whether an entry of the folder may be left by a run that was killed before it wrote its config."""
     if entry.is_dir():
         return entry.name == liveness.FOLDER or (entry.name in _FOLDERS and not any(entry.iterdir()))
     return entry.name == ".lock" or entry.name.startswith(files.PARTIAL)
@@ -101,15 +101,13 @@ def _lock(folder: Path) -> None:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(
-            f"`{folder}` is in use by another process; wait for it, or give another `--run-dir`."
-        ) from error
+        raise UserError(f"`{folder}` is in use by another process; wait for it, or use another `--run-dir`.") from error
     _LOCKS[folder.resolve()] = lock
 
 
 @contextlib.contextmanager
 def released(folder: Path) -> Iterator[None]:
-    """Lets go of the folder's lock at the end of the block, if it was claimed there: a notebook outlives its runs."""
+    """Releases the folder's lock at the end of the block if it was taken in it: a notebook outlives its runs."""
     is_held = folder.resolve() in _LOCKS
     try:
         yield
@@ -119,54 +117,54 @@ def released(folder: Path) -> Iterator[None]:
 
 
 def _check_same(path: Path, now: dict[str, Any]) -> None:
-    """Compares with the config of the run that is there."""
+    """Compares with the config of the existing run."""
     try:
         before = json.loads(path.read_text())
         if not isinstance(before, dict):
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
-        raise UserError(f"`{path}` cannot be read ({error}); give another `--run-dir`.") from error
-    if before.get("preset") == now["preset"]:  # data are not what differs first between two presets
+        raise UserError(f"`{path}` cannot be read ({error}); use another `--run-dir`.") from error
+    if before.get("preset") == now["preset"]:  # if the presets differ, report that first
         _check_data(path.parent, before, now)
-    # A knob that is newer than the run has its default there.
+    # A knob that is newer than the run counts with its default.
     defaults = json.loads(json.dumps(knobs.to_dict(ExperimentConfig())))
     old, new = {**knobs.flatten(defaults), **knobs.flatten(before)}, knobs.flatten(now)
     free = knobs.free(ExperimentConfig()) | _FREE_FACTS
     differing = sorted(
         (name for name in old.keys() | new.keys() if name not in free and old.get(name) != new.get(name)),
-        # A preset brings its knobs along. What was derived differs because something else does, or because another
-        # version derives it.
+        # A different preset changes other knobs too. Derived values differ because something else does, or because
+        # another version derives them differently.
         key=lambda name: (name != "preset", name.startswith("derived."), name),
     )
     if differing:
         name = differing[0]
         raise UserError(
             continuation.explain(path.parent, old, new, differing)
-            or f"`{path.parent}` is a run with {name} = {old.get(name)!r}, this one has {new.get(name)!r}; "
-            "give the same to resume it, or another `--run-dir` for a new run."
+            or f"`{path.parent}` is a run with {name} = {old.get(name)!r}, but now it is {new.get(name)!r}; "
+            "use the same value to resume the run, or another `--run-dir` for a new one."
         )
 
 
 def _check_data(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compares the content of the datasets, wherever they lie."""
+    """Compares the contents of the datasets, wherever they are stored."""
     old, new = before.get("dataset"), now["dataset"]
-    advice = f"or give another `--run-dir`; `--weights {folder}` starts there from this run's weights."
+    advice = f"or use another `--run-dir`; `--weights {folder}` starts it from this run's weights."
     for split, done in (("train", "trained"), ("validation", "validated")):
         if not isinstance(old, dict) or split not in old:
             raise UserError(
-                f"`{folder}` is a run of an earlier version, which did not note the checksum of its data, so nobody "
-                f"knows whether it is resumed on the same. Resume it with that version, {advice}"
+                f"`{folder}` is a run of an earlier version that did not record the checksum of its data, so it is "
+                f"unknown whether the data are the same. Resume it with that version, {advice}"
             )
         if old[split] != new[split]:
             then, given = (_say_where(config, split) for config in (before, now))
             raise UserError(
-                f"`data.{split}` has other content than the data that the run in `{folder}` was {done} on: {given} "
-                f"now, {then} then. Give the same images in the same order (the folder may be another), {advice}"
+                f"`data.{split}` differs from the data that the run in `{folder}` was {done} on: {given} "
+                f"now, {then} then. Use the same images in the same order (their folder may differ), {advice}"
             )
 
 
 def _say_where(config: dict[str, Any], split: str) -> str:
-    """Says where data of a run lie, how many images there are to train on, and how their checksum begins."""
+    """Describes the data of a run: where they are, number of training images, start of the checksum."""
     data, seen = config["data"], config["dataset"]
     if seen[split] is None:
         return "no data"
@@ -178,9 +176,9 @@ def _say_where(config: dict[str, Any], split: str) -> str:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Reads summary.json if the run of a claimed folder has ended; none: it has not.
+    """Reads summary.json of a claimed folder; None means the run hasn't ended.
 
-    A summary that an earlier run left in the place of this one is removed.
+    A summary left by an earlier run is removed.
     """
     found = continuation.finished(folder)
     is_done = bool(processes.agree(int(found is not None)))
@@ -190,14 +188,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """Finds the newest checkpoint; several processes take the one that the first sees."""
+    """Finds the newest checkpoint; all processes use the one that the first process sees."""
     newest = checkpoint.latest(folder / "checkpoints") if processes.is_first() else None
     step = processes.agree(checkpoint.step_of(newest) if newest else -1)
     return checkpoint.path_of(folder / "checkpoints", step) if step >= 0 else None
 
 
 def log(folder: Path, text: str) -> None:
-    """Adds a line with the time to log.txt."""
+    """Appends a line with the time to log.txt."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     path = folder / "log.txt"
     with files.explained(path), path.open("a") as file:
@@ -207,7 +205,7 @@ def log(folder: Path, text: str) -> None:
 def write_evaluation(
     folder: Path, step: int, found: ValidationResult, categories: tuple[Category, ...], metrics: MetricsWriter
 ) -> None:
-    """Writes the metrics of an evaluation, and a sheet of images with truth and detections side by side."""
+    """Writes the metrics of an evaluation, and a contact sheet with ground truth and detections side by side."""
     from PIL import Image
 
     files.write_json(folder / "evaluation" / f"step-{step:08d}.json", found.evaluation.to_dict())
@@ -224,7 +222,7 @@ def write_evaluation(
 
 
 def _pair(row: dict[str, Any], names: list[str]) -> np.ndarray:
-    """Draws one image twice: with its truth and with what was found."""
+    """Draws one image twice: with its ground truth and with its detections."""
     height, width = row["valid_size"]
     image = row["images"][:height, :width]
     sure = row["found_scores"] >= _SHOWN_SCORE

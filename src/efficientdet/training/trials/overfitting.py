@@ -1,8 +1,8 @@
-"""A test of data and labels: the first few training images, memorized and evaluated on (`overfit`).
+"""A test of data and labels: overfit the first few training images and evaluate on them (`overfit`).
 
-A detector that cannot learn eight images cannot learn eight thousand: boxes are shifted, labels are mixed up, objects
-are smaller than any anchor, or the learning rate is wrong. So all that keeps a network from memorizing is off:
-augmentation, stochastic depth, weight decay. Evaluated are the weights themselves, since their average lags behind.
+If a detector cannot learn eight images, it cannot learn eight thousand: boxes are shifted, labels are mixed up, objects
+are smaller than any anchor, or the learning rate is wrong. Everything that keeps a network from memorizing is off:
+augmentation, stochastic depth, weight decay. The weights themselves are evaluated, since their average lags behind.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ _RATE = 0.08
 
 
 def adapt(config: ExperimentConfig) -> ExperimentConfig:
-    """Changes a configuration with `overfit` so that the network can memorize; leaves any other as it is.
+    """Adapts a configuration with `overfit` so that the network can memorize; returns any other unchanged.
 
-    A batch holds each image once at most. Evaluations are a tenth of the run apart, or further: an epoch is one step.
-    The learning rate, unless it is given, is that of a batch of 64: smaller batches have smaller ones since their
-    gradients are noisier, but a batch of all images there are has no noise.
+    A batch contains each image at most once. Evaluations are at least a tenth of the run apart: an epoch is one step.
+    Unless given, the learning rate is that of a batch of 64: smaller batches use smaller rates because their gradients
+    are noisier, but a batch with all the images has no noise.
     """
     if not config.overfit:
         return config
