@@ -33,7 +33,7 @@ def test_a_run_ends_with_an_export(tiny, tmp_path, capsys):
     ("options", "message"),
     [
         ({"export": "tensorrt"}, "`export` is tensorrt; expected one of saved_model"),
-        ({"export": "onnx", "seeds": (0, 1)}, "`export` and `seeds` do not go together"),
+        ({"export": "onnx", "seeds": (0, 1)}, "`export` and `seeds` cannot be combined"),
     ],
 )
 def test_a_run_that_could_not_end_with_its_export_does_not_begin(tmp_path, options, message):
@@ -50,11 +50,11 @@ def test_the_options_of_the_command_are_the_function_s_arguments(tmp_path, capsy
     assert (found["export"], found["seeds"]) == (None, None)
     words = ["train", "demo", "--run-dir", str(tmp_path / "run"), "--export", "onnx", "--seeds", "0..1"]
     assert cli.main(words) == 1
-    assert "`export` and `seeds` do not go together" in capsys.readouterr().err
+    assert "`export` and `seeds` cannot be combined" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["--export", "tensorrt"], "tensorrt"), (["--seeds", "4..0"], "does not count up")]
+    ("words", "message"), [(["--export", "tensorrt"], "tensorrt"), (["--seeds", "4..0"], "must go up")]
 )
 def test_a_format_or_seeds_that_cannot_be_are_wrong_usage(words, message, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -84,7 +84,7 @@ def test_a_run_writes_what_the_design_says(finished):
     )
     assert {"AP", "AP50", "loss", "class_loss", "box_loss"} <= set(lines[2]["values"])
     written = json.loads((run / "summary.json").read_text())
-    assert (written["steps"], written["ended"]) == (8, "all 2 epochs are done")
+    assert (written["steps"], written["ended"]) == (8, "finished all 2 epochs")
     assert configs.load(run / "config.json") == dataclasses.replace(
         config, model=dataclasses.replace(config.model, num_classes=2)
     )
@@ -290,7 +290,7 @@ def test_a_run_whose_loss_diverges_says_so_in_its_last_line(config, tmp_path):
     )
     summary = train(config)
     said = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    assert "all 10 epochs are done; the loss diverged: " in said[-1]
+    assert "finished all 10 epochs; the loss diverged: " in said[-1]
     assert "Start a new run with `--optimizer.learning-rate 10`" in summary.warnings[-1]
     written = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert "the loss diverged" in written["ended"]

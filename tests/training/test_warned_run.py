@@ -41,7 +41,7 @@ def config(tiny, tmp_path, converted):
 def test_validation_without_boxes_has_losses_and_no_ap(config, tmp_path):
     summary = train(config)
     said = (tmp_path / "run" / "log.txt").read_text()
-    assert " warning: the 2 validation images have no boxes: losses are computed, AP stays `-`" in said
+    assert " warning: the 2 validation images have no boxes: losses are computed, but AP stays `-`" in said
     assert " warning: `training.batch_size` is 8, more than the 4 training images" in said
     assert " epoch 2.0: AP -, AP50 -" in said
     assert summary.best_ap is None
@@ -57,16 +57,16 @@ def test_a_training_split_without_boxes_is_refused_for_what_it_is(config, conver
     with pytest.raises(UserError) as caught:
         train(no_boxes)
     assert str(caught.value) == (
-        f"`data.train` is {converted}: split `val` has 2 images and not one box, so there is nothing to learn. Convert "
-        "it again with its annotations, or name a split with boxes: `--data.train-split`."
+        f"`data.train` is {converted}, whose split `val` has 2 images but no boxes, so there is nothing to learn. "
+        "Convert it again with its annotations, or use a split with boxes (`--data.train-split`)."
     )
     files = dataclasses.replace(config, data=DataConfig(train=str(converted / "val-*.tfrecord")))
-    with pytest.raises(UserError, match=r"2 images and not one box, so there is nothing to learn\. Make the records"):
+    with pytest.raises(UserError, match=r"2 images but no boxes, so there is nothing to learn\. Recreate the records"):
         train(files)
     assert not (tmp_path / "run").exists()
 
 
 def test_patience_needs_validation_boxes(config):
     patient = dataclasses.replace(config, training=dataclasses.replace(config.training, patience=2))
-    with pytest.raises(UserError, match="no validation images with boxes to lose it on"):
+    with pytest.raises(UserError, match="no validation images with boxes to measure AP on"):
         train(patient)

@@ -14,17 +14,17 @@ from efficientdet.structures import Array, Features, RawPredictions
 
 
 class Normalize(keras.layers.Layer):
-    """Pixels to the network's range: (x - 255 mean) / (255 std); outside of the image the padding colour.
+    """Scales pixels to the network's range, (x - 255 mean) / (255 std); outside the image it puts the padding color.
 
-    Images come as uint8, a quarter of the bytes of float32. The reference implementations pad with zeros after they
-    normalise: with the mean colour. AdvProp weights were trained with black padding. NVIDIA normalises in the input
-    pipeline and again in the backbone, padding included: x -> (x - mean) / std.
+    Images arrive as uint8, a quarter of the bytes of float32. The reference implementations pad with zeros after
+    normalizing, which is the mean color. AdvProp weights were trained with black padding. NVIDIA normalizes in the
+    input pipeline and again in the backbone, padding included: x -> (x - mean) / std.
 
     uint8[B, H, W, 3], int32[B, 2] -> compute_dtype[B, H, W, 3]
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any):
-        """Takes mean, standard deviation and padding from the config."""
+        """Stores the config with mean, standard deviation and padding."""
         super().__init__(**kwargs)
         self.config = config
 
@@ -32,7 +32,7 @@ class Normalize(keras.layers.Layer):
         """Has no variables."""
 
     def call(self, images: Array, valid_size: Array | None = None) -> Features:
-        """Normalises; without `valid_size` the image fills its input."""
+        """Normalizes the pixels; without `valid_size` the image fills the whole input."""
         height, width = images.shape[1:3]
         mean = ops.convert_to_tensor([255 * m for m in self.config.pixel_mean], "float32")
         std = ops.convert_to_tensor([255 * s for s in self.config.pixel_std], "float32")
@@ -48,22 +48,22 @@ class Normalize(keras.layers.Layer):
 
 
 class EfficientDet(keras.Model):
-    """EfficientDet of any size: D0..D7x, Lite and what a ModelConfig describes.
+    """EfficientDet of any size: D0..D7x, Lite and anything else a ModelConfig describes.
 
-    Inputs: {"images": uint8[B, H, W, 3], "valid_size": int32[B, 2]}; `valid_size` may be left out.
+    Inputs: {"images": uint8[B, H, W, 3], "valid_size": int32[B, 2]}; `valid_size` is optional.
     Outputs: RawPredictions.
     """
 
     def __init__(
         self, config: ModelConfig, *, precision: str = "float32", kernels: choice.Kernels | None = None, **kwargs: Any
     ):
-        """Makes network and variables.
+        """Creates the network and its variables.
 
         Args:
-            config: what to build.
-            precision: Keras dtype policy of the arithmetic inside; variables and outputs are float32 always.
-            kernels: how operations are computed; None: as `choice.plain` says.
-            **kwargs: for `keras.Model`.
+            config: the network to build.
+            precision: Keras dtype policy for computations; variables and outputs are always float32.
+            kernels: how operations are computed; None: `choice.plain()`.
+            **kwargs: passed to `keras.Model`.
         """
         super().__init__(name=kwargs.pop("name", "efficientdet"), dtype=precision, **kwargs)
         self.config = config
@@ -79,7 +79,7 @@ class EfficientDet(keras.Model):
         self.build(None)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables. They do not depend on the image size."""
+        """Creates the variables, which do not depend on the image size."""
         del input_shape
         self.backbone.build((None, None, None, 3))
         self.feature_network.build([(None, None, None, filters) for filters in self.backbone.feature_filters])
@@ -90,7 +90,7 @@ class EfficientDet(keras.Model):
     def call(self, inputs: dict[str, Any], training: bool = False) -> RawPredictions:
         """Runs the network."""
         x = self.normalize(inputs["images"], valid_size=inputs.get("valid_size"))
-        # A frozen part runs as in inference: no batch statistics of its own, no stochastic depth.
+        # A frozen part runs as in inference: moving statistics, no stochastic depth.
         features = self.backbone(x, training=training and self.backbone.trainable)
         features = self.feature_network(features, training=training and self.feature_network.trainable)
         return {

@@ -1,10 +1,10 @@
 """Raw predictions -> Detections: best logits, decoding, per-class Gaussian soft-NMS (Bodla et al. 2017).
 
-The one definition for evaluation, prediction, export and benchmark, float32 throughout, vectorised over the batch.
-It answers what google/automl's NumPy suppression answers, with which its AP was published: areas count pixels (side +
-1), a class's best box is kept whatever its score, every other one is dropped once its decayed score is below the
-threshold. That code loops over classes and merges; since classes do not touch each other and scores only fall, taking
-the best of all classes again and again gives the same list, already sorted.
+The single definition for evaluation, prediction, export and benchmarks, in float32, vectorized over the batch. It gives
+the same results as google/automl's NumPy suppression, the basis of its published AP: areas count pixels (side + 1), the
+best box of a class is kept whatever its score, and every other box is dropped once its decayed score is below the
+threshold. That code loops over classes and merges the results; since classes don't affect each other and scores only
+decrease, repeatedly taking the best box of all classes gives the same list, already sorted.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ _DROPPED = -1.0
 def detect(
     raw: RawPredictions, anchors: Boxes, config: PostprocessConfig, *, logits_dtype: str = "float32"
 ) -> Detections:
-    """Turns the network's answer into detections.
+    """Converts raw predictions to detections.
 
     Args:
-        raw: of B images.
+        raw: raw predictions of B images.
         anchors: float32[A, 4], yxyx px.
         config: limits and thresholds.
-        logits_dtype: what the logits were computed in; they are in no more numbers than that has.
+        logits_dtype: data type the logits were computed in, which limits how many different values they have.
 
     Returns:
         Detections with K = `config.max_detections`, in px of the network input, not clipped to it.
@@ -48,9 +48,9 @@ def detect(
 def top_candidates(
     raw: RawPredictions, anchors: Boxes, max_candidates: int, logits_dtype: str = "float32"
 ) -> tuple[Boxes, Labels, Scores]:
-    """Picks the best logits over all anchors and classes and decodes their boxes.
+    """Selects the highest logits over all anchors and classes and decodes their boxes.
 
-    An anchor may be picked several times, with different classes.
+    An anchor may be selected several times, with different classes.
 
     Returns:
         boxes: float32[B, M, 4], yxyx px; labels: int32[B, M]; scores: float32[B, M], best first.
@@ -66,9 +66,9 @@ def top_candidates(
 def soft_nms(
     boxes: Boxes, labels: Labels, scores: Scores, *, max_detections: int, sigma: float, score_threshold: float
 ) -> Detections:
-    """Picks the best box, lowers the scores of its neighbours of the same class, and again.
+    """Repeatedly picks the best box and lowers the scores of overlapping boxes of the same class.
 
-    A neighbour's score is multiplied by exp(-iou^2 / sigma) for each box picked before it.
+    A score is multiplied by exp(-iou^2 / sigma) for each box picked earlier.
 
     Args:
         boxes: float32[B, M, 4], yxyx px.
@@ -76,7 +76,7 @@ def soft_nms(
         scores: float32[B, M] in [0, 1].
         max_detections: K.
         sigma: width of the Gaussian.
-        score_threshold: decayed scores below are dropped.
+        score_threshold: boxes with a decayed score below this are dropped.
 
     Returns:
         Detections.
@@ -96,10 +96,10 @@ def soft_nms(
 def pick(
     boxes: Boxes, labels: Labels, scores: Scores, *, max_detections: int, sigma: float, score_threshold: float
 ) -> tuple[Array, Scores]:
-    """Picks one box after another, the best of what is left; arguments as of `soft_nms`.
+    """Picks boxes one by one, always the best of the remaining ones; arguments as in `soft_nms`.
 
     Returns:
-        int32[B, K], places among the candidates; float32[B, K], 0 where nothing was left.
+        int32[B, K], positions among the candidates; float32[B, K], their scores, 0 if no box was left.
     """
     num_candidates = boxes.shape[1]
     pixels = (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
@@ -110,7 +110,7 @@ def pick(
         return ops.logical_and(step < max_detections, ops.any(left > 0))
 
     def pick_one(step: Any, left: Scores, picks: Array, picked_scores: Scores) -> tuple[Any, ...]:
-        # top_k rather than argmax: the latter cannot be converted to LiteRT and OpenVINO.
+        # top_k instead of argmax, which cannot be converted to LiteRT and OpenVINO.
         score, best = ops.top_k(left, 1)
         best = ops.cast(best, "int32")
         box = selection.take(boxes, best)

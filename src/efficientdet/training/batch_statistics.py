@@ -1,9 +1,9 @@
-"""Batch statistics measured again, for weights that are to be used ("precise BN", Wu and Johnson 2021, section 3).
+"""Batch statistics remeasured for weights used at inference ("precise BN", Wu and Johnson 2021, section 3).
 
-Training normalises by the batch, inference by averages over the last steps' batches. With few images a batch those
-averages are of no use: the coarsest levels have a cell or a few of each image, so the spread inside a batch is
-smaller than that of all images, in every layer a little more. Here the weights stay, and larger batches go through
-the network once: without gradients memory has room for four times as many images.
+Training normalizes by the batch, inference by averages over the batches of the last steps. With few images per batch
+those averages are useless: the coarsest levels have only one or a few cells per image, so the spread within a batch is
+smaller than that over all images, and the effect grows from layer to layer. Here larger batches go through the network
+once with constant weights: without gradients, memory has room for four times as many images.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ _MEAN, _VARIANCE = "/moving_mean", "/moving_variance"
 
 
 def plan(training: TrainingConfig, num_examples: int) -> tuple[int, int]:
-    """Says how many images a batch of the measurement has, and how many batches there are; (0, 0): none.
+    """Computes batch size and number of batches of the measurement; (0, 0) if there is none.
 
     Args:
         training: `recalibrate_images` (derived), `batch_size`, `accumulate_steps`.
-        num_examples: training images.
+        num_examples: number of training images.
     """
     wanted = min(training.recalibrate_images or 0, num_examples)
     if not wanted:
@@ -42,7 +42,7 @@ def plan(training: TrainingConfig, num_examples: int) -> tuple[int, int]:
 def make_measurement(model: Any) -> Callable[[list[Any], list[Any], Batch], list[Any]]:
     """Makes the pure function (trainable, non_trainable, batch) -> non_trainable with the statistics of the batch.
 
-    Stochastic depth is off, as in inference; frozen parts keep theirs.
+    Stochastic depth is off, as in inference; frozen parts keep their statistics.
     """
 
     def measure(trainable: list[Any], non_trainable: list[Any], batch: Batch) -> list[Any]:
@@ -55,27 +55,27 @@ def make_measurement(model: Any) -> Callable[[list[Any], list[Any], Batch], list
 
 
 class Recalibration:
-    """Measures the statistics of a run's weights."""
+    """Measures batch statistics for the weights of a run."""
 
     def __init__(self, model: Any, training: TrainingConfig, dataset: Dataset):
         """Compiles the measurement.
 
         Args:
-            model: EfficientDet, whose weights they are.
+            model: EfficientDet.
             training: `recalibrate_images` (derived), `batch_size`, `accumulate_steps`, `xla`.
-            dataset: whose training images are measured on.
+            dataset: provides the training images.
         """
         self._model, self._dataset = model, dataset
         self._batch_size, self._count = plan(training, dataset.num_examples)
         self._measure = backend.compile_function(make_measurement(model), xla=training.xla)
 
     def __call__(self, trainable: list[Any], non_trainable: list[Any], guard: Callable[..., Any] = iter) -> list[Any]:
-        """Puts measured statistics in the place of averaged ones.
+        """Replaces averaged statistics by measured ones.
 
         Args:
             trainable: weights, arrays on the device.
-            non_trainable: statistics and states of random generators, likewise.
-            guard: goes through batches, and may leave off.
+            non_trainable: statistics and random generator states, arrays on the device.
+            guard: iterates over batches and may stop early.
 
         Returns:
             `non_trainable` with measured means and variances.
@@ -91,27 +91,27 @@ class Recalibration:
         return engine.to_device(combine(names, engine.to_host(non_trainable), found))
 
     def fix(self, state: State) -> State:
-        """Makes the state from which training goes on with statistics that stay as they are.
+        """Returns the state to continue training with constant statistics.
 
         Args:
-            state: of the run, arrays on the device.
+            state: state of the run, arrays on the device.
 
         Returns:
-            The state on the host, with the statistics of its own weights, in the averages too.
+            The state on the host, with statistics measured for its current weights, in the averages too.
         """
         measured = engine.to_host(self(state["trainable"], state["non_trainable"]))
         return {**engine.to_host(state), "non_trainable": measured, "average_non_trainable": measured}
 
 
 def combine(names: list[str], old: list[np.ndarray], found: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Makes the statistics of all images from those of batches of a size.
+    """Combines the statistics of equally large batches into those of all images.
 
-    The variance is the mean of those inside the batches and the variance between their means.
+    The variance is the mean of the variances within the batches plus the variance of their means.
 
     Args:
-        names: of the arrays.
-        old: arrays, of which those that are no statistics stay.
-        found: the same for each batch.
+        names: names of the arrays.
+        old: arrays; those that are not statistics are kept.
+        found: the same arrays for each batch.
     """
     of_batches = dict(
         zip(names, (np.stack(values).astype(np.float64) for values in zip(*found, strict=True)), strict=True)

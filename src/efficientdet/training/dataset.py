@@ -1,4 +1,4 @@
-"""What a run trains and validates on, whichever way it was given: records, or generated images."""
+"""The training and validation data of a run: records or generated images."""
 
 import dataclasses
 import itertools
@@ -25,27 +25,27 @@ class Dataset:
 
     categories: tuple[Category, ...]
     num_examples: int
-    """Training images."""
+    """Number of training images."""
     num_validation: int
-    """Validation images; 0: none."""
+    """Number of validation images; may be 0."""
     training_batches: Callable[[int, int], Iterator[tuple[Batch, np.ndarray]]]
-    """(start step, stop step) -> batches with their image ids; of several processes each has its share of every one."""
+    """(start step, stop step) -> batches with their image ids; each of several processes gets its share of each."""
     plain_batches: Callable[[int, int], Iterator[Batch]]
-    """(batch size, batches) -> training images as validation has them, without augmentation, the same in every
-    process; at least so many training images there must be."""
+    """(batch size, number of batches) -> training images preprocessed as in validation, without augmentation, the same
+    in every process; there must be enough training images."""
     validation_batches: Callable[[], Iterator[tuple[Batch, Originals]]]
     """One pass over the validation images, the same in every process."""
     train_records: store.Records | None = None
-    """Where the training images are; none: they are generated."""
+    """Records of the training images; None if they are generated."""
     validation_records: store.Records | None = None
-    """Where the validation images are, in the order of `validation_batches`; none: they are generated, or there are
+    """Records of the validation images, in the order of `validation_batches`; None if they are generated or there are
     none."""
 
     def checksums(self) -> dict[str, str | None]:
-        """Says what training and validation data are, wherever they lie.
+        """Identifies the training and validation data, wherever they are stored.
 
         Returns:
-            train, validation: checksum of the records; `synthetic`, which the configuration says all about; none.
+            train, validation: checksum of the records; `synthetic`, which the configuration fully describes; or None.
         """
         train, validation = self.train_records, self.validation_records
         return {
@@ -54,42 +54,42 @@ class Dataset:
         }
 
     def validation_name(self, position: int) -> str:
-        """Names a validation image for people: by its file, or by its place if it is generated."""
+        """Names a validation image for messages: its file, or its position if it is generated."""
         if self.validation_records is None:
             return f"image {position}"
         return tfrecord.file_name(store.read(self.validation_records, position))
 
 
 def open_dataset(config: ExperimentConfig, share: tuple[int, int] = (0, 1)) -> Dataset:
-    """Opens what `config.data` names.
+    """Opens the data named in `config.data`.
 
     Args:
-        config: of the run.
+        config: config of the run.
         share: (k, n): the k-th of n equal parts of each training batch, for one of n processes.
 
     Raises:
-        UserError: nothing is named, or what is named cannot be used.
+        UserError: no data are named, or they cannot be used.
     """
     data = config.data
     if data.train and data.source:
-        raise UserError(f"`data.train` is {data.train} and `data.source` is {data.source}; give one of them.")
+        raise UserError(f"`data.train` is {data.train} and `data.source` is {data.source}; set only one of them.")
     if data.source:
         data = dataclasses.replace(data, train=prepare_source(config))
         config = dataclasses.replace(config, data=data)
     if not data.train:
-        raise UserError("`data.train` is empty; name a converted dataset, a glob of TFRecord files, or `synthetic`.")
+        raise UserError("`data.train` is empty; pass a converted dataset, a glob of TFRecord files, or `synthetic`.")
     opened = _open_synthetic(config, share) if data.train == SYNTHETIC else _open_records(config, share)
     found = opened.validation_records
     if config.training.patience and (not opened.num_validation or (found is not None and not found.num_boxes)):
         raise UserError(
             f"`training.patience` is {config.training.patience}, but there are no validation images with boxes to "
-            "lose it on; give `data.validation`, or 0."
+            "measure AP on; pass `--data.validation`, or set patience to 0."
         )
     return opened
 
 
 def prepare_source(config: ExperimentConfig) -> str:
-    """Converts the photographs of `config.data.source`, unless an earlier run did; returns the folder of records."""
+    """Converts the images of `config.data.source`, unless an earlier run did; returns the folder of records."""
     from efficientdet.data import conversion
 
     return str(conversion.convert_once(Path(config.data.source)))
@@ -100,10 +100,12 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
     data, training, size = config.data, config.training, config.model.image_size
     if data.validation not in ("", "none", SYNTHETIC):
         raise UserError(
-            f"`data.validation` is {data.validation}; with `data.train synthetic` it is `synthetic` or `none`."
+            f"`data.validation` is {data.validation}; with `data.train synthetic` it must be `synthetic` or `none`."
         )
     if data.synthetic_classes > len(synthetic.CATEGORIES):
-        raise UserError(f"`data.synthetic_classes` is {data.synthetic_classes}; there are {len(synthetic.CATEGORIES)}.")
+        raise UserError(
+            f"`data.synthetic_classes` is {data.synthetic_classes}; it must be at most {len(synthetic.CATEGORIES)}."
+        )
 
     def make(batch_size: int, seed: int, start: int, num_images: int) -> Iterator[tuple[Batch, Originals]]:
         return synthetic.batches(
@@ -126,7 +128,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
             yield own, originals["ids"][rows]
 
     batch_size, seed = config.evaluation.batch_size, training.seed + 1
-    # Whole batches, none of whose images come twice; at least one batch.
+    # Whole batches without repeated images; at least one batch.
     wanted = min(config.evaluation.max_images or _SYNTHETIC_VALIDATION, _SYNTHETIC_VALIDATION)
     batches = max(synthetic.pool_size(batch_size, size, wanted) // batch_size, 1)
     if config.overfit:
@@ -148,7 +150,7 @@ def _open_synthetic(config: ExperimentConfig, share: tuple[int, int]) -> Dataset
 
 
 def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
-    """Opens the records of a split; generated ones for `synthetic`."""
+    """Opens the records of the training and validation splits."""
     backend.require_tensorflow("`data.train` from records")
     from efficientdet.data import pipeline
 
@@ -199,23 +201,24 @@ def _open_records(config: ExperimentConfig, share: tuple[int, int]) -> Dataset:
 
 
 def _open_training(data: DataConfig) -> store.Records:
-    """Opens the training split, which has to have boxes."""
+    """Opens the training split, which must have boxes."""
     train = store.open_records(data.train, data.train_split, may_lack_boxes=True)
     if train.num_boxes:
         return train
     if not Path(data.train).expanduser().is_dir():
         raise UserError(
-            f"`data.train` is {data.train}: {len(train)} images and not one box, so there is nothing to learn. Make "
-            "the records again with boxes (COCO's are in instances_*.json; captions_*.json have none)."
+            f"`data.train` is {data.train}, which has {len(train)} images but no boxes, so there is nothing to learn. "
+            "Recreate the records with boxes (COCO's are in instances_*.json; captions_*.json have none)."
         )
     raise UserError(
-        f"`data.train` is {data.train}: split `{data.train_split}` has {len(train)} images and not one box, so there "
-        "is nothing to learn. Convert it again with its annotations, or name a split with boxes: `--data.train-split`."
+        f"`data.train` is {data.train}, whose split `{data.train_split}` has {len(train)} images but no boxes, so "
+        "there is nothing to learn. Convert it again with its annotations, or use a split with boxes "
+        "(`--data.train-split`)."
     )
 
 
 def _find_validation(config: ExperimentConfig) -> store.Records | None:
-    """Opens the validation split, if there is to be one."""
+    """Opens the validation split, if there is one."""
     data = config.data
     if data.validation == "none":
         return None
@@ -225,5 +228,7 @@ def _find_validation(config: ExperimentConfig) -> store.Records | None:
     if folder.is_dir() and data.validation_split in store.split_names(folder):
         return store.open_records(data.train, data.validation_split, may_lack_boxes=True)
     if data.validation_split != DataConfig().validation_split:
-        raise UserError(f"`data.validation_split` is `{data.validation_split}`; `{data.train}` has no such split.")
+        raise UserError(
+            f"`data.validation_split` is `{data.validation_split}`, but `{data.train}` has no split of that name."
+        )
     return None

@@ -1,4 +1,4 @@
-"""The verb `train`: a config -> one run, one a seed, or one that ends with an export."""
+"""The command `train`: a config -> one run, one run per seed, or a run that ends with an export."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def train(
         ExportFormat | None, tyro.conf.arg(metavar=_FORMATS, help_behavior_hint="(default: no export)")
     ] = None,
 ) -> outcome.TrainingSummary | several.SeedsSummary:
-    """Trains a preset on a dataset, with any knob below changed. Running the same command again resumes.
+    """Trains a preset on a dataset; every knob below can be changed. Running the same command again resumes the run.
 
     Args:
-        config: preset, data, and every knob of the run; its `run_dir` is the folder that a second call resumes.
-        seeds: train once from each of these, each in RUN_DIR/seed-N, and report mean and standard deviation; typed as
-            0..4 or 0,1,7.
-        export: end the run with an export of its best weights, in RUN_DIR/exports; needs TensorFlow.
+        config: preset, data, and every knob of the run; calling again with the same `run_dir` resumes the run.
+        seeds: train once with each of these seeds, in RUN_DIR/seed-N, and report mean and standard deviation; written
+            as 0..4 or 0,1,7.
+        export: after training, export the best weights to RUN_DIR/exports in this format; needs TensorFlow.
 
     Returns:
-        How the run ended, or with `seeds` how each did, with mean and standard deviation of their metrics; the run
-        directory has the rest.
+        Summary of the run, or with `seeds` of each run, with mean and standard deviation of the metrics; everything
+        else is in the run folder.
 
     Raises:
         UserError: a setting or the data cannot be used, the folder belongs to another run, the loss diverged, or the
-            export cannot be made.
-        Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
+            export fails.
+        Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state was saved (a SystemExit with status 75).
         Stopped: the same after Ctrl-C (a KeyboardInterrupt).
     """
     if export is not None:
@@ -76,18 +76,20 @@ def train(
 
 
 def _check_export(format: ExportFormat, seeds: Sequence[int] | None) -> None:
-    """Raises a UserError for an export that would fail after hours of training."""
+    """Raises a UserError before training if the export would fail after it."""
     if seeds is not None:
-        raise UserError("`export` and `seeds` do not go together; export the best run afterwards.")
+        raise UserError("`export` and `seeds` cannot be combined; export the best run afterwards.")
     if format not in exports.PRECISIONS:
-        raise UserError(f"`export` is {format}; expected one of {', '.join(exports.PRECISIONS)}.")
+        raise UserError(f"`export` is {format}; choose from {', '.join(exports.PRECISIONS)}.")
     if backend.running() != "tensorflow":
-        raise UserError("`export` converts on TensorFlow; train without it, then `efficientdet export` the run.")
+        raise UserError(
+            "`export` needs the TensorFlow backend; train without it, then run `efficientdet export` on the run folder."
+        )
     exports.require(format)
 
 
 def _export_run(folder: Path, format: ExportFormat) -> None:
-    """Ends a run with an export of its best weights, in its folder; of several processes the first does."""
+    """Exports the best weights of a run into its folder; only in the first process."""
     if processes.is_first():
         made = exports.export(folder, format=format, output=folder / "exports" / format)
         progress.console.print(made.text(), soft_wrap=True, markup=False)

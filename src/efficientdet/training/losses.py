@@ -1,4 +1,4 @@
-"""Focal loss for classes, Huber loss for boxes, float32 (RetinaNet, section 3; Fast R-CNN, eq. 3).
+"""Focal loss for classes, Huber loss for boxes, in float32 (RetinaNet, section 3; Fast R-CNN, eq. 3).
 
 Both are sums over anchors divided by N = matched anchors of the batch + 1.
 """
@@ -11,7 +11,7 @@ from efficientdet.structures import Array, Deltas, Labels, Logits, RawPrediction
 from efficientdet.training import targets as target_assignment
 
 NAMES = ("loss", "class_loss", "box_loss")
-"""What `detection_losses` returns."""
+"""Keys of the losses returned by `detection_losses`."""
 
 
 def focal(logits: Logits, is_positive: Array, *, alpha: float, gamma: float, label_smoothing: float = 0.0) -> Array:
@@ -23,9 +23,9 @@ def focal(logits: Logits, is_positive: Array, *, alpha: float, gamma: float, lab
     Args:
         logits: float32[...].
         is_positive: bool[...].
-        alpha: weight of positives; negatives weigh 1 - alpha.
-        gamma: focus; 0 gives the weighted cross-entropy.
-        label_smoothing: moves the cross-entropy's targets towards 0.5, not the modulator's (as google/automl).
+        alpha: weight of positives; negatives get 1 - alpha.
+        gamma: focusing parameter; 0 gives the weighted cross-entropy.
+        label_smoothing: moves the targets of the cross-entropy, not of the modulator, toward 0.5 (as google/automl).
 
     Returns:
         float32[...].
@@ -49,7 +49,7 @@ def class_loss_sum(logits: Logits, labels: Labels, config: LossConfig) -> Scalar
 
     Args:
         logits: float32[B, A, C].
-        labels: int32[B, A]; -1 is negative for every class, -2 is left out.
+        labels: int32[B, A]; -1 is negative for every class, -2 is ignored.
         config: alpha, gamma, smoothing.
 
     Returns:
@@ -71,10 +71,10 @@ def focal_by_anchor(logits: Logits, labels: Labels, *, alpha: float, gamma: floa
 
     Args:
         logits: float32[B, A, C].
-        labels: int32[B, A]; -1 is negative for every class, -2 is left out.
-        alpha: of `focal`, as the rest.
-        gamma: focus.
-        label_smoothing: of the cross-entropy's targets.
+        labels: int32[B, A]; -1 is negative for every class, -2 is ignored.
+        alpha: see `focal`.
+        gamma: see `focal`.
+        label_smoothing: see `focal`.
 
     Returns:
         float32[B, A].
@@ -87,13 +87,13 @@ def focal_by_anchor(logits: Logits, labels: Labels, *, alpha: float, gamma: floa
 def box_loss_sum(box_deltas: Deltas, target_deltas: Deltas, delta: float) -> Scalar:
     """Sums the Huber loss over the coordinates of matched anchors.
 
-    As in the reference implementations, a coordinate counts where its target is not exactly zero: unmatched anchors
-    drop out, and so does the rare coordinate in which box and anchor agree to the last bit.
+    As in the reference implementations, a coordinate counts unless its target is exactly zero: this excludes unmatched
+    anchors, and also the rare coordinate in which box and anchor agree to the last bit.
 
     Args:
         box_deltas: float32[B, A, 4].
         target_deltas: float32[B, A, 4].
-        delta: of `huber`.
+        delta: see `huber`.
 
     Returns:
         float32[].
@@ -103,7 +103,7 @@ def box_loss_sum(box_deltas: Deltas, target_deltas: Deltas, delta: float) -> Sca
 
 
 def count_matched(labels: Labels) -> Scalar:
-    """Counts the anchors that belong to a box, of int32[B, A]: float32[]."""
+    """Counts the matched anchors in int32[B, A]: float32[]."""
     return ops.sum(ops.cast(labels != target_assignment.BACKGROUND, "float32"))
 
 
@@ -117,11 +117,11 @@ def detection_losses(
     """Computes the losses of a batch.
 
     Args:
-        raw: the network's answer.
-        targets: what it should have been.
-        config: weights and shapes of the losses.
+        raw: raw predictions of the network.
+        targets: targets for the same images.
+        config: parameters of the losses.
         is_real: bool[B], images that count; None: all.
-        num_matched: float32[], matched anchors of the whole batch, of which these rows are a part; None: of the rows.
+        num_matched: float32[], matched anchors of the whole batch if these rows are a part of it; None: of the rows.
 
     Returns:
         float32[] each: `class_loss` = sum / N, `box_loss` = sum / 4N, `loss` = class_loss + box_weight * box_loss.

@@ -1,12 +1,12 @@
-"""SGD with momentum, Adam, their schedule, clipping, the weight average: pure functions of lists of arrays.
+"""SGD with momentum, Adam, their schedule, clipping, and the weight average: pure functions of lists of arrays.
 
     sgd     m <- momentum * m + g                   w <- w - learning_rate(step) * m
     adam    m <- momentum * m + (1 - momentum) g    v <- square_decay * v + (1 - square_decay) g^2
             w <- w - learning_rate(step) * m' / (sqrt(v') + 1e-6),  m' = m / (1 - momentum^n), v' likewise, n updates
     average <- average + (1 - d) (w - average),  d = min(decay, (1 + n) / (10 + n)) after n updates
 
-The momentum is TensorFlow 1's and PyTorch's; Keras's SGD multiplies by the learning rate before it accumulates, which
-differs only while the rate changes.
+Momentum is defined as in TensorFlow 1 and PyTorch; Keras's SGD multiplies by the learning rate before accumulating,
+which differs only while the rate changes.
 """
 
 import math
@@ -19,20 +19,20 @@ from keras import ops
 from efficientdet.structures import Array, Channels, Scalar
 
 ADAM_EPSILON = 1e-6
-"""Beside the root of the squares: a gradient far below it moves a weight by less than the rate."""
+"""Added to the root of the squares: a gradient far below this moves a weight by less than the learning rate."""
 
 
 def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, total_steps: float) -> Scalar:
-    """Computes the schedule: linear from `start` to `peak`, then half a cosine to 0 (SGDR, eq. 5, one period).
+    """Computes the learning rate: linear from `start` to `peak`, then half a cosine to 0 (SGDR, eq. 5, one period).
 
-    The cosine begins at the end of the warm-up, as NVIDIA's; google/automl's begins at step 0.
+    The cosine begins at the end of the warm-up, as in NVIDIA's code; google/automl's begins at step 0.
 
     Args:
         step: int32[], steps done before this one.
         peak: highest rate.
         start: rate of step 0.
         warmup_steps: length of the linear part.
-        total_steps: step at which the rate is 0.
+        total_steps: step at which the rate reaches 0.
 
     Returns:
         float32[].
@@ -45,7 +45,7 @@ def learning_rate(step: Any, *, peak: float, start: float, warmup_steps: float, 
 
 
 def global_norm(arrays: list[Array]) -> Scalar:
-    """Computes the norm of all arrays together: float32[]."""
+    """Computes the joint norm of all arrays: float32[]."""
     return ops.sqrt(sum(_sum_of_squares(array) for array in arrays))
 
 
@@ -53,7 +53,7 @@ def _sum_of_squares(array: Array) -> Scalar:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return 2.0 * tf.nn.l2_loss(array)  # one operation to trace for three; a network has hundreds of arrays
+        return 2.0 * tf.nn.l2_loss(array)  # one operation to trace instead of three; a network has hundreds of arrays
     return ops.sum(ops.square(array))
 
 
@@ -62,7 +62,7 @@ def clip(gradients: list[Any], norm: float) -> list[Array]:
 
     Args:
         gradients: float32 arrays.
-        norm: largest norm; 0 leaves everything as it is.
+        norm: maximum norm; 0: no clipping.
 
     Returns:
         float32 arrays.
@@ -108,10 +108,10 @@ def adam_update(
 
     Args:
         weights: float32 arrays.
-        gradients: likewise.
-        means: decaying means of the gradients, zeros at first.
-        squares: decaying means of their squares, zeros at first.
-        updates: int32[], with this one.
+        gradients: float32 arrays.
+        means: moving averages of the gradients, initially zeros.
+        squares: moving averages of their squares, initially zeros.
+        updates: int32[], number of updates including this one.
         rate: float32[].
         momentum: decay of the means.
         square_decay: decay of the squares.
@@ -139,7 +139,7 @@ def average_decay(updates: Scalar, decay: float) -> Scalar:
 
 
 def average_update(averages: list[Any], values: list[Array], decay: Any) -> list[Array]:
-    """Moves averages towards values; integers (states of random generators) are copied."""
+    """Moves averages toward values; integers (random generator states) are copied."""
     return [
         average + (1.0 - decay) * (value - average) if "float" in str(value.dtype) else value
         for average, value in zip(averages, values, strict=True)
@@ -147,6 +147,6 @@ def average_update(averages: list[Any], values: list[Array], decay: Any) -> list
 
 
 def _apply(function: Callable[..., tuple[Any, ...]], *lists: list[Any]) -> tuple[list[Any], ...]:
-    """Applies (array of the first list, of the second, ...) -> arrays; returns a list for each array of the answer."""
+    """Applies (array of the first list, of the second, ...) -> arrays; returns one list per returned array."""
     rows = [function(*row) for row in zip(*lists, strict=True)]
     return tuple(map(list, zip(*rows, strict=True))) if rows else ([],) * len(lists)

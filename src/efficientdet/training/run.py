@@ -1,15 +1,15 @@
-"""A training run: ExperimentConfig -> a run directory, on one page.
+"""A training run on one page: ExperimentConfig -> run folder.
 
 config.json         everything needed to repeat the run
-metrics.jsonl       losses, learning rate, speed, memory and AP, one JSON object a line; also tensorboard/, curves.png
-                    and what `logging` asks for
-checkpoints/        the whole state, for resume
-weights/            averaged weights for use: best and last
-evaluation/         images with truth and detections, and the metrics of each evaluation
-summary.json        how it ended
-log.txt             what was said
+metrics.jsonl       losses, learning rate, speed, memory and AP, one JSON object per line; also tensorboard/,
+                    curves.png and the services enabled in `logging`
+checkpoints/        the whole state, to resume from
+weights/            averaged weights for inference: best and last
+evaluation/         images with ground truth and detections, and the metrics of each evaluation
+summary.json        how the run ended
+log.txt             the printed messages
 
-`beginning.opening` has what comes before, `trainer` what happens between two steps, `step` the step.
+`beginning.opening` prepares the run, `trainer` does the work between two steps, `step` is the step itself.
 """
 
 from efficientdet import progress
@@ -21,14 +21,14 @@ from efficientdet.training.trainer import Trainer
 
 
 def train(config: ExperimentConfig) -> outcome.TrainingSummary:
-    """Trains as `config` says, or goes on where an earlier run in the same folder stopped.
+    """Trains according to `config`, or resumes an earlier run in the same folder.
 
     Returns:
-        How it ended; the run directory has the rest.
+        Summary of the run; everything else is in the run folder.
 
     Raises:
         UserError: a setting or the data cannot be used, the folder belongs to another run, or the loss diverged.
-        Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state is saved (a SystemExit with status 75).
+        Interrupted: a scheduler sent SIGTERM or SIGUSR1; the state was saved (a SystemExit with status 75).
         Stopped: the same after Ctrl-C (a KeyboardInterrupt).
     """
     with opening.opened(config) as (folder, asked):
@@ -41,12 +41,12 @@ def train(config: ExperimentConfig) -> outcome.TrainingSummary:
         trainer = Trainer(plan)
         asked.say = trainer.say
 
-        # 3. The loop: steps, with an evaluation and a checkpoint now and then.
+        # 3. The loop: steps, with regular evaluations and checkpoints.
         size, last = trainer.batch_size, trainer.schedule.total_steps
         forecast = announcements.Forecast(last, size, trainer.say)
         bar = progress.track("train", last * size, start=trainer.step * size)
         with trainer.metrics, trainer.checkpoints, bar as shown:
-            if trainer.evaluation_is_due:  # the run ended inside it
+            if trainer.evaluation_is_due:  # the run was interrupted during an evaluation
                 trainer.evaluate(asked)
             for batch in trainer.batches():
                 trainer.train_on(batch, is_asked_to_end=asked.is_wanted())
@@ -61,5 +61,5 @@ def train(config: ExperimentConfig) -> outcome.TrainingSummary:
                     trainer.evaluate(asked)
                     forecast.leave_out()
 
-            # 4. What came of it.
+            # 4. The summary.
             return trainer.finish()

@@ -1,17 +1,17 @@
-"""When a run does what: epochs of the configuration, in steps; and the values that follow from their number.
+"""The schedule of a run: epochs of the configuration converted to steps, and the values derived from their number.
 
-google/automl's values are for COCO: 0.08 for a batch of 64, one epoch of warm-up, batch statistics that remember 100
-steps. They presume 550,000 steps. With 300 images an epoch has five steps, and a run may have 500. So each value has
-a form for short runs that becomes google/automl's as the run becomes long. With S the steps of the run and B its batch:
+google/automl's values are for COCO: 0.08 for a batch of 64, one epoch of warm-up, batch statistics averaged over 100
+steps. They assume 550,000 steps. With 300 images an epoch has five steps, and a run may have 500. So each value has
+a form for short runs that approaches google/automl's for long ones. With S the steps of the run and B its batch size:
 
     learning rate     0.08 B/64; for B < 64 times sqrt(10,000/S), at least 1 and at most sqrt(64/B)
     warm-up           one epoch, at least 100 steps, at most S/10
-    batch statistics  remember S/50 steps, at least 10 (PyTorch's 0.9) and at most 100; n steps are a decay of 1 - 1/n;
-                      if fewer than 32 images are normalised together, measured on 640 (`batch_statistics`), and
-                      the last half of the run is trained with them
+    batch statistics  averaged over S/50 steps, at least 10 (PyTorch's 0.9) and at most 100; n steps are a decay of
+                      1 - 1/n; if fewer than 32 images are normalized together, measured on 640 (`batch_statistics`),
+                      and the last half of the run is trained with them
 
-What a configuration says itself is left as it is. The weight average needs no rule: with a decay of (1 + n) / (10 + n)
-the updates up to k share (k/n)^9 of it after n, so that it remembers a tenth of any run up to 45,000 steps.
+Values set in the configuration are kept. The weight average needs no rule: with a decay of (1 + n) / (10 + n), updates
+up to k have a share of (k/n)^9 after n updates, so the average covers the last tenth of any run up to 45,000 steps.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ import math
 from efficientdet.config import ExperimentConfig, TrainingConfig
 
 _LONG_RUN = 10_000
-"""Steps from which on a small batch has a learning rate in proportion to its size."""
+"""Number of steps from which the learning rate of a small batch is proportional to its size."""
 _REFERENCE_BATCH, _REFERENCE_RATE = 64, 0.08
 _ADAM_RATE, _ADAM_RATE_BEHIND_A_BACKBONE = 0.02, 0.008
-"""At the reference batch."""
+"""At the reference batch size."""
 _LEAST_WARMUP = 100
 _STATISTICS = (10, 100)
 _FEW_TOGETHER, _RECALIBRATION, _FIXED = 32, 640, 0.5
@@ -34,34 +34,34 @@ class Schedule:
     """The steps of a run."""
 
     steps_per_epoch: float
-    """Not whole where the batch does not divide the images: a batch may span two epochs."""
+    """Not whole if the batch size does not divide the number of images: a batch may span two epochs."""
     total_steps: int
     """Steps of the whole run, at least one."""
     evaluation_steps: frozenset[int]
-    """Steps after which the run is evaluated; the last one is among them."""
+    """Steps after which the run is evaluated, including the last one."""
     fixed_from: int
-    """Steps after which batch statistics stay as they are; those of the whole run if they never do."""
+    """Step after which batch statistics are constant; `total_steps` if they never are."""
     learning_rate: dict[str, float]
     """Arguments of `optimizer.learning_rate`."""
 
 
 def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfig, dict[str, float | str]]:
-    """Fills in the values that a configuration leaves to the size of batch, dataset and run.
+    """Fills in the values that depend on the size of batch, dataset and run unless they are set.
 
     Args:
-        config: of the run.
-        num_examples: training images.
+        config: config of the run.
+        num_examples: number of training images.
 
     Returns:
-        The configuration without None among them, and what was filled in: dotted name -> value.
+        The configuration with these values filled in, and the derived values: dotted name -> value.
     """
     batch_size = config.training.batch_size
     steps_per_epoch = num_examples / batch_size
     steps = _total_steps(config.training, num_examples)
     warmup_steps = min(max(steps_per_epoch, _LEAST_WARMUP), steps / 10)
     together = batch_size // config.training.accumulate_steps
-    # Whoever gives a rate has SGD's in mind: all published ones are.
-    # The heads and the BiFPN are random behind a backbone, too; a whole detector needs to move little.
+    # A given rate is assumed to be for SGD: all published ones are.
+    # With a pretrained backbone, heads and BiFPN still start random; a whole pretrained detector needs small changes.
     is_open = config.optimizer.learning_rate is None and not config.weights
     method = config.optimizer.method or ("adam" if is_open and steps < _LONG_RUN else "sgd")
     rules: dict[str, float | str] = {
@@ -88,14 +88,15 @@ def derive(config: ExperimentConfig, num_examples: int) -> tuple[ExperimentConfi
 
 
 def peak_rate(batch_size: int, steps: int) -> float:
-    """Computes the learning rate of a batch.
+    """Computes the SGD learning rate for a batch size.
 
-    Long runs: in proportion to the batch (EfficientDet: 0.16 at 128), so that images count the same in each. A small
-    batch in a short run makes too few and too small steps that way; there the rate goes with the root of the batch.
+    In long runs it is proportional to the batch size (EfficientDet: 0.16 at 128), so that each image has the same
+    weight. With a small batch in a short run that gives too few and too small steps, so the rate follows the square
+    root of the batch size there.
 
     Args:
-        batch_size: images of one update.
-        steps: of the whole run.
+        batch_size: images per update.
+        steps: steps of the whole run.
     """
     share = batch_size / _REFERENCE_BATCH
     rate = _REFERENCE_RATE * share
@@ -103,18 +104,18 @@ def peak_rate(batch_size: int, steps: int) -> float:
 
 
 def adam_rate(batch_size: int, *, has_backbone: bool = False) -> float:
-    """Computes the learning rate of a batch for Adam: with the root of the batch (Malladi et al. 2022).
+    """Computes the Adam learning rate, which follows the square root of the batch size (Malladi et al. 2022).
 
     Args:
-        batch_size: images of one update.
-        has_backbone: whether the backbone knows images already; its weights then need smaller steps.
+        batch_size: images per update.
+        has_backbone: whether the backbone is pretrained; its weights then need smaller steps.
     """
     rate = _ADAM_RATE_BEHIND_A_BACKBONE if has_backbone else _ADAM_RATE
     return rate * math.sqrt(batch_size / _REFERENCE_BATCH)
 
 
 def _decay(steps: float) -> float:
-    """Turns the steps that a moving average remembers into its decay."""
+    """Converts the number of steps that a moving average covers to its decay."""
     return round(1 - 1 / max(steps, 1.0), 6)
 
 
@@ -123,11 +124,11 @@ def _total_steps(training: TrainingConfig, num_examples: int) -> int:
 
 
 def make_schedule(config: ExperimentConfig, num_examples: int) -> Schedule:
-    """Turns the epochs of a configuration into steps.
+    """Converts the epochs of a configuration to steps.
 
     Args:
-        config: of the run, with derived values.
-        num_examples: training images.
+        config: config of the run, with derived values.
+        num_examples: number of training images.
     """
     training, optimizer = config.training, config.optimizer
     peak, warmup_epochs = optimizer.learning_rate, optimizer.warmup_epochs

@@ -1,10 +1,10 @@
 """step(state, batch) -> (state, logs): loss, gradient, guard, update, average; a pure function.
 
-The state is a dict of arrays, lists in the order of the model's variables:
-    trainable, momentum, average_trainable: float32; square: float32, with Adam only; non_trainable,
-    average_non_trainable: batch statistics, and the states of random generators; step: steps done; updates: steps that
-    changed the weights; bad_steps: steps in a row that did not, those that overflowed from too large a loss scale left
-    out; loss_scale, good_steps: dynamic loss scale (Micikevicius et al. 2018, section 3.2).
+The state is a dict of arrays; lists are in the order of the model's variables:
+    trainable, momentum, average_trainable: float32; square: float32, Adam only; non_trainable,
+    average_non_trainable: batch statistics and random generator states; step: steps done; updates: steps that changed
+    the weights; bad_steps: consecutive steps that did not, not counting overflows from too large a loss scale;
+    loss_scale, good_steps: dynamic loss scale (Micikevicius et al. 2018, section 3.2).
 """
 
 import contextlib
@@ -29,7 +29,7 @@ GOOD_STEPS_TO_GROW = 2000
 
 
 def first_state(model: Any, method: Method | None = "sgd") -> State:
-    """Makes the state of a model that has not trained yet, for an optimiser: NumPy arrays."""
+    """Creates the initial state of a model for an optimizer: NumPy arrays."""
     trainable = [np.array(variable.numpy()) for variable in model.trainable_variables]
     non_trainable = [np.array(variable.numpy()) for variable in model.non_trainable_variables]
     is_scaled = model.dtype_policy.name == "mixed_float16"
@@ -63,19 +63,20 @@ def make_step(
     matched anchors of the whole batch, so that the sum of the gradients is that of the whole batch. What is tested,
     updated, averaged and counted is the sum.
 
-    A step whose loss, gradients or new batch statistics are not finite changes nothing but the counters: that is how
-    a too large loss scale is found, and how a bad batch leaves no trace.
+    A step whose loss, gradients or new batch statistics are not finite changes only the counters: this is how too large
+    a loss scale is detected, and it keeps a bad batch from doing damage.
 
     Args:
         model: EfficientDet.
-        anchors: float32[A, 4], of the model's image size.
-        config: losses, optimiser, parts of the batch; with derived values.
+        anchors: float32[A, 4], for the model's image size.
+        config: losses, optimizer, parts of the batch; with derived values.
         schedule: arguments of `optimizer.learning_rate`.
-        replicas: what the batch is divided among; its sums and means go over the whole batch.
+        replicas: devices that share the batch; their sums and means cover the whole batch.
+        is_fixed: whether to normalize by the moving statistics, which then stay constant.
 
     Returns:
-        step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as validation has them,
-        l2_loss, gradient_norm (after clipping), learning_rate, ok (1 if the step counted), is_overflow (1 if it did not
+        step(state, batch) -> (state, logs); logs are float32[]: loss, class_loss, box_loss as in validation, l2_loss,
+        gradient_norm (after clipping), learning_rate, ok (1 if the step counted), is_overflow (1 if it was skipped
         because of too large a loss scale), loss_scale, bad_steps.
     """
     is_scaled = model.dtype_policy.name == "mixed_float16"
@@ -138,7 +139,7 @@ def make_step(
 def _accumulate(
     differentiate: Callable[..., Any], state: State, parts: Any, num_parts: int, replicas: Replicas
 ) -> tuple[Any, Any, Any]:
-    """Differentiates part after part and sums losses and gradients; batch statistics move on with each part."""
+    """Differentiates part by part and sums losses and gradients; each part updates the batch statistics."""
 
     def add(carry: Any, rows: Any) -> Any:
         values, non_trainable, gradients = carry
@@ -154,7 +155,7 @@ def _accumulate(
 def _add_l2(
     gradients: list[Any], weights: list[Any], is_kernel: list[bool], weight_decay: float
 ) -> tuple[list[Array], Scalar]:
-    """Adds the gradient of weight_decay * sum(kernel^2) / 2; returns that loss too."""
+    """Adds the gradient of weight_decay * sum(kernel^2) / 2; also returns that loss."""
     rows = list(zip(gradients, weights, is_kernel, strict=True))
     kernels = [w for _, w, chosen in rows if chosen]
     l2_loss = 0.5 * weight_decay * sum(ops.sum(ops.square(kernel)) for kernel in kernels)
@@ -194,16 +195,16 @@ def _update(
 
 
 def _is_overflow(state: State, ok: Scalar, loss: Scalar, is_scaled: bool) -> Scalar:
-    """Tells whether a step failed only since the loss scale was too large, which is how the right one is found: bool[].
+    """Returns whether a step failed only because the loss scale was too large, an expected part of the search: bool[].
 
-    The loss itself is not scaled: if it is not finite, or if the scale cannot become smaller, the batch is to blame.
+    The loss itself is not scaled: if it is not finite, or if the scale cannot shrink further, the batch is to blame.
     """
     could_shrink = ops.logical_and(is_scaled, state["loss_scale"] > LEAST_LOSS_SCALE)
     return ops.logical_and(ops.logical_not(ok), ops.logical_and(could_shrink, ops.isfinite(loss)))
 
 
 def _count(state: State, ok: Scalar, is_overflow: Scalar, is_scaled: bool) -> State:
-    """Moves the counters; the loss scale halves after an overflow and doubles after 2,000 good steps in a row."""
+    """Updates the counters; the loss scale halves after an overflow and doubles after 2,000 good steps in a row."""
     good_steps = ops.where(ok, state["good_steps"] + 1, 0)
     scale = state["loss_scale"]
     if is_scaled:
@@ -220,8 +221,8 @@ def _count(state: State, ok: Scalar, is_overflow: Scalar, is_scaled: bool) -> St
 
 
 def _all_finite(arrays: list[Array]) -> Scalar:
-    """Tells whether every number of the float arrays is finite: bool[]."""
-    # Joined first: where each array's own verdict is combined, XLA computes all of them again inside every consumer,
-    # and compiling takes minutes (JAX 0.10.2, a choice between two states: 90 s against 1.5 s).
+    """Returns whether all numbers in the float arrays are finite: bool[]."""
+    # Concatenated first: if the results for separate arrays are combined, XLA recomputes all of them in every consumer,
+    # and compiling takes minutes (JAX 0.10.2, a choice between two states: 90 s instead of 1.5 s).
     flat = [ops.reshape(array, (-1,)) for array in arrays if "float" in str(array.dtype)]
     return ops.all(ops.isfinite(ops.concatenate(flat)))

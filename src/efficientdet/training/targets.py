@@ -1,7 +1,7 @@
 """Anchors x GroundTruth -> Targets (RetinaNet, section 4; google/automl's ArgMax matcher with forced matches).
 
-Each anchor belongs to the box that it overlaps most, if the IoU reaches the threshold. Each box also takes the
-anchor that it overlaps most, whatever the IoU, so that no box goes untrained. Ties go to the first.
+Each anchor is matched to the box it overlaps most, if the IoU reaches the threshold. Each box also claims the anchor
+that it overlaps most, whatever the IoU, so that every box is trained on. Ties go to the first.
 """
 
 from typing import Any
@@ -16,26 +16,26 @@ IGNORED = -2
 
 
 def assign(anchors: Boxes, truth: GroundTruth, match_iou: float) -> Targets:
-    """Assigns boxes to anchors, for the whole batch.
+    """Assigns boxes to anchors for the whole batch.
 
-    Goes through the boxes one by one, up to the fullest image of the batch: B x A numbers live at a time instead of
-    B x A x N.
+    Loops over the boxes one by one, up to the fullest image of the batch: this needs memory for B x A numbers instead
+    of B x A x N.
 
     Args:
         anchors: float32[A, 4], yxyx px.
         truth: boxes of B images; an image may have none.
-        match_iou: least IoU of a match.
+        match_iou: lowest IoU of a match.
 
     Returns:
-        Targets. A matched anchor whose box has label -1 gets the label -2 (ignored) and box deltas as any other.
+        Targets. An anchor matched to a box with label -1 gets the label -2 (ignored) and ordinary box deltas.
     """
     anchors = ops.convert_to_tensor(anchors, "float32")
     boxes = ops.cast(truth["boxes"], "float32")
     num_boxes = ops.cast(truth["num_boxes"], "int32")
     anchor_numbers = ops.arange(anchors.shape[0], dtype="int32")[None]
 
-    # Outside of the loop: of a batch that is divided this is a sum over its parts. Inside, every turn would wait for
-    # one, and sums of a loop may overtake others, which then meet the wrong partner (XLA, as of JAX 0.10.2).
+    # Outside the loop because on several devices this is a collective operation. Inside, every iteration would wait for
+    # one, and XLA may reorder collectives in a loop so that they are matched with the wrong ones (as of JAX 0.10.2).
     fullest = ops.max(num_boxes)
 
     def any_left(number: Any, *_: Any) -> Any:
@@ -53,7 +53,7 @@ def assign(anchors: Boxes, truth: GroundTruth, match_iou: float) -> Targets:
         forced_box = ops.where(is_claimed, number, forced_box)
         return number + 1, best_iou, best_box, forced_box
 
-    # Shaped [B, A] from the boxes, so that the batch size may be unknown when this is traced.
+    # The shape [B, A] comes from the boxes because the batch size may be unknown during tracing.
     zeros = ops.zeros_like(num_boxes)[:, None] * ops.ones_like(anchor_numbers)
     start = (ops.zeros((), dtype="int32"), ops.cast(zeros, "float32") - 1.0, zeros, zeros - 1)
     _, best_iou, best_box, forced_box = ops.while_loop(any_left, match, start)

@@ -1,6 +1,6 @@
-"""What a run does between two steps: feed the next one, validate, keep the best weights, write checkpoints.
+"""The work between two steps of a run: feed the next batch, validate, keep the best weights, write checkpoints.
 
-The loop that decides when is `run`; the step itself, a pure function, is `step`.
+The loop that decides when is in `run`; the step itself, a pure function, is in `step`.
 """
 
 import random
@@ -28,10 +28,10 @@ from efficientdet.training.step import first_state, make_step
 
 
 class Trainer:
-    """A run on its way: the network and its state, how far it is, what it has found, and what it writes."""
+    """A run in progress: the network and its state, the position in the run, its results, and its outputs."""
 
     def __init__(self, plan: Plan):
-        """Makes network and state, new or resumed, brings the state to the devices, and says what will be trained."""
+        """Creates network and state, new or resumed, moves the state to the devices, and prints what is trained."""
         config, folder, dataset = plan.config, plan.folder, plan.dataset
         self.config, self.dataset, self.folder = config, dataset, folder
         self.batch_size = config.training.batch_size
@@ -73,16 +73,16 @@ class Trainer:
 
     @staticmethod
     def _make_network(plan: Plan) -> tuple[Any, replicas.Replicas, Sequence[str]]:
-        """Makes the network with the weights that it starts from, for the devices of the run.
+        """Creates the network with its initial weights for the devices of the run.
 
         Returns:
-            EfficientDet, the devices, and what there is to say about the weights.
+            EfficientDet, the devices, and notes about the weights.
         """
         from efficientdet.model.efficientdet import EfficientDet
 
         training = plan.config.training
-        # Keras draws the seeds of initialisers and of stochastic depth from here. `keras.utils.set_random_seed` would
-        # import TensorFlow, wherever it is installed, also to train on JAX.
+        # Keras draws the seeds of initializers and stochastic depth from `random`. `keras.utils.set_random_seed` would
+        # import TensorFlow if it is installed, even to train on JAX.
         random.seed(training.seed)
         policy, devices = backend.use_precision(training.precision), replicas.make_replicas(training)
         model = EfficientDet(plan.config.model, precision=policy, kernels=devices.kernels())
@@ -92,7 +92,7 @@ class Trainer:
         return model, devices, notes
 
     def _introduce(self, plan: Plan, notes: Sequence[str], *, is_resumed: bool) -> None:
-        """Says what is trained, on what, for how long."""
+        """Prints what is trained, on what data, for how long."""
         parameters = sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
         described = announcements.describe(self.config, self.dataset, parameters, self._replicas.count)
         for line in [*plan.notes, f"{self.config.model.name}: {described}", *notes]:
@@ -101,16 +101,16 @@ class Trainer:
             self.say(announcements.derived(plan.derived))
         self.cautions.start()
         last = self.schedule.total_steps
-        self.say(f"resumed at step {self.step} of {last}" if is_resumed else f"{last} steps to {self.folder}")
+        self.say(f"resumed at step {self.step} of {last}" if is_resumed else f"{last} steps, run folder {self.folder}")
 
     def say(self, text: str) -> None:
-        """Says something to the person and to log.txt; of several processes, the first does."""
+        """Prints a line and appends it to log.txt; only in the first process."""
         if processes.is_first():
             run_directory.log(self.folder, text)
             progress.console.print(text, soft_wrap=True, markup=False)
 
     def batches(self) -> Iterator[Any]:
-        """Goes through the batches that are left, until patience is lost; notes how long the device waits for them."""
+        """Yields the remaining batches until patience runs out; measures how long the device waits for them."""
         batches = self.dataset.training_batches(self.step, self.schedule.total_steps)
         while not self.has_lost_patience:
             with self.logs.waiting():
@@ -120,11 +120,11 @@ class Trainer:
             yield item
 
     def train_on(self, item: tuple[Any, np.ndarray], *, is_asked_to_end: bool) -> None:
-        """Makes one step. The logs of the step before are read, so that the device is never idle for the host.
+        """Runs one step and reads the logs of the step before, so that the device never waits for the host.
 
         Args:
             item: batch, and the ids of its images, int64[B].
-            is_asked_to_end: whether this process was; the step tells the others.
+            is_asked_to_end: whether this process was asked to stop; the step passes it on to the others.
         """
         batch, ids = item
         if self._step is None or self.step == self.schedule.fixed_from:
@@ -141,7 +141,7 @@ class Trainer:
             self.cautions.trained(self.logs.write(self.epoch, skipped_steps=self.skipped_steps))
 
     def _begin_phase(self) -> None:
-        """Compiles the step; where batch statistics are to stay from here on, measures what they stay at."""
+        """Compiles the step; if batch statistics are constant from here on, measures them first."""
         is_fixed = self.step >= self.schedule.fixed_from
         if self.step == self.schedule.fixed_from:
             self.say(announcements.fixed(self.step))
@@ -152,7 +152,7 @@ class Trainer:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps that changed nothing, because something in them was not finite."""
+        """Number of steps that changed nothing because something in them was not finite."""
         return self.step - int(self._replicas.first(self.state["updates"]))
 
     @property
@@ -166,16 +166,16 @@ class Trainer:
         return self.step / self.schedule.steps_per_epoch
 
     def note(self) -> str:
-        """Says where the run is, for the progress bar."""
+        """Returns epoch, losses and learning rate for the progress bar."""
         place = f"epoch {self.epoch:.2f}/{self.config.training.epochs:g}"
         return f"{place}, {self.logs.note}" if self.logs.note else place
 
     def must_end(self, asked: Interruption) -> bool:
-        """Says whether the run was asked to end before its last step; all processes say the same."""
+        """Returns whether the run was asked to stop early; the same in all processes."""
         return asked.is_wanted() if processes.count() == 1 else self.logs.is_asked_to_end
 
     def save_if_due(self, *, is_last: bool) -> None:
-        """Begins to write a checkpoint now and then, before an evaluation, and at the end."""
+        """Starts writing a checkpoint at regular steps, before an evaluation, and at the end."""
         if is_last or self.evaluation_is_due or self.step % self.config.training.checkpoint_every == 0:
             self.save()
 
@@ -220,7 +220,7 @@ class Trainer:
         self._end_evaluation()
 
     def _end_evaluation(self) -> None:
-        """Writes that the evaluation is done; the same checkpoint said before that it was due."""
+        """Saves a checkpoint that marks the evaluation as done; the previous one marked it as due."""
         self.evaluation_is_due = False
         self.save()
         memory.trim()
@@ -242,7 +242,7 @@ class Trainer:
         return trainable, self._recalibrate(trainable, averaged, asked.guard)
 
     def save(self) -> None:
-        """Begins to write a checkpoint."""
+        """Starts writing a checkpoint."""
         if not processes.is_first():
             return
         position = {
@@ -255,14 +255,14 @@ class Trainer:
         self.checkpoints.write(engine.to_host(self._replicas.read_state(self.state)), position, self.best_step)
 
     def finish(self) -> outcome.TrainingSummary:
-        """Writes summary.json, once the last checkpoint is written."""
+        """Writes summary.json after the last checkpoint is written."""
         self.checkpoints.wait()
         if same := self_check.check_state(tree.flatten(engine.to_host(self._replicas.read_state(self.state)))):
             self.say(same)
         training = self.config.training
-        ended = f"all {training.epochs:g} epochs are done"
+        ended = f"finished all {training.epochs:g} epochs"
         if self.step < self.schedule.total_steps:
-            ended = f"no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
+            ended = f"stopped early: no better AP in {self.worse_evaluations} evaluations (`training.patience`)"
         ended += self.cautions.ending()
         summary = outcome.TrainingSummary(
             run_dir=str(self.folder),

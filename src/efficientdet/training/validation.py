@@ -1,4 +1,4 @@
-"""The averaged weights on the validation images: losses and COCO metrics from one pass of the network."""
+"""Evaluates the averaged weights on the validation images: losses and COCO metrics from one pass of the network."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -19,21 +19,21 @@ _LOSS = "loss of the batch: "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """What a validation found."""
+    """Result of a validation."""
 
     losses: dict[str, float]
     """Means over the batches: loss, class_loss, box_loss."""
     evaluation: counting.EvaluationResult
     watch: plausibility.Watch
-    """Which images are full of confident boxes."""
+    """Finds images that are full of confident boxes."""
     examples: list[tuple[Batch, Detections]]
-    """The first batch with its detections, in px of the network input, for images."""
+    """The first batch with its detections, in px of the network input, for the contact sheet."""
 
 
 def make_validation(model: Any, anchors: np.ndarray, config: ExperimentConfig) -> Callable[..., tuple[Detections, Any]]:
     """Makes the pure function (trainable, non_trainable, batch, is_real bool[B]) -> (Detections, losses).
 
-    Rows that are not real only fill the last batch: they count in no loss.
+    Rows that are not real only fill up the last batch and don't count in any loss.
     """
 
     def validate(
@@ -58,16 +58,16 @@ def evaluate_averages(
 ) -> ValidationResult:
     """Evaluates averaged weights.
 
-    Of several processes each takes every n-th batch; what they found is brought together in the order of the batches,
-    so that the result is one process's to the last digit.
+    With n processes, each takes every n-th batch; results are merged in the order of the batches, so that they equal
+    those of a single process to the last digit.
 
     Args:
-        validate: compiled `make_validation`.
+        validate: compiled function of `make_validation`.
         trainable: averaged weights, arrays on one device of this process.
-        non_trainable: batch statistics to use them with, likewise.
+        non_trainable: matching batch statistics, likewise.
         batches: one pass over the validation images, the same in every process.
         categories: the classes.
-        num_images: for the progress bar.
+        num_images: number of images, for the progress bar.
     """
     evaluator = counting.CocoEvaluator(categories)
     examples: list[tuple[Batch, Detections]] = []
@@ -94,7 +94,7 @@ def evaluate_averages(
 
 
 def _gathered(own: dict[int, dict[str, np.ndarray]]) -> dict[int, dict[str, np.ndarray]]:
-    """Brings the batches of all processes together."""
+    """Merges the batches of all processes."""
     flat = {f"{number}/{name}": array for number, arrays in own.items() for name, array in arrays.items()}
     batches: dict[int, dict[str, np.ndarray]] = {}
     for arrays in processes.gather(flat):
@@ -105,5 +105,5 @@ def _gathered(own: dict[int, dict[str, np.ndarray]]) -> dict[int, dict[str, np.n
 
 
 def _rows(part: Any, is_chosen: np.ndarray) -> Any:
-    """Takes rows out of each array of a batch."""
+    """Selects rows of each array in a batch."""
     return {name: np.asarray(value)[is_chosen] for name, value in part.items()}

@@ -74,7 +74,7 @@ def test_for_other_classes_the_class_predictor_starts_afresh(others, small, tmp_
     for name, array in after.items():
         expected = before if name.startswith("class_head/predict/") else arrays
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
-    assert any("starts afresh for 2" in note for note in notes)
+    assert any("is reinitialized for 2" in note for note in notes)
 
 
 def test_of_more_classes_those_of_the_dataset_are_kept(small, tmp_path):
@@ -145,7 +145,7 @@ def test_weights_that_know_other_anchors_are_taken_with_a_word(small, tmp_path):
     _save(tmp_path / "start.safetensors", dataclasses.replace(small, anchor_scale=5.0), _TWO)
     start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
     assert start.model == small
-    assert any("model.anchor_scale 5.0, the run has" in note for note in start.notes)
+    assert any("model.anchor_scale 5.0, but this run uses" in note for note in start.notes)
 
 
 def test_a_backbone_that_knows_other_pixels_is_refused(small, tmp_path):

@@ -90,9 +90,9 @@ def test_nothing_is_said_of_data_that_are_large_and_whole(start):
 
 def test_a_batch_larger_than_the_data_is_said_with_a_smaller_one(start):
     assert start((16, (9, 9, 9)), batch_size=64, epochs=1) == [
-        "`training.batch_size` is 64, more than the 16 training images: each update sees every image 4.0 times, and the "
-        "whole run is only 1 update. Use `--training.batch-size 8` and enough `--training.epochs` for a few hundred "
-        "updates."
+        "`training.batch_size` is 64, more than the 16 training images: each update sees every image 4.0 times, and "
+        "the whole run is only 1 update. Use `--training.batch-size 8` and enough `--training.epochs` for a few "
+        "hundred updates."
     ]
 
 
@@ -105,16 +105,17 @@ def test_classes_without_training_boxes_are_named(start):
 
 def test_validation_without_boxes_is_said_with_the_way_without(start):
     assert start((200, (9, 9, 9)), (30, (0, 0, 0))) == [
-        "the 30 validation images have no boxes: losses are computed, but AP stays `-` and weights/best is not written. "
-        "Pass data with boxes (`--data.validation`) or turn validation off (`--data.validation none`)."
+        "the 30 validation images have no boxes: losses are computed, but AP stays `-` and weights/best is not "
+        "written. Pass data with boxes (`--data.validation`) or turn validation off (`--data.validation none`)."
     ]
 
 
 def test_validation_too_small_for_ap_is_said_with_its_interval(start):
     assert start((200, (9, 9, 9)), (64, (70, 3, 0))) == [
-        "AP on 64 validation images may be off by 6 points; the interval next to AP shows the actual margin, and smaller "
-        "differences mean nothing; AP of classes with fewer than 10 validation boxes means little: dog (3), cow (0). "
-        "For a more precise AP, convert with a larger `--val-fraction`, or pass more images with `--data.validation`."
+        "AP on 64 validation images may be off by 6 points; the interval next to AP shows the actual margin, and "
+        "smaller differences mean nothing; AP of classes with fewer than 10 validation boxes means little: dog (3), "
+        "cow (0). For a more precise AP, convert with a larger `--val-fraction`, or pass more images with "
+        "`--data.validation`."
     ]
     (line,) = start((200, (9, 9, 9)), (500, (70, 3, 0)), num_validation=50)
     assert "AP on 50 validation images may be off by 7 points" in line
@@ -195,8 +196,8 @@ def test_a_loss_that_diverges_is_said_once_and_at_the_end(running):
     for losses in ([1.24] * 60, [31.7] * 60, [31.7] * 300):
         run.trained(losses)
     assert said == [
-        "warning: the training loss is diverging: 24.7 over the last steps, up from a low of 1.24. Start a new run with "
-        "`--optimizer.learning-rate 0.027` (a third of this run's) and a new `--run-dir`."
+        "warning: the training loss is diverging: 24.7 over the last steps, up from a low of 1.24. Start a new run "
+        "with `--optimizer.learning-rate 0.027` (a third of this run's) and a new `--run-dir`."
     ]
     assert run.ending() == "; the loss diverged: 31.7 at the end, up from a low of 1.24"
     assert len(said) == 1

@@ -59,8 +59,8 @@ def test_the_refusal_of_more_epochs_is_a_command_that_trains_them_from_the_weigh
     _finish(config)
     said = _refusal(_longer(config))
     assert said.startswith(
-        f"`{config.run_dir}` has finished its 4 epochs, and its learning rate schedule ends there. To train 6 more from "
-        "its weights, run `effic"
+        f"`{config.run_dir}` has finished its 4 epochs, and its learning rate schedule ends there. To train 6 more "
+        "from its weights, run `effic"
     )
     assert said.endswith("`.")
     program, verb, *words = shlex.split(re.search(r"`(efficientdet .*)`", said)[1])

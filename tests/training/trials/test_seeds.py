@@ -51,7 +51,7 @@ def test_a_run_that_cannot_be_trained_is_named_by_its_seed(tmp_path, capfd):
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    with pytest.raises(UserError, match="one of several processes"):
+    with pytest.raises(UserError, match="does not work with several processes"):
         seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path)), (0, 1))
 
 

@@ -1,4 +1,4 @@
-"""What a run starts from: random weights, a pretrained backbone, or a whole pretrained detector; and what is frozen."""
+"""The initial weights of a run: random, a pretrained backbone, or a whole pretrained detector; and what is frozen."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from efficientdet.errors import UserError
 from efficientdet.model import weights
 from efficientdet.structures import Category
 
-# How the authors of weights trained them; a model that starts from weights has to go on so.
+# Settings that weights were trained with; a model that starts from weights must keep them.
 _HABITS = ("fusion_relu", "upsampling", "pixel_mean", "pixel_std", "normalize_twice", "resize", "padding")
-# What else gives the same variables another meaning; it is the run's own choice, but not without a word.
+# Other settings that change the meaning of the same variables; the run may change them, but is told so.
 _MEANINGS = ("fusion", "activation", "anchor_scale", "num_octaves", "aspect_ratios")
 _BACKBONE = "backbone/"
 _PREDICTOR = "class_head/predict/"
@@ -28,24 +28,25 @@ class Start:
     """Weights that a run starts from."""
 
     arrays: Mapping[str, np.ndarray]
-    """Path of the variable -> float32 values; variables that are not among them keep their random values."""
+    """Path of the variable -> float32 values; other variables keep their random values."""
     model: ModelConfig
-    """The run's model, with the habits of the weights."""
+    """The run's model, with the settings that the weights were trained with."""
     categories: tuple[Category, ...] = ()
-    """Classes that the weights know."""
+    """Classes of the weights."""
     notes: tuple[str, ...] = ()
-    """What was taken, a sentence each."""
+    """What was loaded, one sentence each."""
 
 
 def find_start(config: ExperimentConfig) -> Start:
-    """Reads what a run starts from.
+    """Reads the weights that a run starts from.
 
     Raises:
-        UserError: `weights` and `backbone` are both given, cannot be read, or do not fit the model.
+        UserError: `weights` and `backbone` are both given, cannot be read, or do not match the model.
     """
     if config.weights and config.backbone:
         raise UserError(
-            f"`weights` is {config.weights} and `backbone` is {config.backbone}; weights have a backbone, give one."
+            f"`weights` is {config.weights} and `backbone` is {config.backbone}; set only one of them, since weights "
+            "include a backbone."
         )
     if config.weights:
         return _from_weights(config)
@@ -57,14 +58,14 @@ def find_start(config: ExperimentConfig) -> Start:
 
 
 def resumed_start(config: ExperimentConfig, folder: Path) -> Start | None:
-    """Returns the start of a run that goes on: its checkpoint has all values, its config.json the habits.
+    """Returns the start of a resumed run: its checkpoint has all values, its config.json the settings of the weights.
 
     Args:
-        config: of the run.
-        folder: the run directory.
+        config: config of the run.
+        folder: run folder.
 
     Returns:
-        None: the run has no checkpoint.
+        None if the run has no checkpoint.
     """
     if not any((folder / "checkpoints").glob("step-*")) or not (folder / "config.json").is_file():
         return None
@@ -74,16 +75,16 @@ def resumed_start(config: ExperimentConfig, folder: Path) -> Start | None:
 
 
 def _from_weights(config: ExperimentConfig) -> Start:
-    """Takes weights with their habits."""
+    """Loads weights together with the settings they were trained with."""
     loaded = weights.load(pretrained.find_weights(config.weights, config.model.name.removeprefix("efficientdet-")))
     notes = [f"weights from {config.weights}"]
     habits = {name: getattr(loaded.model, name) for name in _HABITS}
     changed = [name for name, value in habits.items() if getattr(config.model, name) != value]
     if changed:
-        notes.append("as the weights were trained: " + ", ".join(f"model.{n} {habits[n]}" for n in changed))
+        notes.append("set to match the weights: " + ", ".join(f"model.{n} {habits[n]}" for n in changed))
     notes += [
-        f"the weights were trained with model.{name} {getattr(loaded.model, name)}, the run has "
-        f"{getattr(config.model, name)}, as its settings say"
+        f"the weights were trained with model.{name} {getattr(loaded.model, name)}, but this run uses "
+        f"{getattr(config.model, name)}, as configured"
         for name in _MEANINGS
         if getattr(config.model, name) != getattr(loaded.model, name)
     ]
@@ -92,18 +93,18 @@ def _from_weights(config: ExperimentConfig) -> Start:
 
 
 def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> tuple[str, ...]:
-    """Puts the weights of a start into a model; the class predictor starts afresh if its classes are others.
+    """Assigns the initial weights to a model; the class predictor is reinitialized if its classes differ.
 
     Args:
         model: EfficientDet for `categories`.
-        start: what to put in.
+        start: the initial weights.
         categories: the classes of the dataset.
 
     Returns:
-        What was taken and what was not, a sentence each.
+        What was loaded and what was not, one sentence each.
 
     Raises:
-        UserError: a variable is unknown to the model, has another shape or values that cannot be, or is missing.
+        UserError: a variable is missing, is unknown to the model, or has the wrong shape or invalid values.
     """
     if not start.arrays:
         return start.notes
@@ -119,8 +120,10 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
         arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
         wanted = {name for name in wanted if not name.startswith(_PREDICTOR)}
         count = len(start.categories)
-        notes += (f"the weights know {count} other classes; the class predictor starts afresh for {len(categories)}",)
-    problems = [f"`{name}` is unknown to it" for name in arrays if name not in wanted]
+        notes += (
+            f"the weights have {count} different classes; the class predictor is reinitialized for {len(categories)}",
+        )
+    problems = [f"`{name}` is not in it" for name in arrays if name not in wanted]
     for name in sorted(wanted):
         if problem := _problem(arrays.get(name), tuple(variables[name].shape)):
             problems.append(f"`{name}` {problem}")
@@ -128,7 +131,7 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
         field = "weights" if start.categories else "backbone"
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"`{field}` does not fit {model.config.name}: {', '.join(problems[:_SHOWN])}{more}. "
+            f"`{field}` does not match {model.config.name}: {', '.join(problems[:_SHOWN])}{more}. "
             "Start from weights of the same model."
         )
     for name, array in arrays.items():
@@ -139,7 +142,7 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
 def _of_classes(
     arrays: Mapping[str, np.ndarray], theirs: tuple[Category, ...], ours: tuple[Category, ...]
 ) -> dict[str, np.ndarray]:
-    """Takes the outputs of some classes out of the class predictor: float32[..., anchors * C], anchor by anchor."""
+    """Selects the outputs of some classes of the class predictor: float32[..., anchors * C], anchor by anchor."""
     places = [theirs.index(category) for category in ours]
     changed = {}
     for name in (f"{_PREDICTOR}pointwise/kernel", f"{_PREDICTOR}pointwise/bias"):
@@ -150,7 +153,7 @@ def _of_classes(
 
 
 def _problem(array: np.ndarray | None, shape: tuple[int, ...]) -> str:
-    """Says why an array cannot be the value of a variable of a shape; empty if it can."""
+    """Says why an array cannot be assigned to a variable of a shape; empty if it can."""
     if array is None:
         return "is missing"
     if array.shape != shape:
@@ -161,7 +164,7 @@ def _problem(array: np.ndarray | None, shape: tuple[int, ...]) -> str:
 
 
 def freeze(model: Any, frozen: str) -> None:
-    """Freezes parts of a model: no gradient, no weight decay, batch statistics as they are.
+    """Freezes parts of a model: no gradient, no weight decay, constant batch statistics.
 
     Args:
         model: EfficientDet.

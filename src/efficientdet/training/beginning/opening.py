@@ -1,4 +1,4 @@
-"""Before a run: settings that fit each other, its folder, the processes beside this one, its data and its start."""
+"""Preparation of a run: checks its settings, connects its processes, and opens its folder, data and weights."""
 
 import contextlib
 import dataclasses
@@ -21,16 +21,16 @@ from efficientdet.training.trials import overfitting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do.
+    """Everything a run needs.
 
     Attributes:
-        config: with the number of classes, and with values for all that was left open.
-        folder: the run directory.
-        dataset: what it trains on.
-        start: the weights that it starts from.
-        derived: the values that were left open, by dotted name.
-        facts: JSON values that the folder and each checkpoint keep.
-        notes: what there is to say beforehand.
+        config: the config with the number of classes and all derived values.
+        folder: run folder.
+        dataset: the data it trains on.
+        start: the initial weights.
+        derived: the derived values, by dotted name.
+        facts: JSON values stored in the folder and in each checkpoint.
+        notes: lines to print at the start.
     """
 
     config: ExperimentConfig
@@ -44,10 +44,10 @@ class Plan:
 
 @contextlib.contextmanager
 def opened(config: ExperimentConfig) -> Iterator[tuple[Path, Interruption]]:
-    """Joins the other processes of a run and catches signals; at the end of the block its folder is free again.
+    """Joins the other processes of a run and catches signals; releases the run folder at the end of the block.
 
     Raises:
-        UserError: settings do not fit each other, or another process does not come.
+        UserError: settings contradict each other, or another process does not start.
     """
     configs.check(config)
     tracking.check(config)
@@ -63,7 +63,7 @@ def prepare(config: ExperimentConfig, folder: Path) -> Plan:
     """Opens the data, finds the weights to start from, and claims the folder.
 
     Raises:
-        UserError: something of it cannot be used, or the folder belongs to another run.
+        UserError: data or weights cannot be used, or the folder belongs to another run.
     """
     checked = self_check.check_processes(config)
     processes.first_only(lambda: run_directory.check_writable(folder))

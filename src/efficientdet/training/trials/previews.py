@@ -19,25 +19,25 @@ from efficientdet.result import Result
 from efficientdet.storage import files
 from efficientdet.training import dataset as datasets
 
-_LEAST_SIDE = 256  # px of an image on the sheet, so that the names of classes can be read
+_LEAST_SIDE = 256  # px of an image on the sheet, so that class names are readable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview(Result):
-    """What `preview` drew."""
+    """Result of `preview`."""
 
     output: str
     """The sheet."""
     images: list[dict[str, Any]]
-    """For each image its id, height and width of what is not padding, and its boxes in px of the network input."""
+    """For each image: its id, height and width without padding, and its boxes in px of the network input."""
     object_sizes: dict[str, float] | None
-    """Smallest, median and largest object, and the share of those smaller than the smallest anchor: square roots of
-    areas, px of the network input. None without a box."""
+    """Smallest, median and largest object (square root of the area, px of the network input), and the share of objects
+    smaller than the smallest anchor. None without boxes."""
     smallest_anchor: float
     """Its side, px of the network input."""
 
     def text(self) -> str:
-        """Says what was drawn, and how large the objects are."""
+        """Says what was drawn and how large the objects are."""
         boxes = sum(len(image["boxes"]) for image in self.images)
         drawn = f"{self.output}: {len(self.images)} images with {boxes} boxes"
         if self.object_sizes is None:
@@ -45,9 +45,9 @@ class Preview(Result):
         sizes = self.object_sizes
         return (
             f"{drawn}\n"
-            f"objects as the network sees them, square root of the area: {sizes['smallest']:.0f} to "
+            f"object sizes in the network input (square root of the area): {sizes['smallest']:.0f} to "
             f"{sizes['largest']:.0f} px, median {sizes['median']:.0f} px; {sizes['below_anchors']:.0%} are smaller "
-            f"than the smallest anchor, {self.smallest_anchor:g} px"
+            f"than the smallest anchor ({self.smallest_anchor:g} px)"
         )
 
 
@@ -60,17 +60,17 @@ def preview(
     columns: int = 4,
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = ExperimentConfig(),  # noqa: B008
 ) -> Preview:
-    """Draws the first training images of a run, augmented, with their boxes, and says how large the objects are.
+    """Draws the first training images of a run, augmented, with their boxes, and reports object sizes.
 
     Args:
         data: converted dataset, glob of TFRecord files, or folder of photographs with annotations.
-        output: the sheet, a .jpg or .png.
-        num_images: on the sheet.
-        columns: images a row.
-        config: of the run; its size, augmentation, seed and split count.
+        output: the sheet, a .jpg or .png file.
+        num_images: number of images on the sheet.
+        columns: images per row.
+        config: config of the run; its image size, augmentation, seed and split are used.
 
     Returns:
-        Where the sheet is, and what is on it.
+        Path and contents of the sheet.
 
     Raises:
         UserError: the dataset or a knob cannot be used.
@@ -78,7 +78,7 @@ def preview(
     if num_images < 1 or columns < 1:
         raise UserError(f"`num_images` is {num_images} and `columns` is {columns}; both must be at least 1.")
     if output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UserError(f"`output` is `{output}`; the sheet must be a .jpg or a .png.")
+        raise UserError(f"`output` is `{output}`; it must end in .jpg or .png.")
     configs.check(config)
     files.check_writable(output)
     opened = datasets.open_dataset(_configure(config, data, num_images))
@@ -102,7 +102,7 @@ def preview(
 
 
 def _pad(image: np.ndarray, valid_size: np.ndarray, model: ModelConfig) -> np.ndarray:
-    """Fills what is beside an image with the colour that the network sees there; in a batch it is black."""
+    """Fills the padding of an image with the color that the network sees there; in a batch it is black."""
     if model.padding == "black":
         return image
     height, width = valid_size
@@ -113,7 +113,7 @@ def _pad(image: np.ndarray, valid_size: np.ndarray, model: ModelConfig) -> np.nd
 
 
 def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None:
-    """Sums up how large the objects of a batch are."""
+    """Summarizes the sizes of the objects in a batch."""
     boxes = np.concatenate([boxes[:count] for boxes, count in zip(batch["boxes"], batch["num_boxes"], strict=True)])
     if not len(boxes):
         return None
@@ -127,9 +127,12 @@ def _object_sizes(batch: Any, smallest_anchor: float) -> dict[str, float] | None
 
 
 def _configure(config: ExperimentConfig, data: str, num_images: int) -> ExperimentConfig:
-    """Points the config of a run at `data`, with the whole sheet in one batch and no validation."""
+    """Points the config of a run at `data`, with all images of the sheet in one batch and no validation."""
     if data == datasets.SYNTHETIC:
-        raise UserError("`data` is `synthetic`; generated images are not augmented. `efficientdet demo` makes records.")
+        raise UserError(
+            "`data` is `synthetic`, but generated images are not augmented; `efficientdet demo` creates records to "
+            "preview."
+        )
     backend.require_tensorflow("`preview`")
     folder = Path(data).expanduser()
     is_source = folder.is_dir() and not (folder / store.MANIFEST).is_file()
@@ -142,7 +145,7 @@ def _configure(config: ExperimentConfig, data: str, num_images: int) -> Experime
 
 
 def _describe(id: int, valid_size: np.ndarray, boxes: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Turns one image's facts into plain JSON values; corners in px, x before y."""
+    """Converts the facts about one image to plain JSON values; corners in px, x before y."""
     found = [
         {"class": name, "box": {"x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2)}}
         for name, (y1, x1, y2, x2) in zip(names, boxes.tolist(), strict=True)
@@ -151,7 +154,7 @@ def _describe(id: int, valid_size: np.ndarray, boxes: np.ndarray, names: list[st
 
 
 def _write_sheet(path: Path, image: np.ndarray) -> None:
-    """Writes the sheet, aside and then renamed."""
+    """Writes the sheet to a temporary file and renames it."""
     from PIL import Image
 
     files.write_aside(path, lambda temporary: Image.fromarray(image).save(temporary, quality=92))

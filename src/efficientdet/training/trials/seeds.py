@@ -1,10 +1,10 @@
-"""The same training from several seeds, one after another: mean and standard deviation over them, one row a seed.
+"""The same training with several seeds, one after another: one row per seed, then mean and standard deviation.
 
-RUN_DIR/seed-N is an ordinary run; a finished one is not trained again. What the table counts is each run's last
-evaluation, of the averaged weights at its end. The standard deviation is that of a sample (n - 1).
+RUN_DIR/seed-N is an ordinary run; a finished one is not trained again. The table shows the last evaluation of each run,
+of the averaged weights at its end. The standard deviation is that of a sample (n - 1).
 
-Each run has a process of its own, since TensorFlow never gives back the graph of a compiled step: five runs of one
-small model in one process left 150 MB each.
+Each run has its own process because TensorFlow never frees the graph of a compiled step: five runs of a small model in
+one process leaked 150 MB each.
 """
 
 import dataclasses
@@ -45,17 +45,17 @@ class SeedsSummary(Result):
     runs: dict[int, outcome.TrainingSummary]
     """Seed -> its run."""
     mean: dict[str, float | None]
-    """Of each metric over the seeds; none where a seed has none."""
+    """Mean of each metric over the seeds; None if a seed lacks it."""
     standard_deviation: dict[str, float | None]
-    """Of a sample (n - 1); none for a single seed."""
+    """Of a sample (n - 1); None for a single seed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the summary into plain JSON values."""
+        """Converts the summary to plain JSON values."""
         runs = {str(seed): summary.to_dict() for seed, summary in self.runs.items()}
         return {**dataclasses.asdict(self), "runs": runs}
 
     def rows(self) -> list[list[str]]:
-        """Writes the table in percent: the first row are headings, the last two mean and standard deviation."""
+        """Formats the table in percent: headings first, mean and standard deviation last."""
         rows = [["seed", *_COLUMNS, "best AP"]]
         for seed, summary in self.runs.items():
             values = [summary.metrics.get(name) for name in _COLUMNS]
@@ -65,7 +65,7 @@ class SeedsSummary(Result):
         return rows
 
     def table(self) -> Table:
-        """Arranges the rows for a terminal."""
+        """Formats the rows for a terminal."""
         headings, *rows = self.rows()
         table = Table(title=f"{len(self.runs)} seeds, %", title_justify="left")
         for heading in headings:
@@ -76,10 +76,10 @@ class SeedsSummary(Result):
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """Reads seeds: numbers and ranges with both ends, such as `0..4` or `0,1,7`.
+    """Parses seeds: numbers and ranges that include both ends, such as `0..4` or `0,1,7`.
 
     Raises:
-        UserError: it is something else, or names a seed twice.
+        UserError: the text is not of this form.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -88,33 +88,34 @@ def parse(text: str) -> tuple[int, ...]:
             raise UserError(f"`seeds` is `{text}`; expected numbers and ranges, such as 0..4 or 0,1,7.")
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < first + _MOST:
-            raise UserError(f"`seeds` is `{text}`; `{part.strip()}` does not count up, or names more than {_MOST:,}.")
+            raise UserError(
+                f"`seeds` is `{text}`; the range `{part.strip()}` must go up and have at most {_MOST:,} seeds."
+            )
         seeds += range(first, last + 1)
     return tuple(seeds)
 
 
 def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> SeedsSummary:
-    """Trains once from each seed, or goes on where an earlier call stopped.
+    """Trains once with each seed, or resumes where an earlier call stopped.
 
     Args:
-        config: of every run but for `training.seed`; the runs are in folders of its `run_dir`.
-        seeds: in the order of training, none twice.
+        config: config of every run except for `training.seed`; the runs are in subfolders of its `run_dir`.
+        seeds: different seeds, in the order of training.
 
     Returns:
-        How the runs ended; `seeds.json` and `seeds.md` in the run directory have it too, after each run for those
-        that are done.
+        Summary of the runs; also written to `seeds.json` and `seeds.md` in the run folder after each run.
 
     Raises:
         UserError: a run cannot be trained, or the folder is a run itself.
-        Interrupted, Stopped: as `train`; the same call goes on.
+        Interrupted, Stopped: as in `train`; the same call resumes.
     """
     _check(config, seeds)
     folder = Path(config.run_dir or f"runs/{config.preset}").expanduser()
     if (folder / run_directory.CONFIG).exists():
-        raise UserError(f"`{folder}` is a run itself; give another `--run-dir` for several seeds.")
+        raise UserError(f"`{folder}` is a run itself; use another `--run-dir` for several seeds.")
     found: dict[int, outcome.TrainingSummary] = {}
     for number, seed in enumerate(seeds, start=1):
-        progress.console.print(f"seed {seed}, {number} of {len(seeds)}", markup=False)
+        progress.console.print(f"seed {seed} ({number} of {len(seeds)})", markup=False)
         training = dataclasses.replace(config.training, seed=seed)
         found[seed] = _train(dataclasses.replace(config, run_dir=str(folder / f"seed-{seed}"), training=training))
         summary = _sum_up(folder, found)
@@ -123,22 +124,24 @@ def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)
 
 
 def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
-    """Refuses what no run could be made of."""
+    """Raises a UserError for settings that no run can use."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
     if processes.count() > 1:
-        raise UserError("`seeds`: this is one of several processes of a run; start them once for each `training.seed`.")
+        raise UserError(
+            "`seeds` does not work with several processes; start the processes once for each `--training.seed`."
+        )
     configs.check(config)
     tracking.check(config)
 
 
 def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
-    """Trains one seed in a process of its own, which speaks for itself; what ends this process ends it gently."""
+    """Trains one seed in its own process, which prints its own messages and is stopped cleanly if this one is."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / run_directory.CONFIG
         files.write_json(file, knobs.to_dict(config))
         words = ["train", "--config", str(file), "--backend", backend.running()]
-        # Results go to standard output; this process has its own.
+        # Results go to standard output, which belongs to this process.
         command = [sys.executable, "-m", "efficientdet", *words]
         with interruption.caught(), subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             try:
@@ -152,14 +155,15 @@ def _train(config: ExperimentConfig) -> outcome.TrainingSummary:
         raise interruption.Stopped
     if status != 0:
         raise UserError(
-            f"Seed {config.training.seed} ended with status {status}, for the reason above; the same command goes on."
+            f"Seed {config.training.seed} failed with status {status}, for the reason above; run the same command to "
+            "resume."
         )
     values = json.loads((Path(config.run_dir) / run_directory.SUMMARY).read_text(encoding="utf-8"))
     return outcome.TrainingSummary(**values)
 
 
 def _sum_up(folder: Path, runs: dict[int, outcome.TrainingSummary]) -> SeedsSummary:
-    """Computes mean and standard deviation of each metric that every run has."""
+    """Computes mean and standard deviation of each metric."""
     rows = [{**summary.metrics, "best_AP": summary.best_ap} for summary in runs.values()]
     names = [*counting.METRICS, "best_AP", "loss", "class_loss", "box_loss"]
     known = {name: [value for row in rows if (value := row.get(name)) is not None] for name in names}
