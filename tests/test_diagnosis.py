@@ -28,7 +28,7 @@ def test_float32_products_are_far_more_exact_than_bfloat16_s(found):
 
 def test_a_precision_that_is_not_what_it_says_is_found(monkeypatch):
     monkeypatch.setitem(diagnosis._BOUNDS, "mixed_bfloat16", 1e-5)
-    with pytest.raises(UserError, match=r"products are wrong by .* do not train"):
+    with pytest.raises(UserError, match=r"products are off by .* do not train"):
         diagnosis._check_precision("mixed_bfloat16")
     backend.use_precision("float32")
 

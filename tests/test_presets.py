@@ -76,5 +76,5 @@ def test_the_preset(name, size, channels, cells, repeats, fusion, scale, max_lev
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones():
-    with pytest.raises(UserError, match=r"`d8` is not a preset; there are d0, d1"):
+    with pytest.raises(UserError, match=r"`d8` is not a preset; choose from d0, d1"):
         presets.find_preset("d8")

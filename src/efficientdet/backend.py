@@ -1,6 +1,6 @@
-"""Which of Keras's backends runs, and how it compiles a function.
+"""Selects Keras's backend and compiles functions with it.
 
-Keras fixes its backend at its first import, so `choose` runs before it. Devices are not probed: asking JAX for its
+Keras fixes its backend at its first import, so `choose` runs before that. Devices are not probed: asking JAX for its
 devices starts XLA, after which `jax.distributed.initialize` raises.
 """
 
@@ -18,17 +18,17 @@ from typing import Any
 from efficientdet.errors import UserError
 
 NAMES = ("tensorflow", "jax")
-_GPU_DEVICES = ("nvidiactl", "nvidia0", "nvmap", "dxg", "kfd")  # NVIDIA, its embedded boards, Windows's Linux, AMD
+_GPU_DEVICES = ("nvidiactl", "nvidia0", "nvmap", "dxg", "kfd")  # NVIDIA, NVIDIA's embedded boards, WSL, AMD
 
 
 def choose(wanted: str | None = None) -> str:
-    """Fixes Keras's backend and imports it: `wanted`, else KERAS_BACKEND, else keras.json, else TensorFlow, else JAX.
+    """Sets Keras's backend and imports Keras: `wanted`, else KERAS_BACKEND, else keras.json, else TensorFlow, else JAX.
 
     Returns:
-        The backend's name.
+        Name of the backend.
 
     Raises:
-        UserError: the backend is unknown, not installed, or Keras already runs on another.
+        UserError: the backend is unknown or not installed, or Keras already uses another one.
     """
     name = prefer(wanted)
     with start_up_lines_hidden():
@@ -37,15 +37,17 @@ def choose(wanted: str | None = None) -> str:
 
 
 def prefer(wanted: str | None = None) -> str:
-    """Does as `choose`, but leaves the import, which takes seconds, to whoever needs Keras; an export does not."""
+    """Like `choose`, but without importing Keras, which takes seconds and isn't needed to run an export."""
     name = wanted or os.environ.get("KERAS_BACKEND") or _configured() or _installed()
     if name not in NAMES:
-        raise UserError(f"`backend` is `{name}`; there are {' and '.join(NAMES)}.")
+        raise UserError(f"`backend` is `{name}`; choose from {', '.join(NAMES)}.")
     if importlib.util.find_spec(name) is None:
         extra = "jax-gpu" if name == "jax" else name
-        raise UserError(f"`backend` is `{name}`, which is not installed; `pip install 'efficientdet-keras[{extra}]'`.")
+        raise UserError(
+            f"`backend` is `{name}`, which is not installed; run `pip install 'efficientdet-keras[{extra}]'`."
+        )
     if "keras" in sys.modules and (running := sys.modules["keras"].backend.backend()) != name:
-        raise UserError(f"`backend` is `{name}`, but Keras already runs on `{running}` in this process.")
+        raise UserError(f"`backend` is `{name}`, but Keras already uses `{running}` in this process.")
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return name
@@ -53,10 +55,10 @@ def prefer(wanted: str | None = None) -> str:
 
 @contextlib.contextmanager
 def start_up_lines_hidden() -> Iterator[None]:
-    """Keeps what TensorFlow writes while it is imported (which CPU instructions it found) from hiding our lines.
+    """Hides what TensorFlow prints while it is imported (which CPU instructions it found).
 
-    TF_CPP_MIN_LOG_LEVEL does not reach the lines before its logging is set up (TensorFlow 2.21). An import that fails
-    shows everything.
+    TF_CPP_MIN_LOG_LEVEL does not affect lines printed before its logging is set up (TensorFlow 2.21). If an import
+    fails, everything is shown.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as captured:
@@ -75,13 +77,13 @@ def start_up_lines_hidden() -> Iterator[None]:
 
 
 def _configured() -> str | None:
-    """Reads the backend from keras.json, as Keras itself would."""
+    """Reads the backend from keras.json, as Keras does."""
     home = pathlib.Path(os.environ.get("KERAS_HOME", pathlib.Path.home() / ".keras"))
     try:
         name = json.loads((home / "keras.json").read_text()).get("backend")
     except (OSError, ValueError, AttributeError):
         return None
-    # Keras writes this file itself at its first import; a backend that is not there or not ours does not count.
+    # Keras writes this file at its first import; a backend that is not installed or not supported is ignored.
     return name if name in NAMES and importlib.util.find_spec(name) else None
 
 
@@ -89,52 +91,52 @@ def _installed() -> str:
     for name in NAMES:
         if importlib.util.find_spec(name) is not None:
             return name
-    raise UserError("Neither TensorFlow nor JAX is installed; `pip install 'efficientdet-keras[tensorflow]'`.")
+    raise UserError("Neither TensorFlow nor JAX is installed; run `pip install 'efficientdet-keras[tensorflow]'`.")
 
 
 def unused_gpu_build() -> str | None:
-    """Says so if only the backend that does not run is installed with GPU support; devices are not asked."""
+    """Returns a hint if only the other backend is installed with GPU support; does not query devices."""
     builds = {"jax": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tensorflow": ("nvidia.cudnn",)}
     has_gpu = {name: any(_is_installed(module) for module in modules) for name, modules in builds.items()}
     other = "jax" if running() == "tensorflow" else "tensorflow"
-    # JAX's plugin brings cuDNN too, which then says nothing about TensorFlow.
+    # JAX's plugin installs cuDNN too, which then says nothing about TensorFlow.
     if other == "jax" and has_gpu["jax"]:
-        return "JAX is installed with GPU support and not used; `--backend jax` trains on it."
+        return "JAX is installed with GPU support but not used; pass `--backend jax` to use it."
     if other == "tensorflow" and has_gpu["tensorflow"] and not has_gpu["jax"]:
-        return "TensorFlow may be installed with GPU support and is not used; `--backend tensorflow` trains on it."
+        return "TensorFlow may be installed with GPU support but is not used; pass `--backend tensorflow` to use it."
     return None
 
 
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def require_tensorflow(purpose: str) -> None:
     """Raises a UserError if TensorFlow is not installed, which `purpose` needs on every backend."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(f"{purpose} needs TensorFlow; `pip install 'efficientdet-keras[tensorflow]'`.")
+        raise UserError(f"{purpose} needs TensorFlow; run `pip install 'efficientdet-keras[tensorflow]'`.")
 
 
 def running() -> str:
-    """Returns the name of the backend that Keras runs on."""
+    """Returns the name of the backend that Keras uses."""
     import keras
 
     return keras.backend.backend()
 
 
 def use_precision(precision: str) -> str:
-    """Sets how float32 numbers are multiplied, for the whole process.
+    """Sets how float32 numbers are multiplied in the whole process.
 
-    On GPUs both backends would otherwise use TF32, which keeps 10 bits of the mantissa, for float32 too.
+    On GPUs both backends would otherwise use TF32, which keeps 10 mantissa bits, even for float32.
 
     Args:
         precision: float32, tf32, mixed_float16 or mixed_bfloat16.
 
     Returns:
-        Name of Keras's dtype policy.
+        Name of the Keras dtype policy.
     """
     is_exact = precision == "float32"
     if running() == "jax":
@@ -149,10 +151,10 @@ def use_precision(precision: str) -> str:
 
 
 def use_determinism() -> None:
-    """Makes every operation give the same bits again on the same machine, for the whole process; slower.
+    """Makes all operations in the process bit-reproducible on the same machine; slower.
 
-    There is no way back. JAX reads its setting when it starts its first device, so this comes before; on a CPU it is
-    deterministic by itself.
+    This cannot be undone. JAX reads the setting when it starts its first device, so call this before; on a CPU JAX is
+    always deterministic.
     """
     if running() == "jax":
         flag = "--xla_gpu_deterministic_ops=true"
@@ -165,7 +167,7 @@ def use_determinism() -> None:
 
 
 def gpus() -> int:
-    """Counts the GPUs that the running backend sees; JAX's of all processes. Starts it, if nothing has yet."""
+    """Counts the GPUs that the backend sees; with JAX, those of all processes. Starts the backend if necessary."""
     if running() == "jax":
         import jax
 
@@ -176,7 +178,7 @@ def gpus() -> int:
 
 
 def gpu_names() -> list[str]:
-    """Names the GPUs of this process that the running backend sees."""
+    """Lists the names of this process's GPUs that the running backend sees."""
     if running() == "jax":
         import jax
 
@@ -188,7 +190,7 @@ def gpu_names() -> list[str]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Reads the versions of those packages that are installed."""
+    """Returns the versions of the installed ones among the packages."""
     found = {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -197,20 +199,20 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def may_have_gpu() -> bool:
-    """Says whether a GPU may be there, by what drivers leave in /dev; TensorFlow, which knows, takes seconds to load.
+    """Returns whether there may be a GPU, judging by device files in /dev; asking TensorFlow would take seconds.
 
-    Where that says nothing, as on systems other than Linux, there may be one.
+    Always True on systems other than Linux.
     """
     return sys.platform != "linux" or any(pathlib.Path("/dev", name).exists() for name in _GPU_DEVICES)
 
 
 def is_tensorflow_on_cpu() -> bool:
-    """Says whether Keras runs on TensorFlow, and TensorFlow on processors alone."""
+    """Returns whether Keras uses TensorFlow and TensorFlow has no GPU."""
     return running() == "tensorflow" and not gpus()
 
 
 def wait_for(arrays: Any) -> None:
-    """Waits until nested arrays of the running backend are computed; they stay where they are."""
+    """Waits until nested arrays of the running backend are computed, without moving them."""
     if running() == "jax":
         import jax
 
@@ -226,9 +228,9 @@ def compile_function(function: Callable[..., Any], *, xla: str = "auto", donate:
 
     Args:
         function: takes and returns dicts, lists and arrays of the running backend.
-        xla: auto, on or off; TensorFlow only. auto is on with a GPU: XLA's convolutions on a CPU are several
-            times slower than TensorFlow's own.
-        donate: the first argument's memory may be reused for the result (JAX).
+        xla: auto, on or off; TensorFlow only. auto means on with a GPU: on a CPU, XLA's convolutions are several times
+            slower than TensorFlow's own.
+        donate: whether the memory of the first argument may be reused for the result (JAX).
     """
     if running() == "jax":
         import jax

@@ -1,12 +1,12 @@
-"""Box geometry. Boxes are yxyx = (y1, x1, y2, x2); other formats exist only at the borders.
+"""Box geometry. Boxes are yxyx = (y1, x1, y2, x2); other formats are used only for input and output.
 
-Most functions are `keras.ops` on tensors of the running backend and work under any compiler; `to_xywh` is for the
-border and takes NumPy arrays.
+Most functions use `keras.ops` on tensors of the running backend and work under any compiler; `to_xywh` is for output
+and takes NumPy arrays.
 """
 
 from efficientdet.structures import Array, Boxes, Deltas
 
-EPSILON = 1e-8  # google/automl adds it to every size before it divides or takes a logarithm.
+EPSILON = 1e-8  # google/automl adds it to every size before dividing or taking a logarithm.
 
 
 def area(boxes: Boxes) -> Array:
@@ -16,18 +16,18 @@ def area(boxes: Boxes) -> Array:
         boxes: float32[..., 4], yxyx.
 
     Returns:
-        float32[...], in the square of the boxes' unit.
+        float32[...], in the squared unit of the boxes.
     """
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def intersection(a: Boxes, b: Boxes, margin: float = 0.0) -> Array:
-    """Computes the area that boxes share, element by element with broadcasting.
+    """Computes the area of the intersection of boxes, element by element with broadcasting.
 
     Args:
         a: float32[..., 4], yxyx.
         b: float32[..., 4], yxyx.
-        margin: added to both sides of the overlap; 1 counts pixels, as the suppression of google/automl does.
+        margin: added to height and width of the overlap; 1 counts pixels, as google/automl's suppression does.
 
     Returns:
         float32[...]; 0 where the boxes do not overlap.
@@ -47,7 +47,7 @@ def iou(a: Boxes, b: Boxes) -> Array:
         b: float32[..., 4], yxyx.
 
     Returns:
-        float32[...] in [0, 1]; 0 where the boxes do not overlap, also where both are empty.
+        float32[...] in [0, 1]; 0 where the boxes do not overlap, including where both are empty.
     """
     from keras import ops
 
@@ -57,13 +57,13 @@ def iou(a: Boxes, b: Boxes) -> Array:
 
 
 def encode(boxes: Boxes, anchors: Boxes) -> Deltas:
-    """Writes boxes as differences from anchors (Faster R-CNN, eq. 2; no variances).
+    """Encodes boxes relative to anchors (Faster R-CNN, eq. 2; no variances).
 
     ty = (yc - yc_a) / h_a, tx = (xc - xc_a) / w_a, th = log(h / h_a), tw = log(w / w_a).
 
     Args:
         boxes: float32[..., 4], yxyx.
-        anchors: float32[..., 4], yxyx, of the same or a broadcasting shape.
+        anchors: float32[..., 4], yxyx, of the same or a broadcastable shape.
 
     Returns:
         float32[..., 4], (ty, tx, th, tw).
@@ -86,7 +86,7 @@ def encode(boxes: Boxes, anchors: Boxes) -> Deltas:
 
 
 def decode(deltas: Deltas, anchors: Boxes) -> Boxes:
-    """Undoes `encode`. Nothing is clamped, as in the reference: an untrained network may answer infinity.
+    """Reverses `encode`. As in the reference, nothing is clamped: an untrained network may predict infinite sizes.
 
     Args:
         deltas: float32[..., 4], (ty, tx, th, tw).
@@ -114,7 +114,7 @@ def _centers(boxes: Boxes) -> tuple[Array, Array, Array, Array]:
 
 
 def to_xywh(boxes: Boxes) -> Array:
-    """Turns NumPy boxes yxyx into COCO's (x, y, width, height).
+    """Converts NumPy boxes from yxyx to COCO's (x, y, width, height).
 
     Args:
         boxes: float[..., 4], yxyx.

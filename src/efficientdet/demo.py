@@ -1,7 +1,7 @@
-"""The whole path on generated images: draw, convert, train, evaluate, predict.
+"""The whole workflow on generated images: draw, convert, train, evaluate, predict.
 
-It trains the preset `demo`, the same code as D0 with smaller values, because D0 itself would need hours on a few
-processor cores.
+It trains the preset `demo`, which uses the same code as D0 with smaller values, because D0 itself would take hours on a
+few CPU cores.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ _MARKER = "demo.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demonstration(Result):
-    """What the demo found."""
+    """Result of the demo."""
 
     output: str
     evaluation: counting.EvaluationResult
-    """On images that training never saw."""
+    """On images not used in training."""
     image: str
-    """Truth and detections side by side."""
+    """Ground truth and detections side by side."""
     seconds: float
     preset: dict[str, Any]
     """The trained preset: parameters, multiply-adds, image size."""
     d0: dict[str, Any]
-    """The same figures of D0."""
+    """The same figures for D0."""
 
     def table(self) -> Any:
-        """Makes the table of the evaluation."""
+        """Returns the table of the evaluation."""
         return self.evaluation.table()
 
     def text(self) -> str:
         """Says what was trained and how it compares with D0."""
         return (
-            f"This was the preset `demo`: {_figures(self.preset)}.\n"
-            f"The same code as `d0`: {_figures(self.d0)}.\n"
-            "`efficientdet benchmark inference d0` measures how fast that is here.\n"
-            f"{self.seconds / 60:.1f} minutes. Truth and detections side by side: {self.image}"
+            f"Trained the preset `demo`: {_figures(self.preset)}.\n"
+            f"For comparison, `d0` uses the same code: {_figures(self.d0)}.\n"
+            "To measure the speed of `d0` on this machine, run `efficientdet benchmark inference d0`.\n"
+            f"Took {self.seconds / 60:.1f} minutes. Ground truth and detections side by side: {self.image}"
         )
 
 
@@ -65,16 +65,16 @@ def _figures(figures: dict[str, Any]) -> str:
 
 
 def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
-    """Draws images, converts them, trains a small EfficientDet, evaluates it and shows what it finds.
+    """Draws images, converts them, trains a small EfficientDet, evaluates it and shows its detections.
 
     Takes a few minutes on two cores. Running it again starts over.
 
     Args:
         output: folder for images, records, the run and the result.
-        seed: of the images and of the training.
+        seed: random seed for images and training.
 
     Raises:
-        UserError: the folder has something else in it.
+        UserError: the folder contains other files.
     """
     from efficientdet.training.run import train
 
@@ -90,7 +90,7 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
     data = dataclasses.replace(config.data, train=str(output / "records"))
     training = dataclasses.replace(config.training, seed=seed)
     train(dataclasses.replace(config, data=data, training=training, run_dir=str(output / "run")))
-    say("4/5 evaluating on images that it has never seen")
+    say("4/5 evaluating on images it has never seen")
     found = measuring.evaluate(output / "run", data=str(output / "records"), split="test", batch_size=32)
     say("5/5 predicting")
     image = _draw_sheet(output)
@@ -107,16 +107,18 @@ def run_demo(*, output: Path = Path("demo"), seed: int = 0) -> Demonstration:
 
 
 def _clear(output: Path) -> None:
-    """Removes what an earlier demo left, and nothing else."""
+    """Removes the output of an earlier demo, but no other files."""
     if files.is_filled(output):
         if not (output / _MARKER).is_file():
-            raise UserError(f"`output` is `{output}`, which has files that are not this demo's; give another folder.")
+            raise UserError(
+                f"`output` is `{output}`, which contains files that are not from this demo; use another folder."
+            )
         shutil.rmtree(output)
     files.write_json(output / _MARKER, {"state": "unfinished"})
 
 
 def _draw_sheet(output: Path) -> Path:
-    """Predicts a few images of the test split from their files and draws truth and detections."""
+    """Detects objects in a few image files of the test split and draws ground truth and detections."""
     from PIL import Image
 
     source = coco.read(output / "images", splits=("test",))

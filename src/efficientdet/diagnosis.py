@@ -1,4 +1,4 @@
-"""What works here: devices, versions, precision, sums over devices and processes, and a folder to write to."""
+"""Checks what works on this machine: devices, versions, precision, sums over devices and processes, writable folder."""
 
 import dataclasses
 import functools
@@ -22,42 +22,42 @@ from efficientdet.training.distributed import processes, self_check
 from efficientdet.training.logs import memory
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "numpy", "pillow", "safetensors", "faster-coco-eval")
-# How far products of 256 normal numbers may be from float64, in shares of the largest: factors of 24, 11, 8 and 11
-# bits, with room for the order of sums. A float32 that is TF32 in truth is caught.
+# Allowed error of products of 256 normal numbers against float64, relative to the largest: factors have 24, 11, 8 and
+# 11 bits, plus some room for the order of sums. This detects float32 that is really TF32.
 _BOUNDS = {"float32": 1e-5, "tf32": 5e-3, "mixed_bfloat16": 3e-2, "mixed_float16": 5e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     is_good: bool
     text: str
-    """What was found; if it is not good, what to do."""
+    """What was found, and what to do if it is not good."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diagnosis(Result):
-    """All that was looked at."""
+    """Results of all checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def is_good(self) -> bool:
-        """Tells whether nothing is wrong."""
+        """Whether all checks passed."""
         return all(finding.is_good for finding in self.findings)
 
     def status(self) -> int:
-        """Returns 1 where something is wrong."""
+        """Returns 1 if a check failed, else 0."""
         return 0 if self.is_good else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the diagnosis into plain JSON values."""
+        """Converts the diagnosis to plain JSON values."""
         return {"is_good": self.is_good, **dataclasses.asdict(self)}
 
     def table(self) -> Any:
-        """Lays it out for the terminal: a rich table."""
+        """Returns a rich table for the terminal."""
         from rich.table import Table
 
         table = Table(box=None, show_header=False, pad_edge=False)
@@ -67,17 +67,17 @@ class Diagnosis(Result):
 
 
 def doctor(*, run_dir: str = "", join_seconds: float = 300.0) -> Diagnosis:
-    """Looks at what training needs and says what works here; started as several processes, also between them.
+    """Checks everything that training needs; if started as several processes, also the connection between them.
 
     Args:
-        run_dir: folder that a run would write to. Several processes need one that all see, such as `runs/doctor`.
+        run_dir: run folder to check. Several processes need one that all can see, such as `runs/doctor`.
         join_seconds: how long several processes wait for each other, s.
 
     Returns:
-        What was found; the command's exit status is 1 if something is wrong.
+        Results of the checks; the command's exit status is 1 if one failed.
 
     Raises:
-        UserError: a process of several does not come, or differs from the first.
+        UserError: one of several processes does not start, or differs from the first.
     """
     folder = Path(run_dir or "runs/doctor").expanduser()
     with processes.joined(folder, join_seconds):
@@ -100,7 +100,7 @@ def doctor(*, run_dir: str = "", join_seconds: float = 300.0) -> Diagnosis:
 
 
 def _examine(what: str, check: Callable[[], str]) -> Finding:
-    """Runs a check. Whatever it raises is a finding: that is what a doctor is for."""
+    """Runs a check and turns any exception into a finding."""
     try:
         return Finding(what=what, is_good=True, text=check())
     except Exception as error:
@@ -113,12 +113,12 @@ def _program() -> str:
     used = "" if resident is None else f", {resident:.0f} MB in use"
     return (
         f"efficientdet-keras {efficientdet.__version__}, Python {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} processor cores{used}"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores{used}"
     )
 
 
 def _devices() -> str:
-    """Lists the devices of the running backend; another installed one is not asked."""
+    """Lists the devices of the running backend; does not query another installed one."""
     if backend.running() == "jax":
         import jax
 
@@ -130,7 +130,7 @@ def _devices() -> str:
 
 
 def _check_precision(precision: str) -> str:
-    """Multiplies and convolves in a precision, against float64 on the host."""
+    """Multiplies and convolves in a precision and compares with float64 on the host."""
     from keras import ops
 
     dtype = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}.get(precision, "float32")
@@ -153,14 +153,14 @@ def _check_precision(precision: str) -> str:
     error = max(float(np.abs(each - a @ b).max() / np.abs(a @ b).max()) for each in found)
     if not error <= _BOUNDS[precision]:
         raise UserError(
-            f"products are wrong by {error:.1e} of the largest, expected at most {_BOUNDS[precision]:.0e}; do not "
-            f"train with `--training.precision {precision}` on this device"
+            f"products are off by {error:.1e} relative to the largest, expected at most {_BOUNDS[precision]:.0e}; do "
+            f"not train with `--training.precision {precision}` on this device"
         )
     return f"products within {error:.1e} of float64, {milliseconds:.1f} ms"
 
 
 def _check_xla() -> str:
-    """Compiles with XLA; JAX always does."""
+    """Compiles a small function with XLA and checks its result."""
     from keras import ops
 
     compiled = backend.compile_function(lambda values: ops.sum(ops.square(values)), xla="on")
@@ -171,21 +171,21 @@ def _check_xla() -> str:
 
 
 def _check_records() -> str:
-    """Tells whether records can be read: that is TensorFlow's work on both backends."""
+    """Checks that records can be read, which needs TensorFlow on both backends."""
     if importlib.util.find_spec("tensorflow") is None:
-        return "TensorFlow is not installed: generated images can be trained on, records cannot"
+        return "TensorFlow is not installed, so training works on generated images but not on records"
     import tensorflow as tf
 
     image = tf.io.encode_jpeg(np.full((8, 8, 3), 128, np.uint8))
     if tf.io.decode_jpeg(image).shape != (8, 8, 3):
-        raise UserError("TensorFlow does not read back the JPEG image it wrote; reinstall it")
-    return "TensorFlow reads and decodes"
+        raise UserError("TensorFlow cannot read back the JPEG image it wrote; reinstall it")
+    return "TensorFlow reads and decodes them"
 
 
 def _check_devices() -> str:
-    """Sums over the devices with a known answer."""
+    """Computes a sum over the devices whose result is known."""
     if backend.running() == "jax":
-        return f"right over {self_check.check_sum()} devices"
+        return f"correct over {self_check.check_sum()} devices"
     import tensorflow as tf
 
     gpus = tf.config.list_logical_devices("GPU")
@@ -200,12 +200,14 @@ def _check_devices() -> str:
     found = float(strategy.experimental_local_results(strategy.run(add))[0])
     expected = len(gpus) * (len(gpus) + 1) / 2
     if found != expected:
-        raise UserError(f"1 to {len(gpus)} over as many GPUs is {found:g}, not {expected:g}; train on one")
-    return f"right over {len(gpus)} GPUs"
+        raise UserError(
+            f"the sum of 1 to {len(gpus)} over as many GPUs is {found:g}, expected {expected:g}; train on one GPU"
+        )
+    return f"correct over {len(gpus)} GPUs"
 
 
 def _check_folder(folder: Path) -> str:
-    """Tells whether a run can write its folder."""
+    """Checks that a run can write its folder."""
     files.check_writable(folder / "config.json")
     place = folder
     while not place.exists():

@@ -1,7 +1,7 @@
-"""The family and the named recipes: values, no logic.
+"""The model family and the named recipes: values, no logic.
 
-D0..D7x and Lite follow table 1 of the paper as google/automl published it; `demo` is ours, small enough to learn
-generated images on two processor cores in minutes.
+D0..D7x and Lite follow table 1 of the paper as published by google/automl; `demo` is our own, small enough to learn
+generated images on two CPU cores in minutes.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from efficientdet.config import (
 )
 from efficientdet.errors import UserError
 
-# Width and depth of EfficientNet-B0..B7 (EfficientNet, section 3.3) and of the Lite ones (their widths are B0..B4's).
+# Width and depth of EfficientNet-B0..B7 (EfficientNet, section 3.3); the Lite backbones use those of B0..B4.
 _WIDTH_DEPTH = {
     "b0": (1.0, 1.0),
     "b1": (1.0, 1.1),
@@ -32,7 +32,7 @@ _WIDTH_DEPTH = {
 
 def _backbone(name: str) -> BackboneConfig:
     width, depth = _WIDTH_DEPTH[name]
-    # google/automl trains B0 without stochastic depth, all others with a survival of 0.8 at the last block.
+    # google/automl trains B0 without stochastic depth, all others with a survival probability of 0.8 at the last block.
     return BackboneConfig(name=f"efficientnet-{name}", width=width, depth=depth, survival=1.0 if name == "b0" else 0.8)
 
 
@@ -134,7 +134,7 @@ def _nvidia(
     momentum: float,
     evaluate_every: float = 10,
 ) -> ExperimentConfig:
-    """Makes one of NVIDIA's recipes for COCO; `epochs` is where its training ends, before its schedule does."""
+    """Creates one of NVIDIA's recipes for COCO; training ends after `epochs`, before the schedule does."""
     return ExperimentConfig(
         model=MODELS["d0"],
         backbone="imagenet",
@@ -161,8 +161,8 @@ _A100 = {"schedule_epochs": 400.0, "warmup_epochs": 25.0, "average_decay": 0.999
 _8_V100 = {"schedule_epochs": 300.0, "warmup_epochs": 5.0, "average_decay": 0.9999, "momentum": 0.9}
 _32_V100 = {"schedule_epochs": 350.0, "warmup_epochs": 90.0, "average_decay": 0.999, "momentum": 0.95}
 
-# Batches over all GPUs. Whatever the schedule, NVIDIA's training ends after 300 epochs. All evaluate along the way but
-# the second, whose script evaluates at the end only.
+# Batch sizes are over all GPUs. Whatever the schedule, NVIDIA's training ends after 300 epochs. All but the second
+# evaluate during training; its script evaluates at the end only.
 RECIPES = {
     "d0-amp-8xa100": _nvidia("mixed_float16", batch_size=1600, epochs=300, learning_rate=2.2, **_A100),
     "d0-tf32-8xa100": _nvidia("tf32", batch_size=832, epochs=300, learning_rate=1.1, evaluate_every=0, **_A100),
@@ -170,7 +170,7 @@ RECIPES = {
     "d0-fp32-8xv100": _nvidia("float32", batch_size=320, epochs=300, learning_rate=0.4, **_8_V100),
     "d0-amp-32xv100": _nvidia("mixed_float16", batch_size=2048, epochs=300, learning_rate=1.5, **_32_V100),
     "d0-fp32-32xv100": _nvidia("float32", batch_size=1280, epochs=300, learning_rate=1.0, **_32_V100),
-    # Ours: google/automl's schedule on one large GPU; and what two processor cores learn of a few hundred images.
+    # Our own: google/automl's schedule on one large GPU, and a recipe for a few hundred images on two CPU cores.
     "d0-1xh200": ExperimentConfig(
         model=MODELS["d0"],
         backbone="imagenet",
@@ -186,8 +186,8 @@ RECIPES = {
         ),
     ),
 }
-"""NVIDIA's six recipes for COCO, each in the `training_mode` of its script (docs/from-nvidia.md has the other modes),
-and two of our own."""
+"""NVIDIA's six recipes for COCO, each in the `training_mode` of its script (see docs/from-nvidia.md for the other
+modes), and two of our own."""
 
 PRESETS = {
     **{name: ExperimentConfig(preset=name, model=model) for name, model in MODELS.items()},
@@ -199,7 +199,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> ExperimentConfig:
-    """Returns the preset called `name` or says which there are."""
+    """Returns the preset called `name`; raises a UserError that lists all presets if there is none."""
     if name not in PRESETS:
-        raise UserError(f"`{name}` is not a preset; there are {', '.join(PRESETS)}.")
+        raise UserError(f"`{name}` is not a preset; choose from {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, otherwise a line every ten seconds."""
 
 import contextlib
 import time
@@ -18,25 +18,25 @@ from rich.progress import (
 
 from efficientdet.errors import one_line
 
-# People read results on standard output; progress goes to standard error, so that `--json` stays clean.
+# Results go to standard output and progress to standard error, so that `--json` output stays clean.
 console = Console(stderr=True, highlight=False)
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Tracker:
-    """Counts work done and shows it. Made by `track`."""
+    """Counts finished work and shows it. Created by `track`."""
 
     def __init__(self, label: str, total: int | None, unit: str, start: int, bar: Progress | None):
-        """Starts to count at `start` of `total` units."""
+        """Starts counting at `start` of `total` units."""
         self._label, self._total, self._unit, self._start = one_line(label), total, unit, start
         self._done, self._bar, self._note = start, bar, ""
-        self._began: float | None = None  # of the rate: the end of the first advance, which may have compiled
+        self._began: float | None = None  # start of the rate: end of the first advance, which may include compilation
         self._shown = time.monotonic()
         self._task = None if bar is None else bar.add_task(self._label, total=total, completed=start, note="", rate="")
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
-        """Adds `amount` units; `note` is shown behind the bar until the next one."""
+        """Adds `amount` units; `note` is shown after the bar until the next note."""
         self._done += amount
         self._note = self._note if note is None else one_line(note)
         if self._began is None:
@@ -60,7 +60,7 @@ class Tracker:
         return f"{self._done / 1e6:.1f}/{total} MB"
 
     def _rate_text(self, rate: float) -> str:
-        """Writes the rate; nothing before the second advance, when it is not known."""
+        """Formats the rate; empty before the second advance, when it is unknown."""
         if not rate:
             return ""
         return f"{rate / 1e6:.1f} MB/s" if self._unit == "bytes" else f"{rate:.1f} {self._unit}/s"
@@ -72,9 +72,9 @@ def track(label: str, total: int | None, *, unit: str = "images", start: int = 0
 
     Args:
         label: what is being done.
-        total: units in all; none: nobody knows.
+        total: number of units; None if unknown.
         unit: what is counted; bytes are shown as MB.
-        start: units done before (a resumed run).
+        start: units done earlier (in a resumed run).
     """
     if not console.is_terminal:
         yield Tracker(label, total, unit, start, None)

@@ -1,4 +1,4 @@
-"""What a verb answers: shown to people on a console, or to programs as JSON."""
+"""The result of a command: printed on a console for people, or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
 
 class Result:
-    """A verb's answer; those of the verbs are dataclasses."""
+    """The result of a command; subclasses are dataclasses."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
+        """Converts the result to plain JSON values."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def table(self) -> RenderableType | None:
-        """Makes what is shown first, for rich; none: there is only text."""
+        """Returns the rich table that is shown first; None if there is only text."""
         return None
 
     def text(self) -> str:
-        """Says in lines what was done; empty: the table says it."""
+        """Describes the result in lines of text; empty if the table says it all."""
         return ""
 
     def show(self, console: Console) -> None:
-        """Shows the result to a person."""
+        """Prints the result for people."""
         if (table := self.table()) is not None:
             console.print(table)
         if text := self.text():
@@ -33,13 +33,13 @@ class Result:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it went to standard output line by line while the verb worked, so that nothing is left to show."""
+        """Whether the command already printed the result line by line to standard output."""
         return False
 
     def failure(self) -> str:
-        """Says why the command fails, after what was shown; empty: `status` alone decides."""
+        """Says why the command fails, printed after the result; empty if `status` alone decides."""
         return ""
 
     def status(self) -> int:
-        """Says how the command ends: 0 success, 1 something that was asked for is missing."""
+        """Returns the exit status: 0 for success, 1 if something that was requested is missing."""
         return 0

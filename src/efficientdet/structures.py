@@ -1,4 +1,4 @@
-"""The words in which the parts talk to each other.
+"""The data structures that the parts of the package exchange.
 
 Letters: B batch, H W image px, C classes, A anchors of all levels, N boxes, K detections. Boxes are yxyx,
 `0 <= y1 <= y2 <= H` and `0 <= x1 <= x2 <= W`, in pixels of the network input unless the name says otherwise.
@@ -7,15 +7,15 @@ Letters: B batch, H W image px, C classes, A anchors of all levels, N boxes, K d
 import dataclasses
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
-# Arrays are TensorFlow's, JAX's or NumPy's, which share no type that a checker knows. Their names say what they hold.
+# Arrays are TensorFlow's, JAX's or NumPy's, which have no common type for a type checker. The names say what they hold.
 Array: TypeAlias = Any
-"""Any of them; type and shape stand in the docstring."""
+"""Any of them; docstrings state dtype and shape."""
 Boxes: TypeAlias = Array
 """float32[..., 4], yxyx."""
 Deltas: TypeAlias = Array
 """float32[..., 4], (ty, tx, th, tw) of `boxes.encode`."""
 Labels: TypeAlias = Array
-"""int32[...], classes."""
+"""int32[...], class indices."""
 Logits: TypeAlias = Array
 """float32[..., C], before the sigmoid."""
 Scores: TypeAlias = Array
@@ -23,7 +23,7 @@ Scores: TypeAlias = Array
 Features: TypeAlias = Array
 """compute_dtype[B, h, w, D], a feature map."""
 Channels: TypeAlias = Array
-"""float32[D], a number for each channel."""
+"""float32[D], one number per channel."""
 Scalar: TypeAlias = Array
 """float32[]."""
 
@@ -33,8 +33,8 @@ class Category:
     """A class of a dataset. Labels are positions 0..C-1 in the dataset's list of categories.
 
     Attributes:
-        id: the dataset's own number for the class (COCO: 1..90, with holes).
-        name: what people call it.
+        id: the dataset's own number for the class (COCO: 1..90, with gaps).
+        name: its name.
     """
 
     id: int
@@ -55,11 +55,11 @@ class GroundTruth(TypedDict):
 
 
 class Batch(GroundTruth):
-    """What travels to the device for one step.
+    """The data sent to the device for one step.
 
     images: uint8[B, H, W, 3], RGB, letterboxed: the image at the top left, zeros to its right and below.
     valid_size: int32[B, 2], height and width of the image inside.
-    is_asked_to_end: bool[B]; only of several processes: whether a scheduler asked the one that the row is from to end.
+    is_asked_to_end: bool[B], only with several processes: whether the process of the row was asked to stop.
     """
 
     images: Array
@@ -68,9 +68,9 @@ class Batch(GroundTruth):
 
 
 class Originals(TypedDict):
-    """What stays on the host beside a `Batch`: facts of the images as they are on disk.
+    """The data of a `Batch` that stay on the host: facts about the original images on disk.
 
-    ids: int64[B], the dataset's image ids; -1 marks a row that only fills the last batch.
+    ids: int64[B], the dataset's image ids; -1 marks a row that only fills up the last batch.
     scales: float32[B], px of the network input per px of the image.
     sizes: int32[B, 2], height and width, px.
     boxes: float32[B, N, 4], yxyx px of the image; crowds included.
@@ -91,7 +91,7 @@ class Originals(TypedDict):
 
 
 class RawPredictions(TypedDict):
-    """What the network answers.
+    """The outputs of the network.
 
     class_logits: float32[B, A, C], before the sigmoid.
     box_deltas: float32[B, A, 4], (ty, tx, th, tw) of `boxes.encode`.
@@ -102,7 +102,7 @@ class RawPredictions(TypedDict):
 
 
 class Targets(TypedDict):
-    """What the network should have answered.
+    """The training targets of the network.
 
     labels: int32[B, A] in 0..C-1; -1 background, -2 ignored by the class loss.
     box_deltas: float32[B, A, 4]; exact zeros where no box is matched.
@@ -113,7 +113,7 @@ class Targets(TypedDict):
 
 
 class Detections(TypedDict):
-    """What was found, best first; rows from `num_detections` on are padding (label -1, score 0).
+    """Detections, best first; rows from `num_detections` on are padding (label -1, score 0).
 
     boxes: float32[B, K, 4], yxyx px.
     labels: int32[B, K] in 0..C-1.

@@ -73,7 +73,7 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_ap_also_if_it_was
 
 @pytest.mark.slow
 def test_the_summary_says_why(config, stopped):
-    assert stopped.ended == "no better AP in 2 evaluations (`training.patience`)"
+    assert stopped.ended == "stopped early: no better AP in 2 evaluations (`training.patience`)"
     assert json.loads((Path(config.run_dir) / "summary.json").read_text())["ended"] == stopped.ended
 
 
