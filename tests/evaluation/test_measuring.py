@@ -109,7 +109,7 @@ def test_images_full_of_confident_boxes_are_named_and_so_is_a_high_loss(tiny, co
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     measuring.evaluate(run, data=str(converted))
     said = capsys.readouterr().err
-    assert "warning: 5 of 5 images are full of boxes with scores of 0.9 and more, far beyond their objects: " in said
+    assert "warning: 5 of 5 images have far more boxes with a score of at least 0.9 than objects: " in said
     assert "000001.jpg (" in said
     assert "warning: the validation loss, 27, is 54 times the training loss, 0.5: activations explode" in said
 
@@ -144,7 +144,7 @@ def test_the_first_images_alone_can_be_counted(evaluated, converted, images, tmp
     document["annotations"] = [row for row in document["annotations"] if row["image_id"] <= 2]
     stats, _, _ = little_detections.count(document, str(path))
     np.testing.assert_allclose(_numbers(read), stats, rtol=0, atol=2**-52)
-    with pytest.raises(UserError, match="`image_id` 3, but the data has no such image"):
+    with pytest.raises(UserError, match="`image_id` 3, but the data have no such image"):
         measuring.evaluate(evaluated[1] / "detections.json", data=str(converted), max_images=2)
     with pytest.raises(UserError, match="`max_images` is -1"):
         measuring.evaluate(path, data=str(converted), max_images=-1)
@@ -160,9 +160,7 @@ def test_images_without_truth_give_detections_and_no_metrics(
     name = "detections_test-dev2017_tiny_results.json"
     words = ["evaluate", str(weights_file), "--data", data.format(untold), "--split", "test-dev"]
     assert cli.main([*words, "--output", str(tmp_path), "--results-name", name]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "5 images without a box to find: there is nothing to count, no metrics."
-    ]
+    assert capsys.readouterr().out.splitlines() == ["The 5 images have no ground truth boxes, so there are no metrics."]
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [name, "metrics.json"]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["metrics"].values()) == {None}

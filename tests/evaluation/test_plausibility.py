@@ -60,8 +60,8 @@ def test_the_warning_names_the_fullest_images_and_says_what_to_do():
     watch.add(*_batch((1, 1, False), (20, 1, False), None))
     watch.add(*_batch(*[(30 + number, 1, False) for number in range(6)]))
     assert watch.warning("{}.jpg".format) == (
-        "7 of 8 images are full of boxes with scores of 0.9 and more, far beyond their objects: 7.jpg (35), "
-        "6.jpg (34), 5.jpg (33), 4.jpg (32), 3.jpg (31), 2 more. AP suffers from each. Either objects there are not "
+        "7 of 8 images have far more boxes with a score of at least 0.9 than objects: 7.jpg (35), 6.jpg (34), "
+        "5.jpg (33), 4.jpg (32), 3.jpg (31), 2 more. Each of them lowers AP. Either objects in these images are not "
         "annotated, or activations explode. Train longer or with a larger batch, start from `--backbone imagenet`, or "
         "lower `--optimizer.learning-rate` (docs/troubleshooting.md)."
     )

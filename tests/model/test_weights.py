@@ -140,9 +140,9 @@ _BROKEN = {
         lambda p: _change(p, lambda _, m: m.update(postprocess='{"max_candidates": -1}')),
         "`postprocess.max_candidates` is -1",
     ),
-    "classes that are too many": (lambda p: _change(p, _change_model(num_classes=3)), "2 classes and a model for 3"),
+    "classes that are too many": (lambda p: _change(p, _change_model(num_classes=3)), "2 classes, but its model has 3"),
     "variable missing": (lambda p: _change(p, lambda a, _: a.pop(_STEM)), f"`{_STEM}` is missing"),
-    "variable left over": (lambda p: _change(p, lambda a, _: a.update(x=a[_STEM])), "`x` is unknown to the model"),
+    "variable left over": (lambda p: _change(p, lambda a, _: a.update(x=a[_STEM])), "`x` is not in the model"),
     "transposed": (
         lambda p: _change(p, lambda a, _: a.update({_STEM: a[_STEM].T.copy()})),
         "has the shape (8, 3, 3, 3)",

@@ -1,17 +1,17 @@
-"""How far AP is from what any number of such images would have given: a bootstrap over images.
+"""Confidence intervals of AP for the choice of the evaluated images: a bootstrap over images.
 
-As many images as there are get drawn with replacement, many times, and AP is counted of each draw. A draw counts as
-pycocotools would count a dataset with these images in it, by test to rounding. It is cheap since an image matches the
-same way in every draw: detections are matched with boxes once, and a draw only weighs the images. The draws are the
-same each time.
+As many images as there are get drawn with replacement, many times, and AP is computed for each draw. A draw has the AP
+that pycocotools would compute for a dataset of these images (a test checks it, up to rounding). This is cheap because
+an image matches the same way in every draw: detections are matched with boxes once, and a draw only weights the images.
+The draws are always the same.
 
-AP of few images comes out too high (COCO's envelope takes the best precision from each recall on), and draws repeat
-that: their AP is above that of the images they are from. So the interval is what the middle 95% of the draws are,
-mirrored at AP (the basic interval, Davison and Hinkley 1997, section 5.2), which covers better than the plain
+AP of few images is biased upward (COCO's envelope takes the best precision from each recall on), and so are the draws:
+their AP is above that of the images they are drawn from. So the interval is that of the middle 95% of the draws,
+mirrored at AP (the basic interval, Davison and Hinkley 1997, section 5.2), which has better coverage than plain
 percentiles (docs/LOG.md).
 
-Only the choice of the evaluated images is in the interval: another training, or images of another kind, may differ by
-more.
+The interval covers only the choice of the evaluated images: another training run, or images of a different type, may
+differ by more.
 """
 
 import collections
@@ -22,29 +22,29 @@ from typing import Any
 import numpy as np
 
 NUM_DRAWS, NUM_DRAWS_OF_MANY = 500, 200
-"""Draws of images, and those of more than 1,000. By chance of the draws an end of an interval is off by about 3% of its
+"""Number of draws, and for more than 1,000 images. Being random, they move an end of an interval by about 3% of its
 width, or 5%."""
 _MANY = 1000
 LEVEL = 0.95
 
 _IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_MOST = 100  # detections of a class an image
-_LARGEST_AREA = 1e10  # px; COCO ignores what is larger
+_MOST = 100  # detections per class and image
+_LARGEST_AREA = 1e10  # px; COCO ignores larger boxes
 _FALSE, _HIT, _IGNORED = range(3)
-_BLOCK = 2**20  # numbers in an array at a time: the processor's cache holds them
+_BLOCK = 2**20  # numbers in an array at a time: they fit in the CPU's cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ClassMatches:
-    """One class: its detections, best score first, and its boxes to be found."""
+    """One class: its detections, best score first, and its ground truth boxes."""
 
     images: np.ndarray
     """intp[N], image of each detection."""
     outcomes: np.ndarray
     """int8[10, N]: false, hit or ignored at each IoU."""
     boxes: np.ndarray
-    """intp[G], image of each box to be found; crowds are not."""
+    """intp[G], image of each ground truth box, without crowds."""
 
 
 def estimate(
@@ -56,13 +56,13 @@ def estimate(
     """Estimates 95% intervals of AP and AP50.
 
     Args:
-        image_ids: of all images, in ascending order.
-        truth: COCO's annotations.
+        image_ids: ids of all images, in ascending order.
+        truth: annotations in COCO's format.
         detections: in COCO's results format, each of a class that counts.
-        ious: COCOeval's, (image id, class id) -> float64[D, G], detections best first.
+        ious: COCOeval's IoUs, (image id, class id) -> float64[D, G], detections best first.
 
     Returns:
-        AP and AP50 -> the ends of their interval, fractions; none without a box to find.
+        AP and AP50 -> the ends of their interval, fractions; None without ground truth boxes.
     """
     num_draws = NUM_DRAWS_OF_MANY if len(image_ids) > _MANY else NUM_DRAWS
     once = np.ones((len(image_ids), 1), np.int32)
@@ -72,12 +72,12 @@ def estimate(
 
 
 def _interval(values: np.ndarray) -> tuple[float, float] | None:
-    """Makes an interval of AP itself, the first value, and AP of the draws; NaN is a draw without a box."""
+    """Computes an interval from AP itself, the first value, and AP of the draws; NaN means a draw without boxes."""
     value, drawn = values[0], values[1:]
     if np.isnan(value):
         return None
     low, high = np.percentile(drawn[np.isfinite(drawn)], (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
-    # Of a handful of images nearly all draws may be above AP; the interval has it in any case.
+    # With a handful of images nearly all draws may be above AP; the interval includes AP in any case.
     ends = np.clip([min(2 * value - high, value), max(2 * value - low, value)], 0.0, 1.0)
     return (float(ends[0]), float(ends[1]))
 
@@ -86,7 +86,7 @@ def draw_images(num_images: int, num_draws: int) -> np.ndarray:
     """Draws images with replacement, the same ones in every call.
 
     Returns:
-        int32[I, draws], how often each image is in each draw.
+        int32[I, draws], how often each image occurs in each draw.
     """
     chosen = np.random.default_rng(0).integers(num_images, size=(num_draws, num_images))
     counts = [np.bincount(row, minlength=num_images) for row in chosen]
@@ -94,14 +94,14 @@ def draw_images(num_images: int, num_draws: int) -> np.ndarray:
 
 
 def average_precisions(classes: Sequence[_ClassMatches], draws: np.ndarray) -> np.ndarray:
-    """Counts AP of each draw: the mean over the classes that have a box in it.
+    """Computes AP of each draw: the mean over the classes that have a box in it.
 
     Args:
-        classes: what `_matched` gave.
-        draws: int32[I, draws], how often each image is in each draw.
+        classes: result of `_matched`.
+        draws: int32[I, draws], how often each image occurs in each draw.
 
     Returns:
-        float64[10, draws], AP at each IoU; NaN for a draw without a box.
+        float64[10, draws], AP at each IoU; NaN for a draw without boxes.
     """
     total = np.zeros((len(_IOUS), draws.shape[1]))
     num_classes = np.zeros(draws.shape[1], np.int64)
@@ -118,10 +118,10 @@ def average_precisions(classes: Sequence[_ClassMatches], draws: np.ndarray) -> n
 
 
 def _of_class(own: _ClassMatches, draws: np.ndarray, num_boxes: np.ndarray) -> np.ndarray:
-    """Counts AP of one class in each draw: float64[10, draws]; 0 where it has no box.
+    """Computes AP of one class in each draw: float64[10, draws]; 0 if it has no box.
 
-    Precision at a recall is the best one from there on (COCO's envelope), which is always reached at a hit. So only
-    hits are looked at: how many there are up to each, and how many detections that are not ignored.
+    Precision at a recall is the best one from there on (COCO's envelope), which is always reached at a hit. So it is
+    enough to count, up to each hit, the hits and the detections that are not ignored.
     """
     weights = draws[own.images]
     ranks = np.add.accumulate(weights, axis=0)
@@ -139,10 +139,10 @@ def _of_class(own: _ClassMatches, draws: np.ndarray, num_boxes: np.ndarray) -> n
         precision = num_hits / np.maximum(num_found, 1)
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         recall = num_hits / np.maximum(num_boxes, 1)
-        levels = np.floor(100 * recall + 1e-9).astype(np.int32)  # number of the highest recall level that is reached,
+        levels = np.floor(100 * recall + 1e-9).astype(np.int32)  # index of the highest recall level reached,
         levels -= recall < _RECALLS[levels]  # by COCO's own floating-point numbers
         row += (envelope * np.diff(levels, axis=0, prepend=-1)).sum(axis=0) / len(_RECALLS)
-        # Where the first hit is not drawn, its recall of 0 is a level nonetheless, with the same envelope.
+        # If the first hit is not drawn, its recall of 0 is still a level, with the same envelope.
         row[num_hits[-1] == 0] = 0
     return result
 
@@ -153,7 +153,7 @@ def _matched(
     detections: Sequence[Mapping[str, Any]],
     ious: Mapping[tuple[int, int], Any],
 ) -> Iterator[_ClassMatches]:
-    """Matches detections with boxes, and gives the classes that have boxes."""
+    """Matches detections with boxes and yields the classes that have boxes."""
     places = {image_id: place for place, image_id in enumerate(image_ids)}
     boxes: dict[tuple[int, int], list[Mapping[str, Any]]] = collections.defaultdict(list)
     for box in truth:
@@ -180,11 +180,11 @@ def _matched(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ranked:
-    """Detections ordered by class, image and score; no more of a class in an image than count."""
+    """Detections ordered by class, image and score; at most 100 per class and image."""
 
     classes: np.ndarray
     images: np.ndarray
-    """intp[N], places among the images."""
+    """intp[N], indices of the images."""
     scores: np.ndarray
     areas: np.ndarray
     """float64[N], px squared."""
@@ -193,7 +193,7 @@ class _Ranked:
 
 
 def _ranked(places: Mapping[int, int], detections: Sequence[Mapping[str, Any]]) -> _Ranked:
-    """Puts detections in order, equal scores as they came."""
+    """Sorts detections; equal scores keep their order."""
     classes = np.array([row["category_id"] for row in detections], np.int64)
     images = np.array([places[row["image_id"]] for row in detections], np.intp)
     scores = np.array([row["score"] for row in detections], np.float64)
@@ -215,7 +215,7 @@ def _ranked(places: Mapping[int, int], detections: Sequence[Mapping[str, Any]]) 
 
 
 def _is_first(classes: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Marks where a class or an image begins."""
+    """Marks the first detection of each class and image."""
     is_first = np.ones(len(classes), bool)
     is_first[1:] = (classes[1:] != classes[:-1]) | (images[1:] != images[:-1])
     return is_first
@@ -229,7 +229,7 @@ def _match(outcomes: np.ndarray, boxes: Sequence[Mapping[str, Any]], overlaps: n
     """Matches the detections of a class in one image with its boxes, as COCOeval does.
 
     Args:
-        outcomes: int8[10, D], written where a detection finds a box; best detection first.
+        outcomes: int8[10, D], modified where a detection matches a box; best detection first.
         boxes: G boxes.
         overlaps: float64[D, G], IoU.
     """

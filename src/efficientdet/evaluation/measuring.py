@@ -1,4 +1,4 @@
-"""The verb `evaluate`: a model, or a file of detections, against the truth in a dataset."""
+"""The command `evaluate`: compares a model, or a file of detections, with the ground truth of a dataset."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ def evaluate(
     output: Path | None = None,
     results_name: str = "detections.json",
 ) -> counting.EvaluationResult:
-    """Measures COCO AP on a dataset: of weights, with the post-processing that prediction uses, or of detections.
+    """Measures COCO AP on a dataset, for weights (with the post-processing of prediction) or for detections.
 
-    Images without truth (COCO's test-dev) give no metrics; `output` then holds what COCO's server counts.
+    Images without ground truth (COCO's test-dev) give no metrics; use `output` to write the file for COCO's server.
 
     Args:
-        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export. Or a
-            .json file of detections in COCO's results format, whoever found them: no model runs.
+        weights: weights file, run folder (its best weights), a published name such as coco-d0, or an export. Or a
+            .json file of detections in COCO's results format from any detector; then no model runs.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset; empty: val, else test, else the only one.
-        image_size: height and width of the network input, px; what the weights were trained with if not given.
-        batch_size: images a batch.
-        max_images: how many images to evaluate, from the first on; 0: all.
-        precision: of the arithmetic inside the network.
-        runtime: of weights, as for `predict`; auto: OpenVINO on a CPU where it is installed, else Keras.
-        xla: compile with XLA, which is Keras's; auto: on a GPU.
+        image_size: height and width of the network input, px; default: that of the weights.
+        batch_size: images per batch.
+        max_images: evaluate only the first N images; 0: all.
+        precision: data type inside the network.
+        runtime: runtime for weights, as in `predict`; auto: OpenVINO on a CPU if installed, else Keras.
+        xla: compile with XLA (Keras only); auto: on a GPU.
         output: folder for metrics.json and detections.json (COCO's results format).
-        results_name: name of detections.json in it; COCO's server wants detections_test-dev2017_NAME_results.json.
+        results_name: file name instead of detections.json; COCO's server expects
+            detections_test-dev2017_NAME_results.json.
 
     Returns:
         The 12 COCO metrics, and AP of each class.
 
     Raises:
-        UserError: weights or data cannot be used, their classes differ, the file is not a list of detections in the
-            images and of the classes of the data, or an option of a model was given for detections.
+        UserError: weights or data cannot be used, their classes differ, the file is not a list of detections for the
+            images and classes of the data, or a model option was set for detections.
     """
     from efficientdet.data.records import tfrecord
 
@@ -89,23 +90,23 @@ def evaluate(
 def evaluate_runtime(
     runtime: loading.Runtime, opened: store.Records, *, batch_size: int = 8, max_images: int = 0
 ) -> counting.CocoEvaluator:
-    """Lets a runtime look at every image of a split.
+    """Runs a runtime on every image of a split.
 
     Args:
-        runtime: weights or an export, loaded.
+        runtime: loaded weights or export.
         opened: the split.
-        batch_size: images a batch.
-        max_images: how many images to look at, from the first on; 0: all.
+        batch_size: images per batch.
+        max_images: use only the first N images; 0: all.
 
     Returns:
-        The evaluator, ready to count.
+        The evaluator, ready to compute metrics.
 
     Raises:
-        UserError: a record is damaged, or its classes are not the runtime's.
+        UserError: a record is damaged, or its classes differ from the runtime's.
     """
     from efficientdet.data import pipeline
 
-    # Records of others without a box do not say which classes the dataset has.
+    # Records from other tools that have no boxes don't tell which classes the dataset has.
     evaluator = counting.CocoEvaluator(runtime.categories, opened.categories or runtime.categories)
     batches = pipeline.evaluation_batches(
         opened,
@@ -131,7 +132,7 @@ def _check_max_images(number: int) -> None:
 def _evaluate_detections(
     detections: Path, *, data: str, split: str, max_images: int, output: Path | None
 ) -> counting.EvaluationResult:
-    """Counts detections in COCO's results format, whoever found them."""
+    """Evaluates detections in COCO's results format from any detector."""
     from efficientdet.data import pipeline
 
     _check_max_images(max_images)
@@ -140,7 +141,7 @@ def _evaluate_detections(
     backend.require_tensorflow("`data` from records")
     opened = store.open_records(data, split or store.choose_split(data))
     evaluator = counting.CocoEvaluator(opened.categories)
-    with progress.track("read truth", min(len(opened), max_images or len(opened))) as bar:
+    with progress.track("read ground truth", min(len(opened), max_images or len(opened))) as bar:
         for originals in pipeline.truth_batches(opened, max_images=max_images):
             evaluator.add_truth(originals)
             bar.advance(int((originals["ids"] >= 0).sum()))

@@ -1,11 +1,11 @@
-"""Signs that an evaluation measures something else than how good a detector is.
+"""Signs that an evaluation measures something other than the quality of a detector.
 
-Two rules, used while training and by `evaluate`:
+Two rules, used during training and by `evaluate`:
 
-full images      an image has confident boxes far beyond its objects. One among 400 generated images cost .037 of
-                 AP .367: its 23 boxes with scores of 0.9 and more stood before those of all other images, of which
-                 none had more than two. Cause: activations that explode on an image unlike those trained on, in a
-                 network that never ran with fixed batch statistics for long (docs/troubleshooting.md).
+full images      an image has far more confident boxes than objects. One such image among 400 generated ones cost .037
+                 of AP .367: its 23 boxes with scores of at least 0.9 ranked before those of all other images, none of
+                 which had more than two. Cause: activations explode on an image unlike the training images, in a
+                 network that never trained with fixed batch statistics for long (docs/troubleshooting.md).
 validation loss  it is several times the training loss. The same cause, or overfitting.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 from efficientdet import structures
 
 _CONFIDENT = 0.9
-"""Score from which on a box is confident."""
+"""Minimum score of a confident box."""
 _PER_OBJECT, _SURPLUS = 2, 10
-"""An image is full from 2 confident boxes for each of its objects and 10 more on."""
+"""An image is full if it has at least 2 confident boxes per object plus 10."""
 _MOST_UNKNOWN = 50
-"""The same where no image has objects annotated: confident boxes."""
+"""Minimum number of confident boxes of a full image if no image has annotated objects."""
 _LOSS_FACTOR = 5.0
-"""A validation loss more than this many times the training loss is far above it."""
+"""A validation loss is far above the training loss if it is more than this many times as large."""
 
 _SHOWN = 5
 _ADVICE = (
@@ -37,14 +37,14 @@ _ADVICE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FullImage:
-    """An image with confident boxes far beyond its objects."""
+    """An image with far more confident boxes than objects."""
 
     position: int
-    """Place among the images evaluated, from 0."""
+    """Position among the evaluated images, from 0."""
     num_confident: int
-    """Boxes with a score of 0.9 and more."""
+    """Number of boxes with a score of at least 0.9."""
     num_objects: int
-    """Boxes to find."""
+    """Number of ground truth boxes."""
 
 
 class Watch:
@@ -56,7 +56,7 @@ class Watch:
         self._num_objects = 0
 
     def add(self, originals: structures.Originals, detections: structures.Detections) -> None:
-        """Adds the images of a batch; rows with id -1 only fill the batch. A crowd may have any number of boxes."""
+        """Adds the images of a batch; rows with id -1 only fill up the batch. A crowd may have any number of boxes."""
         for row in np.flatnonzero(np.asarray(originals["ids"]) != -1):
             scores = np.asarray(detections["scores"][row])[: int(detections["num_detections"][row])]
             confident, objects = int((scores >= _CONFIDENT).sum()), int(originals["num_boxes"][row])
@@ -68,16 +68,16 @@ class Watch:
 
     @property
     def full(self) -> list[FullImage]:
-        """Lists the images that are full, in the order of the evaluation."""
+        """The full images, in the order of the evaluation."""
         if self._num_objects:
             return self._suspects
         return [image for image in self._suspects if image.num_confident >= _MOST_UNKNOWN]
 
     def warning(self, name_of: Callable[[int], str]) -> str | None:
-        """Says in one line which images are full, and what to do; none: no image is.
+        """Says in one line which images are full and what to do; None if no image is full.
 
         Args:
-            name_of: names the image at a position, for people.
+            name_of: returns the name of the image at a position.
         """
         full = sorted(self.full, key=lambda image: -image.num_confident)
         if not full:
@@ -85,32 +85,33 @@ class Watch:
         named = [f"{name_of(image.position)} ({image.num_confident})" for image in full[:_SHOWN]]
         others = [f"{len(full) - _SHOWN} more"] if len(full) > _SHOWN else []
         return (
-            f"{len(full)} of {self.num_images} images {'are' if len(full) > 1 else 'is'} full of boxes with scores of "
-            f"{_CONFIDENT:g} and more, far beyond their objects: {', '.join(named + others)}. AP suffers from each. "
-            f"Either objects there are not annotated, or activations explode. {_ADVICE}"
+            f"{len(full)} of {self.num_images} images {'have' if len(full) > 1 else 'has'} far more boxes with a score "
+            f"of at least {_CONFIDENT:g} than objects: {', '.join(named + others)}. Each of them lowers AP. Either "
+            f"objects in these images are not annotated, or activations explode. {_ADVICE}"
         )
 
 
 def warn_of_losses(training: float | None, validation: float | None) -> str | None:
-    """Says in one line that the validation loss is far above the training loss; none: it is not, or one is unknown.
+    """Warns in one line if the validation loss is far above the training loss; None if not, or if one is unknown.
 
     Args:
         training: loss of the last steps, without weight decay.
-        validation: loss of the validation images.
+        validation: loss on the validation images.
     """
     if not training or not validation or validation <= _LOSS_FACTOR * training:
         return None
     return (
         f"the validation loss, {validation:.3g}, is {validation / training:.0f} times the training loss, "
-        f"{training:.3g}: activations explode on images unlike those trained on, or the network has overfit. {_ADVICE}"
+        f"{training:.3g}: activations explode on images unlike the training images, or the network has overfit. "
+        f"{_ADVICE}"
     )
 
 
 def read_losses(run_dir: Path) -> tuple[float | None, float | None]:
-    """Reads the last training loss and the last validation loss of a run; none where there is none.
+    """Reads the last training loss and the last validation loss of a run; None if there is none.
 
     Args:
-        run_dir: whatever weights came from; need not be the folder of a run.
+        run_dir: location of the weights; may be something other than a run folder.
     """
     path = run_dir / "metrics.jsonl"
     last: dict[str, Any] = {}
@@ -120,5 +121,5 @@ def read_losses(run_dir: Path) -> tuple[float | None, float | None]:
                 line = json.loads(text)
                 last[line["kind"]] = line["values"].get("loss")
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # `train` names a damaged line; here it only cannot be judged
+                continue  # `train` reports damaged lines; here they are skipped
     return last.get("train"), last.get("validation")

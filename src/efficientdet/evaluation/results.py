@@ -1,9 +1,9 @@
-"""COCO's results format: what a detector found, one JSON list for a whole split.
+"""COCO's results format: the detections for a whole split as one JSON list.
 
     [{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ...]
 
-Boxes in px of the image, whose first pixel begins at 0. COCO's server takes this file. A file that is read may come
-from any detector and is not trusted.
+Boxes are in px of the image, whose first pixel starts at 0. COCO's server accepts this file. Files that are read may
+come from any detector and are not trusted.
 """
 
 import json
@@ -20,23 +20,21 @@ _LIMIT_PX = 2**31
 
 
 def check_name(name: str, output: Path | None, taken: str) -> None:
-    """Raises a UserError for a name that cannot be that of a file of detections, or that nothing would have.
+    """Raises a UserError for an invalid name of a file of detections, or a name that would not be used.
 
     Args:
-        name: of the file.
-        output: its folder; none: nothing is written.
+        name: name of the file.
+        output: its folder; None: nothing is written.
         taken: name of another file there.
     """
     if Path(name).name != name or Path(name).suffix != ".json" or name == taken:
-        raise UserError(
-            f"`results_name` is `{name}`; expected the name of a file that ends in .json, without a folder."
-        )
+        raise UserError(f"`results_name` is `{name}`; expected a file name that ends in .json, without a folder.")
     if output is None and name != "detections.json":
-        raise UserError(f"`results_name` is `{name}`, but nothing is written without `output`; give a folder.")
+        raise UserError(f"`results_name` is `{name}`, but nothing is written without `output`; pass an output folder.")
 
 
 def write(path: Path, detections: Iterable[dict[str, Any]]) -> None:
-    """Writes detections, one a line, aside and then renamed.
+    """Writes detections, one per line, to a temporary file and renames it.
 
     Args:
         path: the file.
@@ -47,18 +45,18 @@ def write(path: Path, detections: Iterable[dict[str, Any]]) -> None:
 
 
 def read(path: Path, image_ids: Collection[int], category_ids: Collection[int]) -> list[dict[str, Any]]:
-    """Reads and checks detections; fields beside the four are left out.
+    """Reads and checks detections; ignores other fields.
 
     Args:
         path: the file.
-        image_ids: ids of the images; a detection in another one is an error.
-        category_ids: ids of the classes; a detection of another one is an error.
+        image_ids: ids of the images; a detection for any other image is an error.
+        category_ids: ids of the classes; a detection of any other class is an error.
 
     Returns:
         image_id, category_id, bbox and score of each detection, in the order of the file.
 
     Raises:
-        UserError: the file cannot be read, or a detection cannot be counted.
+        UserError: the file cannot be read, or a detection is invalid.
     """
     document = fields.load_json(path)
     if not isinstance(document, list):
@@ -79,12 +77,14 @@ def _read_detection(entry: Any, where: str, known: dict[str, tuple[frozenset[int
         if type(entry[field]) is not int:
             raise UserError(f"{where} has the `{field}` {_short(entry[field])}; expected an integer.")
         if entry[field] not in ids:
-            raise UserError(f"{where} has the `{field}` {_short(entry[field])}, but the data has no such {what}.")
+            raise UserError(f"{where} has the `{field}` {_short(entry[field])}, but the data have no such {what}.")
     box, score = entry["bbox"], entry["score"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         raise UserError(f"{where} has the `bbox` {_short(box)}; expected four finite numbers: x, y, width, height.")
     if min(box[2:]) < 0 or max(map(abs, box)) >= _LIMIT_PX:
-        raise UserError(f"{where} has the `bbox` {_short(box)}; width and height must be 0 or more px, below 2^31.")
+        raise UserError(
+            f"{where} has the `bbox` {_short(box)}; width and height must be at least 0, and all numbers below 2^31."
+        )
     if not _is_finite(score):
         raise UserError(f"{where} has the `score` {_short(score)}; expected a finite number.")
     ids_of = {field: entry[field] for field in known}
@@ -92,19 +92,19 @@ def _read_detection(entry: Any, where: str, known: dict[str, tuple[frozenset[int
 
 
 def _is_finite(value: Any) -> bool:
-    """Says whether a JSON value is a number that a float can hold; true and false are none."""
+    """Returns whether a JSON value is a number (not true or false) that a float can represent."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond the floats
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def _short(value: Any) -> str:
-    """Writes a value of unknown size in at most 60 characters."""
+    """Formats a value of any size in at most 60 characters."""
     try:
         text = json.dumps(value)
     except RecursionError:
-        return "a value with many levels"
+        return "a deeply nested value"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The structure of the network in numbers: the backbone's stages, the nodes of a BiFPN cell; no Keras."""
+"""The structure of the network in numbers, without Keras: the stages of the backbone, the nodes of a BiFPN cell."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ SQUEEZE_RATIO = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A row of EfficientNet's table 1: `repeats` blocks, the first of which has the stride."""
+    """A row of EfficientNet's table 1: `repeats` blocks; only the first one has the stride."""
 
     repeats: int
     kernel: int
@@ -32,19 +32,19 @@ STAGES = (
 
 
 def round_filters(filters: int, width: float) -> int:
-    """Scales channels by `width` to a multiple of 8, never losing more than a tenth."""
+    """Scales channels by `width` and rounds to a multiple of 8, never down by more than a tenth."""
     scaled = filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def stem_filters(config: BackboneConfig) -> int:
-    """Counts the channels behind the stem."""
+    """Computes the number of output channels of the stem."""
     return STEM_FILTERS if config.fixed_ends else round_filters(STEM_FILTERS, config.width)
 
 
 def squeezed_filters(filters: int) -> int:
-    """Counts the channels inside the squeeze-and-excitation of a block with `filters` at its input."""
+    """Computes the number of channels inside the squeeze-and-excitation of a block with `filters` input channels."""
     return max(1, int(filters * SQUEEZE_RATIO))
 
 
@@ -59,7 +59,7 @@ def stages(config: BackboneConfig) -> list[Stage]:
 
 
 def feature_filters(config: BackboneConfig) -> list[int]:
-    """Counts the channels of P3, P4, P5: those of the last stage of each stride."""
+    """Returns the channels of P3, P4, P5: those of the last stage of each stride."""
     filters = [stage.filters for stage in stages(config)]
     return [filters[2], filters[4], filters[6]]
 
@@ -67,12 +67,12 @@ def feature_filters(config: BackboneConfig) -> list[int]:
 def node_inputs(min_level: int, max_level: int) -> list[tuple[int, list[int]]]:
     """Lists the nodes of a cell.
 
-    Ids 0..L-1 are the cell's inputs from `min_level` up, node i gets id L + i. Top-down, a node joins the latest
+    Ids 0..L-1 are the inputs of the cell from `min_level` up; node i has id L + i. Top-down, a node fuses the latest
     feature of its level with the latest of the level above; bottom-up, all features of its level with the latest of
     the level below.
 
     Returns:
-        (level, ids of the inputs) of each node, in order of building. The last node of a level is the cell's output.
+        (level, ids of the inputs) of each node, in the order of computation. The last node of a level is an output.
     """
     ids = {level: [number] for number, level in enumerate(range(min_level, max_level + 1))}
     nodes = []

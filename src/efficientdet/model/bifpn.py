@@ -1,7 +1,7 @@
 """The feature network: weighted bidirectional feature pyramid (EfficientDet, section 3, figure 3).
 
-A cell goes down from the coarsest level to the finest and up again. A node fuses features of its level with the
-neighbour built before it, then: activation, separable convolution, batch normalisation.
+A cell goes from the coarsest level down to the finest and back up. A node fuses features of its level with the node
+built before it, followed by activation, separable convolution and batch normalization.
 """
 
 from typing import Any
@@ -14,17 +14,17 @@ from efficientdet.structures import Features
 
 
 class Node(keras.layers.Layer):
-    """One node: resample the inputs, fuse, activate, convolve, normalise.
+    """One node: resample the inputs, fuse, activate, convolve, normalize.
 
     list of compute_dtype[B, h_i, w_i, D_i] -> compute_dtype[B, h, w, D]
     """
 
     def __init__(self, config: ModelConfig, num_inputs: int, **kwargs: Any):
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__(**kwargs)
         dtype, momentum = self.dtype_policy, config.batch_norm_momentum
         self.filters = config.feature_channels
-        # An input with other channels has a projection of its own here, even where another node uses the same input.
+        # An input with a different number of channels gets its own projection, even if another node uses it too.
         self.resamples = [
             layers.Resample(
                 self.filters, momentum=momentum, upsampling=config.upsampling, name=f"resample_{i}", dtype=dtype
@@ -38,7 +38,7 @@ class Node(keras.layers.Layer):
         self.norm = normalization.batch_norm("norm", momentum, dtype)
 
     def build(self, input_shape: list[Any]) -> None:
-        """Makes the variables."""
+        """Creates the variables."""
         for resample, shape in zip(self.resamples, input_shape, strict=True):
             resample.build(shape)
         shape = (*input_shape[0][:-1], self.filters)
@@ -47,7 +47,7 @@ class Node(keras.layers.Layer):
         self.norm.build(shape)
 
     def call(self, inputs: list[Features], *, target_size: tuple[int, int], training: bool = False) -> Features:
-        """Builds the feature of `target_size` = (height, width)."""
+        """Computes features of `target_size` = (height, width)."""
         resampled = [
             resample(x, target_size=target_size, training=training)
             for resample, x in zip(self.resamples, inputs, strict=True)
@@ -57,15 +57,15 @@ class Node(keras.layers.Layer):
 
 
 class BiFPN(keras.layers.Layer):
-    """Features P3..P5 of the backbone to P3..P7 (P5, P6, P8), fused in `num_cells` cells.
+    """Turns features P3..P5 of the backbone into P3..P7 (or P3..P5, P6, P8), fused in `num_cells` cells.
 
-    P6 is P5 projected, normalised and max-pooled; P7 and P8 are pooled again (EfficientDet, section 3.2).
+    P6 is P5 projected, normalized and max-pooled; P7 and P8 are pooled again (EfficientDet, section 3.2).
 
     list of compute_dtype[B, h_l, w_l, D_l] -> list of compute_dtype[B, h_l, w_l, feature_channels]
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any):
-        """Makes the cells."""
+        """Creates the cells."""
         super().__init__(**kwargs)
         self.config = config
         self.nodes = architecture.node_inputs(config.min_level, config.max_level)
@@ -87,7 +87,7 @@ class BiFPN(keras.layers.Layer):
         ]
 
     def build(self, input_shape: list[Any]) -> None:
-        """Makes the variables; only channels matter, not sizes."""
+        """Creates the variables; they depend only on channels, not on sizes."""
         channels = self.config.feature_channels
         shapes = list(input_shape)
         for resample in self.coarser:
@@ -101,7 +101,7 @@ class BiFPN(keras.layers.Layer):
             shapes = [(*input_shape[0][:-1], channels)] * len(shapes)
 
     def call(self, inputs: list[Features], training: bool = False) -> list[Features]:
-        """Builds the pyramid."""
+        """Computes the fused feature pyramid."""
         features = list(inputs)
         for resample in self.coarser:
             height, width = features[-1].shape[1:3]

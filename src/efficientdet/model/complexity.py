@@ -1,21 +1,20 @@
-"""How large a model is: parameters, multiply-adds, anchors, the size of its file.
+"""The size of a model: parameters, multiply-adds, anchors, file size.
 
 Multiply-adds of one forward pass are counted from the layers as they are called, in two ways. `convolutions`: height x
-width of each convolution's output x the numbers of its kernel. `published`: what google/automl's tests state, half of
-the operations that TensorFlow's graph profiler found in their network. For n numbers in an output and k inputs it
-counts
+width of each convolution's output x the size of its kernel. `published`: as stated in google/automl's tests, half the
+operations that TensorFlow's graph profiler found in their network. For an output of size n and k inputs it counts
 
-    convolution             2 x height x width x numbers of the kernel, and n for a bias
-    swish                   2 n, x * sigmoid(beta * x) with a sigmoid that costs nothing
-    squeeze-and-excitation  the numbers of its input for their mean, n for the product; its convolutions as above
+    convolution             2 x height x width x size of the kernel, and n for a bias
+    swish                   2 n, for x * sigmoid(beta * x) with a free sigmoid
+    squeeze-and-excitation  the size of its input for the mean, n for the product; its convolutions as above
     fusion                  (k - 1) n for the sum; fast_attention 2 k n more, each term times its weight and divided
                             by the sum of the weights, and k - 1 for that sum; attention k n more, and 5 k (softmax)
     max-pooling             n x pixels of the window
-    drawing the kernels     their numbers, and 1 for each kernel drawn from a uniform distribution: the profiler saw
-                            the whole graph, initialisation included
+    drawing the kernels     their size, and 1 for each kernel drawn from a uniform distribution: the profiler saw
+                            the whole graph, including initialization
 
-and nothing for batch normalisation, ReLU6, nearest neighbour and the additions of skips, for which the TensorFlow of
-those tests had no formula. A newer one has some, and so finds more in the same graph.
+and nothing for batch normalization, ReLU6, nearest neighbor and the additions of skip connections, for which the
+TensorFlow of those tests had no formula. Newer versions have some, and so find more in the same graph.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiplyAdds:
-    """A forward pass of one image in numbers."""
+    """Multiply-adds of one forward pass of one image."""
 
     convolutions: int
-    """Multiplications of all convolutions."""
+    """Of all convolutions."""
     published: int
-    """As google/automl counts."""
+    """As counted by google/automl."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """A layer was called once."""
+    """One call of a layer."""
 
     layer: Any
     inputs: list[tuple[int, ...]]
@@ -59,7 +58,7 @@ class _Call:
 
 
 def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> MultiplyAdds:
-    """Counts multiply-adds for one image. Sizes are seen in a symbolic pass; nothing is computed.
+    """Counts multiply-adds for one image. Sizes come from a symbolic pass; nothing is computed.
 
     Args:
         model: the network.
@@ -79,11 +78,11 @@ def count_multiply_adds(model: EfficientDet, image_size: tuple[int, int]) -> Mul
 
 
 def count_traffic(model: EfficientDet, image_size: tuple[int, int]) -> int:
-    """Counts the numbers of feature maps that one forward pass of one image has to read and write.
+    """Counts the feature map elements that one forward pass of one image must read and write.
 
-    The least there can be without fusing convolutions: each convolution reads its input once and writes its output
-    once; what comes between (normalisation, activation, squeeze-and-excitation, resampling, fusion, skips) is computed
-    while it is read or written.
+    This is the minimum without fusing convolutions: each convolution reads its input once and writes its output once;
+    everything in between (normalization, activation, squeeze-and-excitation, resampling, fusion, skip connections) is
+    computed while reading or writing.
 
     Args:
         model: the network.
@@ -99,7 +98,7 @@ def count_traffic(model: EfficientDet, image_size: tuple[int, int]) -> int:
         if _is_convolution(call.layer):
             numbers += read + written
         elif isinstance(call.layer, layers.Fusion | layers.Resample):
-            numbers += read - written  # not written: the layer that follows reads what this one was made of
+            numbers += read - written  # the output is not written: the next layer reads this layer's inputs instead
     return numbers
 
 
@@ -108,13 +107,13 @@ def _is_convolution(layer: Any) -> bool:
 
 
 def _count_convolution(call: _Call) -> int:
-    """Counts a convolution's multiplications."""
+    """Counts the multiplications of a convolution."""
     _, height, width, _ = call.output
     return height * width * math.prod(call.layer.kernel.shape)
 
 
 def _count_operations(call: _Call) -> int:
-    """Counts what the published rules find in a layer itself, without the layers inside it."""
+    """Counts the operations of a layer by the published rules, without the layers inside it."""
     layer, numbers, terms = call.layer, math.prod(call.output), len(call.inputs)
     if _is_convolution(layer):
         return 2 * _count_convolution(call) + layer.use_bias * numbers
@@ -133,14 +132,14 @@ def _count_operations(call: _Call) -> int:
 
 
 def _count_window(size: tuple[int, ...], target_size: tuple[int, ...]) -> int:
-    """Counts the pixels of the window with which `layers.Resample` pools; 0 if it does not pool."""
+    """Counts the pixels of the pooling window of `layers.Resample`; 0 if it does not pool."""
     if size == target_size or any(side < target for side, target in zip(size, target_size, strict=True)):
         return 0
     return math.prod((side - 1) // target + 2 for side, target in zip(size, target_size, strict=True))
 
 
 def _count_draws(convolution: Any) -> int:
-    """Counts what it takes to scale the random numbers a kernel starts with."""
+    """Counts the operations for scaling the random initial values of a kernel."""
     import keras
 
     is_depthwise = isinstance(convolution, layers.DepthwiseConv)
@@ -150,7 +149,7 @@ def _count_draws(convolution: Any) -> int:
 
 
 def _activated_layers(model: EfficientDet) -> list[Any]:
-    """Lists the layers whose outputs go through an activation, with a normalisation between or not."""
+    """Lists the layers whose outputs go through an activation, with or without a normalization in between."""
     found = [model.backbone.stem]
     for block in model.backbone.blocks:
         found += [block.depthwise] if block.expand is None else [block.expand, block.depthwise]
@@ -161,7 +160,7 @@ def _activated_layers(model: EfficientDet) -> list[Any]:
 
 @contextlib.contextmanager
 def _recorded_calls(model: EfficientDet) -> Iterator[list[_Call]]:
-    """Notes each call of a layer that counts while the block runs; batch normalisation, which does not, is left out."""
+    """Records each call of a counted layer during the block; skips batch normalization, which is not counted."""
     import keras
 
     kinds = (
@@ -187,7 +186,7 @@ def _recorded_calls(model: EfficientDet) -> Iterator[list[_Call]]:
 
     for layer in watched:
         object.__setattr__(layer, "call", recording(layer, layer.call))
-    for layer in skipped:  # a third of the time of the pass
+    for layer in skipped:  # they would take a third of the time of the pass
         object.__setattr__(layer, "call", lambda x, **_: x)
     try:
         yield calls
@@ -216,24 +215,24 @@ class Description(Result):
     image_size: tuple[int, int]
     num_classes: int
     parameters: int
-    """Trainable numbers."""
+    """Number of trainable parameters."""
     parameters_per_part: dict[str, int]
     variables: int
-    """Arrays of a weights file."""
+    """Number of arrays in a weights file."""
     trainable_variables: int
-    """Those that an optimiser moves."""
+    """Number of arrays updated by an optimizer."""
     multiply_adds: int
     """Of the convolutions in one forward pass of one image."""
     published_multiply_adds: int
-    """The same pass as google/automl counts it, with biases, swish, fusion, pooling and more; see `operations`."""
+    """The same pass as counted by google/automl, with biases, swish, fusion, pooling and more (see the module)."""
     anchors: int
     weights_bytes: int
-    """Of a weights file, with batch statistics."""
+    """Size of the arrays in a weights file, with batch statistics."""
     config: dict[str, Any]
     """The preset."""
 
     def table(self) -> Table:
-        """Arranges the description for a terminal."""
+        """Formats the description for a terminal."""
         table = Table(title=self.name, title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")
@@ -243,9 +242,9 @@ class Description(Result):
         table.add_row("parameters", f"{self.parameters:,}")
         for part, count in self.parameters_per_part.items():
             table.add_row(f"  {part.replace('_', ' ')}", f"{count:,}", style="dim")
-        table.add_row("variables", f"{self.variables:,}, {self.trainable_variables:,} of them trained")
+        table.add_row("variables", f"{self.variables:,} ({self.trainable_variables:,} trainable)")
         table.add_row("multiply-adds of convolutions", _billions(self.multiply_adds))
-        table.add_row("  as google/automl counts", _billions(self.published_multiply_adds), style="dim")
+        table.add_row("  as counted by google/automl", _billions(self.published_multiply_adds), style="dim")
         table.add_row("anchors", f"{self.anchors:,}")
         table.add_row("weights file", f"{self.weights_bytes / 1e6:.1f} MB")
         return table
@@ -254,15 +253,15 @@ class Description(Result):
 def describe(
     preset: str, /, *, image_size: tuple[int, int] | None = None, num_classes: int | None = None
 ) -> Description:
-    """Describes a model: parameters, multiply-adds, anchors, size of its file.
+    """Describes a model: parameters, multiply-adds, anchors, file size.
 
     Args:
         preset: d0 to d7, d7x, lite0 to lite4, lite3x, demo.
-        image_size: height and width of the network input, px; the preset's own if not given.
-        num_classes: classes; the preset's own (90, as the published checkpoints) if not given.
+        image_size: height and width of the network input, px; default: the preset's own.
+        num_classes: number of classes; default: the preset's own (90, as in the published checkpoints).
 
     Raises:
-        UserError: there is no such preset, or the size is too small.
+        UserError: the preset is unknown, or the image size is too small.
     """
     experiment = presets.find_preset(preset)
     model = dataclasses.replace(
@@ -298,5 +297,5 @@ def describe(
 
 
 def _billions(count: int) -> str:
-    """Writes a large count twice: to read and to compare."""
+    """Formats a large count in billions and exactly."""
     return f"{count / 1e9:.3f} billion ({count:,})"

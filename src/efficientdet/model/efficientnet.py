@@ -1,8 +1,8 @@
 """The backbone: EfficientNet without its classifier, images -> features P3, P4, P5 (EfficientNet, table 1).
 
-A block is: expand 1 x 1 - depthwise k x k - squeeze-and-excitation - project 1 x 1, each convolution without bias
-and followed by batch normalisation; the block's input is added where shapes allow. Features of level l are the output
-of the last block of stride 2^l.
+A block is: expand 1 x 1 - depthwise k x k - squeeze-and-excitation - project 1 x 1; each convolution has no bias and is
+followed by batch normalization; the block's input is added if the shapes match. Features of level l are the output of
+the last block of stride 2^l.
 """
 
 import math
@@ -19,7 +19,7 @@ from efficientdet.structures import Features
 
 
 def _kernel_initializer(fan_out: float) -> keras.initializers.Initializer:
-    """Draws from N(0, sqrt(2 / fan_out)), as google/automl does."""
+    """Returns an initializer that draws from N(0, sqrt(2 / fan_out)), as in google/automl."""
     return keras.initializers.RandomNormal(0.0, math.sqrt(2.0 / fan_out))
 
 
@@ -42,7 +42,7 @@ class SqueezeExcite(keras.layers.Layer):
     """
 
     def __init__(self, filters: int, squeezed: int, activation: str, **kwargs: Any):
-        """Takes the channels `filters` and those between, `squeezed`."""
+        """Creates the layers for `filters` channels with `squeezed` channels in between."""
         super().__init__(**kwargs)
         self.activation = activation
         self.filters = filters
@@ -50,19 +50,19 @@ class SqueezeExcite(keras.layers.Layer):
         self.expand = _conv(filters, 1, 1, "expand", self.dtype_policy, use_bias=True)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables."""
+        """Creates the variables."""
         self.reduce.build(input_shape)
         self.expand.build((*input_shape[:-1], self.reduce.filters))
 
     def call(self, x: Features, training: bool = False) -> Features:
-        """Scales."""
+        """Scales the channels."""
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         gate = self.expand(activate(self.reduce(mean), self.activation))
         return chains.compute(scale_channels, x, gate) if training else x * ops.sigmoid(gate)
 
 
 def scale_channels(x: Features, gate: Features) -> Features:
-    """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D]; in float32, since a gate's gradient sums over pixels."""
+    """Multiplies [B, h, w, D] by the sigmoid of [B, 1, 1, D] in float32, since a gate's gradient sums over pixels."""
     return ops.cast(mixed_precision.widened(x) * ops.sigmoid(mixed_precision.widened(gate)), x.dtype)
 
 
@@ -84,7 +84,7 @@ class Block(keras.layers.Layer):
         momentum: float | None,
         **kwargs: Any,
     ):
-        """Makes the layers; `survival` below 1 drops the block at random while training."""
+        """Creates the layers; if `survival` is below 1, the block is dropped at random during training."""
         super().__init__(**kwargs)
         dtype, inner = self.dtype_policy, in_filters * stage.expand
         self.in_filters, self.inner = in_filters, inner
@@ -113,7 +113,7 @@ class Block(keras.layers.Layer):
             self.drop = layers.StochasticDepth(survival, name="stochastic_depth", dtype=dtype)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables."""
+        """Creates the variables."""
         inner_shape = (*input_shape[:-1], self.inner)
         if self.expand is not None:
             self.expand.build(input_shape)
@@ -140,13 +140,13 @@ class Block(keras.layers.Layer):
 
 
 class EfficientNet(keras.layers.Layer):
-    """Images to features.
+    """Computes features of images.
 
-    compute_dtype[B, H, W, 3], normalised -> [P3, P4, P5], compute_dtype[B, H / 2^l, W / 2^l, D_l], sizes rounded up.
+    compute_dtype[B, H, W, 3], normalized -> [P3, P4, P5], compute_dtype[B, H / 2^l, W / 2^l, D_l], sizes rounded up.
     """
 
     def __init__(self, config: BackboneConfig, *, activation: str, momentum: float | None, **kwargs: Any):
-        """Makes stem and blocks."""
+        """Creates stem and blocks."""
         super().__init__(**kwargs)
         filters = architecture.stem_filters(config)
         self.stem = _conv(filters, 3, 2, "stem", self.dtype_policy)
@@ -174,7 +174,7 @@ class EfficientNet(keras.layers.Layer):
                 self.levels.append(level)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables."""
+        """Creates the variables."""
         self.stem.build(input_shape)
         self.stem_norm.build((*input_shape[:-1], self.stem.filters))
         for block in self.blocks:
@@ -186,7 +186,7 @@ class EfficientNet(keras.layers.Layer):
         return [self.blocks[self._last_of(level)].project.filters for level in (3, 4, 5)]
 
     def _last_of(self, level: int) -> int:
-        """Returns the position of the last block of a level."""
+        """Returns the index of the last block of a level."""
         return len(self.levels) - 1 - self.levels[::-1].index(level)
 
     def call(self, x: Features, training: bool = False) -> list[Features]:

@@ -1,7 +1,7 @@
 """Class head and box head: the same network on every level (EfficientDet, section 3.3; RetinaNet, section 4).
 
-`head_repeats` times separable convolution - batch normalisation - activation, then a separable convolution that
-predicts. Convolutions are shared by all levels; normalisations belong to one level each.
+`head_repeats` times separable convolution - batch normalization - activation, then a separable convolution for the
+prediction. All levels share the convolutions; each level has its own normalizations.
 """
 
 import math
@@ -14,7 +14,7 @@ from efficientdet.config import ModelConfig
 from efficientdet.model import anchors, layers, normalization
 from efficientdet.structures import Array, Features
 
-PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: what an untrained class head answers everywhere
+PRIOR_PROBABILITY = 0.01  # RetinaNet, section 4.1: score of every class of an untrained network
 
 
 def class_bias() -> float:
@@ -23,25 +23,25 @@ def class_bias() -> float:
 
 
 def class_head(config: ModelConfig, dtype: layers.Dtype = "float32") -> "Head":
-    """Makes the class head of a model: `num_classes` logits an anchor."""
+    """Creates the class head of a model: `num_classes` logits per anchor."""
     return Head(
         config, anchors.anchors_per_cell(config), config.num_classes, class_bias(), name="class_head", dtype=dtype
     )
 
 
 def box_head(config: ModelConfig, dtype: layers.Dtype = "float32") -> "Head":
-    """Makes the box head of a model: 4 deltas an anchor."""
+    """Creates the box head of a model: 4 deltas per anchor."""
     return Head(config, anchors.anchors_per_cell(config), 4, 0.0, name="box_head", dtype=dtype)
 
 
 class Head(keras.layers.Layer):
-    """A head with `outputs` numbers an anchor.
+    """A head with `outputs` numbers per anchor.
 
     list of compute_dtype[B, h_l, w_l, D] -> float32[B, A, outputs]; anchors in the order of `anchors.anchor_boxes`.
     """
 
     def __init__(self, config: ModelConfig, anchors_per_cell: int, outputs: int, bias: float, **kwargs: Any):
-        """Makes the layers; `bias` is the prediction's bias at first."""
+        """Creates the layers; `bias` is the initial bias of the prediction."""
         super().__init__(**kwargs)
         self.outputs, self.channels = outputs, config.feature_channels
         levels = range(config.min_level, config.max_level + 1)
@@ -68,7 +68,7 @@ class Head(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables; only channels matter, not sizes."""
+        """Creates the variables; they depend only on channels, not on sizes."""
         shape = (None, None, None, self.channels)
         for conv, norms in zip(self.convs, self.norms, strict=True):
             conv.build(shape)
@@ -83,7 +83,7 @@ class Head(keras.layers.Layer):
             for conv, norms in zip(self.convs, self.norms, strict=True):
                 x = norms[level](conv(x), training=training)
             height, width = x.shape[1:3]
-            # From here on float32, under every precision. A Keras layer would cast back; an operation does not.
+            # float32 from here on in every precision. A Keras layer would cast back; an operation does not.
             logits = ops.cast(self.predict(x), "float32")
             per_cell = self.predict.pointwise.filters // self.outputs
             predictions.append(ops.reshape(logits, (-1, height * width * per_cell, self.outputs)))

@@ -1,7 +1,7 @@
-"""What backbone, feature network and heads share: convolution, separable block, fusion, resampling, activation.
+"""Layers shared by backbone, feature network and heads: convolution, separable block, fusion, resampling.
 
-Conventions of the published checkpoints: channels last, SAME padding as TensorFlow's (the odd pixel at the bottom
-and right), batch normalisation with epsilon 1e-3.
+Conventions of the published checkpoints: channels last, TensorFlow's SAME padding (the odd pixel at the bottom and
+right), batch normalization with epsilon 1e-3.
 """
 
 import functools
@@ -19,13 +19,13 @@ from efficientdet.structures import Array, Features
 
 FUSION_EPSILON = 1e-4  # EfficientDet, section 3.3
 
-Dtype = Any  # a name of a Keras dtype policy or the policy itself
+Dtype = Any  # a Keras dtype policy or its name
 
 
 def nearest_pixels(size: int, target_size: int) -> np.ndarray:
-    """Finds the old pixel below the centre of each new one: int32[target_size].
+    """Finds the old pixel at the center of each new one: int32[target_size].
 
-    In float32 as TensorFlow does it, since some centres lie on the border between two pixels.
+    Computed in float32 like TensorFlow, since some centers are on the border between two pixels.
     """
     scale = np.float32(size) / np.float32(target_size)
     centers = (np.arange(target_size, dtype=np.float32) + np.float32(0.5)) * scale
@@ -39,12 +39,12 @@ class Conv(keras.layers.Conv2D):
     """
 
     def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
-        """Takes the output channels, the side of the kernel, and what Keras's layer takes beside them."""
+        """Takes the output channels, the kernel size, and other arguments of Keras's layer."""
         super().__init__(filters, kernel_size, padding="same", **kwargs)
         self.kernels = choice.current()
 
     def call(self, inputs: Features, training: bool = False) -> Features:
-        """Convolves; `training` says whether gradients will be asked for."""
+        """Convolves; `training` says whether gradients will be needed."""
         kernel, bias = ops.convert_to_tensor(self.kernel), None
         if self.use_bias:
             bias = ops.convert_to_tensor(self.bias)
@@ -52,25 +52,25 @@ class Conv(keras.layers.Conv2D):
 
 
 class DepthwiseConv(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution with SAME padding and without bias.
+    """A depthwise convolution with SAME padding and no bias.
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, h / stride, w / stride, D], sizes rounded up
     """
 
     def __init__(self, kernel_size: int, **kwargs: Any):
-        """Takes the side of the kernel, and what Keras's layer takes beside it."""
+        """Takes the kernel size and other arguments of Keras's layer."""
         super().__init__(kernel_size, padding="same", use_bias=False, **kwargs)
         self.kernels = choice.current()
 
     def call(self, inputs: Features, training: bool = False) -> Features:
-        """Convolves; `training` says whether gradients will be asked for."""
+        """Convolves; `training` says whether gradients will be needed."""
         return self.kernels.convolve_depthwise(
             inputs, ops.convert_to_tensor(self.kernel), self.strides[0], training=training
         )
 
 
 class SeparableConv(keras.layers.Layer):
-    """Depthwise 3 x 3, then pointwise 1 x 1 with bias; no bias between (EfficientDet, section 3.3).
+    """Depthwise 3 x 3 without bias, then pointwise 1 x 1 with bias (EfficientDet, section 3.3).
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, h, w, filters]
     """
@@ -84,7 +84,7 @@ class SeparableConv(keras.layers.Layer):
         bias_initializer: Any = "zeros",
         **kwargs: Any,
     ):
-        """Makes the two convolutions; `filters` are the output channels."""
+        """Creates the two convolutions; `filters` is the number of output channels."""
         super().__init__(**kwargs)
         self.depthwise = DepthwiseConv(
             3,
@@ -102,39 +102,39 @@ class SeparableConv(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        """Makes the variables."""
+        """Creates the variables."""
         self.depthwise.build(input_shape)
         self.pointwise.build(input_shape)
 
     def call(self, x: Features) -> Features:
-        """Convolves."""
+        """Applies the depthwise and the pointwise convolution."""
         return self.pointwise(self.depthwise(x))
 
 
 class Fusion(keras.layers.Layer):
-    """Adds feature maps with learnt weights (EfficientDet, section 3.3).
+    """Adds feature maps with learned weights (EfficientDet, section 3.3).
 
-    fast_attention: sum_i x_i * relu(w_i) / (sum_j relu(w_j) + 1e-4); attention: softmax over the w_i; sum: plain.
-    google/automl divides each term before it adds, which matters in float16; so do we. NVIDIA's weights were
-    trained without the ReLU.
+    fast_attention: sum_i x_i * relu(w_i) / (sum_j relu(w_j) + 1e-4); attention: softmax over the w_i; sum: plain sum.
+    Like google/automl, we divide each term before adding, which matters in float16. NVIDIA's weights were trained
+    without the ReLU.
 
     list of compute_dtype[B, h, w, D] -> compute_dtype[B, h, w, D]
     """
 
     def __init__(self, method: str, *, relu: bool = True, activation: str | None = None, **kwargs: Any):
-        """Takes the method and what follows.
+        """Takes the method and the activation after it.
 
         Args:
             method: fast_attention, attention or sum.
-            relu: of fast_attention: a weight below 0 is 0.
-            activation: of `activate`; None: the answer is the sum.
-            **kwargs: of a Keras layer.
+            relu: fast_attention only: whether to clip negative weights to 0.
+            activation: see `activate`; None: no activation.
+            **kwargs: passed to the Keras layer.
         """
         super().__init__(**kwargs)
         self.method, self.relu, self.activation = method, relu, activation
 
     def build(self, input_shape: list[Any]) -> None:
-        """Makes one scalar weight an input, 1 at first."""
+        """Creates one scalar weight per input, initially 1."""
         self.weights_of_inputs = (
             []
             if self.method == "sum"
@@ -145,25 +145,25 @@ class Fusion(keras.layers.Layer):
         )
 
     def call(self, inputs: list[Features], training: bool = False) -> Features:
-        """Fuses and activates."""
+        """Fuses the inputs and applies the activation."""
         weights = [weight.value for weight in self.weights_of_inputs]
         compute = functools.partial(chains.compute, fuse) if training else fuse
         return compute(*inputs, *weights, method=self.method, relu=self.relu, activation=self.activation)
 
 
 def fuse(*arrays: Array, method: str, relu: bool, activation: str | None) -> Features:
-    """Adds feature maps, each times its share, and activates; see `Fusion`.
+    """Adds feature maps times their weights and applies the activation; see `Fusion`.
 
-    The arithmetic is float32: the gradient of a weight is a sum over all pixels.
+    Computed in float32 because the gradient of a weight is a sum over all pixels.
 
     Args:
-        *arrays: n feature maps [B, h, w, D], and unless the method is sum n weights, float32[] each.
+        *arrays: n feature maps [B, h, w, D], followed by n weights, float32[] each, unless the method is sum.
         method: fast_attention, attention or sum.
-        relu: of fast_attention: a weight below 0 is 0.
-        activation: of `activate`, or none.
+        relu: fast_attention only: whether to clip negative weights to 0.
+        activation: see `activate`; None: no activation.
 
     Returns:
-        [B, h, w, D], of the type of the feature maps.
+        [B, h, w, D], with the dtype of the feature maps.
     """
     count = len(arrays) if method == "sum" else len(arrays) // 2
     inputs = [mixed_precision.widened(x) for x in arrays[:count]]
@@ -182,25 +182,25 @@ def fuse(*arrays: Array, method: str, relu: bool, activation: str | None) -> Fea
 
 
 class Resample(keras.layers.Layer):
-    """Brings a feature map to the size and the channels of another level (EfficientDet, figure 2 and 3).
+    """Converts a feature map to the size and channels of another level (EfficientDet, figures 2 and 3).
 
-    Other channels: 1 x 1 convolution with bias, then batch normalisation, before any pooling. Larger: max-pooling of
-    stride s and window s + 1 with s = (in - 1) // out + 1. Smaller: nearest neighbour; pixel i is the old pixel
-    floor(i * in / out) in google/automl (`legacy`) and floor((i + 1/2) * in / out) in NVIDIA's network (`half_pixel`).
-    Each old pixel is there twice then; where the new size is odd, one is there once: in google/automl the last, in
-    NVIDIA's network one in the middle.
+    If the channels differ: 1 x 1 convolution with bias, then batch normalization, before any pooling. If the map is
+    larger: max-pooling with stride s and window s + 1 with s = (in - 1) // out + 1. If it is smaller: nearest neighbor;
+    pixel i is the old pixel floor(i * in / out) in google/automl (`legacy`) and floor((i + 1/2) * in / out) in NVIDIA's
+    network (`half_pixel`). Each old pixel then occurs twice, except that if the new size is odd, one occurs once: the
+    last one in google/automl, one in the middle in NVIDIA's network.
 
     compute_dtype[B, h, w, D] -> compute_dtype[B, target h, target w, filters]
     """
 
     def __init__(self, filters: int, *, momentum: float | None, upsampling: Upsampling = "legacy", **kwargs: Any):
-        """Takes the target's channels; its size is given to `call`, since images differ in size."""
+        """Takes the target's channels; its size is passed to `call`, since images differ in size."""
         super().__init__(**kwargs)
         self.filters, self.momentum, self.upsampling = filters, momentum, upsampling
         self.kernels = choice.current()
 
     def build(self, input_shape: Any) -> None:
-        """Makes convolution and normalisation where the channels differ."""
+        """Creates convolution and normalization if the channels differ."""
         self.conv: Any = None
         if input_shape[-1] != self.filters:
             with choice.used(self.kernels):
@@ -228,19 +228,19 @@ class Resample(keras.layers.Layer):
 
 
 class StochasticDepth(keras.layers.Layer):
-    """Drops the branch of a residual block for whole images while training (Huang et al. 2016, section 3).
+    """Drops the branch of a residual block for random images during training (Huang et al. 2016, section 3).
 
     compute_dtype[B, ...] -> the same, divided by `survival` where kept, 0 where dropped.
     """
 
     def __init__(self, survival: float, **kwargs: Any):
-        """Takes the probability to keep."""
+        """Takes the probability of keeping the branch."""
         super().__init__(**kwargs)
         self.survival = survival
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, x: Features, training: bool = False) -> Features:
-        """Drops at random if `training`."""
+        """Drops the branch at random if `training`."""
         if not training:
             return x
         draw = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator)

@@ -1,4 +1,4 @@
-"""Batch normalisation, with the activation behind it, as every part of the network uses it."""
+"""Batch normalization followed by an activation, as used throughout the network."""
 
 import contextlib
 import contextvars
@@ -18,35 +18,35 @@ BATCH_NORM_EPSILON = 1e-3
 _statistics: contextvars.ContextVar[Literal["batch", "moving", "measured"]] = contextvars.ContextVar(
     "statistics", default="batch"
 )
-"""What networks normalise by while they are trained: see `fixed` and `measured`."""
+"""Statistics that networks normalize by during training: see `fixed` and `measured`."""
 
 
 def batch_norm(name: str, momentum: float | None, dtype: Any, activation: str | None = None) -> keras.layers.Layer:
-    """Makes the batch normalisation that every part uses, with the activation that follows it, if one does.
+    """Creates a batch normalization, with the activation that follows it, if any.
 
-    A network that does not train needs no momentum.
+    `momentum` may be None if the network is not trained.
     """
-    number = math.nan if momentum is None else momentum  # Keras wants one
+    number = math.nan if momentum is None else momentum  # Keras requires a number
     return BatchNorm(activation, momentum=number, epsilon=BATCH_NORM_EPSILON, name=name, dtype=dtype)
 
 
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras's batch normalisation, x * factor + shift, and an activation; more exact in inference, faster in training.
+    """Keras's batch normalization, x * factor + shift, and an activation; more exact in inference, faster in training.
 
-    Factor and shift are the same for all pixels, so their rounding does not average out: where float64 is to be had
-    (TensorFlow) they are computed in it and rounded once. For D0 that halves the distance of the outputs from float64.
+    Factor and shift are the same for all pixels, so their rounding errors don't average out: if float64 is available
+    (TensorFlow), they are computed in it and rounded once. For D0 this halves the error of the outputs against float64.
 
     compute_dtype[B, h, w, D] -> the same
     """
 
     def __init__(self, activation: str | None = None, **kwargs: Any):
-        """Takes `activation`, of `activate`; None: the answer is the normalised input."""
+        """Takes `activation`, see `activate`; None: no activation."""
         super().__init__(**kwargs)
         self.activation = activation
         self.kernels = choice.current()
 
     def call(self, inputs: Features, training: bool | None = None, mask: Any = None) -> Features:
-        """Normalises and activates: by the batch while training, by the moving statistics otherwise."""
+        """Normalizes by the batch during training, else by the moving statistics, and applies the activation."""
         statistics = _statistics.get()
         if not self.trainable or not (training or statistics == "measured"):
             return activate(self._normalize_as_learnt(inputs), self.activation)
@@ -55,13 +55,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         if statistics == "moving":
             variance = ops.convert_to_tensor(self.moving_variance)
             return self.kernels.rescale(inputs, gamma, beta, mean, variance, **options)
-        # A measurement is over before anything would be compiled.
+        # `once`: a measurement would be over before anything is compiled.
         outputs, *found = self.kernels.normalize(inputs, gamma, beta, mean, once=statistics == "measured", **options)
         self._move(found, momentum=0.0 if statistics == "measured" else self.momentum)
         return outputs
 
     def _normalize_as_learnt(self, inputs: Features) -> Features:
-        """Normalises by the moving statistics."""
+        """Normalizes by the moving statistics."""
         exact = self.kernels.exact
         factor = ops.cast(self.gamma, exact) / ops.sqrt(ops.cast(self.moving_variance, exact) + self.epsilon)
         shift = ops.cast(self.beta, exact) - ops.cast(self.moving_mean, exact) * factor
@@ -70,7 +70,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _move(self, found: list[Any], momentum: float) -> None:
-        """Moves mean and variance towards those of a batch."""
+        """Moves mean and variance toward those of a batch."""
         assert not math.isnan(momentum), "`batch_norm_momentum` comes from the config, or from `schedule.derive`"
         for moving, new in zip((self.moving_mean, self.moving_variance), found, strict=True):
             old = ops.convert_to_tensor(moving)
@@ -79,9 +79,9 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
-    """Lets networks that are trained inside normalise by their moving statistics, which stay as they are.
+    """Makes networks trained in this context normalize by their moving statistics, which stay constant.
 
-    What counts is when a step is traced: functions compiled before stay as they are.
+    What matters is when a step is traced: functions compiled earlier don't change.
     """
     token = _statistics.set("moving")
     try:
@@ -92,9 +92,9 @@ def fixed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def measured() -> Iterator[None]:
-    """Lets networks that are called inside normalise by the batch, whose statistics become their moving ones.
+    """Makes networks called in this context normalize by the batch, whose statistics become the moving ones.
 
-    All else is as in inference. Frozen parts keep the statistics they have. Functions compiled before stay as they are.
+    Everything else is as in inference. Frozen parts keep their statistics. Functions compiled earlier don't change.
     """
     token = _statistics.set("measured")
     try:

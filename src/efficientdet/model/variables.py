@@ -1,7 +1,7 @@
-"""The variables of a network and their shapes, worked out from its config; no network is built.
+"""The variables of a network and their shapes, computed from its config without building a network.
 
-A file may claim to hold a network of any size. What it claims is compared with the tensors that it has before anything
-of the claimed size exists. A test holds this page equal to the networks themselves.
+A file may claim to contain a network of any size. The claim is compared with the tensors in the file before anything of
+that size is allocated. A test checks that this module agrees with the networks.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def variable_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Lists the variables of a network.
 
     Returns:
-        Path of the variable, as in `weights.variable_name`, -> its shape.
+        Path of the variable, as returned by `weights.variable_name`, -> its shape.
     """
     return {**backbone_shapes(config.backbone), **dict(_feature_network(config)), **dict(_heads(config))}
 
@@ -80,7 +80,7 @@ def _heads(config: ModelConfig) -> _Shapes:
 
 
 def _projection(path: str, inputs: int, outputs: int) -> _Shapes:
-    """Lists what a resampling has where the channels differ."""
+    """Lists the variables of a resampling layer, which has some only if the channels differ."""
     if inputs != outputs:
         yield from _conv(f"{path}/conv", 1, inputs, outputs, has_bias=True)
         yield from _norm(f"{path}/norm", outputs)

@@ -1,7 +1,7 @@
 """Weights in one self-describing file: safetensors, with model, classes and version as metadata.
 
-Nothing in such a file is executed when it is read (as with pickle or a Keras archive it could be). Variables are named
-by their path in the network, `backbone/stem/kernel`; values are float32. Files of a run hold the averaged weights.
+Reading such a file never executes code, unlike pickle or a Keras archive. Variables are named by their path in the
+network, `backbone/stem/kernel`; values are float32. The files of a run contain the averaged weights.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from efficientdet.structures import Category
 
 FORMAT = "efficientdet-keras weights 1"
 SUFFIX = ".safetensors"
-_LONGEST_HEAD = 100 * 10**6  # bytes, as safetensors has it; the metadata come first in the file
+_LONGEST_HEAD = 100 * 10**6  # bytes, the limit of safetensors; the metadata come first in the file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """What a weights file holds."""
+    """The contents of a weights file."""
 
     path: Path
     model: configs.ModelConfig
     categories: tuple[Category, ...]
     postprocess: configs.PostprocessConfig
-    """What the run that made the weights was evaluated with."""
+    """Settings that the run with these weights was evaluated with."""
     arrays: Mapping[str, np.ndarray]
     """Path of the variable -> float32 values."""
 
@@ -45,11 +45,11 @@ def variable_name(variable: Any) -> str:
 
 
 def named(model: Any, values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Names arrays that are in the order of a model's variables; states of random generators are left out.
+    """Names arrays in the order of a model's variables; skips random generator states.
 
     Args:
         model: EfficientDet.
-        values: an array a variable, first of those that train.
+        values: one array per variable, trainable ones first.
     """
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     pairs = zip(variables, values, strict=True)
@@ -63,14 +63,14 @@ def save(
     categories: Iterable[Category],
     postprocess: configs.PostprocessConfig | None = None,
 ) -> None:
-    """Writes a weights file, aside and then renamed.
+    """Writes a weights file to a temporary file and renames it.
 
     Args:
         path: the file.
         arrays: path of the variable -> values.
-        model: what the weights belong to.
+        model: config of the model.
         categories: the classes, in the order of the labels.
-        postprocess: limits and thresholds that belong to the weights; None: the defaults.
+        postprocess: limits and thresholds to store with the weights; None: the defaults.
     """
     metadata = {
         "format": FORMAT,
@@ -83,7 +83,7 @@ def save(
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, aside and then renamed; equal content gives equal bytes.
+    """Writes a safetensors file to a temporary file and renames it; equal contents give equal bytes.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -91,13 +91,13 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # ascontiguousarray makes a scalar an array of one number; the shape is kept.
+    # ascontiguousarray turns a scalar into an array of one number, so the shape is restored.
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
 
     def write(temporary: Path) -> None:
         try:
             save_file(contiguous, temporary, metadata)
-        except SafetensorError as error:  # how it reports a full disk
+        except SafetensorError as error:  # raised if the disk is full
             raise OSError(str(error)) from error
         _sort_metadata(temporary)
 
@@ -105,22 +105,22 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sorts the metadata of a safetensors file in place; safetensors 0.8 writes them in a random order."""
+    """Sorts the metadata of a safetensors file in place; safetensors 0.8 writes them in random order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         head = json.loads(file.read(length))
         head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
         text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
-        assert len(text) <= length, "the same JSON takes the same room"
+        assert len(text) <= length, "the same JSON has the same length"
         file.seek(8)
         file.write(text.ljust(length))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads a safetensors file: its arrays and its metadata.
+    """Reads the arrays and the metadata of a safetensors file.
 
     Raises:
-        UserError: the file is missing, cut short, or of another kind.
+        UserError: the file is missing, truncated, or not a safetensors file.
     """
     with _opened(path) as file:
         return _read_arrays(file), dict(file.metadata() or {})
@@ -133,7 +133,7 @@ def _read_arrays(file: Any) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file; what goes wrong while it is read is one line."""
+    """Opens a safetensors file; errors while reading it become a UserError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -151,14 +151,14 @@ def load(location: str | Path) -> Weights:
     """Reads a weights file, or the best weights of a run.
 
     Args:
-        location: a file, or the folder of a run.
+        location: a file, or a run folder.
 
     Returns:
-        Every variable of the model, of its shape, finite.
+        The weights, with every variable of the model, of the right shape and finite.
 
     Raises:
-        UserError: nothing is there, it is not a weights file of this project, or a variable is missing, left over, of
-            another shape, or not finite; the first is named, the others counted.
+        UserError: the file is not found or not a weights file of this project, or a variable is missing, unknown, of
+            the wrong shape, or not finite; the message names the first and counts the others.
     """
     path = find(location)
     with _opened(path) as file:
@@ -172,9 +172,9 @@ def load(location: str | Path) -> Weights:
 def _read_facts(
     path: Path, metadata: dict[str, str]
 ) -> tuple[configs.ModelConfig, tuple[Category, ...], configs.PostprocessConfig]:
-    """Reads what a weights file says of itself."""
+    """Reads model, classes and post-processing settings from the metadata of a weights file."""
     if metadata.get("format") != FORMAT:
-        raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected a file with {FORMAT!r}.")
+        raise UserError(f"`{path}` has the format {metadata.get('format')!r}; expected {FORMAT!r}.")
     try:
         model = knobs.from_dict(configs.ModelConfig, json.loads(metadata["model"]), f"{path}: model")
         values = json.loads(metadata["postprocess"])
@@ -188,25 +188,25 @@ def _read_facts(
             f"`{path}` has damaged metadata ({error}); it must have `model`, `categories` and `postprocess`."
         ) from error
     if len(categories) != model.num_classes:
-        raise UserError(f"`{path}` has {len(categories)} classes and a model for {model.num_classes}.")
+        raise UserError(f"`{path}` has {len(categories)} classes, but its model has {model.num_classes}.")
     if len({category.id for category in categories}) < len(categories):
         raise UserError(f"`{path}` has two classes with the same id.")
     try:
         configs.check(configs.ExperimentConfig(model=model, postprocess=postprocess))
     except UserError as error:
-        raise UserError(f"`{path}` has settings that cannot work: {error}") from error
+        raise UserError(f"`{path}` has invalid settings: {error}") from error
     return model, categories, postprocess
 
 
 def _check_variables(path: Path, model: configs.ModelConfig, file: Any) -> None:
-    """Raises if the tensors of a file are not the variables of its model; neither is in memory yet.
+    """Raises if the tensors of a file don't match the variables of its model.
 
-    So a file that claims a huge network and does not hold it costs nothing.
+    Nothing is loaded for this, so a file that claims a huge network without containing it costs nothing.
     """
     expected = variables.variable_shapes(model)
     found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     problems = [f"`{name}` is missing" for name in expected if name not in found]
-    problems += [f"`{name}` is unknown to the model" for name in found if name not in expected]
+    problems += [f"`{name}` is not in the model" for name in found if name not in expected]
     for name in expected.keys() & found.keys():
         shape, dtype = tuple(found[name].get_shape()), found[name].get_dtype()
         if shape != expected[name]:
@@ -217,7 +217,7 @@ def _check_variables(path: Path, model: configs.ModelConfig, file: Any) -> None:
 
 
 def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises if values cannot be those of a network."""
+    """Raises if values are not valid for a network."""
     problems = [f"`{name}` has values that are not finite" for name in arrays if not np.isfinite(arrays[name]).all()]
     problems += [
         f"`{name}` has values below 0"
@@ -228,14 +228,14 @@ def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _raise(path: Path, problems: list[str]) -> None:
-    """Raises one line for a list of problems, if there are any: the first, and how many more."""
+    """Raises a UserError with the first problem and the number of others, if there are any."""
     if problems:
         others = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
-        raise UserError(f"`{path}` does not fit its model: {problems[0]}{others}.")
+        raise UserError(f"`{path}` does not match its model: {problems[0]}{others}.")
 
 
 def is_ours(path: Path) -> bool:
-    """Tells whether a path is a weights file of this project, or a folder of a run."""
+    """Returns whether a path is a weights file of this project or a run folder."""
     if path.is_dir():
         return (path / "weights").is_dir()
     try:
@@ -248,10 +248,10 @@ def is_ours(path: Path) -> bool:
 
 
 def find(location: str | Path) -> Path:
-    """Finds the weights file that `location` means: itself, or weights/best or weights/last of a run."""
+    """Finds the weights file for `location`: the file itself, or weights/best or weights/last of a run."""
     path = Path(location).expanduser()
     if not path.exists():
-        raise UserError(f"`{location}` does not exist; give a weights file or the folder of a run.")
+        raise UserError(f"`{location}` does not exist; pass a weights file or a run folder.")
     if path.is_file():
         return path
     for name in ("best", "last"):
@@ -259,12 +259,12 @@ def find(location: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f"`{location}` has no weights/best{SUFFIX}; it is not a folder of a run, or the run saved none yet."
+        f"`{location}` has no weights/best{SUFFIX}; it is not a run folder, or the run has not saved weights yet."
     )
 
 
 def assign(model: Any, weights: Weights) -> None:
-    """Puts weights into a model with the same variables as theirs."""
+    """Assigns weights to a model with the same variables."""
     named = {variable_name(variable): variable for variable in model.weights}
     assert named.keys() == weights.arrays.keys()
     for name, variable in named.items():

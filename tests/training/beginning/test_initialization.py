@@ -119,7 +119,7 @@ def test_the_habits_of_weights_are_taken_over(small, tmp_path):
 def test_weights_of_another_model_do_not_fit(small, tmp_path):
     _save(tmp_path / "start.safetensors", dataclasses.replace(small, feature_channels=16), _TWO)
     config = _config(small, tmp_path / "run", weights=str(tmp_path / "start.safetensors"))
-    with pytest.raises(UserError, match=r"`weights` does not fit tiny: `box_head/.* has the shape .*; and \d+ more"):
+    with pytest.raises(UserError, match=r"`weights` does not match tiny: `box_head/.* has the shape .*; and \d+ more"):
         _started(config, _TWO)
 
 
@@ -137,7 +137,7 @@ def test_a_start_is_taken_whole_or_refused(change, message, small, tmp_path):
     _save(tmp_path / "start.safetensors", small, _TWO)
     start = initialization.find_start(_config(small, tmp_path, weights=str(tmp_path / "start.safetensors")))
     change(start.arrays)
-    with pytest.raises(UserError, match=f"`weights` does not fit tiny: {message}"):
+    with pytest.raises(UserError, match=f"`weights` does not match tiny: {message}"):
         initialization.assign_start(EfficientDet(small), start, _TWO)
 
 

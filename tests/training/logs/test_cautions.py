@@ -182,7 +182,7 @@ def test_an_evaluation_that_explodes_is_said_by_loss_and_by_image(running):
     run.evaluated(_found(0.6))
     assert said == []
     run.evaluated(_found(26.9, confident=100))
-    assert said[0].startswith("warning: 1 of 1 images is full of boxes with scores of 0.9 and more, far beyond")
+    assert said[0].startswith("warning: 1 of 1 images has far more boxes with a score of at least 0.9 than objects")
     assert "image 0 (100)" in said[0]
     assert said[1].startswith("warning: the validation loss, 26.9, is 57 times the training loss, 0.47: ")
     assert run.said == [text.removeprefix("warning: ") for text in said]
