@@ -10,7 +10,7 @@ from efficientdet import backend
 from efficientdet.config import ExperimentConfig, OptimizerConfig
 from efficientdet.model import anchors
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import losses, targets
+from efficientdet.training import loss_scale, losses, targets
 from efficientdet.training import step as training_step
 from efficientdet.training.distributed import engine, replicas
 
@@ -279,9 +279,9 @@ def test_a_loss_that_is_not_finite_is_the_batch_s_fault_at_any_loss_scale(half):
 def test_at_the_least_loss_scale_what_is_not_finite_counts_as_a_bad_step(half):
     state = {**half.first, "non_trainable": [v.copy() for v in half.first["non_trainable"]]}
     state["non_trainable"][0][0] = np.inf  # the loss stays finite
-    after, logs = half.step({**state, "loss_scale": np.float32(training_step.LEAST_LOSS_SCALE)}, _batch())
+    after, logs = half.step({**state, "loss_scale": np.float32(loss_scale.LEAST)}, _batch())
     assert (logs["ok"], logs["is_overflow"], int(after["bad_steps"])) == (0, 0, 1)
-    assert after["loss_scale"] == training_step.LEAST_LOSS_SCALE
+    assert after["loss_scale"] == loss_scale.LEAST
 
 
 def test_the_loss_scale_doubles_after_2000_good_steps(half):

@@ -17,15 +17,11 @@ from keras import ops
 from efficientdet.config import ExperimentConfig, Method
 from efficientdet.model import normalization
 from efficientdet.structures import Array, Batch, Boxes, Scalar
-from efficientdet.training import losses, optimizer, targets
+from efficientdet.training import loss_scale, losses, optimizer, targets
 from efficientdet.training.distributed import engine, packing
 from efficientdet.training.distributed.replicas import Replicas
 
 State = dict[str, Any]
-
-LOSS_SCALE_AT_FIRST = 2.0**15
-LEAST_LOSS_SCALE = 1.0
-GOOD_STEPS_TO_GROW = 2000
 
 
 def first_state(model: Any, method: Method | None = "sgd") -> State:
@@ -43,7 +39,7 @@ def first_state(model: Any, method: Method | None = "sgd") -> State:
         "step": np.int32(0),
         "updates": np.int32(0),
         "bad_steps": np.int32(0),
-        "loss_scale": np.float32(LOSS_SCALE_AT_FIRST if is_scaled else 1.0),
+        "loss_scale": np.float32(loss_scale.AT_FIRST if is_scaled else 1.0),
         "good_steps": np.int32(0),
     }
 
@@ -119,8 +115,8 @@ def make_step(
         rate = optimizer.learning_rate(state["step"], **schedule)
         new = _update(state, gradients, non_trainable, rate, config)
         new = engine.choose(ok, new, {key: state[key] for key in new})
-        is_overflow = _is_overflow(state, ok, values["loss"], is_scaled)
-        new = {**new, **_count(state, ok, is_overflow, is_scaled)}
+        is_overflow = loss_scale.is_overflow(state, ok, values["loss"], is_scaled)
+        new = {**new, **loss_scale.count(state, ok, is_overflow, is_scaled)}
         logs = {
             **values,
             "l2_loss": l2_loss,
@@ -191,32 +187,6 @@ def _update(
         "average_trainable": optimizer.average_update(state["average_trainable"], trainable, decay),
         "average_non_trainable": optimizer.average_update(state["average_non_trainable"], non_trainable, decay),
         "updates": state["updates"] + 1,
-    }
-
-
-def _is_overflow(state: State, ok: Scalar, loss: Scalar, is_scaled: bool) -> Scalar:
-    """Returns whether a step failed only because the loss scale was too large, an expected part of the search: bool[].
-
-    The loss itself is not scaled: if it is not finite, or if the scale cannot shrink further, the batch is to blame.
-    """
-    could_shrink = ops.logical_and(is_scaled, state["loss_scale"] > LEAST_LOSS_SCALE)
-    return ops.logical_and(ops.logical_not(ok), ops.logical_and(could_shrink, ops.isfinite(loss)))
-
-
-def _count(state: State, ok: Scalar, is_overflow: Scalar, is_scaled: bool) -> State:
-    """Updates the counters; the loss scale halves after an overflow and doubles after 2,000 good steps in a row."""
-    good_steps = ops.where(ok, state["good_steps"] + 1, 0)
-    scale = state["loss_scale"]
-    if is_scaled:
-        grows = good_steps >= GOOD_STEPS_TO_GROW
-        scale = ops.where(is_overflow, ops.maximum(scale / 2.0, LEAST_LOSS_SCALE), ops.where(grows, scale * 2.0, scale))
-        good_steps = ops.where(grows, 0, good_steps)
-    bad_steps = state["bad_steps"] + ops.cast(ops.logical_not(is_overflow), "int32")
-    return {
-        "step": state["step"] + 1,
-        "bad_steps": ops.where(ok, 0, bad_steps),
-        "loss_scale": scale,
-        "good_steps": good_steps,
     }
 
 
