@@ -1,8 +1,8 @@
-"""What is in an image: drawn, as JSON, in COCO's form; of several images, of some classes, in tiles.
+"""Detects objects in an image: as a drawing, as JSON, in COCO's format; in several images, one class, in tiles.
 
     python examples/detect.py WEIGHTS IMAGE OUTPUT
 
-Weights are a run (`runs/d0`), a weights file, or a published name (`coco-d0`).
+WEIGHTS is a run (`runs/d0`), a weights file, or a published name (`coco-d0`).
 """
 
 import argparse
@@ -12,31 +12,31 @@ import efficientdet
 
 
 def main() -> None:
-    """Detects in one image in several ways."""
+    """Runs detection on one image in several ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("image", type=Path)
-    parser.add_argument("output", type=Path, help="folder for everything that is written")
+    parser.add_argument("output", type=Path, help="folder for all output")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
-    # 1. Three lines to an image; one detector may be shared by threads.
+    # 1. The shortest form. Threads may share one detector.
     detector = efficientdet.Detector(options.weights)
     found = detector(options.image)
     found.draw().save(options.output / "found.jpg")
 
-    # 2. Names, scores, and boxes in px of the image: y1, x1, y2, x2.
+    # 2. Class names, scores, and boxes in px of the image: y1, x1, y2, x2.
     for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):
         print(f"{name} {score:.2f} at {box.round().tolist()}")
     (options.output / "found.json").write_text(found.to_json(indent=2), encoding="utf-8")
     print(f"{len(found.to_coco(image_id=1))} rows of COCO's results format")
 
-    # 3. Several images: paths, images of Pillow's, arrays uint8[height, width, 3]. `detect_each` takes an iterator
-    #    and gives one answer after the other, for more than fit into memory.
+    # 3. Several images: paths, Pillow images, uint8[height, width, 3] arrays. For more than fit into memory,
+    #    `detect_each` takes an iterator and yields one result at a time.
     first, second = detector([options.image, str(options.image)])
     assert len(first) == len(second)
 
-    # 4. Of one class alone, with another threshold; and in tiles, for small objects in a large image.
+    # 4. One class only, with a different threshold; and in tiles, for small objects in a large image.
     wanted = detector.categories[0].name
     print(f"{wanted}: {len(detector(options.image, classes=[wanted], score_threshold=0.1))}")
     print(f"in tiles: {len(detector(options.image, tiles='input'))}")
