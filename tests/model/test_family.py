@@ -8,6 +8,7 @@ layers written out; the convolutions' multiply-adds are our own count, bound by 
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import NamedTuple
 
 import pytest
@@ -67,12 +68,23 @@ _FAMILY = (
     Numbers("lite4", (11_149_568, 3_349_696, 402_890, 228_740), 15_130_894, 1068, 684,
             20_168_084_000, 20_221_443_966, 76_725),
 )  # fmt: skip
+_README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
 _LARGE = {"d3", "d4", "d5", "d6", "d7", "d7x"}
 
 each_model = pytest.mark.parametrize(
     "expected",
     [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.name in _LARGE else []) for row in _FAMILY],
 )
+
+
+def test_the_readme_has_these_numbers():
+    lines = _README.read_text(encoding="utf-8").splitlines()
+    rows = [line.rsplit(" | ", 1)[0] for line in lines if line.startswith(("| `d", "| `lite"))]
+    assert rows == [
+        f"| `{row.name}` | {presets.MODELS[row.name].image_size[0]} | {row.parameters:,} | "
+        f"{f'{row.published / 1e9:#.3g}'.rstrip('.')} B"
+        for row in _FAMILY
+    ]
 
 
 def _count(variables):
