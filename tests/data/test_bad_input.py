@@ -60,42 +60,42 @@ _BAD_INPUTS = {
     "json in another encoding": (
         "coco",
         _edit_file(_COCO, "instances.json", lambda c: b"\xff" + c),
-        "not text in UTF-8",
+        "not UTF-8 text",
     ),
     "captions": (
         "coco",
         _edit_coco(lambda d: d.pop("categories")),
-        "instances.json` has no list of objects `categories`",
+        "instances.json` has no list `categories`",
     ),
     "training images only": (
         "coco",
         _edit_coco(lambda d: d.pop("annotations")),
-        "instances.json` has no list of objects `annotations`",
+        "instances.json` has no list `annotations`",
     ),
     "no file_name": ("coco", _edit_coco(lambda d: d["images"][0].pop("file_name")), "image 7 has no `file_name`"),
     "no bbox": ("coco", _edit_coco(lambda d: d["annotations"][1].pop("bbox")), r"annotations\[1\] has no `bbox`"),
     "bbox of words": ("coco", _edit_coco(lambda d: d["annotations"][0].update(bbox=["a"] * 4)), "expected a number"),
-    "unknown class": ("coco", _edit_coco(lambda d: d["annotations"][0].update(category_id=4)), "the unknown class 4"),
+    "unknown class": ("coco", _edit_coco(lambda d: d["annotations"][0].update(category_id=4)), "unknown class 4"),
     "image id twice": ("coco", _edit_coco(lambda d: d["images"][1].update(id=7)), "two images with the id 7"),
-    "one id, two names": ("coco", _edit_coco(lambda d: d["categories"][1].update(id=90)), "calls the class 90 `dog`"),
+    "one id, two names": ("coco", _edit_coco(lambda d: d["categories"][1].update(id=90)), "calls class 90 `dog`"),
     "no images": ("coco", _edit_coco(lambda d: d.update(images=[], annotations=[])), "has no images"),
     "no boxes": ("coco", _edit_coco(lambda d: d.update(annotations=[])), "has no boxes at all"),
     "no box with area": (
         "coco",
         _edit_coco(lambda d: [a.update(bbox=[1, 1, 0, 0]) for a in d["annotations"]]),
-        "has no box with area",
+        r"has no usable box \(2 boxes with no area dropped\)",
     ),
     "path out of the folder": (
         "coco",
         _edit_coco(lambda d: d["images"][0].update(file_name="../../etc/passwd")),
         "instances.json` names the image `../../etc/passwd`, which is outside",
     ),
-    "no annotations": ("coco", _edit_file(_COCO, "instances.json", lambda c: None), "holds no COCO annotations"),
+    "no annotations": ("coco", _edit_file(_COCO, "instances.json", lambda c: None), "has no COCO annotations"),
     "source missing": ("voc", lambda root: None, "expected a folder"),
     "xml cut short": ("voc", _edit_voc("</annotation>", ""), "a.xml` is not valid XML"),
-    "no name": ("voc", _edit_voc("<name>cat</name>", ""), "a.xml` has no `name`"),
-    "no corner": ("voc", _edit_voc("<xmin>10</xmin>", ""), "a.xml` has no `xmin`"),
-    "corner of words": ("voc", _edit_voc("<xmin>10</xmin>", "<xmin>left</xmin>"), "a.xml` has the `xmin` 'left'"),
+    "no name": ("voc", _edit_voc("<name>cat</name>", ""), "a.xml`: <object> has no `name`"),
+    "no corner": ("voc", _edit_voc("<xmin>10</xmin>", ""), "a.xml`: <bndbox> has no `xmin`"),
+    "corner of words": ("voc", _edit_voc("<xmin>10</xmin>", "<xmin>left</xmin>"), "a.xml`: `xmin` is 'left'"),
     "no bndbox": ("voc", _edit_voc("bndbox", "box"), "a.xml`: object 0 .* has no `bndbox`"),
     "empty split file": ("voc", _edit_file(_VOC, "ImageSets/Main/val.txt", lambda c: b"\n"), "val.txt` is empty"),
     "split names no xml": (
@@ -113,10 +113,14 @@ _BAD_INPUTS = {
     "yaml names no folder": (
         "yolo",
         _edit_file(_YOLO, "data.yaml", lambda c: c.replace(b"images/train", b"images/gone")),
-        "data.yaml` names `images/gone`",
+        "data.yaml`: `train` is `images/gone`",
     ),
     "line of words": ("yolo", _edit_file(_YOLO, "labels/train/a.txt", lambda c: b"cat 1 2 3 4"), "a.txt`, line 1"),
-    "line of six": ("yolo", _edit_file(_YOLO, "labels/train/a.txt", lambda c: b"0 .1 .1 .1 .1 .9"), "has 6 numbers"),
+    "line of six": (
+        "yolo",
+        _edit_file(_YOLO, "labels/train/a.txt", lambda c: b"0 .1 .1 .1 .1 .9"),
+        "line 1: 6 numbers",
+    ),
     "class out of range": (
         "yolo",
         _edit_file(_YOLO, "labels/train/a.txt", lambda c: b"7 .1 .1 .1 .1"),
@@ -148,7 +152,7 @@ def test_an_unknown_class_names_the_file(tmp_path):
     source = little_datasets.write_voc(tmp_path / "voc")
     classes = tmp_path / "classes.txt"
     classes.write_text("cat\n")
-    with pytest.raises(UserError, match=r"a.xml` has the unknown class `dog`; .*classes.txt"):
+    with pytest.raises(UserError, match=r"a.xml`: unknown class `dog`, which is not listed in .*classes.txt"):
         conversion.convert("voc", source, output=tmp_path / "out", classes=classes)
     with pytest.raises(UserError, match="`classes`"):
         conversion.convert("coco", source, output=tmp_path / "out", classes=classes)

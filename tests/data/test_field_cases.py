@@ -59,7 +59,7 @@ _OBJ = "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = ba
 _NFD = unicodedata.normalize("NFD", "café.jpg")
 
 _LAYOUTS = {
-    "CVAT COCO": ("coco", _CVAT, ["images/default/a.jpg"], {"train": 1}, "the only one"),
+    "CVAT COCO": ("coco", _CVAT, ["images/default/a.jpg"], {"train": 1}, "has only one"),
     "CVAT COCO subsets": (
         "coco",
         {"annotations/instances_Train.json": red.coco(), "annotations/instances_Validation.json": red.coco(["b.jpg"])},
@@ -86,14 +86,14 @@ _LAYOUTS = {
         {"result.json": red.coco(["images\\1/a.jpg"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base",
+        "by their file name",
     ),
     "Label Studio COCO, path of the server": (
         "coco",
         {"result.json": red.coco(["..\\..\\label-studio\\label-studio\\media\\upload\\1\\a.jpg"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "COCO with images/ in the names": (
         "coco",
@@ -108,42 +108,42 @@ _LAYOUTS = {
         {"instances.json": red.coco(["a%20b.jpg"])},
         ["images/a b.jpg"],
         {"train": 1},
-        "base",
+        "by their file name",
     ),
     "COCO in another case": (
         "coco",
         {"instances.json": red.coco(["A.JPG"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "COCO composed, disk decomposed": (
         "coco",
         {"instances.json": red.coco(["café.jpg"])},
         [f"images/{_NFD}"],
         {"train": 1},
-        "base",
+        "by their file name",
     ),
     "COCO address": (
         "coco",
         {"instances.json": red.coco(["https://host/data/a.jpg?token=" + "x" * 300])},
         ["images/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "COCO local-files of Label Studio": (
         "coco",
         {"instances.json": red.coco(["/data/local-files/?d=images/a.jpg"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "COCO longest end of the path": (
         "coco",
         {"instances.json": red.coco(["/home/me/set/left/a.jpg"])},
         ["images/left/a.jpg", "images/right/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "COCO split in the names": (
         "coco",
@@ -189,7 +189,7 @@ _LAYOUTS = {
         {"Annotations/a.xml": red.xml(), "ImageSets/Main/default.txt": "a\n"},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "the only one",
+        "has only one",
     ),
     "VOC list with endings": (
         "voc",
@@ -210,14 +210,14 @@ _LAYOUTS = {
         {"Annotations/x.xml": red.xml("/home/me/images/a.jpg")},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "VOC absolute Windows path": (
         "voc",
         {"Annotations/x.xml": red.xml("C:\\Users\\me\\a.jpg")},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "VOC without numbers in size": (
         "voc",
@@ -242,7 +242,7 @@ _LAYOUTS = {
         },
         ["train/images/a.jpg", "valid/images/b.jpg"],
         {"train": 1, "val": 1},
-        "not there",
+        "not found",
     ),
     "YOLO with absolute paths of another machine": (
         "yolo",
@@ -289,7 +289,7 @@ _LAYOUTS = {
         },
         ["data/obj/a.jpg", "data/obj/b.jpg"],
         {"train": 1, "val": 1},
-        "base name",
+        "by their file name",
     ),
     "YOLO of labelImg, all in one folder": (
         "yolo",
@@ -343,14 +343,14 @@ _LAYOUTS = {
         {"data.yaml": "train: images\nnc: 3\nnames: [red]\n", "labels/a.txt": _LINE},
         ["images/a.jpg"],
         {"train": 1},
-        "number of classes",
+        "class counts ignored",
     ),
     "YOLO split without a label": (
         "yolo",
         {"data.yaml": _YAML, "labels/train/a.txt": _LINE},
         ["images/train/a.jpg", "images/val/b.jpg"],
         {"train": 1, "val": 0},
-        "no image has an annotation",
+        "without a single annotation",
     ),
     "VOC split by the folders of the images": (
         "voc",
@@ -414,7 +414,7 @@ def test_a_crowd_is_what_its_flag_says(tmp_path, value, is_crowd):
 
 
 _REFUSED_VALUES = {
-    "iscrowd 2": (["annotations", 0, "iscrowd"], 2, r"annotations\[0\] has the `iscrowd` '2'; expected 0 or 1"),
+    "iscrowd 2": (["annotations", 0, "iscrowd"], 2, r"annotations\[0\]: `iscrowd` is '2'; expected 0 or 1"),
     "iscrowd word": (["annotations", 0, "iscrowd"], "maybe", "expected 0 or 1"),
     "bbox with a boolean": (["annotations", 0, "bbox"], [True, 30, 60, 50], "expected a number"),
     "bbox of digits with _": (["annotations", 0, "bbox"], ["4_0", 30, 60, 50], "expected a number"),
@@ -424,13 +424,13 @@ _REFUSED_VALUES = {
     "file_name number": (["images", 0, "file_name"], 7, "expected text"),
     "class name null": (["categories", 0, "name"], None, "has no `name`"),
     "class name list": (["categories", 0, "name"], ["red"], "expected text"),
-    "bbox empty, nothing else": (["annotations", 0, "bbox"], [], "empty `bbox` and no segmentation"),
+    "bbox empty, nothing else": (["annotations", 0, "bbox"], [], "`bbox` is empty, and there is no segmentation"),
     "two names for one file": (["images", 1, "file_name"], "a.jpg", "lists `a.jpg` twice"),
 }
 
 
 _REFUSED_VALUES |= {
-    f"file_name {name}": (["images", 0, "file_name"], value, "expected the name of a file")
+    f"file_name {name}": (["images", 0, "file_name"], value, "expected a file name")
     for name, value in {"empty": " ", "NUL": "a\0.jpg", "surrogate": "a\ud800.jpg", "long": "x" * 300 + ".jpg"}.items()
 }
 
@@ -472,7 +472,7 @@ def test_ids_that_are_words_are_counted(tmp_path):
     lay_out(tmp_path, {"instances.json": document}, ["images/a.jpg", "images/b.jpg"])
     dataset = read("coco", tmp_path)
     assert [(e.id, e.file_name, len(e.labels)) for e in dataset.splits["train"]] == [(1, "b.jpg", 1), (2, "a.jpg", 1)]
-    assert "files whose ids are text" in kinds(dataset)[0]
+    assert "files with text ids" in kinds(dataset)[0]
 
 
 _RUNS = [40 * 120 + 30] + [50, 70] * 59 + [50, 40 + 60 * 120 - 0]
@@ -540,7 +540,7 @@ def test_the_box_of_a_pose_is_its_first_numbers(tmp_path, size, given):
     lay_out(tmp_path, {"data.yaml": yaml, "labels/a.txt": f"0 {red.YOLO} {rest}\n"}, ["images/a.jpg"])
     dataset = read("yolo", tmp_path, keypoints=(4, size) if given == "option" else None)
     if given == "no word" and size == 2:  # it may be a polygon
-        assert "may be box and keypoints" in kinds(dataset)[0]
+        assert "may be boxes with keypoints" in kinds(dataset)[0]
         return
     check_red(dataset)
     assert kinds(dataset) == ([yolo._POSE] if given == "no word" else [])
@@ -549,7 +549,7 @@ def test_the_box_of_a_pose_is_its_first_numbers(tmp_path, size, given):
 def test_a_pose_of_another_length_is_refused(tmp_path):
     yaml = "train: images\nnames: [red]\nkpt_shape: [2, 3]\n"
     lay_out(tmp_path, {"data.yaml": yaml, "labels/a.txt": f"0 {red.YOLO} .1 .1 .1 .1\n"}, ["images/a.jpg"])
-    with pytest.raises(UserError, match=r"a.txt`, line 1: has 9 numbers; expected 5 of a box, or 11"):
+    with pytest.raises(UserError, match=r"a.txt`, line 1: 9 numbers; expected 5 for a box, or 11"):
         read("yolo", tmp_path)
 
 
@@ -568,7 +568,7 @@ def test_a_confidence_is_dropped_on_request_only(tmp_path):
         read("yolo", tmp_path)
     dataset = read("yolo", tmp_path, drop_confidence=True)
     check_red(dataset)
-    assert kinds(dataset) == ["confidences in the last column left out"]
+    assert kinds(dataset) == ["confidences in the last column ignored"]
 
 
 def test_corners_in_the_wrong_order_are_swapped_on_request_only(tmp_path):
@@ -583,14 +583,14 @@ def test_the_filename_decides_between_images_of_one_stem(tmp_path):
     assert read("voc", tmp_path).splits["train"][0].path.name == "a.png"
     for name in ("other.jpg", "a", ""):
         red.write(tmp_path / "Annotations" / "a.xml", red.xml(name))
-        with pytest.raises(UserError, match=r"a.xml` may belong to .*a\.jpg or .*a\.png; name the one"):
+        with pytest.raises(UserError, match=r"a.xml` could belong to .*a\.jpg or .*a\.png; name the right one"):
             read("voc", tmp_path)
 
 
 def test_two_images_that_fit_a_stale_name_are_both_named(tmp_path):
     images = ["images/x/a.jpg", "images/y/a.jpg"]
     lay_out(tmp_path, {"instances.json": red.coco(["/home/me/a.jpg"])}, images)
-    with pytest.raises(UserError, match=r"`/home/me/a.jpg`.* may be .*x/a.jpg or .*y/a.jpg"):
+    with pytest.raises(UserError, match=r"`/home/me/a.jpg`.* could be .*x/a.jpg or .*y/a.jpg"):
         read("coco", tmp_path)
 
 
@@ -604,8 +604,8 @@ def test_classes_of_one_name_are_one_class(tmp_path):
     assert [e.labels.tolist() for e in dataset.splits["train"]] == [[0], [0]]
     merged, kept = dataset.problems
     assert (merged.kind, merged.detail) == (
-        "classes of one name merged into that with the lowest id",
-        "`red` is 1, 2; 1 stays",
+        "classes with the same name merged under the lowest id",
+        "`red` has ids 1, 2; kept 1",
     )
     assert "case" in kept.kind
 
@@ -674,8 +674,8 @@ def test_an_annotation_id_twice_is_said(tmp_path):
     dataset = read("coco", tmp_path)
     assert [len(e.labels) for e in dataset.splits["train"]] == [1, 2]
     assert [kind.partition(",")[0] for kind in kinds(dataset)] == [
-        "annotations with the id and content of an earlier one dropped",
-        "annotations with the id of an earlier one",
+        "duplicate annotations (same id and content) dropped",
+        "annotations with the same id as an earlier one",
     ]
 
 
@@ -684,13 +684,13 @@ def test_repeated_boxes_and_images_of_two_splits_are_said(tmp_path):
     lay_out(tmp_path, files, ["images/train/a.jpg"])
     found = kinds(read("yolo", tmp_path))
     assert "images used more than once" in found
-    assert "annotations that repeat another one of their image, kept" in found
+    assert "duplicate annotations in the same image kept" in found
 
 
 def test_a_label_file_of_two_images_is_said(tmp_path):
     files = {"data.yaml": "train: images\nnames: [red]\n", "labels/a.txt": _LINE}
     lay_out(tmp_path, files, ["images/a.jpg", "images/a.png"])
-    assert any("belong to several images" in kind for kind in kinds(read("yolo", tmp_path)))
+    assert any("shared by several images" in kind for kind in kinds(read("yolo", tmp_path)))
 
 
 # --- EXIF: on which image the boxes were drawn ---
@@ -779,7 +779,7 @@ def _write_yolo_faults(root):
 def test_all_faults_are_listed_or_left_out(tmp_path, write, names):
     root = tmp_path / "source"
     format = write(root)
-    with pytest.raises(UserError, match=r"1 more annotation is broken. `--skip-broken-annotations`"):
+    with pytest.raises(UserError, match=r"1 more annotation is broken. .* `--skip-broken-annotations`"):
         conversion.convert(format, root, output=tmp_path / "out", num_workers=1)
     result = conversion.convert(format, root, output=tmp_path / "out", num_workers=1, dry_run=True)
     assert result.num_broken_annotations == 2
@@ -828,9 +828,9 @@ def test_the_summary_adds_up(tmp_path):
         "elsewhere/b.jpg",
     }
     text = _show(result)
-    assert "Images: 2 used (1 of them background, without an annotation), 3 unused" in text
-    assert "Annotations: 2 read: 1 written (0 of them clipped), 1 boxes without area dropped" in text
-    for name in ("images/c.jxl", "labels/stray.txt", "end in .jxl are not read", "elsewhere/b.jpg"):
+    assert "Images: 2 used (1 of them background, with no annotations), 3 unused" in text
+    assert "Annotations: 2 read, 1 written (0 of them clipped), 1 boxes with no area dropped" in text
+    for name in ("images/c.jxl", "labels/stray.txt", ".jxl is not supported", "elsewhere/b.jpg"):
         assert name in text
     assert json.loads(json.dumps(result.to_dict()))["account"]["num_background"] == 1
 
@@ -866,7 +866,7 @@ def test_an_empty_split_is_left_out_unless_it_is_train(tmp_path):
     (tmp_path / "images" / "val").mkdir()
     dataset = read("yolo", tmp_path)
     assert list(dataset.splits) == ["train"]
-    assert kinds(dataset) == ["splits without an image left out"]
+    assert kinds(dataset) == ["splits without images skipped"]
 
 
 def test_fractions_where_px_are_expected_are_refused(tmp_path):
@@ -880,7 +880,7 @@ def test_a_split_that_is_asked_for_must_be_there(tmp_path):
     files = {"data.yaml": text, "labels/train/a.txt": _LINE, "labels/val/b.txt": _LINE}
     lay_out(tmp_path, files, ["images/train/a.jpg", "images/val/b.jpg"])
     assert list(read("yolo", tmp_path, splits=("train", "val")).splits) == ["train", "val"]
-    with pytest.raises(UserError, match=r"names `../test/images` as `test`"):
+    with pytest.raises(UserError, match=r"`test` is `../test/images`, but .* was not found"):
         read("yolo", tmp_path, splits=("test",))
     with pytest.raises(UserError, match=r"`splits` names `extra`"):
         read("yolo", tmp_path, splits=("extra",))

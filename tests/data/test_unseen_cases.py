@@ -141,7 +141,7 @@ _READ = {
         {"data.yaml": "train: images\nnames: [red, blue]\n", "classes.txt": "blue\nred\n", "labels/a.txt": _LINE},
         ["images/a.jpg"],
         {"train": 1},
-        "lists of classes that differ",
+        "lists of classes ignored, since they differ",
     ),
     "names with dots, spaces, capitals": (
         {"data.yaml": _ONE, "labels/IMG 1.0 (2).rf.1f.txt": _LINE},
@@ -161,7 +161,7 @@ _READ = {
         {"data.yaml": _ONE, "labels/a.txt": _LINE + "0 nan nan nan nan\n"},
         ["images/a.jpg"],
         {"train": 1},
-        "not numbers",
+        "NaN or infinite coordinates",
     ),
     "an empty label file and none": (
         {"data.yaml": _ONE, "labels/a.txt": _LINE, "labels/b.txt": ""},
@@ -193,7 +193,7 @@ _READ = {
         {"annotations/instances_val.json": red.coco(), "annotations/instances_val_results.json": _DETECTION},
         ["val/a.jpg"],
         {"train": 1},
-        "the only one",
+        "has only one",
     ),
     "predictions.json beside": (
         {"instances.json": red.coco(), "predictions.json": _DETECTION},
@@ -211,7 +211,7 @@ _READ = {
         {"zhiyuan_objv2_train.json": red.coco(["images/v1/patch8/a.jpg"])},
         ["train/patch8/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "UTF-16 JSON": ({"instances.json": json.dumps(red.coco()).encode("utf-16")}, ["images/a.jpg"], {"train": 1}, ""),
     "a JSON file of Windows": (
@@ -225,21 +225,26 @@ _READ = {
         {"instances.json": red.coco(["D:\\set\\images\\a.jpg"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base",
+        "by their file name",
     ),
-    "a name without its ending": ({"instances.json": red.coco(["a"])}, ["images/a.jpg"], {"train": 1}, "base name"),
+    "a name without its ending": (
+        {"instances.json": red.coco(["a"])},
+        ["images/a.jpg"],
+        {"train": 1},
+        "by their file name",
+    ),
     "an upload of Label Studio by its first name": (
         {"result.json": red.coco(["images/1f2e3d4c-a.jpg"])},
         ["images/a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
-    "an ending in capitals": ({"instances.json": red.coco()}, ["images/a.JPG"], {"train": 1}, "base name"),
+    "an ending in capitals": ({"instances.json": red.coco()}, ["images/a.JPG"], {"train": 1}, "by their file name"),
     "a decomposed name": (
         {"instances.json": red.coco([f"{_NFD}.jpg"])},
         ["images/café.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "signs in a name": (
         {"instances.json": red.coco(["it's a+b 100%#1.jpg"])},
@@ -334,25 +339,25 @@ _READ = {
         {"Annotations/a.xml": _shape(_POLYGON)},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "outlines read as the boxes",
+        "outlines replaced by the boxes",
     ),
     "a polygon of LabelMe": (
         {"Annotations/a.xml": _shape(_POINTS)},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "outlines read as the boxes",
+        "outlines replaced by the boxes",
     ),
     "a rotated box of roLabelImg": (
         {"Annotations/a.xml": _shape(_ROTATED)},
         ["JPEGImages/a.jpg"],
         {"train": 1},
-        "rotated boxes read",
+        "rotated boxes replaced",
     ),
     "a path for want of a filename": (
         {"x.xml": red.xml().replace("filename>a.jpg</filename>", "path>C:\\set\\a.jpg</path>")},
         ["a.jpg"],
         {"train": 1},
-        "base name",
+        "by their file name",
     ),
     "folders called like splits": (
         {"train_annot/a.xml": red.xml(), "val_annot/b.xml": red.xml("b.jpg")},
@@ -399,7 +404,7 @@ _READ = {
         {"a.csv": "image_id,label,x_min,y_min,x_max,y_max\na,red,40,30,100,80\n"},
         ["images/a.jpg"],
         {"train": 1},
-        "by name elsewhere",
+        "by name in another folder",
     ),
     "a column of splits": (
         {"a.csv": _SPLITS + "TRAIN,a.jpg,red,40,30,100,80\nValid,b.jpg,red,40,30,100,80\n"},
@@ -411,7 +416,7 @@ _READ = {
         {"a.csv": _SPLITS + "7,a.jpg,red,40,30,100,80\n"},
         ["images/a.jpg"],
         {"train": 1},
-        "columns that are not read",
+        "with unused columns",
     ),
     "a class table with a header": (
         {"a.csv": "images/a.jpg,40,30,100,80,red\n", "classes.csv": "class,id\nred,0\n"},
@@ -471,24 +476,24 @@ def test_a_case_is_read(tmp_path, files, images, splits, said):
 _REFUSED = {
     "YAML files that differ": (
         {"one.yaml": _ONE, "two.yml": _ONE.replace("red", "blue"), "labels/a.txt": _LINE},
-        r"one.yaml` and two.yml both have `names`; call the one that is meant data.yaml",
+        r"one.yaml` and two.yml both have `names`; rename the right one to data.yaml",
     ),
     "class lists that differ": (
         {"labels/train/classes.txt": "red\n", "labels/val/classes.txt": "blue\n"} | _LABELS,
-        r"train/classes.txt` and .*val/classes.txt differ, .* `--classes` takes the list",
+        r"train/classes.txt` and .*val/classes.txt differ, .* pass the right list with `--classes`",
     ),
     "names as text": (
         {"data.yaml": "train: images\nnames: red\n", "labels/a.txt": _LINE},
-        r"data.yaml` has 'red' as `names`; expected a list of class names, such as \[cat, dog\]",
+        r"data.yaml`: `names` is 'red'; expected a list of class names, such as \[cat, dog\]",
     ),
     "names that are missing": (
         {"data.yaml": "train: images\nnc: 1\nnames:\n", "labels/a.txt": _LINE},
-        r"data.yaml` has no `names`; expected .* `--classes` takes a file",
+        r"data.yaml` has no `names`; add a list .* `--classes` with a file",
     ),
-    "names as objects": ({"data.yaml": "train: images\nnames: [{a: 1}]\n"}, r"names the class 0 .*expected text"),
+    "names as objects": ({"data.yaml": "train: images\nnames: [{a: 1}]\n"}, r"class 0 in `names` is .*expected text"),
     "decimal commas": (
         {"data.yaml": _ONE, "labels/a.txt": _LINE.replace(".", ",")},
-        r"a.txt`, line 1: '0 0,4375 .* is not a list of numbers",
+        r"a.txt`, line 1: '0 0,4375 .* is not all numbers",
     ),
     "a class beyond the names": ({"data.yaml": _ONE, "labels/a.txt": "-1 .5 .5 .1 .1\n"}, r"unknown class -1; `names`"),
     "COCO without classes": (
@@ -499,18 +504,18 @@ _REFUSED = {
         {"instances.json": _coco(images=_images() + _images(file_name="b.jpg"))},
         r"two images with the id 1: 'a.jpg' and 'b.jpg'",
     ),
-    "bbox in one text": ({"instances.json": _coco(bbox="[40, 30, 60, 50]")}, r"annotations\[0\] has the bbox '\[40, "),
+    "bbox in one text": ({"instances.json": _coco(bbox="[40, 30, 60, 50]")}, r"annotations\[0\]: `bbox` is '\[40, "),
     "annotations of other images": (
         {"instances.json": _coco(image_id=9)},
-        r"no boxes at all; .* 1 annotations of images that are not listed dropped",
+        r"no boxes at all, so .* 1 annotations of unlisted images dropped",
     ),
     "height and width swapped": (
         {"instances.json": _coco(images=_images(width=120, height=160))},
-        r"`a.jpg` is 120 x 160 px .* says 160 x 120. It may have them the wrong way round",
+        r"`a.jpg` is 120 x 160 px .* says 160 x 120. Height and width may be swapped",
     ),
     "corners in the wrong order": (
         {"a.csv": _CSV + "a.jpg,160,120,red,100,80,40,30\n"},
-        r"\(1 boxes without area dropped\).*`--swap-corners`",
+        r"\(1 boxes with no area dropped\).*`--swap-corners`",
     ),
     "two boxes in an object": (
         {"a.xml": red.xml().replace("</bndbox>", "</bndbox><bndbox/>")},
@@ -518,38 +523,38 @@ _REFUSED = {
     ),
     "two names of an object": (
         {"a.xml": red.xml().replace("</name>", "</name><name>blue</name>", 1)},
-        r"a.xml`(: object 0)? has several `name` in <object>; expected one",
+        r"a.xml`: <object> has several `name`; expected one",
     ),
     "two sides of a box": (
         {"a.xml": red.xml().replace("</ymax>", "</ymax><ymax>90</ymax>", 1)},
-        r"a.xml`.* has several `ymax` in <bndbox>; expected one",
+        r"a.xml`: <bndbox> has several `ymax`; expected one",
     ),
     "rows with a comma more": (
         {"a.csv": _CSV + _ROW[:-1] + ",\n"},
-        r"a.csv`, line 2: has 9 cells; the first line has 8",
+        r"a.csv`, line 2: 9 cells, but the first line has 8",
     ),
     "a box of text in an imagefolder": (
         {"train/metadata.jsonl": {"file_name": "a.jpg", "objects": {"bbox": [["4"] * 4], "categories": ["red"]}}},
-        r"metadata.jsonl`, line 1: has the `bbox\[0\]\[0\]` '4'",
+        r"metadata.jsonl`, line 1: `bbox\[0\]\[0\]` is '4'",
     ),
     "a split of no name": (
         {"a.csv": _SPLITS + "train,a.jpg,red,40,30,100,80\nvla,a.jpg,red,40,30,100,80\n"},
-        r"a.csv`, line 3: has the `set` 'vla'; expected train, val, test",
+        r"a.csv`, line 3: `set` is 'vla'; expected train, val, test",
     ),
-    "a row without class": ({"a.csv": _CSV + _ROW.replace("red", "nan")}, r"a.csv`, line 2: has no `class`"),
+    "a row without class": ({"a.csv": _CSV + _ROW.replace("red", "nan")}, r"a.csv`, line 2: `class` is missing"),
     "columns that could mean two things": (
         {"a.csv": "filename,label,x,y,w,h\na.jpg,red,40,30,60,50\n"},
-        r"`a.csv` looks like a table with `filename, label, x, y, w, h` in its first line \(boxes need the columns",
+        r"`a.csv` looks like a table with the columns `filename, label, x, y, w, h` \(expected filename, class",
     ),
     "Excel's own format": ({"a.xlsx": b"PK\3\4"}, r"`a.xlsx` looks like an Excel workbook \(save the sheet as"),
-    "labels of OIDv4's toolkit": ({"Label/a.txt": "Red box 40 30 100 80\n"}, r"labels of OIDv4's toolkit"),
+    "labels of OIDv4's toolkit": ({"Label/a.txt": "Red box 40 30 100 80\n"}, r"looks like OIDv4 toolkit labels"),
     "labels of DOTA": (
         {"labelTxt/a.txt": "imagesource:x\ngsd:0.1\n40 30 100 30 100 80 40 80 red 0\n"},
-        r"looks like DOTA's labels",
+        r"looks like DOTA labels",
     ),
     "a list of keras-yolo3's": (
         {"classes.txt": "red\n", "train.txt": "images/a.jpg 40,30,100,80,0 1,2,3,4,0\n"},
-        r"`train.txt` looks like a list of keras-yolo3's",
+        r"`train.txt` looks like a keras-yolo3 list",
     ),
     "panoptic segments alone": (
         {"annotations/panoptic_val2017.json": _coco(annotations=[{"image_id": 1, "segments_info": []}])},
@@ -557,32 +562,32 @@ _REFUSED = {
     ),
     "decimal commas in a table": (
         {"a.csv": (_CSV + _ROW).replace(",", ";").replace("40;", "40,5;")},
-        r"a.csv`, line 2: has the `xmin` '40,5'; expected a number with a decimal point",
+        r"a.csv`, line 2: `xmin` is '40,5'; expected a number with a decimal point",
     ),
-    "labels of VisDrone": ({"annotations/a.txt": "40,30,60,50,1,4,0,0\n"}, r"looks like VisDrone's or MOT's labels"),
+    "labels of VisDrone": ({"annotations/a.txt": "40,30,60,50,1,4,0,0\n"}, r"looks like VisDrone or MOT labels"),
     "JSON lines of Azure": (
         {"labels.jsonl": {"image_url": "x", "label": []}},
-        r"`labels.jsonl` looks like Azure's JSON lines",
+        r"`labels.jsonl` looks like Azure JSON lines",
     ),
     "JSON of another program": (
         {"data.json": {"frames": {}, "note": 1}},
         r"`data.json` looks like JSON with the fields `frames, note`",
     ),
-    "a list of COCO's documents": ({"instances.json": [red.coco()]}, r"looks like a list of COCO's documents"),
+    "a list of COCO's documents": ({"instances.json": [red.coco()]}, r"looks like a list of COCO documents"),
     "an image of another ending": (
         {"images/instances.json": red.coco(["a.png"])},
         r"`a.png` is missing: there is no file .*a.png, but a.jpg",
     ),
     "CVAT without images": (
         {"data.yaml": "train: train.txt\nnames: [red]\n", "train.txt": "data/images/train/b.jpg\n"},
-        r"No image that it names is there, such as .*b.jpg; export the images, too",
+        r"None of its images were found, such as .*b.jpg; export the images too",
     ),
     "detections alone": ({"predictions.json": _DETECTION}, r"`predictions.json` looks like detections in COCO's"),
     "VOC and YOLO": (
         {"Annotations/a.xml": red.xml(), "data.yaml": _ONE, "labels/a.txt": _LINE},
         r"looks like voc .* yolo",
     ),
-    "images alone": ({}, r"no dataset in a known format. It holds 1 .jpg file in `images/`"),
+    "images alone": ({}, r"not a dataset in a known format. It contains 1 .jpg file in `images/`"),
 }
 
 
@@ -616,15 +621,15 @@ def test_what_stands_in_the_place_of_an_image_is_named(tmp_path, content, words)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("data.yaml", "not a file of it: name the folder, such as .*source"),
-        ("set.zip", "not an archive: unpack it first"),
-        ("gone", "and there is nothing of this name"),
+        ("data.yaml", "is a file; pass the folder of the dataset, such as .*source"),
+        ("set.zip", "is an archive; unpack it and pass the folder"),
+        ("gone", "was not found; expected a folder with images and annotations"),
     ],
 )
 def test_a_source_that_is_not_a_folder_is_explained(tmp_path, name, words):
     _lay_out(tmp_path / "source", {"data.yaml": _ONE, "set.zip": b"PK"}, [])
     for format in ("auto", "yolo", "csv"):
-        with pytest.raises(UserError, match=f"expected a folder with images and annotations, {words}"):
+        with pytest.raises(UserError, match=rf"`source` .*{name} {words}"):
             conversion.convert(format, tmp_path / "source" / name, output=tmp_path / "out")
 
 

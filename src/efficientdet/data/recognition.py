@@ -1,7 +1,7 @@
-"""How the annotations of a folder are written, told by what its files contain, not by what they are called.
+"""Detects the annotation format of a folder by the contents of its files, not by their names.
 
-A few files of each kind in each folder are looked into. What is not read is named as what it looks like, with what lies
-where.
+A few files of each type in each folder are opened. If no supported format is found, the error says what the files look
+like and where they are.
 """
 
 import collections
@@ -36,15 +36,15 @@ _HEAD_BYTES = 2**20
 _MAX_PARSED_BYTES = 2**26
 _NUMBERS = re.compile(r"\d+(\s+[-+0-9.eE]+){4,}\s*")
 _TEXTS = {
-    "KITTI's labels": re.compile(r"[A-Za-z_]+(\s+-?[0-9.]+){14,15}\s*"),
-    "DOTA's labels (convert them to YOLO's oriented boxes)": re.compile(
+    "KITTI labels": re.compile(r"[A-Za-z_]+(\s+-?[0-9.]+){14,15}\s*"),
+    "DOTA labels (convert them to YOLO oriented boxes)": re.compile(
         r"(imagesource|gsd):.*|(-?[0-9.]+\s+){8}\S+\s+[0-2]\s*"
     ),
-    "VisDrone's or MOT's labels (write them as CSV)": re.compile(r"-?[0-9.]+(,-?[0-9.]+){7,9},?\s*"),
-    "the labels of OIDv4's toolkit, `class xmin ymin xmax ymax` (write them as CSV)": re.compile(
+    "VisDrone or MOT labels (convert them to CSV)": re.compile(r"-?[0-9.]+(,-?[0-9.]+){7,9},?\s*"),
+    "OIDv4 toolkit labels, `class xmin ymin xmax ymax` (convert them to CSV)": re.compile(
         r"[^\d\s].*?(\s+[0-9.]+){4}\s*"
     ),
-    "a list of keras-yolo3's, `image xmin,ymin,xmax,ymax,class ...` (write it as CSV)": re.compile(
+    "a keras-yolo3 list, `image xmin,ymin,xmax,ymax,class ...` (convert it to CSV)": re.compile(
         r"\S.*?(\s+[0-9.]+(,[0-9.]+){4})+\s*"
     ),
 }
@@ -56,38 +56,38 @@ _JSON: dict[str, Callable[[Any], bool]] = {
     "labelstudio": label_studio.is_document,
     "createml": createml.is_document,
 }
-# What is not read, by fields of a JSON object or of the objects in a JSON list.
+# Unsupported formats, by the fields of a JSON object or of the objects in a JSON list.
 _OTHERS = {
-    "VoTT's JSON (export `Pascal VOC` or CSV)": {"asset", "regions"},
-    "VIA 3's project (export the annotations as COCO)": {"project", "config", "metadata", "view"},
-    "Datumaro's JSON (export COCO)": {"categories", "items"},
-    "detections in COCO's results format (`evaluate` reads them)": {"image_id", "category_id", "score"},
-    "BDD100K's or Scalabel's JSON": {"name", "labels"},
-    "Labelbox's export": {"data_row", "projects"},
-    "Azure's JSON lines": {"image_url", "label"},
-    "Vertex AI's JSON lines": {"imageGcsUri"},
+    "VoTT JSON (export as `Pascal VOC` or CSV)": {"asset", "regions"},
+    "a VIA 3 project (export the annotations as COCO)": {"project", "config", "metadata", "view"},
+    "Datumaro JSON (export as COCO)": {"categories", "items"},
+    "detections in COCO's results format (use them with `evaluate`)": {"image_id", "category_id", "score"},
+    "BDD100K or Scalabel JSON": {"name", "labels"},
+    "a Labelbox export": {"data_row", "projects"},
+    "Azure JSON lines": {"image_url", "label"},
+    "Vertex AI JSON lines": {"imageGcsUri"},
     "COCO captions (no boxes; use instances_*.json)": {"images", "annotations"},
 }
-# What nothing more can be said of; it may belong to another program.
-_TABLE_WITH, _JSON_OF_FIELDS = "a table with", "JSON with the fields"
+# Generic descriptions of files that may belong to another program.
+_TABLE_WITH, _JSON_OF_FIELDS = "a table with the columns", "JSON with the fields"
 _BY_SUFFIX = {
     ".tfrecord": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecord'`)",
     ".tfrecords": "TFRecords (train on them directly: `--data.train 'FOLDER/*.tfrecords'`)",
     ".record": "TFRecords (train on them directly: `--data.train 'FOLDER/*.record'`)",
-    ".parquet": "Parquet files (load them with `datasets` and save images and a metadata.jsonl)",
-    ".manifest": "SageMaker's manifest",
+    ".parquet": "a Parquet file (load it with `datasets` and save images and a metadata.jsonl)",
+    ".manifest": "a SageMaker manifest",
     ".xlsx": "an Excel workbook (save the sheet as `CSV UTF-8`)",
     ".xls": "an Excel workbook (save the sheet as `CSV UTF-8`)",
-    ".mat": "MATLAB's data",
-    ".pkl": "a pickle of Python's, which is never opened",
-    ".h5": "HDF5 files",
-    ".hdf5": "HDF5 files",
-    **dict.fromkeys(sources.ARCHIVE_SUFFIXES, "archives (unpack them first)"),
+    ".mat": "MATLAB data",
+    ".pkl": "a Python pickle, which is never opened",
+    ".h5": "an HDF5 file",
+    ".hdf5": "an HDF5 file",
+    **dict.fromkeys(sources.ARCHIVE_SUFFIXES, "an archive (unpack it first)"),
 }
 
 
 def recognize(folder: Path) -> registry.Format:
-    """Finds out how the annotations of a dataset are written.
+    """Detects the annotation format of a dataset.
 
     Args:
         folder: the dataset.
@@ -96,31 +96,29 @@ def recognize(folder: Path) -> registry.Format:
         The format.
 
     Raises:
-        UserError: none of the known formats, or more than one; it says what the folder holds.
+        UserError: no known format, or more than one; the error says what the folder contains.
     """
     listed = gallery.Gallery(folder)
     seen = _survey(listed)
     found: list[registry.Format] = [name for name in registry.NAMES if name in seen]
-    if not found:  # names of files and folders fit several formats: annotations/*.json may be anyone's
+    if not found:  # by names only now, since they fit several formats: annotations/*.json could be any of them
         roots: dict[registry.Format, Callable[[Path], bool]]
         roots = {"coco": coco.is_root, "voc": voc.is_root, "yolo": yolo.is_root}
         if any(path.suffix.lower() == ".json" for paths in seen.values() for path in paths):
-            del roots["coco"]  # its content is known to be something else
+            del roots["coco"]  # its content was recognized as something else
         if seen.keys() & _TEXTS.keys():
             del roots["yolo"]
         found = [name for name, is_root in roots.items() if _has_root(folder, is_root)]
     if len(found) > 1:
         which = " and ".join(f"{name} ({_example(listed, seen.get(name, []))})" for name in found)
-        raise UserError(
-            f"`{folder}` looks like {which}; name the one you mean: `efficientdet convert {found[0]} {folder} ...`."
-        )
+        raise UserError(f"`{folder}` looks like {which}; choose one: `efficientdet convert {found[0]} {folder} ...`.")
     if not found:
         raise UserError(_describe(folder, listed, seen))
     return found[0]
 
 
 def _has_root(folder: Path, is_root: Callable[[Path], bool]) -> bool:
-    """Says whether a dataset begins in the folder or below; several are for the reader to refuse."""
+    """Checks whether the folder or a subfolder is a dataset; if there are several, the reader reports it."""
     try:
         return sources.find_root(folder, is_root) is not None
     except UserError:
@@ -128,13 +126,13 @@ def _has_root(folder: Path, is_root: Callable[[Path], bool]) -> bool:
 
 
 def _survey(listed: gallery.Gallery) -> dict[str, list[Path]]:
-    """Looks into a few files of each kind in each folder: what they look like -> the files."""
+    """Samples a few files of each type in each folder; returns what they look like -> the files."""
     taken: collections.Counter[tuple[Path, str]] = collections.Counter()
     num_samples = 0
     seen: dict[str, list[Path]] = {}
     for path in listed.others:
         suffix = path.suffix.lower()
-        if not path.is_file():  # a pipe, which would be waited for
+        if not path.is_file():  # reading a pipe would block
             continue
         if taken[path.parent, suffix] >= _SAMPLES_A_FOLDER or num_samples >= _MAX_SAMPLES:
             continue
@@ -147,7 +145,7 @@ def _survey(listed: gallery.Gallery) -> dict[str, list[Path]]:
 
 
 def _kind(path: Path, suffix: str) -> str | None:
-    """Tells what a file looks like: a format's name, a phrase for one that is not read, or none."""
+    """Returns what a file looks like: a format's name, a phrase for an unsupported one, or None."""
     try:
         if suffix == ".json":
             return _kind_of_json(path)
@@ -165,7 +163,7 @@ def _kind(path: Path, suffix: str) -> str | None:
 
 
 def _kind_of_json(path: Path) -> str | None:
-    """Tells what a JSON file looks like; of a very large one only the beginning is looked at."""
+    """Returns what a JSON file looks like; only the beginning of very large files is read."""
     if path.stat().st_size > _MAX_PARSED_BYTES:
         head = _head(path)
         return "coco" if re.search(rb'"(images|info|licenses)"\s*:', head) else None
@@ -173,42 +171,42 @@ def _kind_of_json(path: Path) -> str | None:
     if isinstance(document, dict) and isinstance(document.get("images"), list) and "categories" in document:
         return "coco"
     if isinstance(document, dict) and {"version", "format", "source", "categories", "splits"} <= document.keys():
-        return "converted already (train on it: `--data.train FOLDER`)"
+        return "already converted (train on it: `--data.train FOLDER`)"
     for name, is_document in _JSON.items():
         if is_document(document):
             return name
     entry = document[0] if isinstance(document, list) and document else document
     if isinstance(entry, dict) and isinstance(entry.get("images"), list) and _has_boxes(entry):
         if document is entry:
-            return "COCO without `categories`, which name the classes (write them into it)"
-        return "a list of COCO's documents (expected one a file)"
+            return "COCO without `categories`, which name the classes (add them to the file)"
+        return "a list of COCO documents (expected one per file)"
     return _phrase_for_json(entry) if isinstance(entry, dict) else None
 
 
 def _phrase_for_json(entry: dict[str, Any]) -> str | None:
-    """Says what an object of JSON is that is not read, by its fields."""
+    """Describes a JSON object in an unsupported format by its fields."""
     known = next((phrase for phrase, needed in _OTHERS.items() if needed <= entry.keys()), None)
     return known or (f"{_JSON_OF_FIELDS} `{_shown(list(entry))}`" if entry else None)
 
 
 def _has_boxes(document: dict[str, Any]) -> bool:
-    """Says whether the first annotation of a document has a box."""
+    """Checks whether the first annotation of a document has a box."""
     entries = document.get("annotations")
     return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict) and "bbox" in entries[0]
 
 
 def _kind_of_xml(head: bytes) -> str | None:
-    """Tells what an XML file looks like by its beginning; UTF-16 is read, too."""
+    """Returns what an XML file looks like by its beginning, in UTF-16 too."""
     plain = head.replace(b"\0", b"")
     if re.search(rb"<annotations[\s>]", plain):
         if re.search(rb"<track[\s>]", plain):
-            return "CVAT's format for videos (export `CVAT for images 1.1`)"
+            return "CVAT's video format (export as `CVAT for images 1.1`)"
         return "cvat" if re.search(rb"<image[\s>]", plain) else None
     return "voc" if re.search(rb"<annotation[\s>]", plain) else None
 
 
 def _kind_of_table(path: Path, suffix: str) -> str | None:
-    """Tells what a CSV file looks like by its first lines, a JSON-lines file by its first."""
+    """Returns what a CSV file looks like by its first lines, or a JSON-lines file by its first line."""
     if path.name.lower() in image_folder.FILES:
         rows = [row for row, _ in image_folder.load_rows(path)]
         if any(map(image_folder.is_row, rows)):
@@ -228,7 +226,7 @@ def _kind_of_table(path: Path, suffix: str) -> str | None:
 
 
 def _kind_of_json_lines(path: Path) -> str | None:
-    """Tells what a JSON-lines file looks like by its first line."""
+    """Returns what a JSON-lines file looks like by its first line."""
     first = _head(path).decode("utf-8-sig", "replace").strip().partition("\n")[0]
     try:
         entry = json.loads(first)
@@ -238,10 +236,10 @@ def _kind_of_json_lines(path: Path) -> str | None:
 
 
 def _phrase_for_table(cells: list[str]) -> str:
-    """Says what the first line of a CSV file has that is not one of boxes."""
+    """Describes a CSV file without boxes by its first line."""
     return (
-        f"{_TABLE_WITH} `{_shown(cells)}` in its first line (boxes need the columns filename, class, xmin, ymin, xmax, "
-        "ymax, or bbox_x, bbox_y, bbox_width, bbox_height)"
+        f"{_TABLE_WITH} `{_shown(cells)}` (expected filename, class, xmin, ymin, xmax, ymax, or bbox_x, bbox_y, "
+        "bbox_width, bbox_height instead of the corners)"
     )
 
 
@@ -251,7 +249,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _kind_of_text(path: Path) -> str | None:
-    """Tells what a text file looks like by its first lines."""
+    """Returns what a text file looks like by its first lines."""
     lines = [line for line in _head(path).decode("utf-8", "replace").splitlines()[:5] if line.strip()]
     if lines and all(_NUMBERS.fullmatch(line) for line in lines):
         return "yolo"
@@ -269,18 +267,18 @@ def _head(path: Path) -> bytes:
 
 
 def _example(listed: gallery.Gallery, paths: list[Path]) -> str:
-    """Names a file that a format was told by."""
-    return f"by `{listed.key(paths[0])}`" if paths else "by its folders"
+    """Names the evidence for a format: one file, or the folders."""
+    return f"see `{listed.key(paths[0])}`" if paths else "by its folder names"
 
 
 def _describe(folder: Path, listed: gallery.Gallery, seen: dict[str, list[Path]]) -> str:
-    """Says what a folder holds that is not a dataset in a known format."""
+    """Describes the contents of a folder that is not a dataset in a known format."""
     kinds = sorted(seen, key=lambda kind: kind.startswith((_TABLE_WITH, _JSON_OF_FIELDS)))
     looks = [f"`{listed.key(seen[kind][0])}` looks like {kind}" for kind in kinds]
     looks = [text.replace("looks like a file that", "is a file that") for text in looks]
-    looks = [text.replace("looks like converted", "was converted") for text in looks]
+    looks = [text.replace("looks like already converted", "is already converted") for text in looks]
     looks_like = f" {'; '.join(looks[:3])}." if looks else ""
     return (
-        f"`{folder}` holds no dataset in a known format. It holds {listed.contents()}.{looks_like} "
-        f"Formats that are read: {', '.join(registry.NAMES)}; docs/data.md has their layouts."
+        f"`{folder}` is not a dataset in a known format. It contains {listed.contents()}.{looks_like} "
+        f"Supported formats: {', '.join(registry.NAMES)}; docs/data.md describes their layouts."
     )

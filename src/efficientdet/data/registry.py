@@ -1,7 +1,7 @@
-"""The annotation formats that are read, by name.
+"""The supported annotation formats by name.
 
-`coco`, `voc` and `yolo` have options of their own and are called by `conversion`; the others gather images and boxes in
-a `Collection`.
+`coco`, `voc` and `yolo` have their own options and are called by `conversion`; the others collect images and boxes in a
+`Collection`.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ Format = Literal[
 ]
 
 Choice = Literal["auto", Format]
-"""A format, or `auto`: what the files look like."""
+"""A format, or `auto` to detect it from the files."""
 
 NAMES: tuple[Format, ...] = get_args(Format)
 
@@ -70,9 +70,9 @@ def read(
         format: its name.
         source: the folder.
         splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, those that the
-            format lists, else all names that occur, sorted.
-        reading: where faults of annotations go; none: the first is raised.
+        classes: file with the class names, one per line, in the order of their ids 1..C; without it, the classes are
+            those that the format lists, or else all names that occur, sorted.
+        reading: where faults of annotations go; None means that the first is raised.
     """
     gathered = collection.Collection(source, classes=classes, reading=reading)
     READERS[format](gathered)

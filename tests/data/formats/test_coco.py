@@ -37,7 +37,7 @@ def test_the_layout_of_coco_itself_is_found(tmp_path):
     assert list(source.splits) == ["train", "val"]
     assert source.splits["val"][0].path.parent == tmp_path / "val2017"
     assert list(coco.read(tmp_path, splits=("val",)).splits) == ["val"]
-    with pytest.raises(UserError, match=r"`splits` names `test`.* it has train, val"):
+    with pytest.raises(UserError, match=r"`splits` names `test`.* choose from train, val"):
         coco.read(tmp_path, splits=("test",))
 
 
@@ -69,7 +69,7 @@ def test_a_file_without_annotations_lists_images_to_test_on(tmp_path):
     assert [len(example.labels) for example in source.splits["test-dev"]] == [0, 0]
     (problem,) = source.problems
     assert (problem.split, problem.file_name) == ("test-dev", "image_info.json")
-    with pytest.raises(UserError, match=r"image_info\.json` has no list of objects `annotations`"):
+    with pytest.raises(UserError, match=r"image_info\.json` has no list `annotations`"):
         coco.read(tmp_path, files=(("val", "image_info.json", "images"),))
 
 
@@ -84,7 +84,7 @@ def test_splits_share_the_union_of_their_classes(tmp_path):
     assert source.splits["train"][1].labels.tolist() == source.splits["val"][1].labels.tolist() == [2, 0]
     other["categories"][0]["name"] = "lion"
     (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(UserError, match=r"other.json` calls the class 90 `lion`, but .*instances.json calls it `cat`"):
+    with pytest.raises(UserError, match=r"other.json` calls class 90 `lion`, but .*instances.json calls it `cat`"):
         coco.read(tmp_path, files=files)
 
 

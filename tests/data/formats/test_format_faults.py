@@ -51,48 +51,48 @@ def _folder(bbox=(1, 1, 2, 2), categories=("red",)):
 
 
 _FAULTS = {
-    "csv word": ("csv", "a.csv", _HEADER + "a.png,160,120,red,4O,30,100,80", r"a.csv`, line 2: has the `xmin` '4O'"),
-    "csv decimal comma": ("csv", "a.csv", "a.png;40,5;30;100;80;red\n", r"no annotated image in this format"),
-    "csv half a box": ("csv", "a.csv", _HEADER + "a.png,160,120,red,,30,100,80", r"line 2: has the `xmin` ''"),
-    "csv no class": ("csv", "a.csv", _HEADER + "a.png,160,120,,40,30,100,80", r"line 2: has no `class`"),
-    "csv no file": ("csv", "a.csv", _HEADER + ",160,120,red,40,30,100,80", r"line 2: has no `filename`"),
+    "csv word": ("csv", "a.csv", _HEADER + "a.png,160,120,red,4O,30,100,80", r"a.csv`, line 2: `xmin` is '4O'"),
+    "csv decimal comma": ("csv", "a.csv", "a.png;40,5;30;100;80;red\n", r"no annotated images in this format"),
+    "csv half a box": ("csv", "a.csv", _HEADER + "a.png,160,120,red,,30,100,80", r"line 2: `xmin` is ''"),
+    "csv no class": ("csv", "a.csv", _HEADER + "a.png,160,120,,40,30,100,80", r"line 2: `class` is missing"),
+    "csv no file": ("csv", "a.csv", _HEADER + ",160,120,red,40,30,100,80", r"line 2: `filename` is missing"),
     "csv short row": (
         "csv",
         "a.csv",
         _HEADER + "a.png,160,120,red,40,30,100",
-        "line 2: has 7 cells; the first line has",
+        "line 2: 7 cells, but the first line has",
     ),
-    "csv half a px": ("csv", "a.csv", _HEADER + "a.png,160.5,120,red,4,3,10,8", "line 2: has the `width` 160.5"),
+    "csv half a px": ("csv", "a.csv", _HEADER + "a.png,160.5,120,red,4,3,10,8", "line 2: `width` is 160.5"),
     "csv two sizes": (
         "csv",
         "a.csv",
         _HEADER + "a.png,160,120,red,4,3,10,8\na.png,120,160,red,4,3,10,9",
-        "line 3: declares `a.png` as 160 x 120 px .* 120 x 160 px before",
+        "line 3: `a.png` is declared as 160 x 120 px .* 120 x 160 px before",
     ),
-    "csv quote": ("csv", "a.csv", _HEADER + '"a"b.png,160,120,red,4,3,10,8', "line 2: cannot be read as CSV"),
+    "csv quote": ("csv", "a.csv", _HEADER + '"a"b.png,160,120,red,4,3,10,8', "line 2: not valid CSV"),
     "csv in another encoding": (
         "csv",
         "a.csv",
         (_HEADER + "caf\u00e9.png,160,120,red,4,3,10,8\n").encode("latin-1"),
-        "a.csv`, after line 1: is not UTF-8",
+        "a.csv`, after line 1: not valid UTF-8",
     ),
-    "csv without header": ("csv", "a.csv", "a.png,40,30,100,80,red\na.png,40,x,100,80,red", "line 2: has the `y1` 'x'"),
+    "csv without header": ("csv", "a.csv", "a.png,40,30,100,80,red\na.png,40,x,100,80,red", "line 2: `y1` is 'x'"),
     "labelme text": (
         "labelme",
         "a.json",
         _labelme(points=[["40", 30], [1, 2]]),
-        r"shapes\[0\]: has the `points\[0\]\[0\]`",
+        r"shapes\[0\]: `points\[0\]\[0\]` is",
     ),
     "labelme bool": ("labelme", "a.json", _labelme(points=[[True, 30], [1, 2]]), "True; expected a number"),
-    "labelme points": ("labelme", "a.json", _labelme(points=[[1, 2], [3, 4], [5, 6]]), "is a rectangle of 3 points"),
-    "labelme label": ("labelme", "a.json", _labelme(label=7), r"shapes\[0\]: has the `label` 7; expected a text"),
-    "labelme empty label": ("labelme", "a.json", _labelme(label=" "), "has the `label` ' '; expected a text"),
-    "labelme shape": ("labelme", "a.json", _labelme(shape_type="blob"), "has the `shape_type` 'blob'; expected one of"),
+    "labelme points": ("labelme", "a.json", _labelme(points=[[1, 2], [3, 4], [5, 6]]), "a rectangle with 3 points"),
+    "labelme label": ("labelme", "a.json", _labelme(label=7), r"shapes\[0\]: `label` is 7; expected text"),
+    "labelme empty label": ("labelme", "a.json", _labelme(label=" "), "`label` is ' '; expected text"),
+    "labelme shape": ("labelme", "a.json", _labelme(shape_type="blob"), "`shape_type` is 'blob'; expected one of"),
     "labelme height": (
         "labelme",
         "a.json",
         _labelme() | {"imageHeight": "120"},
-        "`imageHeight` '120'; expected a number",
+        "`imageHeight` is '120'; expected a number",
     ),
     "labelme cut short": ("labelme", "a.json", json.dumps(_labelme())[:-9], "a.json` is not valid JSON"),
     "labelme key twice": (
@@ -101,12 +101,12 @@ _FAULTS = {
         json.dumps(_labelme())[:-1] + ', "shapes": []}',
         "a.json` has `shapes` twice in one entry",
     ),
-    "labelme name": ("labelme", "a.json", _labelme() | {"imagePath": "a\0.png"}, "expected the name of a file"),
-    "cvat number": ("cvat", "a.xml", _cvat(cvat_box("red", (1, 2, "x", 4))), r"image 7: <box> 0: has the `ybr` 'x'"),
-    "cvat label": ("cvat", "a.xml", _cvat(cvat_box("", RED)), "image 7: <box> 0: has no `label`"),
-    "cvat points": ("cvat", "a.xml", _cvat('<polygon label="red" points="1,2;3"/>'), "has the `points` '3'"),
-    "cvat shape": ("cvat", "a.xml", _cvat('<blob label="red"/>'), "<blob> 0: is not known; expected box"),
-    "cvat size": ("cvat", "a.xml", _cvat("", 'width="wide" height="120"'), "image 7: has the `width` 'wide'"),
+    "labelme name": ("labelme", "a.json", _labelme() | {"imagePath": "a\0.png"}, "expected a file name"),
+    "cvat number": ("cvat", "a.xml", _cvat(cvat_box("red", (1, 2, "x", 4))), r"image 7: <box> 0: `ybr` is 'x'"),
+    "cvat label": ("cvat", "a.xml", _cvat(cvat_box("", RED)), "image 7: <box> 0: `label` is missing"),
+    "cvat points": ("cvat", "a.xml", _cvat('<polygon label="red" points="1,2;3"/>'), "`points` contains '3'"),
+    "cvat shape": ("cvat", "a.xml", _cvat('<blob label="red"/>'), "<blob> 0: unknown shape; expected box"),
+    "cvat size": ("cvat", "a.xml", _cvat("", 'width="wide" height="120"'), "image 7: `width` is 'wide'"),
     "cvat cut short": ("cvat", "a.xml", _cvat("")[:-9], "a.xml` is not valid XML"),
     "cvat entities": (
         "cvat",
@@ -118,18 +118,18 @@ _FAULTS = {
         "openimages",
         "a.csv",
         _OPEN_IMAGES + "a,/m/0r,40,100,30,80,0",
-        "line 2: has the `ymin` 30; expected a fr",
+        "line 2: `ymin` is 30; expected a fr",
     ),
-    "open images flag": ("openimages", "a.csv", _OPEN_IMAGES + "a,/m/0r,0,1,0,1,yes", "has the `IsGroupOf` 'yes'"),
-    "createml text": ("createml", "a.json", _createml(x="1"), r"\[0\].annotations\[0\]: has the `coordinates.x` '1'"),
-    "createml missing": ("createml", "a.json", _createml(width=None), r"`coordinates.width` \(missing\)"),
+    "open images flag": ("openimages", "a.csv", _OPEN_IMAGES + "a,/m/0r,0,1,0,1,yes", "`IsGroupOf` is 'yes'"),
+    "createml text": ("createml", "a.json", _createml(x="1"), r"\[0\].annotations\[0\]: `coordinates.x` is '1'"),
+    "createml missing": ("createml", "a.json", _createml(width=None), "`coordinates.width` is missing"),
     "label studio text": (
         "labelstudio",
         "a.json",
         _studio(x="1"),
-        "task 5: region 0: has the `x` '1'; expected a number",
+        "task 5: region 0: `x` is '1'; expected a number",
     ),
-    "label studio labels": ("labelstudio", "a.json", _studio(rectanglelabels=[]), r"region 0: has the labels \[\]"),
+    "label studio labels": ("labelstudio", "a.json", _studio(rectanglelabels=[]), r"region 0: the labels are \[\]"),
     "label studio turned": (
         "labelstudio",
         "a.json",
@@ -140,16 +140,16 @@ _FAULTS = {
                 "label": [{"x": 1, "original_width": 2, "image_rotation": 90, "rectanglelabels": ["a"]}],
             }
         ],
-        "was drawn on an image turned by 90 degrees",
+        "drawn on an image rotated by 90 degrees",
     ),
     "label studio two images": (
         "labelstudio",
         "a.json",
         [{"id": 5, "data": {"left": "a.png", "right": "b.png"}, "annotations": []}],
-        "task 5: has 2 fields that name an image",
+        "task 5: 2 fields name an image",
     ),
-    "via text": ("via", "a.json", _via(x="1"), r"a.png1: regions\[0\]: has the `x` '1'; expected a number"),
-    "via shape": ("via", "a.json", _via(name="blob"), r"has the shape 'blob'; expected one of rect"),
+    "via text": ("via", "a.json", _via(x="1"), r"a.png1: regions\[0\]: `x` is '1'; expected a number"),
+    "via shape": ("via", "a.json", _via(name="blob"), r"the shape is 'blob'; expected one of rect"),
     "via csv": (
         "via",
         "a.csv",
@@ -160,22 +160,22 @@ _FAULTS = {
         "supervisely",
         "a.png.json",
         _supervisely(points={"exterior": [["1", 2]]}),
-        r"objects\[0\]: has the `points.exterior\[0\]\[0\]` '1'",
+        r"objects\[0\]: `points.exterior\[0\]\[0\]` is '1'",
     ),
     "supervisely bitmap": (
         "supervisely",
         "a.png.json",
         _supervisely(geometryType="bitmap", bitmap={"origin": [1, 2], "data": "AAAA"}),
-        r"objects\[0\]: has a `bitmap.data` that cannot be decoded",
+        r"objects\[0\]: `bitmap.data` cannot be decoded",
     ),
     "imagefolder box": (
         "imagefolder",
         "metadata.jsonl",
         _folder(bbox=(1, 2, 3)),
-        r"line 1: has the `bbox\[0\]` \[1, 2, 3\]",
+        r"line 1: `bbox\[0\]` is \[1, 2, 3\]",
     ),
-    "imagefolder lengths": ("imagefolder", "metadata.jsonl", _folder(categories=()), "lists of the same length"),
-    "imagefolder class": ("imagefolder", "metadata.jsonl", _folder(categories=(1.5,)), "has the category '1.5'"),
+    "imagefolder lengths": ("imagefolder", "metadata.jsonl", _folder(categories=()), "lists of equal length"),
+    "imagefolder class": ("imagefolder", "metadata.jsonl", _folder(categories=(1.5,)), "the category is '1.5'"),
     "imagefolder row": ("imagefolder", "metadata.jsonl", "{", "metadata.jsonl`, line 1 is not valid JSON"),
 }
 
@@ -214,23 +214,23 @@ _UNKNOWN = {
     "nothing": (
         "x.md",
         "",
-        r"holds no dataset in a known format. It holds 2 .xyz files in `labels/`, 1 .md file at its top",
+        r"is not a dataset in a known format. It contains 2 .xyz files in `labels/`, 1 .md file at the top level",
     ),
-    "KITTI": ("label_2/a.txt", _KITTI, "`label_2/a.txt` looks like KITTI's labels"),
-    "VoTT": ("a-asset.json", {"asset": {}, "regions": []}, "looks like VoTT's JSON"),
+    "KITTI": ("label_2/a.txt", _KITTI, "`label_2/a.txt` looks like KITTI labels"),
+    "VoTT": ("a-asset.json", {"asset": {}, "regions": []}, "looks like VoTT JSON"),
     "CVAT video": (
         "a.xml",
         "<annotations><track id='0'/></annotations>",
-        "CVAT's format for videos .export `CVAT for im",
+        "CVAT's video format .export as `CVAT for im",
     ),
     "TFRecords": ("a.tfrecord", "x", "`a.tfrecord` looks like TFRecords .train on them directly"),
-    "Parquet": ("data/train-00000.parquet", "x", "looks like Parquet files"),
-    "archive": ("set.zip", "x", "looks like archives .unpack them first"),
+    "Parquet": ("data/train-00000.parquet", "x", "looks like a Parquet file"),
+    "archive": ("set.zip", "x", "looks like an archive .unpack it first"),
     "captions": ("a.json", {"images": [], "annotations": []}, "looks like COCO captions"),
     "records": (
         "dataset.json",
         {"version": 1, "format": "coco", "source": "x", "categories": [], "splits": {}},
-        "`dataset.json` was converted already",
+        "`dataset.json` is already converted",
     ),
     "broken JSON": ("a.json", "{", "`a.json` is a file that cannot be read: .*a.json` is not valid JSON"),
 }
@@ -244,13 +244,13 @@ def test_a_format_that_is_not_known_is_named_as_what_it_looks_like(tmp_path, nam
     with pytest.raises(UserError, match=words) as caught:
         recognition.recognize(tmp_path)
     assert "\n" not in str(caught.value)
-    assert "Formats that are read: coco, voc, yolo, csv" in str(caught.value)
+    assert "Supported formats: coco, voc, yolo, csv" in str(caught.value)
 
 
 def test_two_formats_in_one_folder_are_for_the_user_to_choose(tmp_path):
     write_labelme(tmp_path)
     write_csv(tmp_path)
-    words = r"looks like csv \(by `data/train_labels.csv`\) and labelme \(by `train/a b.json`\); name the one"
+    words = r"looks like csv \(see `data/train_labels.csv`\) and labelme \(see `train/a b.json`\); choose one"
     with pytest.raises(UserError, match=words):
         recognition.recognize(tmp_path)
 
@@ -268,8 +268,8 @@ def test_files_in_folders_that_others_use_are_told_by_their_content(tmp_path, fo
 def test_a_reader_that_finds_nothing_says_what_the_folder_holds(tmp_path):
     write_labelme(tmp_path)
     with pytest.raises(
-        UserError, match=r"no annotated image in this format. It holds 2 .json files in `train/`, 2 .png"
+        UserError, match=r"no annotated images in this format. It contains 2 .json files in `train/`, 2 .png"
     ):
         registry.read("cvat", tmp_path)
-    with pytest.raises(UserError, match=r"`source` is .*gone; expected a folder"):
+    with pytest.raises(UserError, match=r"`source` .*gone was not found; expected a folder"):
         registry.read("cvat", tmp_path / "gone")

@@ -79,7 +79,7 @@ def test_two_candidates_are_an_error_that_names_both(tmp_path):
     for folder in ("one", "two"):
         draw(tmp_path / folder / "a.png")
     save(tmp_path / "a.csv", _HEADER + "/elsewhere/a.png,160,120,red,40,30,100,80\n")
-    with pytest.raises(UserError, match=r"a.csv`, line 2: .*both `one/a.png` and `two/a.png` could be it"):
+    with pytest.raises(UserError, match=r"a.csv`, line 2: .*could be `one/a.png` or `two/a.png`"):
         read("csv", tmp_path)
     save(tmp_path / "a.csv", _HEADER + "/elsewhere/two/a.png,160,120,red,40,30,100,80\n")
     assert list(read("csv", tmp_path)[0]) == ["train:two/a.png"]
@@ -156,7 +156,7 @@ def test_a_box_that_stands_twice_is_said_in_every_format(tmp_path):
         found = _check(format, source)
         # COCO's annotations have ids, and one that comes again as it was is dropped; others cannot be told apart.
         assert sum(split.num_boxes for split in found.splits.values()) > 4 - (format == "coco"), format
-        said = [kind for kind in found.counts() if "repeat" in kind or "earlier one" in kind]
+        said = [kind for kind in found.counts() if "duplicate" in kind]
         assert said, (format, found.counts())
 
 
@@ -212,7 +212,7 @@ def test_label_studio_takes_the_truth_else_the_latest_annotation(tmp_path):
     write_studio(tmp_path, annotations=[one, two, three | {"ground_truth": True}])
     assert read("labelstudio", tmp_path)[0] == {"train:a.png": [("three", RED)]}
     write_studio(tmp_path, annotations=[skipped])
-    with pytest.raises(UserError, match=f"no annotated image .* 1 {studio.NOT_SUBMITTED}"):
+    with pytest.raises(UserError, match=f"no annotated images .* 1 {studio.NOT_SUBMITTED}"):
         read("labelstudio", tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_classes_may_be_given(tmp_path):
     assert [(c.id, c.name) for c in source.categories] == [(1, "red"), (2, "green"), (3, "blue"), (4, "white")]
     save(classes, "red\ngreen\n")
     with pytest.raises(
-        UserError, match=r"a b.json`: shapes\[1\]: has the unknown class `blue`; .*classes.txt does not"
+        UserError, match=r"a b.json`: shapes\[1\]: unknown class `blue`, which is not listed in .*classes.txt"
     ):
         registry.read("labelme", tmp_path / "in", classes=classes)
 

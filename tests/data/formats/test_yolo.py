@@ -58,12 +58,12 @@ def test_classes_txt_with_one_folder_is_train(tmp_path):
 def test_a_class_number_that_names_do_not_have_is_refused_by_file_and_line(tmp_path):
     little_datasets.write_yolo(tmp_path)
     (tmp_path / "labels" / "train" / "a.txt").write_text("0 .5 .5 .1 .1\n\n2 .5 .5 .1 .1\n")
-    with pytest.raises(UserError, match=r"a.txt`, line 3: has the unknown class 2; `names` has 0..1"):
+    with pytest.raises(UserError, match=r"a.txt`, line 3: unknown class 2; `names` has 0..1"):
         yolo.read(tmp_path)
 
 
 def test_pixels_instead_of_fractions_are_refused(tmp_path):
     little_datasets.write_yolo(tmp_path)
     (tmp_path / "labels" / "train" / "a.txt").write_text("0 30 20 10 10\n")
-    with pytest.raises(UserError, match=r"a.txt`, line 1: has 30; expected fractions"):
+    with pytest.raises(UserError, match=r"a.txt`, line 1: contains 30; expected fractions"):
         yolo.read(tmp_path)

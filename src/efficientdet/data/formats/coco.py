@@ -1,10 +1,10 @@
-"""COCO's annotation format, and LVIS's: one JSON file a split.
+"""Reads the annotation formats of COCO and LVIS: one JSON file per split.
 
-Boxes are (x, y, width, height) px. Category ids stay as they are, holes included; a label is a position in the list
-sorted by id. Crowds are kept and marked. All splits share one class table: the union of theirs, in which classes of one
-name are one class. A file without `annotations` lists images only (image_info_*.json, which COCO gives for its test
-images). An annotation without a box has that of its segmentation; where areas and
-polygons say so, boxes are corners (`corners`). LVIS names images by their address only.
+Boxes are (x, y, width, height) px. Category ids are kept, including gaps; a label is a position in the list sorted by
+id. Crowds are kept and marked. All splits share one class table, the union of theirs, in which classes with the same
+name are merged. A file without `annotations` lists images only (image_info_*.json, which COCO publishes for its test
+images). An annotation without a box gets the box of its segmentation. If areas and polygons show it, boxes are read as
+corners (`corners`). LVIS identifies images only by their URL.
 """
 
 import urllib.parse
@@ -19,21 +19,21 @@ from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_IMAGES_ONLY = "files without annotations (images to detect in, nothing to count)"
-_UNLISTED = "annotations of images that are not listed dropped"
-_TEXT_IDS = "files whose ids are text; counted from 1 in their order"
+_IMAGES_ONLY = "files without annotations (usable for prediction, but not for evaluation)"
+_UNLISTED = "annotations of unlisted images dropped"
+_TEXT_IDS = "files with text ids, which were replaced by numbers from 1"
 _FROM_SEGMENTATION = "boxes computed from polygons or masks, since the annotation has none"
-_REPEATED = "annotations with the id and content of an earlier one dropped"
-_SAME_ID = "annotations with the id of an earlier one, but other content, kept"
+_REPEATED = "duplicate annotations (same id and content) dropped"
+_SAME_ID = "annotations with the same id as an earlier one, but different content, kept"
 _NEED_ANNOTATIONS = ("train", "val")
 
-# An annotation: box yxyx px, label, is_crowd, area px squared (-1 unknown).
+# An annotation: box (yxyx px), label, is_crowd, area (px squared, -1: unknown).
 _Row = tuple[list[float], int, bool, float]
 _Key = int | str
 
 
 def is_root(folder: Path) -> bool:
-    """Says whether the folder itself looks like a dataset in this format."""
+    """Checks whether the folder itself looks like a dataset in this format."""
     return bool(coco_layout.find(folder))
 
 
@@ -47,10 +47,10 @@ def read(
     """Reads a dataset.
 
     Args:
-        source: the folder; `coco_layout` says how it may look.
-        splits: take only these; all if empty.
+        source: the folder, in a layout of `coco_layout`.
+        splits: read only these; all if empty.
         files: where each split is, for any other layout; relative paths start at `source`.
-        reading: how to read what can be read in several ways, and where faults go.
+        reading: how to interpret ambiguous annotations, and where faults go.
     """
     reading = reading or sources.Reading()
     if files:
@@ -59,8 +59,8 @@ def read(
         root = sources.find_root(source, is_root)
         if root is None:
             raise UserError(
-                f"`source` {source} holds no COCO annotations; expected annotations/instances_<split>.json, "
-                "instances.json or <split>/_annotations.coco.json. `--files` names files anywhere else. "
+                f"`source` {source} has no COCO annotations; expected annotations/instances_<split>.json, "
+                "instances.json or <split>/_annotations.coco.json. Use `--files` if they are elsewhere. "
                 + coco_layout.describe_other_tasks(lookup.Files(source))
                 + accounts.describe_files(source)
             )
@@ -71,8 +71,8 @@ def read(
         first = next((path for other, path, _ in found[:index] if other == name), None)
         if first is not None:
             raise UserError(
-                f"`{source}` has the split `{name}` twice, in {first.name} and in {path.name}; name the file that is "
-                f"meant: `--files {name} {first.relative_to(source)} IMAGES`."
+                f"`{source}` has the split `{name}` twice, in {first.name} and in {path.name}; choose one with "
+                f"`--files {name} {first.relative_to(source)} IMAGES`."
             )
     documents = {name: _load(annotations, name) for name, annotations, _ in found}
     problems: list[sources.Problem] = []
@@ -101,7 +101,7 @@ def read(
 
 
 def _load(path: Path, split: str) -> dict[str, Any]:
-    """Reads a JSON file and checks that it has COCO's three lists; images to test on need no annotations."""
+    """Reads a JSON file and checks that it has COCO's three lists; test images need no annotations."""
     document = fields.load_json(path)
     for field in ("images", "annotations", "categories"):
         entries = document.get(field) if isinstance(document, dict) else None
@@ -109,38 +109,38 @@ def _load(path: Path, split: str) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or not all(isinstance(value, dict) for value in entries):
             hint = _hint(field, document)
-            raise UserError(f"`{path}` has no list of objects `{field}`; expected COCO's instances format{hint}.")
+            raise UserError(f"`{path}` has no list `{field}`; expected COCO's instances format{hint}.")
     return document
 
 
 def _hint(field: str, document: Any) -> str:
-    """Says what a file without one of the lists may be."""
+    """Suggests what a file without one of the lists may be."""
     if field == "annotations":
-        return " (a list of images to test on needs another split name than train and val)"
+        return " (a list of test images must not be called train or val)"
     if field == "categories" and isinstance(document, dict):
         has_boxes = any("bbox" in entry or "category_id" in entry for entry in document["annotations"][:1])
         if has_boxes:
-            return ' (write the names of the classes and their ids into it: [{"id": 1, "name": "cat"}])'
-        return " (captions carry no boxes; use instances_*.json)"
+            return ' (add the class names and their ids, such as [{"id": 1, "name": "cat"}])'
+        return " (captions have no boxes; use instances_*.json)"
     return ""
 
 
 def _merge_categories(
     documents: dict[Path, dict[str, Any]], split: str, problems: list[sources.Problem]
 ) -> tuple[tuple[Category, ...], dict[_Key, int]]:
-    """Unites the class tables of all splits: the classes, and the label of each id."""
+    """Merges the class tables of all splits; returns the classes and the label of each id."""
     names: dict[_Key, tuple[str, Path]] = {}
     for path, document in documents.items():
         own: set[_Key] = set()
         for index, entry in enumerate(document["categories"]):
             where = f"categories[{index}]"
-            number = values.key(_field(entry, "id", path, where), f"`{path}`: {where} has the `id`")
-            name = values.name(_field(entry, "name", path, where), f"`{path}`: {where} has the `name`")
+            number = values.key(_field(entry, "id", path, where), f"`{path}`: {where}: `id` is")
+            name = values.name(_field(entry, "name", path, where), f"`{path}`: {where}: `name` is")
             known, known_path = names.setdefault(number, (name, path))
             if known != name:
-                raise UserError(f"`{path}` calls the class {number} `{name}`, but {known_path} calls it `{known}`.")
+                raise UserError(f"`{path}` calls class {number} `{name}`, but {known_path} calls it `{known}`.")
             if number in own:
-                raise UserError(f"`{path}` lists the class {number} twice; each id must stand once.")
+                raise UserError(f"`{path}` lists class {number} twice; each id must appear once.")
             own.add(number)
     first = next(iter(documents))
     numbers, is_text = _number_keys(list(names))
@@ -153,7 +153,7 @@ def _merge_categories(
 
 
 def _number_keys(keys: list[_Key]) -> tuple[dict[_Key, int], bool]:
-    """Gives each id its number: its own, or its place from 1 where not all are numbers; and says which."""
+    """Maps ids to numbers: themselves, or counted from 1 if some are text; also returns whether some are text."""
     own: dict[_Key, int] = {key: key for key in keys if isinstance(key, int)}
     if len(own) == len(keys):
         return own, False
@@ -181,7 +181,7 @@ class _Split:
         self.problems: list[sources.Problem] = []
 
     def read(self, document: dict[str, Any]) -> list[sources.Example]:
-        """Turns the JSON into examples, in the order of their ids."""
+        """Converts the JSON to examples, in the order of their ids."""
         images = self._read_images(document)
         rows = self._read_annotations(document, set(images))
         numbers, is_text = _number_keys(list(images))
@@ -202,19 +202,19 @@ class _Split:
         images: dict[_Key, dict[str, Any]] = {}
         for index, image in enumerate(document["images"]):
             where = f"images[{index}]"
-            number = values.key(_field(image, "id", self._path, where), f"`{self._path}`: {where} has the `id`")
+            number = values.key(_field(image, "id", self._path, where), f"`{self._path}`: {where}: `id` is")
             if images.get(number) == image:
-                self._report(sources.REPEATED_IMAGE, detail=f"{where} is as an earlier one, id {number}")
+                self._report(sources.REPEATED_IMAGE, detail=f"{where} repeats an earlier entry, id {number}")
             elif number in images:
                 raise UserError(
                     f"`{self._path}` has two images with the id {number}: {_name_of(images[number])} and "
-                    f"{_name_of(image)}; each id must stand once."
+                    f"{_name_of(image)}; each id must appear once."
                 )
             images[number] = image
         return images
 
     def _read_annotations(self, document: dict[str, Any], ids: set[_Key]) -> dict[_Key, list[_Row]]:
-        """Gathers the annotations of each image."""
+        """Collects the annotations of each image."""
         rows: dict[_Key, list[_Row]] = {number: [] for number in ids}
         self._are_corners = corners.are_told(document.get("annotations", []))
         self._report(corners.TOLD, int(self._are_corners))
@@ -243,40 +243,40 @@ class _Split:
     def _read_annotation(self, entry: dict[str, Any], where: str) -> tuple[_Key, _Row]:
         """Reads one annotation and the id of its image."""
         start = f"`{self._path}`: {where}"
-        category = values.key(_field(entry, "category_id", self._path, where), f"{start} has the `category_id`")
+        category = values.key(_field(entry, "category_id", self._path, where), f"{start}: `category_id` is")
         if category not in self._labels:
-            raise UserError(f"{start} has the unknown class {category}; `categories` does not list it.")
+            raise UserError(f"{start}: unknown class {category}, which is not listed in `categories`.")
         area = entry.get("area")
-        is_crowd = values.flag(entry.get("iscrowd"), f"{start} has the `iscrowd`")
+        is_crowd = values.flag(entry.get("iscrowd"), f"{start}: `iscrowd` is")
         row = (
             self._box(entry, where),
             self._labels[category],
             is_crowd and not self._reading.crowds_as_objects,
-            -1.0 if area in (None, "") else values.number(area, f"{start}: area has"),
+            -1.0 if area in (None, "") else values.number(area, f"{start}: `area` is"),
         )
-        return values.key(_field(entry, "image_id", self._path, where), f"{start} has the `image_id`"), row
+        return values.key(_field(entry, "image_id", self._path, where), f"{start}: `image_id` is"), row
 
     def _box(self, entry: dict[str, Any], where: str) -> list[float]:
-        """Reads the box: yxyx px; that of the segmentation where there is no bbox."""
+        """Reads the box, yxyx px, from `bbox`, or from the segmentation if there is no `bbox`."""
         bbox, start = entry.get("bbox"), f"`{self._path}`: {where}"
         if bbox in (None, [], ""):
             shape = entry.get("segmentation")
-            box = segmentation.box(shape, f"{start}: segmentation has") if shape else None
+            box = segmentation.box(shape, f"{start}: `segmentation` contains") if shape else None
             if box is None:
                 _field(entry, "bbox", self._path, where)
-                raise UserError(f"{start} has an empty `bbox` and no segmentation.")
+                raise UserError(f"{start}: `bbox` is empty, and there is no segmentation.")
             self._num_from_segmentation += 1
             return box
         if not isinstance(bbox, list) or len(bbox) != 4:
-            raise UserError(f"{start} has the bbox {repr(bbox)[:60]}; expected [x, y, width, height].")
-        x, y, width, height = (values.number(value, f"{start}: bbox has") for value in bbox)
+            raise UserError(f"{start}: `bbox` is {repr(bbox)[:60]}; expected [x, y, width, height].")
+        x, y, width, height = (values.number(value, f"{start}: `bbox` contains") for value in bbox)
         return [y, x, height, width] if self._are_corners else [y, x, y + height, x + width]
 
     def _to_example(self, image: dict[str, Any], rows: list[_Row], number: int) -> sources.Example:
-        """Puts an image and its annotations together."""
+        """Combines an image and its annotations."""
         where = f"`{self._path}`: image {number}"
         path, file_name = self._locate(image, number)
-        size = [values.pixels(image.get(side), f"{where}: {side} has") for side in ("height", "width")]
+        size = [values.pixels(image.get(side), f"{where}: `{side}` is") for side in ("height", "width")]
         if min(size) > 0 and not self._are_corners:
             for (y1, x1, y2, x2), _, _, _ in rows:
                 box = [y1 / size[0], x1 / size[1], y2 / size[0], x2 / size[1]]
@@ -284,13 +284,13 @@ class _Split:
         return _make(number, path, file_name, (size[0], size[1]), rows)
 
     def _locate(self, image: dict[str, Any], number: int) -> tuple[Path, str]:
-        """Finds the file of an image, and what to call it."""
+        """Finds the file of an image, and its name for reports."""
         address = image.get("coco_url")
         is_address = image.get("file_name") is None and isinstance(address, str)
         name: Any = urllib.parse.urlsplit(str(address)).path.strip("/") if is_address else None
         name = name or _field(image, "file_name", self._path, f"image {number}")
         if not isinstance(name, str):
-            raise UserError(f"`{self._path}`: image {number} has the `file_name` {str(name)[:60]!r}; expected text.")
+            raise UserError(f"`{self._path}`: image {number}: `file_name` is {str(name)[:60]!r}; expected text.")
         parent = self._path.parent
         folders = [self._folder, parent, self._folder.parent, self._finder.root, parent.parent]
         path, is_mended = self._finder.find(name, folders, self._path, self._within)
@@ -308,7 +308,7 @@ class _Split:
         return path, file_name
 
     def _join(self, one: sources.Example, other: sources.Example) -> sources.Example:
-        """Makes one example of two entries for one file; annotations that both have count once."""
+        """Merges two entries for the same file; annotations that both have count once."""
         if one.declared_size and other.declared_size and one.declared_size != other.declared_size:
             raise UserError(
                 f"`{self._path}` lists `{one.file_name}` twice, as {one.declared_size[0]} x {one.declared_size[1]} px "
@@ -336,7 +336,7 @@ class _Split:
 
 
 def _name_of(image: dict[str, Any]) -> str:
-    """Calls an image by its name for an error."""
+    """Returns the name of an image for an error."""
     return repr(image.get("file_name", image.get("coco_url")))[:60]
 
 
@@ -354,7 +354,7 @@ def _make(id: int, path: Path, file_name: str, size: tuple[int, int], rows: list
 
 
 def _rows(example: sources.Example) -> list[_Row]:
-    """Gives the annotations of an example back."""
+    """Turns an example back into rows."""
     columns = (example.boxes, example.labels, example.is_crowd, example.area)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 

@@ -1,8 +1,7 @@
-"""Apple's Create ML annotation format: a JSON list of images, one file a folder.
+"""Reads Apple's Create ML annotation format: a JSON list of images, one file per folder.
 
-`coordinates` are the centre of a box and its width and height, px. Roboflow's `_annotations.createml.json` and
-RectLabel's export are the same; the image is called `image` or `imagefilename`, its boxes `annotations` or
-`annotation`.
+`coordinates` are the center of a box and its width and height, px. Roboflow's `_annotations.createml.json` and
+RectLabel's export are the same; the image is in `image` or `imagefilename`, its boxes in `annotations` or `annotation`.
 """
 
 from pathlib import Path
@@ -17,7 +16,7 @@ _LISTS = ("annotations", "annotation")
 
 
 def is_document(document: Any) -> bool:
-    """Says whether a JSON document is in this format."""
+    """Checks whether a JSON document is in this format."""
     return (
         isinstance(document, list)
         and bool(document)
@@ -28,7 +27,7 @@ def is_document(document: Any) -> bool:
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads a JSON file in each folder of images, or one for all."""
+    """Reads one JSON file per image folder, or one for all."""
     for path, document in gathered.documents(is_document):
         for index, entry in enumerate(document):
             with gathered.attempt(path):
@@ -58,8 +57,8 @@ def _add_annotation(
 
 
 def _first(entry: dict[str, Any], names: tuple[str, ...], where: str) -> Any:
-    """Takes the first field that an entry has."""
+    """Returns the first of several fields that an entry has."""
     for name in names:
         if name in entry:
             return entry[name]
-    raise UserError(f"{where}: has no `{names[0]}`.")
+    raise UserError(f"{where}: `{names[0]}` is missing.")

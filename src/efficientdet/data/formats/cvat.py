@@ -1,8 +1,8 @@
-"""CVAT's own annotation format, "CVAT for images 1.1": an XML file for all images of a task or project.
+"""Reads CVAT's own annotation format, "CVAT for images 1.1": one XML file for all images of a task or project.
 
-Classes keep CVAT's order, unused ones included. Boxes are turned about their centre by `rotation` degrees, clockwise.
-Whatever is not an upright box becomes the box around it; points, tags and skeletons are left out. The subset of an
-image is its split.
+Classes keep CVAT's order, including unused ones. Boxes are rotated about their center by `rotation` degrees, clockwise.
+Shapes other than upright boxes are replaced by the boxes around them; points, tags and skeletons are skipped. An
+image's subset is its split.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -18,17 +18,17 @@ _CUBOID = ("tl1", "bl1", "tr1", "br1", "tl2", "bl2", "tr2", "br2")
 
 
 def is_document(root: ElementTree.Element) -> bool:
-    """Says whether an XML document is in this format."""
+    """Checks whether an XML document is in this format."""
     return root.tag == "annotations" and root.find("image") is not None
 
 
 def is_video(root: ElementTree.Element) -> bool:
-    """Says whether an XML document is in CVAT's format for videos, which has no images."""
+    """Checks whether an XML document is in CVAT's video format, which has no images."""
     return root.tag == "annotations" and root.find("track") is not None
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads one or several XML files, the images anywhere below the folder; the classes are CVAT's labels."""
+    """Reads one or several XML files, with images anywhere in the folder; the classes are CVAT's labels."""
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".xml"):
         root = None
@@ -37,7 +37,7 @@ def read(gathered: collection.Collection) -> None:
         if root is None:
             continue
         if is_video(root):
-            raise UserError(f"`{path}` is CVAT's format for videos; export the task as `CVAT for images 1.1`.")
+            raise UserError(f"`{path}` is in CVAT's video format; export the task as `CVAT for images 1.1`.")
         if not is_document(root):
             continue
         gathered.mark(path)
@@ -50,7 +50,7 @@ def read(gathered: collection.Collection) -> None:
 
 
 def _labels(root: ElementTree.Element) -> list[str]:
-    """Lists the labels that the file declares; those of a skeleton's points are left out."""
+    """Lists the labels that the file declares, except those of skeleton points."""
     labels = [label for parent in root.findall("meta/*/labels") for label in parent.findall("label")]
     names = [(label.findtext("name") or "").strip() for label in labels if not label.findtext("parent")]
     return [name for name in names if name]
@@ -60,7 +60,7 @@ def _add_image(gathered: collection.Collection, path: Path, element: ElementTree
     """Adds an image and its boxes."""
     name = (element.get("name") or "").strip()
     if not name:
-        raise UserError(f"{where}: has no `name`.")
+        raise UserError(f"{where}: `name` is missing.")
     height, width = (
         None if element.get(field) is None else fields.parse_number(element.get(field), where, field)
         for field in ("height", "width")
@@ -82,10 +82,10 @@ def _add_shape(
         gathered.report(shapes.WITHOUT_AREA, image, detail=shape.tag)
         return
     if shape.tag not in _SHAPES:
-        raise UserError(f"{where}: is not known; expected {', '.join((*_SHAPES, *_NOT_BOXES))}.")
+        raise UserError(f"{where}: unknown shape; expected {', '.join((*_SHAPES, *_NOT_BOXES))}.")
     name = (shape.get("label") or "").strip()
     if not name:
-        raise UserError(f"{where}: has no `label`.")
+        raise UserError(f"{where}: `label` is missing.")
     degrees = fields.parse_number(shape.get("rotation", "0"), where, "rotation")
     box = _box(shape, degrees, where)
     if shape.tag in ("box", "mask") and degrees % 360 == 0:
@@ -117,6 +117,6 @@ def _box(shape: ElementTree.Element, degrees: float, where: str) -> list[float]:
     for text in (shape.get("points") or "").split(";"):
         pair = text.split(",")
         if len(pair) != 2:
-            raise UserError(f"{where}: has the `points` {text[:60]!r}; expected pairs `x,y` with `;` between them.")
+            raise UserError(f"{where}: `points` contains {text[:60]!r}; expected pairs `x,y`, separated by `;`.")
         points.append((fields.parse_number(pair[0], where, "points"), fields.parse_number(pair[1], where, "points")))
     return shapes.around(points)

@@ -1,4 +1,4 @@
-"""Hugging Face's `imagefolder` with boxes: images, and a `metadata.jsonl` or `metadata.csv` in their folder.
+"""Reads Hugging Face's `imagefolder` with boxes: images, and a `metadata.jsonl` or `metadata.csv` in their folder.
 
 A row has `file_name`, relative to the metadata file, and `objects`: lists `bbox` (x, y, width, height px, as in COCO)
 and `categories` (names, or numbers from 0), or a list of objects with one of each.
@@ -13,7 +13,7 @@ from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
 FILES = ("metadata.jsonl", "metadata.csv")
-NUMBERED = "classes that have numbers only, called class_<number>; `--classes` names them"
+NUMBERED = "unnamed classes called class_<number> (use `--classes` to name them)"
 
 _BOXES = ("bbox", "bboxes", "boxes")
 _CLASSES = ("categories", "category", "labels", "label", "class", "classes")
@@ -23,12 +23,12 @@ _Row = tuple[dict[str, Any], str]
 
 
 def is_row(row: Any) -> bool:
-    """Says whether a row of metadata lists boxes."""
+    """Checks whether a row of metadata lists boxes."""
     return isinstance(row, dict) and "file_name" in row and (bool(row.get("objects")) or "bbox" in row)
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads the metadata file of each folder; numbers are classes of `gathered.classes`, in its order from 0."""
+    """Reads the metadata file of each folder; class numbers are positions in `gathered.classes`, from 0."""
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]] = []
     for path in gathered.gallery.files(".jsonl", ".csv"):
         if path.name.lower() not in FILES:
@@ -49,10 +49,10 @@ def read(gathered: collection.Collection) -> None:
             for (x, y, width, height), label in objects:
                 name = table.get(label, "") if table and isinstance(label, int) else str(label)
                 if not name:
-                    raise UserError(f"{where}: has the unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
+                    raise UserError(f"{where}: unknown class {label}; {classes} has 0..{len(table or ()) - 1}.")
                 box = [y, x, height, width] if path in files_of_corners else [y, x, y + height, x + width]
                 gathered.add_box(image, box, name, where)
-    if table:  # its numbers are from 0
+    if table:  # it is numbered from 0
         gathered.table, gathered.table_file, gathered.classes = table, classes, None
 
 
@@ -68,7 +68,7 @@ def _add_image(gathered: collection.Collection, path: Path, row: dict[str, Any],
 
 
 def load_rows(path: Path) -> list[_Row]:
-    """Reads the rows of a metadata file, each with its place for errors.
+    """Reads the rows of a metadata file, each with its location for errors.
 
     Raises:
         UserError: the file cannot be read, or a row is not an object.
@@ -82,7 +82,7 @@ def load_rows(path: Path) -> list[_Row]:
     for number, row in rows:
         where = f"`{path}`, line {number}"
         if len(row) != len(header):
-            raise UserError(f"{where}: has {len(row)} cells; the first line has {len(header)}.")
+            raise UserError(f"{where}: {len(row)} cells, but the first line has {len(header)}.")
         values: dict[str, Any] = dict(zip(header, row, strict=True))
         for field in ("objects", *_BOXES, *_CLASSES):
             if values.get(field, "")[:1] in ("{", "["):
@@ -106,10 +106,10 @@ def _objects(row: dict[str, Any], where: str) -> list[tuple[list[float], int | s
         boxes, field = _take(fields.mapping(objects, where, "objects"), _BOXES, where)
         labels, _ = _take(objects, _CLASSES, where)
     if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
-        raise UserError(f"{where}: `{field}` and its categories must be lists of the same length.")
+        raise UserError(f"{where}: `{field}` and its categories must be lists of equal length.")
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-            raise UserError(f"{where}: has the category {str(label)[:60]!r}; expected a name, or a number.")
+            raise UserError(f"{where}: the category is {str(label)[:60]!r}; expected a name or a number.")
     return [
         (fields.numbers(box, 4, where, f"{field}[{index}]"), label)
         for index, (box, label) in enumerate(zip(boxes, labels, strict=True))
@@ -117,18 +117,18 @@ def _objects(row: dict[str, Any], where: str) -> list[tuple[list[float], int | s
 
 
 def _take(entry: dict[str, Any], names: tuple[str, ...], where: str) -> tuple[Any, str]:
-    """Takes the first field that there is, and its name."""
+    """Returns the first of several fields that an entry has, and its name."""
     for name in names:
         if name in entry:
             return entry[name], name
-    raise UserError(f"{where}: has no `{names[0]}` in `objects`.")
+    raise UserError(f"{where}: `objects` has no `{names[0]}`.")
 
 
 def _find_corners(
     gathered: collection.Collection,
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]],
 ) -> set[Path]:
-    """Finds the files whose boxes are corners, as their areas say."""
+    """Finds the files whose boxes are corners, judging by their areas."""
     entries: dict[Path, list[dict[str, Any]]] = {}
     for path, _, row, objects in found:
         inside = row.get("objects")
@@ -147,14 +147,14 @@ def _table(
     found: list[tuple[Path, str, dict[str, Any], list[tuple[list[float], int | str]]]],
     classes: Path | None,
 ) -> dict[Any, str] | None:
-    """Names the classes by their numbers; none where the dataset names them."""
+    """Makes the class names if the dataset has only numbers; returns None if it has names."""
     uses = [(label, path, where) for path, where, _, objects in found for _, label in objects]
     by_number = [use for use in uses if isinstance(use[0], int)]
     if not by_number:
         return None
     if len(by_number) < len(uses):
         label, _, where = next(use for use in uses if not isinstance(use[0], int))
-        raise UserError(f"{where}: has the category `{label}`, others are numbers; expected one or the other.")
+        raise UserError(f"{where}: the category is `{label}`, but others are numbers; use either names or numbers.")
     if classes is not None:
         return dict(enumerate(sources.read_classes(classes)))
     gathered.report_file(NUMBERED, by_number[0][1], len({label for label, _, _ in by_number}))

@@ -1,12 +1,12 @@
-"""Label Studio's annotation format: a JSON list of tasks ("JSON"), or of images with their regions ("JSON-MIN").
+"""Reads Label Studio's format: a JSON list of tasks ("JSON"), or of images with their regions ("JSON-MIN").
 
-Coordinates are percent of the image. A rectangle is turned about its top left corner by `rotation` degrees, clockwise;
-whatever is not an upright rectangle becomes the box around it. Of several annotations of a task the one marked as
-ground truth is read, else the one that was updated last; skipped ones and a model's predictions are left out. All of
-that is reported.
+Coordinates are percent of the image. Rectangles are rotated about their top left corner by `rotation` degrees,
+clockwise; shapes other than upright rectangles are replaced by the boxes around them. If a task has several
+annotations, the one marked as ground truth is read, or else the most recently updated one; cancelled ones and a model's
+predictions are skipped. All of this is reported.
 
 Images are often named as Label Studio stores them: `/data/upload/1/8a5f01c2-a%20b.jpg`, `/data/local-files/?d=a.jpg`,
-an address in a cloud. They are found with or without the eight digits that an upload puts before a name.
+or a cloud URL. They are found with or without the eight digits that an upload prepends.
 """
 
 import re
@@ -19,23 +19,23 @@ from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 from efficientdet.media import images
 
-OTHER_ANNOTATORS = "further annotations of the same image left out"
-PREDICTIONS = "predictions of a model left out"
-NOT_SUBMITTED = "images without a submitted annotation left out"
+OTHER_ANNOTATORS = "additional annotations of the same image skipped"
+PREDICTIONS = "model predictions skipped"
+NOT_SUBMITTED = "images without a submitted annotation skipped"
 
 _SHAPES = {"rectanglelabels": "rectangle", "polygonlabels": "polygon", "ellipselabels": "ellipse"}
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 def is_document(document: Any) -> bool:
-    """Says whether a JSON document is in this format."""
+    """Checks whether a JSON document is in this format."""
     if not isinstance(document, list) or not document or not all(isinstance(entry, dict) for entry in document):
         return False
     return isinstance(document[0].get("data"), dict) or any(map(_is_minimal, document))
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads the exported JSON file, the images anywhere below the folder."""
+    """Reads the exported JSON file, with images anywhere in the folder."""
     for path, document in gathered.documents(is_document):
         for index, task in enumerate(document):
             where = f"`{path}`: task {task.get('id', index)}"
@@ -48,12 +48,12 @@ def read(gathered: collection.Collection) -> None:
 
 
 def _is_minimal(entry: dict[str, Any]) -> bool:
-    """Says whether an entry is one of JSON-MIN."""
+    """Checks whether an entry is in JSON-MIN form."""
     return "annotation_id" in entry or any("original_width" in region for region in _regions(entry))
 
 
 def _regions(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lists the regions of an entry of JSON-MIN, whatever their field is called."""
+    """Lists the regions of a JSON-MIN entry, whatever their field is called."""
     lists = [value for value in entry.values() if isinstance(value, list)]
     return [region for value in lists for region in value if isinstance(region, dict)]
 
@@ -78,7 +78,7 @@ def _add_task(gathered: collection.Collection, path: Path, task: dict[str, Any],
         if one.get("type") == "labels"
     }
     for result in (one for one in results if one.get("type") != "labels"):
-        value = fields.mapping(result.get("value", {}), where, "value")  # a relation of regions has none
+        value = fields.mapping(result.get("value", {}), where, "value")  # a relation between regions has none
         type_name = str(result.get("type"))
         names = value.get(type_name) if type_name in _SHAPES else labels.get(str(result.get("id")))
         kind = _SHAPES.get(type_name, type_name)
@@ -90,7 +90,7 @@ def _add_task(gathered: collection.Collection, path: Path, task: dict[str, Any],
 
 
 def _add_minimal(gathered: collection.Collection, path: Path, entry: dict[str, Any], where: str) -> None:
-    """Adds an image of JSON-MIN and its boxes."""
+    """Adds the image of a JSON-MIN entry and its boxes."""
     name = _image_name({name: value for name, value in entry.items() if isinstance(value, str)}, where)
     regions = []
     for value in _regions(entry):
@@ -108,7 +108,7 @@ def _add_regions(
     regions: list[tuple[str, Any, dict[str, Any]]],
     where: str,
 ) -> collection.Annotated:
-    """Adds an image and its regions: the shape, its labels, and its values with the size of the image."""
+    """Adds an image and its regions: (shape, labels, values with the size of the image)."""
     size = None
     for _, _, value in regions:
         sides = (value.get("original_height"), value.get("original_width"))
@@ -129,12 +129,12 @@ def _add_regions(
 def _label(names: Any, value: dict[str, Any], where: str) -> str:
     """Reads the class of a region."""
     if not isinstance(names, list) or len(names) != 1:
-        raise UserError(f"{where}: has the labels {str(names)[:60]}; expected one.")
+        raise UserError(f"{where}: the labels are {str(names)[:60]}; expected exactly one.")
     label = fields.text(names[0], where, "labels")
     if value.get("image_rotation"):
         raise UserError(
-            f"{where}: was drawn on an image turned by {value['image_rotation']} degrees in Label Studio, which "
-            "is not read; turn the image file instead."
+            f"{where}: drawn on an image rotated by {value['image_rotation']} degrees in Label Studio, which "
+            "is not supported; rotate the image file instead."
         )
     return label
 
@@ -150,7 +150,7 @@ def _add_region(
     """Adds the box of one region."""
     degrees = fields.number(value.get("rotation", 0), where, "rotation")
     if degrees % 360 and image.size is None:
-        raise UserError(f"{where}: is rotated, but has no `original_width` and `original_height`.")
+        raise UserError(f"{where}: rotated, but `original_width` and `original_height` are missing.")
     height, width = image.size or (1, 1)
 
     def numbers(*names: str) -> list[float]:
@@ -175,12 +175,12 @@ def _add_region(
 
 
 def _image_name(data: dict[str, Any], where: str) -> str:
-    """Finds the field of a task that names its image: `image`, else the only one that ends as an image does."""
+    """Finds the field of a task that names its image: `image`, or else the only one with an image suffix."""
     if isinstance(data.get("image"), str):
         return fields.text(data["image"], where, "image")
     names = [value for value in data.values() if isinstance(value, str) and _looks_like_image(value)]
     if len(names) != 1:
-        raise UserError(f"{where}: has {len(names)} fields that name an image ({', '.join(data)}); expected one.")
+        raise UserError(f"{where}: {len(names)} fields name an image ({', '.join(data)}); expected one.")
     return names[0]
 
 
@@ -193,7 +193,7 @@ def _find(gathered: collection.Collection, name: str, path: Path, where: str) ->
     query = urllib.parse.parse_qs(urllib.parse.urlsplit(name).query) if "?d=" in name else {}
     wanted = query.get("d", [name])[0]
     if wanted.startswith("data:"):
-        raise UserError(f"{where}: holds the image itself; expected the name of a file. Export the images, too.")
+        raise UserError(f"{where}: contains the image itself; expected a file name. Export the images too.")
     listed = gathered.gallery
     split = listed.split_of(path)
     if key := listed.at(wanted, path, where) or listed.search(wanted, where, split):
@@ -202,11 +202,11 @@ def _find(gathered: collection.Collection, name: str, path: Path, where: str) ->
     original = _UPLOAD.sub("", last, count=1)
     if original != last and (key := listed.search(original, where, split)):
         return key
-    # An upload also replaces spaces and drops special characters.
+    # Uploads also replace spaces and drop special characters.
     same = [key for key in listed.images if _stored(key.rpartition("/")[2]) == _stored(original)]
     return listed.only(same, where, name, split)
 
 
 def _stored(name: str) -> str:
-    """Writes a name as an upload to Label Studio does."""
+    """Returns a file name as Label Studio stores it after an upload."""
     return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))

@@ -1,9 +1,9 @@
-"""labelme's annotation format: one JSON file an image, usually beside it.
+"""Reads labelme's annotation format: one JSON file per image, usually next to it.
 
-`shapes` are rectangles (two corners in any order), polygons, circles (centre and a point on the edge), masks (two
-corners) and others; whatever is not a rectangle becomes the box around it. The image is the one that `imagePath` names,
-relative to the JSON file; where that is not there, the one beside the JSON file with its name, as after a renaming.
-`imageData`, a copy of the image, is not read. Other programs write the same, such as AnyLabeling and X-AnyLabeling.
+`shapes` are rectangles (two corners in any order), polygons, circles (center and a point on the edge), masks (two
+corners) and others; shapes other than rectangles are replaced by the boxes around them. The image is `imagePath`,
+relative to the JSON file; if it is missing there, the image next to the JSON file with the same name, as after
+renaming. `imageData`, a copy of the image, is ignored. AnyLabeling, X-AnyLabeling and others write the same format.
 """
 
 import math
@@ -20,12 +20,12 @@ _NOT_BOXES = ("point", "points", "line")
 
 
 def is_document(document: Any) -> bool:
-    """Says whether a JSON document is in this format."""
+    """Checks whether a JSON document is in this format."""
     return isinstance(document, dict) and "shapes" in document and ("imagePath" in document or "imageData" in document)
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads a JSON file for each image."""
+    """Reads one JSON file per image."""
     for path, document in gathered.documents(is_document):
         with gathered.attempt(path):
             image = _add_image(gathered, path, document)
@@ -53,14 +53,14 @@ def _add_image(gathered: collection.Collection, path: Path, document: dict[str, 
 
 def _add_shape(gathered: collection.Collection, image: collection.Annotated, shape: dict[str, Any], where: str) -> None:
     """Adds the box of one shape."""
-    kind = shape.get("shape_type") or "polygon"  # files of labelme before version 3.5 have polygons only
+    kind = shape.get("shape_type") or "polygon"  # before version 3.5, labelme wrote only polygons
     if kind in _NOT_BOXES:
         gathered.report(shapes.WITHOUT_AREA, image, detail=str(kind))
         return
     name = fields.text(shape.get("label"), where, "label")
     points = fields.points(shape.get("points"), where, "points")
     if kind in (*_BOXES, "circle") and len(points) not in ((2, 4) if kind == "rectangle" else (2,)):
-        raise UserError(f"{where}: is a {kind} of {len(points)} points; expected 2.")
+        raise UserError(f"{where}: a {kind} with {len(points)} points; expected 2.")
     if kind in _BOXES:
         gathered.add_box(image, shapes.around(points), name, where)
     elif kind == "circle":
@@ -71,4 +71,4 @@ def _add_shape(gathered: collection.Collection, image: collection.Annotated, sha
         gathered.add_outline(image, shapes.around(points), name, where, kind=rotated)
     else:
         known = ", ".join((*_BOXES, "circle", *_OUTLINES, *_NOT_BOXES))
-        raise UserError(f"{where}: has the `shape_type` {str(kind)[:60]!r}; expected one of {known}.")
+        raise UserError(f"{where}: `shape_type` is {str(kind)[:60]!r}; expected one of {known}.")

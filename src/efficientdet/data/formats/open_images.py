@@ -1,8 +1,8 @@
-"""Open Images' annotation format: a CSV file of boxes a split, and one of class descriptions.
+"""Reads Open Images' annotation format: one CSV file of boxes per split, and one of class descriptions.
 
-Coordinates are fractions of the image. Images are called by their ids, `<ImageID>.jpg` anywhere below the folder;
-annotations of images that were not fetched are left out and counted. A box with `IsGroupOf` is a crowd. FiftyOne's
-layout (`<split>/labels/detections.csv`, `<split>/metadata/classes.csv`, `<split>/data/`) is the same.
+Coordinates are fractions of the image. Images are named by their ids, `<ImageID>.jpg` anywhere in the folder;
+annotations of images that were not downloaded are skipped and counted. A box with `IsGroupOf` is a crowd. FiftyOne's
+layout (`<split>/labels/detections.csv`, `<split>/metadata/classes.csv`, `<split>/data/`) is supported too.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from efficientdet.data.parsing import fields
 from efficientdet.data.reading import collection, lookup
 from efficientdet.errors import UserError
 
-CODES = "classes called by their codes, for want of a class-descriptions file"
+CODES = "classes called by their codes, since there is no class-descriptions file"
 
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _NEEDED = ("imageid", "labelname", *_CORNERS)
@@ -20,12 +20,12 @@ _DESCRIPTIONS = "class"
 
 
 def is_header(cells: list[str]) -> bool:
-    """Says whether the first row of a CSV file is that of a file of boxes in this format."""
+    """Checks whether the first row of a CSV file is the header of a file of boxes in this format."""
     return set(_NEEDED) <= {cell.lower() for cell in cells}
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads every CSV file of boxes below the folder, and `class-descriptions*.csv`."""
+    """Reads every CSV file of boxes in the folder, and `class-descriptions*.csv`."""
     boxes: list[Path] = []
     names: dict[str, str] = {}
     for path in gathered.gallery.files(".csv"):
@@ -42,19 +42,19 @@ def read(gathered: collection.Collection) -> None:
 
 
 def _add_names(names: dict[str, str], path: Path) -> None:
-    """Reads code and name of each class."""
+    """Reads the code and name of each class."""
     for line, row in fields.stream_rows(path):
         code, name = row if len(row) == 2 else ("", "")
         if (code, name) == ("LabelName", "DisplayName"):
             continue
         if not code or not name:
-            raise UserError(f"`{path}`, line {line}: has {','.join(row)[:60]!r}; expected a code and a name.")
+            raise UserError(f"`{path}`, line {line}: {','.join(row)[:60]!r}; expected a code and a name.")
         if names.setdefault(code, name) != name:
-            raise UserError(f"`{path}`, line {line}: calls `{code}` `{name}`; it was called `{names[code]}` before.")
+            raise UserError(f"`{path}`, line {line}: `{code}` is called `{name}`, but `{names[code]}` before.")
 
 
 def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str]) -> None:
-    """Adds the boxes of one CSV file; that of Open Images' training images has 14 million rows."""
+    """Adds the boxes of one CSV file, row by row: Open Images' training file has 14 million rows."""
     rows = fields.stream_rows(path)
     columns = {name.lower(): place for place, name in enumerate(next(rows)[1])}
     split = gathered.gallery.split_of(path)
@@ -65,7 +65,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
         with gathered.attempt(path):
             where = f"`{path}`, line {line}"
             if len(row) != len(columns):
-                raise UserError(f"{where}: has {len(row)} cells; the first line has {len(columns)}.")
+                raise UserError(f"{where}: {len(row)} cells, but the first line has {len(columns)}.")
             image_id = row[columns["imageid"]]
             if image_id not in keys:
                 stem = Path(image_id).stem if lookup.is_image(image_id) else image_id
@@ -77,9 +77,9 @@ def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str
             box = [_fraction(row[columns[side]], where, side) for side in _CORNERS]
             code = row[columns["labelname"]]
             if not code:
-                raise UserError(f"{where}: has no `LabelName`.")
+                raise UserError(f"{where}: `LabelName` is missing.")
             if names and code not in names:
-                raise UserError(f"{where}: has the `LabelName` `{code}`, which the class descriptions do not have.")
+                raise UserError(f"{where}: `LabelName` is `{code}`, which the class descriptions do not list.")
             if not names and code not in codes:
                 codes.add(code)
                 gathered.report_file(CODES, path)
@@ -94,7 +94,7 @@ def _fraction(text: str, where: str, side: str) -> float:
     """Reads a coordinate."""
     value = fields.parse_number(text, where, side)
     if abs(value) > _LARGEST:
-        raise UserError(f"{where}: has the `{side}` {text}; expected a fraction of the image, 0..1, not px.")
+        raise UserError(f"{where}: `{side}` is {text}; expected a fraction of the image, 0..1, not px.")
     return value
 
 
@@ -102,5 +102,5 @@ def _flag(text: str, where: str) -> bool:
     """Reads IsGroupOf; -1 is unknown."""
     values = {"1": True, "0": False, "-1": False, "": False, "true": True, "false": False}
     if text.lower() not in values:
-        raise UserError(f"{where}: has the `IsGroupOf` {text[:60]!r}; expected 1, 0 or -1.")
+        raise UserError(f"{where}: `IsGroupOf` is {text[:60]!r}; expected 1, 0 or -1.")
     return values[text.lower()]

@@ -1,7 +1,7 @@
-"""Supervisely's annotation format: `<dataset>/img/a.jpg`, `<dataset>/ann/a.jpg.json`, and `meta.json` with the classes.
+"""Reads Supervisely's format: `<dataset>/img/a.jpg`, `<dataset>/ann/a.jpg.json`, and `meta.json` with the classes.
 
-The datasets of a project are its splits where they are called so. Whatever is not a rectangle becomes the box around
-it; points are left out.
+The datasets of a project are its splits if they are named like splits. Shapes other than rectangles are replaced by the
+boxes around them; points are skipped.
 """
 
 import base64
@@ -23,7 +23,7 @@ _MAX_BITMAP_BYTES = 2**26
 
 
 def is_document(document: Any) -> bool:
-    """Says whether a JSON document is the annotation of an image in this format."""
+    """Checks whether a JSON document is the annotation of an image in this format."""
     return (
         isinstance(document, dict)
         and isinstance(document.get("objects"), list)
@@ -33,7 +33,7 @@ def is_document(document: Any) -> bool:
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads a JSON file for each image; the classes are those of meta.json in their order, then others that occur."""
+    """Reads one JSON file per image; the classes are those of meta.json in order, then others that occur."""
     names: dict[str, None] = {}
     for path in gathered.gallery.files(".json"):
         document = None
@@ -94,11 +94,11 @@ def _add_object(
     elif kind in _OUTLINES:
         gathered.add_outline(image, box, name, where)
     else:
-        raise UserError(f"{where}: has the `geometryType` {str(kind)[:60]!r}; expected rectangle, polygon or bitmap.")
+        raise UserError(f"{where}: `geometryType` is {str(kind)[:60]!r}; expected rectangle, polygon or bitmap.")
 
 
 def _bitmap_box(bitmap: dict[str, Any], where: str) -> list[float]:
-    """Returns the box of a mask: its origin, and the size of the PNG that holds it, packed by zlib and in base64."""
+    """Returns the box of a mask: its origin, and the size of the PNG that holds it (zlib in base64)."""
     x, y = fields.numbers(bitmap.get("origin"), 2, where, "bitmap.origin")
     try:
         packed = base64.b64decode(fields.text(bitmap.get("data"), where, "bitmap.data"), validate=True)
@@ -108,5 +108,5 @@ def _bitmap_box(bitmap: dict[str, Any], where: str) -> list[float]:
     except (binascii.Error, zlib.error, UnidentifiedImageError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where}: has a `bitmap.data` that cannot be decoded: {error}.") from error
+        raise UserError(f"{where}: `bitmap.data` cannot be decoded: {error}.") from error
     return [y, x, y + height, x + width]

@@ -1,11 +1,11 @@
-"""CSV files of boxes, one a row.
+"""Reads CSV files with one box per row.
 
-Two kinds are read. With a header, whose columns may be in any order: those of the TF Object Detection API and of
-Roboflow (`filename,width,height,class,xmin,ymin,xmax,ymax`), and the same under other usual names. Without one, as in
+Two kinds are supported. With a header, with columns in any order: those of the TF Object Detection API and of Roboflow
+(`filename,width,height,class,xmin,ymin,xmax,ymax`), and the same under other common names. Without a header, as in
 keras-retinanet: `path,x1,y1,x2,y2,class`. A row whose box and class are empty, or `nan` as pandas writes it, is an
-image without boxes. A column `split` tells the split of each image.
+image without boxes. A column `split` gives the split of each image.
 
-A file of two columns, a name and a number, is the class table. Coordinates are px; where none exceeds 1, they are
+A file with two columns, a name and a number, is the class table. Coordinates are px. If none exceeds 1, they are
 fractions of the image, which is reported; all files must agree.
 """
 
@@ -17,8 +17,8 @@ from efficientdet.data.parsing import fields
 from efficientdet.data.reading import collection
 from efficientdet.errors import UserError
 
-FRACTIONS = "files whose boxes are read as fractions of the image: no coordinate exceeds 1"
-UNUSED_COLUMNS = "files with columns that are not read"
+FRACTIONS = "files whose boxes are read as fractions of the image, since no coordinate exceeds 1"
+UNUSED_COLUMNS = "files with unused columns"
 SUFFIXES = (".csv", ".tsv")
 
 _COLUMNS = {
@@ -58,18 +58,18 @@ _Rows = list[tuple[int, list[str]]]
 
 
 def is_boxes(rows: _Rows) -> bool:
-    """Says whether the rows of a CSV file are boxes, with a header or without."""
+    """Checks whether the rows of a CSV file are boxes, with or without a header."""
     return bool(rows) and (_header(rows[0][1]) is not None or _is_plain(rows[0][1]))
 
 
 def is_classes(rows: _Rows) -> bool:
-    """Says whether the rows of a CSV file are class names and their numbers."""
+    """Checks whether the rows of a CSV file are class names and their numbers."""
     entries = _class_rows(rows)
     return bool(entries) and all(len(row) == 2 and row[1].isdecimal() and row[0] for _, row in entries)
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads every CSV file of boxes below the folder, and a class table if there is one."""
+    """Reads every CSV file of boxes in the folder, and a class table if there is one."""
     are_fractions: dict[Path, bool] = {}
     table: dict[int, str] = {}
     table_file = None
@@ -89,7 +89,7 @@ def read(gathered: collection.Collection) -> None:
         if is_normalized and not is_so:
             other = next(path for path in are_fractions if are_fractions[path])
             raise UserError(
-                f"`{path}` has boxes in px, but `{other}` has fractions of the image; expected one of them."
+                f"`{path}` has boxes in px, but `{other}` has fractions of the image; use the same unit in all files."
             )
         if is_normalized:
             gathered.report_file(FRACTIONS, path)
@@ -97,7 +97,7 @@ def read(gathered: collection.Collection) -> None:
 
 
 def _header(cells: list[str]) -> dict[str, int] | None:
-    """Finds the columns of a header; none if it lacks one that is needed."""
+    """Finds the columns of a header; returns None if a required one is missing."""
     names = {cell.strip().lower().replace(" ", "_"): place for place, cell in reversed(list(enumerate(cells)))}
     found = {
         column: next(names[name] for name in usual if name in names)
@@ -109,24 +109,24 @@ def _header(cells: list[str]) -> dict[str, int] | None:
 
 
 def _is_plain(cells: list[str]) -> bool:
-    """Says whether a row is keras-retinanet's."""
+    """Checks whether a row is in keras-retinanet's format."""
     if len(cells) != len(_PLAIN) or not cells[0]:
         return False
     return all(map(fields.is_number, cells[1:5])) or not any(cells[1:])
 
 
 def _class_rows(rows: _Rows) -> _Rows:
-    """Leaves out the header of a class table, such as `class,id`."""
+    """Drops the header of a class table, such as `class,id`."""
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     return rows[1:] if len(header) == 2 and header[1] in ("id", "class_id", "label_id", "index", "number") else rows
 
 
 def _add_classes(table: dict[int, str], path: Path, rows: _Rows) -> None:
-    """Reads a class table: a name and its number a row."""
+    """Reads a class table: one name and its number per row."""
     for line, (name, number) in rows:
         known = table.setdefault(int(number), name)
         if known != name or list(table.values()).count(name) > 1:
-            raise UserError(f"`{path}`, line {line}: has `{name},{number}`; each name and each number must be its own.")
+            raise UserError(f"`{path}`, line {line}: `{name},{number}` repeats a name or number; both must be unique.")
 
 
 def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list[float]:
@@ -138,7 +138,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list
         if "split" in columns and not any(
             _is_split(row[columns["split"]]) for _, row in rows[1:] if len(row) == num_cells
         ):
-            del columns["split"]  # a set of something else
+            del columns["split"]  # the column is about something else
         unused = [cell for place, cell in enumerate(rows[0][1]) if cell and place not in columns.values()]
         if unused:
             gathered.report_file(UNUSED_COLUMNS, path, detail=", ".join(unused))
@@ -150,7 +150,7 @@ def _add_boxes(gathered: collection.Collection, path: Path, rows: _Rows) -> list
         with gathered.attempt(path):
             where = f"`{path}`, line {line}"
             if len(row) != num_cells:
-                raise UserError(f"{where}: has {len(row)} cells; the first line has {num_cells}.")
+                raise UserError(f"{where}: {len(row)} cells, but the first line has {num_cells}.")
             cells = {column: row[place] for column, place in columns.items()}
             corners += _add_row(gathered, path, cells, names, sides, where)
     return corners
@@ -164,13 +164,13 @@ def _add_row(
     sides: tuple[str, ...],
     where: str,
 ) -> list[float]:
-    """Adds the image and the box of a row, and returns its corners; none of an image without boxes."""
+    """Adds the image and the box of a row, and returns its corners; empty for an image without boxes."""
     height, width = (
         fields.parse_number(cells[side], where, names[side]) if cells.get(side) else None
         for side in ("height", "width")
     )
     if not cells["file"]:
-        raise UserError(f"{where}: has no `{names['file']}`.")
+        raise UserError(f"{where}: `{names['file']}` is missing.")
     size = fields.image_size(height, width, where)
     image = gathered.add_image(cells["file"], file=path, where=where, size=size, split=_split(cells, names, where))
     if all(cells[column].lower() in _EMPTY for column in (*sides, "class")):
@@ -179,27 +179,27 @@ def _add_row(
     if sides == _EXTENTS:
         box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
     if cells["class"] in ("", "nan", "NaN"):
-        raise UserError(f"{where}: has no `{names['class']}`.")
+        raise UserError(f"{where}: `{names['class']}` is missing.")
     gathered.add_box(image, box, cells["class"], where)
     return box
 
 
 def _split(cells: dict[str, str], names: dict[str, str], where: str) -> str | None:
-    """Reads the split that a row says its image is in; none if it does not say."""
+    """Reads the split of a row; returns None if it is empty."""
     text = cells.get("split", "")
     if text.lower() in _EMPTY:
         return None
     if not _is_split(text):
-        raise UserError(f"{where}: has the `{names['split']}` {text[:60]!r}; expected {', '.join(sources.SPLITS)}.")
+        raise UserError(f"{where}: `{names['split']}` is {text[:60]!r}; expected {', '.join(sources.SPLITS)}.")
     return sources.normalize_split(text)
 
 
 def _is_split(text: str) -> bool:
-    """Says whether a text is the name of a split."""
+    """Checks whether a text is the name of a split."""
     return sources.normalize_split(text) in sources.SPLITS
 
 
 def _are_fractions(corners: list[float]) -> bool:
-    """Says whether coordinates are fractions: none exceeds 1, and some are not whole."""
+    """Checks whether coordinates are fractions: none exceeds 1, and some are not whole."""
     finite = [abs(value) for value in corners if math.isfinite(value)]
     return max(finite, default=2.0) <= 1 and any(value % 1 for value in finite)

@@ -1,8 +1,8 @@
-"""VGG Image Annotator's format, versions 1 and 2: a project or its annotations as JSON, or as CSV.
+"""Reads the VGG Image Annotator's format, versions 1 and 2: a project or its annotations as JSON or CSV.
 
-The class of a region is one of its attributes: the only one that the dataset has, else `class`, `label`, `name`,
-`type`, `category` or `object`. Without any attribute all regions are of one class, `object`, which is reported.
-Whatever is not a rectangle becomes the box around it.
+The class of a region is one of its attributes: the only one in the dataset, or else `class`, `label`, `name`, `type`,
+`category` or `object`. If there are no attributes, all regions get the class `object`, which is reported. Shapes other
+than rectangles are replaced by the boxes around them.
 """
 
 import math
@@ -20,11 +20,11 @@ _COLUMNS = ("region_shape_attributes", "region_attributes")
 _NAME_COLUMNS = ("filename", "#filename")
 
 _Region = tuple[str, Path, str, dict[str, Any], dict[str, Any]]
-"""Image, annotation file, where it stands, shape, attributes; without a shape, the image has no region."""
+"""Image, annotation file, location, shape, attributes; if the shape is empty, the image has no region."""
 
 
 def is_document(document: Any) -> bool:
-    """Says whether a JSON document is in this format."""
+    """Checks whether a JSON document is in this format."""
     if not isinstance(document, dict) or not document:
         return False
     entries = document.get("_via_img_metadata", document)
@@ -34,12 +34,12 @@ def is_document(document: Any) -> bool:
 
 
 def is_header(cells: list[str]) -> bool:
-    """Says whether the first row of a CSV file is that of this format."""
+    """Checks whether the first row of a CSV file is the header of this format."""
     return set(_COLUMNS) <= set(cells) and any(name in cells for name in _NAME_COLUMNS)
 
 
 def read(gathered: collection.Collection) -> None:
-    """Reads JSON and CSV files, the images anywhere below the folder."""
+    """Reads JSON and CSV files, with images anywhere in the folder."""
     regions: list[_Region] = []
     for path, document in gathered.documents(is_document):
         with gathered.attempt(path):
@@ -83,7 +83,7 @@ def _read_csv(path: Path, rows: list[tuple[int, list[str]]]) -> list[_Region]:
     for line, row in rows[1:]:
         where = f"`{path}`, line {line}"
         if len(row) != len(header):
-            raise UserError(f"{where}: has {len(row)} cells; the first line has {len(header)}.")
+            raise UserError(f"{where}: {len(row)} cells, but the first line has {len(header)}.")
         shape, attributes = (
             fields.mapping(fields.parse_json(row[header.index(name)] or "{}", f"{where}: `{name}`"), where, name)
             for name in _COLUMNS
@@ -93,7 +93,7 @@ def _read_csv(path: Path, rows: list[tuple[int, list[str]]]) -> list[_Region]:
 
 
 def _class_attribute(regions: list[_Region]) -> str | None:
-    """Finds the attribute that is the class; none if no region has one."""
+    """Finds the attribute that is the class; returns None if no region has attributes."""
     names = list(dict.fromkeys(name for *_, attributes in regions for name in attributes))
     if len(names) <= 1:
         return names[0] if names else None
@@ -102,8 +102,8 @@ def _class_attribute(regions: list[_Region]) -> str | None:
             if name.strip().lower() == wanted:
                 return name
     raise UserError(
-        f"`{regions[0][1]}`: regions have the attributes {', '.join(names)}; which one is the class cannot be told. "
-        "Call it `class` in VIA."
+        f"`{regions[0][1]}`: regions have the attributes {', '.join(names)}, and it is unclear which one is the class. "
+        "Rename it to `class` in VIA."
     )
 
 
@@ -146,7 +146,7 @@ def _add_region(
     elif kind in ("polygon", "polyline"):
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-            raise UserError(f"{where}: `all_points_x` and `all_points_y` differ in length; expected one each a point.")
+            raise UserError(f"{where}: `all_points_x` and `all_points_y` must be lists of equal length.")
         gathered.add_outline(
             image,
             shapes.around(fields.points([list(p) for p in zip(xs, ys, strict=True)], where, "all_points")),
@@ -155,4 +155,4 @@ def _add_region(
         )
     else:
         known = "rect, circle, ellipse, polygon, polyline, point"
-        raise UserError(f"{where}: has the shape {str(kind)[:60]!r}; expected one of {known}.")
+        raise UserError(f"{where}: the shape is {str(kind)[:60]!r}; expected one of {known}.")

@@ -1,10 +1,10 @@
-"""PASCAL VOC's annotation format: one XML file an image, one text file a split.
+"""Reads PASCAL VOC's annotation format: one XML file per image, one text file per split.
 
-Corners are used as they stand, without VOC's -1 (its first pixel is 1): so does google/automl, and most tools that
-write this format today count from 0. `difficult` objects are ordinary ones unless the caller drops them (automl's
-default). The name of the XML file pairs it with its image, as in VOC's own tools; its <filename>, which goes stale
-when images are renamed, decides between several images of that name (`a.jpg`, `a.png`), and is asked where there is
-none.
+Corners are used as written, without subtracting 1 (VOC's first pixel is 1): google/automl does the same, and most tools
+that write this format today count from 0. `difficult` objects are treated like any other unless the caller drops them
+(google/automl's default). An XML file is matched to its image by name, as in VOC's own tools. Its <filename>, which
+becomes outdated when images are renamed, only decides between several images of that name (`a.jpg`, `a.png`), or is
+used if there is no such image.
 """
 
 import collections
@@ -24,7 +24,7 @@ _DIFFICULT = "difficult boxes dropped"
 
 
 def is_root(folder: Path) -> bool:
-    """Says whether the folder itself looks like a dataset in this format."""
+    """Checks whether the folder itself looks like a dataset in this format."""
     return voc_layout.is_root(folder)
 
 
@@ -36,14 +36,14 @@ def read(
     drop_difficult: bool = False,
     reading: sources.Reading | None = None,
 ) -> sources.Source:
-    """Reads a dataset: Annotations/*.xml, JPEGImages/ and, where present, ImageSets/Main/<split>.txt.
+    """Reads a dataset: Annotations/*.xml, JPEGImages/ and, if present, ImageSets/Main/<split>.txt.
 
-    Without split files everything is `train`. `trainval` is taken where neither train nor val is, and called train.
+    Without split files, everything is `train`. If there is neither train nor val, `trainval` is used as train.
 
     Args:
-        source: the folder; `voc_layout` says how it may look.
-        splits: take the split files with these names; empty: train, val and test, as far as they exist.
-        classes: file with the class names, one a line, in the order of their ids 1..C; without it, all names that
+        source: the folder, in a layout of `voc_layout`.
+        splits: use the split files with these names; if empty, train, val and test, as far as they exist.
+        classes: file with the class names, one per line, in the order of their ids 1..C; without it, all names that
             occur, sorted.
         drop_difficult: drop the objects marked as difficult.
         reading: where faults go.
@@ -53,8 +53,8 @@ def read(
     root = sources.find_root(source, is_root)
     if root is None:
         raise UserError(
-            f"`source` {source} holds no VOC annotations; expected Annotations/*.xml and JPEGImages/, or XML files "
-            "beside the images. " + accounts.describe_files(source)
+            f"`source` {source} has no VOC annotations; expected Annotations/*.xml and JPEGImages/, or XML files "
+            "next to the images. " + accounts.describe_files(source)
         )
     found = voc_layout.find_splits(root, voc_layout.annotation_files(root), splits, faults)
     finder, folders = lookup.Files(source), voc_layout.ImageFolders(root)
@@ -72,7 +72,7 @@ def read(
     if not found.lists and list(examples) == ["train"] and not splits:
         examples = _split_by_folder(examples["train"], root)
     files = [one.path for ones in annotations.values() for one in ones] + found.lists
-    # Names that occur are unique; the merge reports those that differ in case only.
+    # The names are already unique; the merge reports those that differ only in case.
     first = next(iter(annotations))
     by_number = {label + 1: name for name, label in labels.items()}
     problems = sources.merge_categories(by_number, classes or root, first)[2]
@@ -83,14 +83,14 @@ def read(
         splits=examples,
         problems=problems,
         annotation_files=frozenset(files),
-        searched=f"for <object> in {len(files) - len(found.lists)} XML files below {root}",
+        searched=f"for <object> in {len(files) - len(found.lists)} XML files in {root}",
     )
 
 
 def _to_examples(
     annotations: dict[str, list["_Annotation"]], labels: dict[str, int], classes: Path | None, source: Path
 ) -> dict[str, list[sources.Example]]:
-    """Turns the XML files of all splits into examples; their ids count through the splits from 1."""
+    """Converts the XML files of all splits to examples, with ids from 1 across all splits."""
     examples: dict[str, list[sources.Example]] = {}
     number = 0
     for split, ones in annotations.items():
@@ -100,7 +100,7 @@ def _to_examples(
             example = annotation.to_example(number, labels, classes)
             if example is not None:
                 examples[split].append(example)
-    # Folders inside JPEGImages/ may have images of one name; the path then tells them apart.
+    # Subfolders of JPEGImages/ may have images with the same name; then the path is used instead.
     count = collections.Counter(example.file_name for some in examples.values() for example in some)
     return {
         split: [
@@ -114,7 +114,7 @@ def _to_examples(
 
 
 def _split_by_folder(examples: list[sources.Example], root: Path) -> dict[str, list[sources.Example]]:
-    """Splits by the folders of the images (images/train/, images/val/), where those of the annotations do not."""
+    """Splits by the image folders (images/train/, images/val/), if the annotation folders do not."""
     splits: dict[str, list[sources.Example]] = {"train": [], "val": [], "test": []}
     for example in examples:
         parts = example.path.relative_to(root).parts[:-1] if example.path.is_relative_to(root) else ()
@@ -124,12 +124,12 @@ def _split_by_folder(examples: list[sources.Example], root: Path) -> dict[str, l
 
 
 class _Annotation:
-    """One XML file, read field by field with errors that name it.
+    """One XML file, read field by field, with errors that name it.
 
     Attributes:
         path: the file.
-        objects: class and box (yxyx px) of each object that can be read.
-        problems: what was not taken over as it stood.
+        objects: class and box (yxyx px) of each readable object.
+        problems: what was changed or dropped.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _Annotation:
         self.problems: list[sources.Problem] = []
 
     def parse(self) -> bool:
-        """Reads the objects; false if the file cannot be read."""
+        """Reads the objects; returns False if the file cannot be read."""
         with self._faults.of(self._split, self.path.name):
             self._tree = xml_files.parse(self.path)
             for index, entry in enumerate(self._tree.findall("object")):
@@ -160,11 +160,11 @@ class _Annotation:
         return False
 
     def _read_object(self, entry: ElementTree.Element, index: int) -> None:
-        """Reads one object; an error says which one it is."""
+        """Reads one object; errors name its index and line."""
         try:
-            name = values.name(_text(entry, "name", self.path), f"`{self.path}` has the `name`")
+            name = values.name(_text(entry, "name", self.path), f"`{self.path}`: `name` is")
             flag = (entry.findtext("difficult") or "0").strip()
-            if self._drop_difficult and values.flag(flag, f"`{self.path}` has the `difficult`"):
+            if self._drop_difficult and values.flag(flag, f"`{self.path}`: `difficult` is"):
                 self._num_difficult += 1
             else:
                 self.objects.append((name, self._box(entry, f"object {index} ({name})")))
@@ -173,12 +173,12 @@ class _Annotation:
             raise UserError(f"{str(error).removesuffix('.')} (object {index}, line {line}).") from error
 
     def to_example(self, number: int, labels: dict[str, int], classes: Path | None) -> sources.Example | None:
-        """Makes the example; none if its image or its size cannot be told."""
+        """Makes the example; returns None if its image or its size cannot be determined."""
         boxes, box_labels = [], []
         for name, box in self.objects:
             with self._faults.of(self._split, self.path.name):
                 if name not in labels:
-                    raise UserError(f"`{self.path}` has the unknown class `{name}`; {classes} does not name it.")
+                    raise UserError(f"`{self.path}`: unknown class `{name}`, which is not listed in {classes}.")
                 boxes.append(box)
                 box_labels.append(labels[name])
         with self._faults.of(self._split, self.path.name, lost=len(boxes)):
@@ -200,7 +200,7 @@ class _Annotation:
         return None
 
     def _image(self) -> Path:
-        """Finds the image: of the XML's own name, among several the one that <filename> means; else by <filename>."""
+        """Finds the image by the name of the XML file (<filename> decides if several match), or else by <filename>."""
         folders = self._folders.of(self.path)
         declared = (self._tree.findtext("filename") or self._tree.findtext("path") or "").strip()
         base = declared.replace("\\", "/").rsplit("/", 1)[-1]
@@ -214,8 +214,8 @@ class _Annotation:
             return meant[0]
         if len(candidates) > 1:
             raise UserError(
-                f"`{self.path}` may belong to {candidates[0]} or {candidates[1]}; name the one that is meant in "
-                "<filename>, or remove the other."
+                f"`{self.path}` could belong to {candidates[0]} or {candidates[1]}; name the right one in <filename>, "
+                "or remove the other."
             )
         if candidates:
             return candidates[0]
@@ -232,7 +232,7 @@ class _Annotation:
     def _box(self, entry: ElementTree.Element, where: str) -> list[float]:
         box = entry.find("bndbox")
         if len(entry.findall("bndbox")) > 1:
-            raise UserError(f"`{self.path}`: {where} has several `bndbox`; expected one an object.")
+            raise UserError(f"`{self.path}`: {where} has several `bndbox`; expected one per object.")
         if box is None:
             outline, kind = self._outline(entry)
             if outline is None:
@@ -242,7 +242,7 @@ class _Annotation:
         return [self._number(box, side) for side in ("ymin", "xmin", "ymax", "xmax")]
 
     def _outline(self, entry: ElementTree.Element) -> tuple[list[float] | None, str]:
-        """Reads the box around a rotated box (roLabelImg) or a polygon (LabelMe, Roboflow): yxyx; and which it is."""
+        """Reads the box (yxyx) around a rotated box (roLabelImg) or a polygon (LabelMe, Roboflow), and its kind."""
         rotated, polygon = entry.find("robndbox"), entry.find("polygon")
         if rotated is not None:
             x, y, width, height, radians = (self._number(rotated, side) for side in ("cx", "cy", "w", "h", "angle"))
@@ -256,10 +256,10 @@ class _Annotation:
         return (shapes.around(points) if points else None), shapes.OUTLINES
 
     def _number(self, element: ElementTree.Element, field: str) -> float:
-        return values.number(_text(element, field, self.path), f"`{self.path}` has the `{field}`")
+        return values.number(_text(element, field, self.path), f"`{self.path}`: `{field}` is")
 
     def _pixels(self, element: ElementTree.Element, side: str) -> int:
-        return values.pixels(element.findtext(side), f"`{self.path}` has the `{side}`")
+        return values.pixels(element.findtext(side), f"`{self.path}`: `{side}` is")
 
     def _report(self, kind: str, count: int = 1, *, file_name: str = "", detail: str = "", lost: int = 0) -> None:
         if count:
@@ -270,10 +270,10 @@ class _Annotation:
 
 
 def _text(element: ElementTree.Element, field: str, path: Path) -> str:
-    """Reads the text of a child element, of which there is one."""
+    """Reads the text of the only child element with a tag."""
     if len(element.findall(field)) > 1:
-        raise UserError(f"`{path}` has several `{field}` in <{element.tag}>; expected one.")
+        raise UserError(f"`{path}`: <{element.tag}> has several `{field}`; expected one.")
     text = (element.findtext(field) or "").strip()
     if not text:
-        raise UserError(f"`{path}` has no `{field}` in <{element.tag}>.")
+        raise UserError(f"`{path}`: <{element.tag}> has no `{field}`.")
     return text

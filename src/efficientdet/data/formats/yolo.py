@@ -1,9 +1,9 @@
-"""YOLO's annotation format: one text file an image, a line `class x y width height` a box.
+"""Reads YOLO's annotation format: one text file per image, with a line `class x y width height` per box.
 
-x and y are the centre; all four are fractions of the upright image. A longer line is a polygon, `class x1 y1 x2 ...`,
-of four corners where boxes are oriented, and becomes its bounding box; or, where data.yaml has `kpt_shape`, a box and
-its keypoints, which are left out. Category ids are YOLO's class numbers, from 0. An image without a label file has no
-boxes.
+x and y are the center; all four are fractions of the upright image. A longer line is a polygon, `class x1 y1 x2 ...`
+(with four corners for oriented boxes), which is replaced by its bounding box; or, if data.yaml has `kpt_shape`, a box
+and its keypoints, which are ignored. Category ids are YOLO's class numbers, from 0. An image without a label file has
+no boxes.
 """
 
 import collections
@@ -19,14 +19,14 @@ from efficientdet.data.reading import accounts, lookup
 from efficientdet.errors import UserError
 
 _LARGEST = 2.0
-_SHARED = "label files that belong to several images of one name; each has their boxes"
-_POSE = "label lines read as box and keypoints, since all of them fit that"
-_MAY_BE_POSE = "label lines read as polygons that may be box and keypoints; `--keypoints` or `kpt_shape` settles it"
-_CONFIDENCE = "confidences in the last column left out"
+_SHARED = "label files shared by several images with the same name"
+_POSE = "label lines read as a box and keypoints, since all of them match that"
+_MAY_BE_POSE = "label lines read as polygons that may be boxes with keypoints (set `--keypoints` or `kpt_shape`)"
+_CONFIDENCE = "confidences in the last column ignored"
 
 
 def is_root(folder: Path) -> bool:
-    """Says whether the folder itself looks like a dataset in this format."""
+    """Checks whether the folder itself looks like a dataset in this format."""
     return yolo_layout.is_root(folder)
 
 
@@ -40,10 +40,10 @@ def read(
     """Reads a dataset.
 
     Args:
-        source: the folder; `yolo_layout` says how it may look.
-        splits: take only these; all if empty.
-        classes: file with the class names, one a line, in the order of their numbers from 0; replaces the dataset's.
-        reading: how to read lines that can be read in several ways, and where faults go.
+        source: the folder, in a layout of `yolo_layout`.
+        splits: read only these; all if empty.
+        classes: file with the class names, one per line, in the order of their numbers from 0; replaces the dataset's.
+        reading: how to interpret ambiguous lines, and where faults go.
     """
     reading = reading or sources.Reading()
     source = source.absolute()
@@ -52,9 +52,8 @@ def read(
         root = source
     if root is None:
         raise UserError(
-            f"`source` {source} holds no YOLO dataset; expected data.yaml, obj.data, or classes.txt with images/ and "
-            "labels/. `--classes` gives the names of the classes where there is no such file. "
-            + accounts.describe_files(source)
+            f"`source` {source} is not a YOLO dataset; expected data.yaml, obj.data, or classes.txt with images/ and "
+            "labels/. If there is no such file, name the classes with `--classes`. " + accounts.describe_files(source)
         )
     description = yolo_layout.describe(root, lookup.Files(source), splits, classes)
     categories, labels, problems = sources.merge_categories(
@@ -81,7 +80,7 @@ def read(
 def _read_examples(
     description: yolo_layout.Description, root: Path, lines: "_Lines"
 ) -> dict[str, list[sources.Example]]:
-    """Reads the label files of all splits; ids count through the splits from 1."""
+    """Reads the label files of all splits, with ids from 1 across all splits."""
     examples: dict[str, list[sources.Example]] = {}
     first_id = 1
     for split, images in description.splits.items():
@@ -95,12 +94,12 @@ def _read_examples(
 
 
 class _Lines:
-    """Reads label files, and remembers what all of their lines show.
+    """Reads label files, and collects evidence about their format from all lines.
 
     Attributes:
         files: label files that were read.
-        problems: what was not taken over as it stood.
-        searched: where labels of the first image without any were looked for.
+        problems: what was changed or dropped.
+        searched: where the labels of an image without any were looked for.
     """
 
     def __init__(self, labels: dict[int, int], reading: sources.Reading):
@@ -153,7 +152,7 @@ class _Lines:
         )
 
     def _find(self, image: Path) -> Path | None:
-        """Finds the label file of an image: `a.txt` or `a.jpg.txt`, whatever its case and normal form."""
+        """Finds the label file of an image: `a.txt` or `a.jpg.txt`, ignoring case and Unicode normalization."""
         for folder in yolo_layout.label_folders(image):
             if folder not in self._listings:
                 self._listings[folder] = _list_labels(folder)
@@ -165,18 +164,18 @@ class _Lines:
         return None
 
     def look_like_poses(self) -> tuple[int, int] | None:
-        """Gives the keypoints that all long lines seem to have, of three numbers: x, y, and visibility 0, 1 or 2."""
+        """Returns the keypoints that all long lines seem to have, with x, y, and visibility 0, 1 or 2; else None."""
         if len(self._long) == 1:
             (length, _, is_pose), _ = self._long.most_common(1)[0]
             return ((length - 5) // 3, 3) if is_pose else None
         return None
 
     def may_be_poses(self) -> bool:
-        """Says whether all long lines are a box and points inside it, which polygons hardly are."""
+        """Returns whether all long lines look like a box and points inside it, which polygons rarely do."""
         return len({length for length, _, _ in self._long}) == 1 and all(is_pose for _, is_pose, _ in self._long)
 
     def report(self, kind: str, split: str) -> None:
-        """Reports how all long lines were read."""
+        """Reports how the long lines were read."""
         count = sum(self._long.values()) or len(self.files)
         self.problems.append(
             sources.Problem(kind=kind, split=split, file_name=f"{len(self.files)} label files", count=count)
@@ -190,19 +189,19 @@ class _Lines:
             self.problems.append(sources.Problem(kind=corners.MAY_BE, split=split, file_name=name, count=count))
 
     def report_repeated(self, counts: dict[Path, int], split: str, root: Path) -> None:
-        """Reports images that lists, or folders inside each other, name more than once."""
+        """Reports images that appear more than once, in lists or in nested folders."""
         for image, count in counts.items():
             self.problems.append(
                 sources.Problem(
                     kind=sources.REPEATED_IMAGE,
                     split=split,
                     file_name=_name(image, root),
-                    detail=f"named {count} times",
+                    detail=f"listed {count} times",
                 )
             )
 
     def report_shared(self) -> None:
-        """Reports the label files that several images have."""
+        """Reports the label files that several images share."""
         for path, owners in self._owners.items():
             if len(owners) > 1:
                 detail = ", ".join(name for _, name in owners)
@@ -211,17 +210,17 @@ class _Lines:
                 )
 
     def _read_line(self, words: list[str], where: str) -> tuple[int, list[float]]:
-        """Reads one line: the label, and the box yxyx as fractions of the image."""
+        """Reads one line: the label, and the box, yxyx, as fractions of the image."""
         try:
             numbers = [values.number(word, "") for word in words]
         except UserError:
             raise UserError(
-                f"{where}: {' '.join(words)[:60]!r} is not a list of numbers; expected `class x y width height`."
+                f"{where}: {' '.join(words)[:60]!r} is not all numbers; expected `class x y width height`."
             ) from None
         labels, count = self._labels, len(numbers)
         self._check_count(count, where)
         if numbers[0] not in labels:
-            raise UserError(f"{where}: has the unknown class {words[0]}; `names` has {min(labels)}..{max(labels)}.")
+            raise UserError(f"{where}: unknown class {words[0]}; `names` has {min(labels)}..{max(labels)}.")
         label = labels[int(numbers[0])]
         if self._reading.keypoints is not None:
             numbers = numbers[:5]
@@ -229,7 +228,7 @@ class _Lines:
             self._long[count, _is_pose(numbers, 2), _is_pose(numbers, 3)] += 1
         if any(abs(number) > _LARGEST for number in numbers[1:] if math.isfinite(number)):
             largest = max(numbers[1:], key=abs)
-            raise UserError(f"{where}: has {largest:g}; expected fractions of the image, 0..1, not px.")
+            raise UserError(f"{where}: contains {largest:g}; expected fractions of the image, 0..1, not px.")
         if len(numbers) == 5:
             x, y, width, height = numbers[1:]
             box = [y - height / 2, x - width / 2, y + height / 2, x + width / 2]
@@ -241,7 +240,7 @@ class _Lines:
         return label, [min(ys), min(xs), max(ys), max(xs)]
 
     def _has_confidence(self, count: int) -> bool:
-        """Says whether a line has one number more than a box, a polygon, or a box with keypoints."""
+        """Checks whether a line has one number more than a box, a polygon, or a box with keypoints."""
         if self._reading.keypoints is not None:
             points, size = self._reading.keypoints
             return count in (6, 6 + points * size)
@@ -253,26 +252,26 @@ class _Lines:
             points, size = self._reading.keypoints
             if count not in (5, 5 + points * size):
                 raise UserError(
-                    f"{where}: has {count} numbers; expected 5 of a box, or {5 + points * size} with {points} "
-                    f"keypoints of {size}."
+                    f"{where}: {count} numbers; expected 5 for a box, or {5 + points * size} with {points} "
+                    f"keypoints of {size} numbers."
                 )
         elif count == 6:
             raise UserError(
-                f"{where}: has 6 numbers; expected `class x y width height`, or a polygon. If the last one is a "
-                "confidence, `--drop-confidence` leaves it out."
+                f"{where}: 6 numbers; expected `class x y width height` or a polygon. If the last one is a "
+                "confidence, use `--drop-confidence` to ignore it."
             )
         elif count < 5 or count % 2 == 0:
-            hint = " If keypoints follow the box, `--keypoints 17 3` says how many." if count > 6 else ""
-            raise UserError(f"{where}: has {count} numbers; expected `class x y width height`, or a polygon.{hint}")
+            hint = " If keypoints follow the box, set their number, such as `--keypoints 17 3`." if count > 6 else ""
+            raise UserError(f"{where}: {count} numbers; expected `class x y width height` or a polygon.{hint}")
 
 
 def _name(image: Path, root: Path) -> str:
-    """Calls an image by its path in the dataset."""
+    """Returns an image's path in the dataset."""
     return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
 
 
 def _list_labels(folder: Path) -> dict[str, str]:
-    """Lists the text files in a folder by their names, and by those without case and normal form."""
+    """Lists the text files in a folder by their names and by their folded names."""
     if not folder.is_dir():
         return {}
     names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(".txt") and entry.is_file()]
@@ -280,7 +279,7 @@ def _list_labels(folder: Path) -> dict[str, str]:
 
 
 def _is_pose(numbers: list[float], size: int) -> bool:
-    """Says whether a long line can be a box and keypoints inside it; of three numbers, the last is 0, 1 or 2."""
+    """Checks whether a long line can be a box and keypoints inside it; a third number per point must be 0, 1 or 2."""
     x, y, width, height = numbers[1:5]
     rest = numbers[5:]
     if not rest or len(rest) % size or not all(map(math.isfinite, numbers)):

@@ -1,8 +1,7 @@
-"""Where the JSON files and the images of a COCO dataset are, in the layouts that tools write.
+"""Finds the JSON files and images of a COCO dataset in the layouts that tools write.
 
-In this order: `<split>/_annotations.coco.json` (Roboflow); `annotations/instances_<split>.json` (COCO, CVAT), or a file
-of another name there; one file beside `images/` (`instances.json`, Label Studio's `result.json`, any name);
-`<split>/<any>.json`.
+In this order: `<split>/_annotations.coco.json` (Roboflow); `annotations/instances_<split>.json` (COCO, CVAT) or another
+file there; one file next to `images/` (`instances.json`, Label Studio's `result.json`, any name); `<split>/<any>.json`.
 """
 
 import re
@@ -12,7 +11,7 @@ from efficientdet.data import sources
 from efficientdet.data.reading import lookup
 
 CocoSplit = tuple[str, Path, Path]
-"""Name of a split, its annotation file, its folder of images."""
+"""Name of a split, its annotation file, its image folder."""
 
 _ROBOFLOW = "_annotations.coco.json"
 _SINGLE = ("instances.json", "annotations.json", _ROBOFLOW)
@@ -24,7 +23,7 @@ _BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
 
 
 def find(root: Path) -> list[CocoSplit]:
-    """Finds the splits of a known layout; none if there are none."""
+    """Finds the splits of a known layout; empty if there are none."""
     nested = [path for path in sorted(root.glob("*/" + _ROBOFLOW)) if not lookup.is_hidden(path.parent)]
     if nested:
         return [(sources.normalize_split(path.parent.name), path, _beside(path)) for path in nested]
@@ -44,7 +43,7 @@ def find(root: Path) -> list[CocoSplit]:
 
 
 def looks_like_coco(path: Path) -> bool:
-    """Says whether a JSON file has at least two of COCO's three lists, by its beginning and its end."""
+    """Checks whether the beginning and end of a JSON file have at least two of COCO's three lists."""
     try:
         with path.open("rb") as file:
             content = file.read(_HEAD_BYTES)
@@ -59,16 +58,16 @@ def looks_like_coco(path: Path) -> bool:
 
 
 def describe_other_tasks(files: lookup.Files) -> str:
-    """Says of the first file of COCO's for another task that it has no boxes; empty if there is none."""
+    """Names the first COCO file for another task, for an error; empty if there is none."""
     names = (Path(path).name for path in files.paths() if path.endswith(".json"))
     found = next((name for name in names if name.startswith(_OTHER_TASKS)), None)
     return f"`{found}` is for another task and has no boxes. " if found else ""
 
 
 def _choose(files: list[Path]) -> list[Path]:
-    """Leaves the files that carry boxes: instances_*.json, else those that look like COCO's, keypoints last.
+    """Picks the files with boxes: instances_*.json, or else those that look like COCO's, keypoints last.
 
-    A list of detections, which programs write beside them (instances_val_results.json), is not an object and left out.
+    Skips lists of detections, which programs write next to them (instances_val_results.json).
     """
     instances = [path for path in files if path.name.startswith("instances_")]
     others = [path for path in files if not path.name.startswith(_OTHER_TASKS) and looks_like_coco(path)]
@@ -77,7 +76,7 @@ def _choose(files: list[Path]) -> list[Path]:
 
 
 def _is_list(path: Path) -> bool:
-    """Says whether a JSON file begins with a list."""
+    """Checks whether a JSON file is a list."""
     try:
         with path.open("rb") as file:
             return file.read(_LITTLE_BYTES).lstrip(_BEFORE_JSON).startswith(b"[")
@@ -86,7 +85,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:
-    """Pairs annotations/instances_<split>.json with its folder of images."""
+    """Pairs annotations/instances_<split>.json with its image folder."""
     name = path.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     known = sources.normalize_split(name)
     split = sources.split_in(name) or ("train" if is_only else name) if known == name else known
@@ -95,12 +94,12 @@ def _pair(root: Path, path: Path, is_only: bool = False) -> CocoSplit:
 
 
 def _beside(path: Path) -> Path:
-    """Gives the folder of images of a file that lies with them, or beside the folder that has them."""
+    """Finds the image folder of an annotation file that is in it or next to it."""
     return find_images(path.parent, [])
 
 
 def find_images(root: Path, names: list[str]) -> Path:
-    """Picks a folder of images: that of the split, else images/, else the root."""
+    """Picks an image folder: that of the split, or else images/, or else the root."""
     of_split = [root / name for name in names] + [root / f / name for f in _IMAGE_FOLDERS[:2] for name in names]
     candidates = [*of_split, *(root / name for name in _IMAGE_FOLDERS)]
     return next((folder for folder in candidates if folder.is_dir()), root)

@@ -1,8 +1,8 @@
-"""Where the XML files, the images and the splits of a VOC dataset are, in the layouts that tools write.
+"""Finds the XML files, images and splits of a VOC dataset in the layouts that tools write.
 
-`Annotations/` and `JPEGImages/` (VOC), the same in lower case or by other names, XML beside the images (labelImg), a
-folder a split (Roboflow), folders inside all of these. A split is a list in `ImageSets/Main/`, else a folder that is
-called like one; else everything is `train`.
+`Annotations/` and `JPEGImages/` (VOC), the same in lower case or under other names, XML next to the images (labelImg),
+one folder per split (Roboflow), and subfolders of all of these. Splits are lists in `ImageSets/Main/`, or else folders
+named like splits; otherwise everything is `train`.
 """
 
 from pathlib import Path
@@ -20,20 +20,20 @@ _FLAGS = ("1", "0", "-1")
 
 
 def is_root(folder: Path) -> bool:
-    """Says whether the folder itself looks like a dataset in this format."""
+    """Checks whether the folder itself looks like a dataset in this format."""
     return _has_annotations(folder) or any(
         _has_annotations(inner) for inner in _folders(folder) if sources.split_in(inner.name)
     )
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """Lists the annotation files below a dataset's folder."""
+    """Lists the annotation files in a dataset's folder and subfolders."""
     paths = (Path(path) for path in lookup.Files(root).paths() if path.lower().endswith(".xml"))
     return [path for path in paths if xml_files.root_tag(path) in ("annotation", "")]
 
 
 def key_of(path: Path, root: Path) -> str:
-    """Gives the name that split lists have for an XML file: its path in the folder of annotations, without ending."""
+    """Returns the name of an XML file in split lists: its path in the annotation folder, without extension."""
     parts = path.relative_to(root).with_suffix("").parts
     places = [i for i, part in enumerate(parts[:-1]) if part.lower() in _ANNOTATION_FOLDERS]
     return "/".join(parts[places[-1] + 1 :] if places else parts)
@@ -46,7 +46,7 @@ def find_splits(root: Path, files: list[Path], wanted: tuple[str, ...], faults: 
         root: folder of the dataset.
         files: its annotation files.
         wanted: names of splits; all standard ones if empty.
-        faults: where a list that names no annotation goes.
+        faults: where faulty lines of split lists are reported.
     """
     lists = _find_lists(root)
     if lists:
@@ -69,29 +69,29 @@ class Splits:
     """Annotation files of each split.
 
     Attributes:
-        files: of each split, in the order of the records.
+        files: annotation files of each split, in the order of the records.
         lists: the split lists that were read.
     """
 
     def __init__(self, files: dict[str, list[Path]], lists: list[Path]):
-        """Calls `trainval` train where there is no train."""
+        """Renames `trainval` to train if there is no train."""
         rename = "trainval" if "train" not in files else ""
         self.files = {"train" if name == rename else name: paths for name, paths in files.items()}
         self.lists = lists
 
 
 class ImageFolders:
-    """Where the images of a dataset may be."""
+    """The folders where the images of a dataset may be."""
 
     def __init__(self, root: Path):
-        """Takes the folder of the dataset."""
+        """Stores the folder of the dataset."""
         self._root = root
         self._of: dict[Path, list[Path]] = {}
 
     def of(self, xml: Path) -> list[Path]:
-        """Lists the folders that may have the image of an XML file, best first: VOC's folders, then beside it.
+        """Lists the folders that may have the image of an XML file, best first: VOC's folders, then next to it.
 
-        Folders inside Annotations/ are looked for inside JPEGImages/, too.
+        Subfolders of Annotations/ are also looked up in JPEGImages/.
         """
         if xml.parent not in self._of:
             self._of[xml.parent] = [folder for folder in self._candidates(xml.parent) if folder.is_dir()]
@@ -108,7 +108,7 @@ class ImageFolders:
 
 
 class _Index:
-    """Annotation files by the names that split lists have for them."""
+    """Annotation files by their names in split lists."""
 
     def __init__(self, root: Path, files: list[Path]):
         self.root = root
@@ -118,7 +118,7 @@ class _Index:
             self._by_stem.setdefault(lookup.fold(path.stem), []).append(path)
 
     def find(self, name: str) -> Path | None:
-        """Finds the annotation file that a list means by `a`, `a.jpg`, `a.xml`, or a path that ends so."""
+        """Finds the annotation file for `a`, `a.jpg`, `a.xml` in a list, or a path that ends like that."""
         plain = name.replace("\\", "/").removeprefix("./")
         stems = [plain, plain.rsplit(".", 1)[0]] if _has_known_ending(plain) else [plain]
         for stem in stems:
@@ -136,7 +136,7 @@ def _has_known_ending(name: str) -> bool:
 
 
 def _find_lists(root: Path) -> dict[str, Path]:
-    """Finds the split lists: by name, standard ones by their short name."""
+    """Finds the split lists; the keys are the normalized split names."""
     for folder in _LISTS:
         files = lookup.visible((root / folder).glob("*.txt"))
         if folder == ".":
@@ -147,7 +147,7 @@ def _find_lists(root: Path) -> dict[str, Path]:
 
 
 def _standard(lists: dict[str, Path]) -> list[str]:
-    """Picks the splits to convert: train, val and test; trainval where neither train nor val is; a single list."""
+    """Picks the splits to convert: train, val and test; trainval if train and val are missing; or the only list."""
     names = [name for name in _STANDARD_SPLITS if name in lists]
     if not {"train", "val"} & set(names) and "trainval" in lists:
         names = ["trainval", *names]
@@ -155,7 +155,7 @@ def _standard(lists: dict[str, Path]) -> list[str]:
 
 
 def _read_list(path: Path, index: _Index, split: str, faults: sources.Faults) -> list[Path]:
-    """Reads one split list; a second column (per-class lists: 1, 0 or -1; Paddle's: the XML file) is understood."""
+    """Reads one split list, with or without a second column (per-class lists: 1, 0 or -1; Paddle: the XML file)."""
     found: dict[Path, None] = {}
     is_empty = True
     for number, line in enumerate(sources.read_text(path).splitlines(), start=1):
@@ -172,19 +172,19 @@ def _read_list(path: Path, index: _Index, split: str, faults: sources.Faults) ->
             annotation = index.find(name)
             if annotation is None:
                 raise UserError(
-                    f"`{path}` names `{name}`, but there is no {name.rsplit('/', 1)[-1]}.xml below {index.root} "
+                    f"`{path}` names `{name}`, but {name.rsplit('/', 1)[-1]}.xml was not found in {index.root} "
                     f"(line {number})."
                 )
             if annotation in found:
-                raise UserError(f"`{path}` names `{name}` twice; each image must stand once (line {number}).")
+                raise UserError(f"`{path}` names `{name}` twice; each image must appear once (line {number}).")
             found[annotation] = None
     if is_empty:
-        raise UserError(f"`{path}` is empty; expected one image name a line.")
+        raise UserError(f"`{path}` is empty; expected one image name per line.")
     return list(found)
 
 
 def _has_annotations(folder: Path) -> bool:
-    """Says whether a folder has VOC's XML in it, or in a folder for annotations."""
+    """Checks whether a folder or an annotation folder in it has VOC XML files."""
     folders = [inner for inner in _folders(folder) if inner.name.lower() in _ANNOTATION_FOLDERS]
     folders += [inner for outer in folders for inner in _folders(outer)]
     paths = (path for inner in (*folders, folder) for path in inner.glob("*.[xX][mM][lL]"))

@@ -1,7 +1,7 @@
-"""The class names of a YOLO dataset: `names` in its YAML file, or a list with one name a line.
+"""The class names of a YOLO dataset: `names` in its YAML file, or a list with one name per line.
 
-Such a list is `classes.txt` (labelImg, Label Studio), `obj.names` (darknet, CVAT) or `_darknet.labels` (Roboflow). It
-lies at the top of the dataset or among the labels, also once a split; the copies must then agree.
+The list is `classes.txt` (labelImg, Label Studio), `obj.names` (darknet, CVAT) or `_darknet.labels` (Roboflow). It is
+at the top of the dataset or among the labels; if each split has one, the copies must agree.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ _LISTS_OF_SPLITS = ("*/_darknet.labels", "*/classes.txt", "[Ll]abels/*/classes.t
 
 
 def find_lists(folder: Path) -> list[Path]:
-    """Finds the list of class names of a dataset, or those of its splits."""
+    """Finds the list of class names of a dataset, or the lists of its splits."""
     for name in _LISTS:
         if (folder / name).is_file():
             return [folder / name]
@@ -29,15 +29,15 @@ def find_lists(folder: Path) -> list[Path]:
 
 
 def list_of(document: dict[str, Any], path: Path | None, root: Path) -> Path | None:
-    """Finds the list of class names of a dataset without YAML; a YAML file has them inside.
+    """Finds the list of class names of a dataset without YAML; returns None if a YAML file contains the names.
 
     Args:
-        document: what describes the dataset.
-        path: the file that it is from; none if there is none.
+        document: contents of the file that describes the dataset.
+        path: that file; None if there is none.
         root: folder of the dataset.
 
     Raises:
-        UserError: the list that darknet's description names is not there, or those of the splits differ.
+        UserError: the list named by darknet's description was not found, or the lists of the splits differ.
     """
     if path is None:
         return _only(find_lists(root))
@@ -47,7 +47,7 @@ def list_of(document: dict[str, Any], path: Path | None, root: Path) -> Path | N
     candidates = [path.parent / name, path.parent / name.rsplit("/", 1)[-1]]
     found = next((file for file in candidates if file.is_file()), None) or _only(find_lists(path.parent))
     if found is None:
-        raise UserError(f"`{path}` names `{name}` as the list of classes, but there is no {candidates[1]}.")
+        raise UserError(f"`{path}` names `{name}` as the list of classes, but {candidates[1]} was not found.")
     return found
 
 
@@ -55,33 +55,33 @@ def parse(value: Any, path: Path) -> dict[int, str]:
     """Reads `names` of a YAML file, a list or a mapping from number to name.
 
     Args:
-        value: as it stands.
+        value: the value of `names`.
         path: the file, for errors.
     """
     if yaml_text.is_absent(value) or not value:
         raise UserError(
-            f"`{path}` has no `names`; expected a list of class names. `--classes` takes a file with one name a line."
+            f"`{path}` has no `names`; add a list of class names, or use `--classes` with a file that has one per line."
         )
     if not isinstance(value, list | dict):
         raise UserError(
-            f"`{path}` has {str(value)[:60]!r} as `names`; expected a list of class names, such as [cat, dog]."
+            f"`{path}`: `names` is {str(value)[:60]!r}; expected a list of class names, such as [cat, dog]."
         )
     names: dict[int, str] = {}
     for key, name in enumerate(value) if isinstance(value, list) else value.items():
         if not (str(key).isascii() and str(key).isdecimal()):
-            raise UserError(f"`{path}` has the class number {key!r} in `names`; expected 0, 1, 2 ...")
+            raise UserError(f"`{path}`: `names` has the class number {key!r}; expected 0, 1, 2 ...")
         if int(key) in names:
-            raise UserError(f"`{path}` has the class number {int(key)} twice in `names`.")
-        names[int(key)] = values.name(name, f"`{path}` names the class {key}")
+            raise UserError(f"`{path}`: `names` has the class number {int(key)} twice.")
+        names[int(key)] = values.name(name, f"`{path}`: class {key} in `names` is")
     return names
 
 
 def _only(files: list[Path]) -> Path | None:
-    """Takes the only list, also of several that are alike."""
+    """Picks the only list; several must be equal."""
     for other in files[1:]:
         if sources.read_classes(other) != sources.read_classes(files[0]):
             raise UserError(
-                f"`{files[0]}` and {other} differ, so the numbers of the classes are not clear; `--classes` takes the "
-                "list that is meant."
+                f"`{files[0]}` and {other} differ, so the order of the classes is unclear; pass the right list with "
+                "`--classes`."
             )
     return files[0] if files else None

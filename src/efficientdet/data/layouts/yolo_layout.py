@@ -1,8 +1,8 @@
-"""What describes a YOLO dataset: its class names, the images of each split, and where the labels are.
+"""Reads the description of a YOLO dataset: its class names, the images of each split, and where the labels are.
 
-Known are `data.yaml` (Ultralytics, Roboflow), `obj.data` (darknet, CVAT's YOLO 1.1), and a list of class names
-(`classes.txt`, `obj.names`, `_darknet.labels`) with `images/` and `labels/`, a folder a split, or all in one folder
-(labelImg).
+Supports `data.yaml` (Ultralytics, Roboflow), `obj.data` (darknet, CVAT's YOLO 1.1), and a list of class names
+(`classes.txt`, `obj.names`, `_darknet.labels`) with `images/` and `labels/`, one folder per split, or everything in one
+folder (labelImg).
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from efficientdet.errors import UserError
 _SPLITS = ("train", "val", "test")
 _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _DESCRIPTIONS = (".yaml", ".yml", ".data")
-_MISSING_SPLIT = "splits left out, since what the dataset names is not there"
+_MISSING_SPLIT = "splits skipped, since their folder or list was not found"
 _FOUND_BY_END = "folders found by the end of their path"
-_OTHER_NAMES = "lists of classes that differ from the names in the YAML file, which count"
-_OTHER_NUMBER = "class tables whose number of classes is not that of their names; the names count"
+_OTHER_NAMES = "lists of classes ignored, since they differ from the names in the YAML file"
+_OTHER_NUMBER = "class counts ignored, since they differ from the number of names"
 _NOT_SPLITS = {
     "path",
     "names",
@@ -42,14 +42,14 @@ _LABEL_FOLDERS = ("labels", "Labels", "label")
 
 @dataclasses.dataclass(kw_only=True)
 class Description:
-    """What a dataset says of itself.
+    """What the files of a dataset say about it.
 
     Attributes:
-        names: of each class number.
+        names: name of each class number.
         splits: images of each split.
-        files: what was read for it.
-        keypoints: keypoints that follow each box, and numbers of each; none if it does not say.
-        problems: what was not taken over.
+        files: files that this was read from.
+        keypoints: keypoints after each box, and numbers per keypoint; None if not given.
+        problems: what was changed or dropped.
     """
 
     names: dict[int, str]
@@ -60,7 +60,7 @@ class Description:
 
 
 def is_root(folder: Path) -> bool:
-    """Says whether the folder itself looks like a dataset in this format."""
+    """Checks whether the folder itself looks like a dataset in this format."""
     if _yaml_files(folder) or _find_data_file(folder) is not None:
         return True
     return bool(yolo_classes.find_lists(folder)) and _has_images(folder)
@@ -71,8 +71,8 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
 
     Args:
         root: the folder.
-        finder: finds images that lists name.
-        wanted: splits; all if empty.
+        finder: finds the images named in lists.
+        wanted: requested splits; all if empty.
         classes: file of class names that replaces the dataset's.
     """
     path = _choose_yaml(_yaml_files(root))
@@ -83,7 +83,7 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
         document = yaml_text.load(path)
         keypoints = _keypoints(document.get("kpt_shape"), path)
         base = path.parent / str(document.get("path") or ".")
-        # `path` often is where the dataset lay on its author's machine.
+        # `path` is often the dataset's location on its author's machine.
         entries = _Entries(base if base.is_dir() else path.parent, path.parent, finder, wanted)
     elif (data_file := _find_data_file(root)) is not None:
         path = data_file
@@ -96,7 +96,7 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
         entries.check_number(document.get("nc"), len(names), path)
         entries.check_lists(root, names, path)
     else:
-        raise UserError(f"`{root}` has no class names; give a file with one name a line: `--classes`.")
+        raise UserError(f"`{root}` has no class names; use `--classes` with a file that has one name per line.")
     splits = entries.of_document(document, path) if path is not None else entries.of_folders()
     files = [file for file in (path, class_file) if file is not None] + entries.lists
     return Description(names=names, splits=splits, files=files, keypoints=keypoints, problems=entries.problems)
@@ -105,7 +105,7 @@ def describe(root: Path, finder: lookup.Files, wanted: tuple[str, ...], classes:
 def label_folders(image: Path) -> list[Path]:
     """Lists the folders where the label file of an image may be, best first.
 
-    The last `images` of the path becomes `labels`; else beside the image; else in a folder `labels` next to its own.
+    The path with its last `images` replaced by `labels`; next to the image; a folder `labels` next to the image's own.
     """
     parts = list(image.parent.parts)
     places = [i for i, part in enumerate(parts) if part.lower() == "images"]
@@ -122,11 +122,11 @@ def label_folders(image: Path) -> list[Path]:
 
 
 class _Entries:
-    """Finds the images of splits, and reports what is not there.
+    """Finds the images of splits, and reports what is missing.
 
     Attributes:
         lists: list files that were read.
-        problems: what was left out or found elsewhere.
+        problems: what was skipped or found elsewhere.
     """
 
     def __init__(self, base: Path, parent: Path, finder: lookup.Files, wanted: tuple[str, ...]):
@@ -136,7 +136,7 @@ class _Entries:
         self.problems: list[sources.Problem] = []
 
     def of_document(self, document: dict[str, Any], path: Path) -> dict[str, list[Path]]:
-        """Reads the splits that a YAML or .data file names; one that is not there is left out, unless it is train."""
+        """Reads the splits named in a YAML or .data file; missing ones are skipped, except train and requested ones."""
         keys = [key for key in document if sources.normalize_split(key) in _SPLITS] or [
             key for key, value in document.items() if key not in _NOT_SPLITS and self._is_there(value)
         ]
@@ -152,14 +152,14 @@ class _Entries:
                 continue
             entries = [entries] if isinstance(entries, str) else entries
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-                raise UserError(f"`{path}` has {str(entries)[:60]!r} as `{key}`; expected a folder of images.")
+                raise UserError(f"`{path}`: `{key}` is {str(entries)[:60]!r}; expected an image folder.")
             for entry in entries:
                 found = self._find(entry, split)
                 if found is not None:
                     splits.setdefault(split, []).extend(self._images(found, split))
                 elif split == "train" or split in self._wanted:
                     raise UserError(
-                        f"`{path}` names `{entry}` as `{key}`, but there is no {self._base / entry}"
+                        f"`{path}`: `{key}` is `{entry}`, but {self._base / entry} was not found"
                         f"{self._what_is_there()}."
                     )
                 else:
@@ -168,35 +168,35 @@ class _Entries:
             return self.of_folders()
         if not splits:
             raise UserError(
-                f"`{path}` names no folder of images that is there; expected `train` and `val`{self._what_is_there()}."
+                f"`{path}` names no existing image folder; expected `train` and `val`{self._what_is_there()}."
             )
         for split, entry in missing:
-            detail = f"{path.name} names `{entry}` as `{split}`; there is no {self._base / entry}"
+            detail = f"in {path.name}, `{split}` is `{entry}`, but {self._base / entry} was not found"
             self.problems.append(
                 sources.Problem(kind=_MISSING_SPLIT, split=next(iter(splits)), file_name=path.name, detail=detail)
             )
         return splits
 
     def check_number(self, declared: Any, number: int, path: Path) -> None:
-        """Reports a number of classes that is not that of their names."""
+        """Reports a number of classes that differs from the number of names."""
         if not yaml_text.is_absent(declared) and str(declared).strip() != str(number):
             detail = f"`nc` is {declared}, `names` has {number}"
             self.problems.append(sources.Problem(kind=_OTHER_NUMBER, split="train", file_name=path.name, detail=detail))
 
     def check_lists(self, root: Path, names: dict[int, str], path: Path) -> None:
-        """Reports a list of class names beside the YAML file that has others, or the same in another order."""
+        """Reports a list of class names that differs from the YAML file, even if only in its order."""
         for file in yolo_classes.find_lists(root):
-            with contextlib.suppress(UserError):  # what cannot be read contradicts nothing, and is reported as unused
+            with contextlib.suppress(UserError):  # an unreadable list contradicts nothing, and is reported as unused
                 other = sources.read_classes(file)
                 self.lists.append(file)
                 if other != [names[number] for number in sorted(names)]:
-                    detail = f"{', '.join(other[:5])}; {path.name} has {', '.join(list(names.values())[:5])}"
+                    detail = f"{', '.join(other[:5])}, but {path.name} has {', '.join(list(names.values())[:5])}"
                     self.problems.append(
                         sources.Problem(kind=_OTHER_NAMES, split="train", file_name=file.name, detail=detail)
                     )
 
     def of_folders(self) -> dict[str, list[Path]]:
-        """Finds the splits of a dataset that does not name them: folders in images/, else beside each other."""
+        """Finds the splits of a dataset that does not name them: folders in images/, or else at the top level."""
         for parent in (self._base / "images", self._base / "Images", self._base):
             if not parent.is_dir():
                 continue
@@ -216,9 +216,9 @@ class _Entries:
         return isinstance(value, str) and bool(value) and self._find(value, "train") is not None
 
     def _find(self, entry: str, split: str) -> Path | None:
-        """Finds a folder or list file that the dataset names; stale beginnings of its path are left out."""
+        """Finds a folder or list file that the dataset names, if necessary without the outdated start of its path."""
         plain = entry.replace("\\", "/")
-        # Roboflow writes ../train/images for what is train/images beside the file; darknet writes data/train.txt.
+        # Roboflow writes ../train/images for train/images next to the file; darknet writes data/train.txt.
         candidates = [self._base / plain, self._parent / plain, self._parent / plain.removeprefix("../")]
         found = next((path for path in candidates if path.exists()), None)
         found = found or lookup.resolve(self._parent, plain)
@@ -242,13 +242,13 @@ class _Entries:
         return f" ({self._parent} has the folders {', '.join(names)})" if names else ""
 
     def _images(self, entry: Path, split: str) -> list[Path]:
-        """Lists the images in a folder and the folders below, or in a list file."""
+        """Lists the images in a folder and its subfolders, or in a list file."""
         if not entry.is_file():
             return [Path(path) for path in lookup.Files(entry).images()]
         self.lists.append(entry)
         lines = [line.strip() for line in sources.read_text(entry).splitlines() if line.strip()]
         if not lines:
-            raise UserError(f"`{entry}` is empty; expected one image a line.")
+            raise UserError(f"`{entry}` is empty; expected one image per line.")
         return [self._listed(line, entry, split) for line in lines]
 
     def _listed(self, line: str, entry: Path, split: str) -> Path:
@@ -268,18 +268,18 @@ class _Entries:
 
 
 def _yaml_files(folder: Path) -> list[Path]:
-    """Finds the dataset's YAML file: data.yaml in any case, else all that have `names`."""
+    """Finds the dataset's YAML file: data.yaml in any case, or else all YAML files with `names`."""
     files = lookup.visible(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
     known = [path for name in _YAML_FILES for path in files if path.name.lower() == name]
     return known[:1] or [path for path in files if path.is_file() and _has_names(path)]
 
 
 def _choose_yaml(files: list[Path]) -> Path | None:
-    """Takes the only YAML file, also of several that say the same."""
+    """Picks the only YAML file; several must have the same content."""
     for other in files[1:]:
         if yaml_text.load(other) != yaml_text.load(files[0]):
             raise UserError(
-                f"`{files[0]}` and {other.name} both have `names`; call the one that is meant data.yaml, or move the "
+                f"`{files[0]}` and {other.name} both have `names`; rename the right one to data.yaml, or move the "
                 "other one away."
             )
     return files[0] if files else None
@@ -299,13 +299,13 @@ def _read_data_file(path: Path) -> dict[str, Any]:
     """Reads `key = value` lines."""
     try:
         lines = [line.partition("=") for line in sources.read_text(path).splitlines()]
-    except UserError:  # a binary file that happens to end so
+    except UserError:  # a binary file that happens to have this suffix
         return {}
     return {key.strip(): value.strip() for key, sign, value in lines if sign}
 
 
 def _has_images(folder: Path) -> bool:
-    """Says whether a folder has images, in it, in one for images or a split, or anywhere below."""
+    """Checks whether a folder has images: directly, in an image or split folder, or anywhere below."""
     if (folder / "images").is_dir() or (folder / "Images").is_dir():
         return True
     inner = [path for path in folder.iterdir() if path.is_dir() and sources.split_in(path.name)]
@@ -314,15 +314,15 @@ def _has_images(folder: Path) -> bool:
     if any(lookup.is_image(path) for one in (folder, *inner) for path in one.iterdir()):
         return True
     files = lookup.Files(folder)
-    # A description further down says more than a list of classes.
+    # A description further down is better than a list of classes.
     return bool(files.images()) and not any(path.lower().endswith(_DESCRIPTIONS) for path in files.paths())
 
 
 def _keypoints(value: Any, path: Path) -> tuple[int, int] | None:
-    """Reads `kpt_shape`: how many keypoints follow each box, and how many numbers each has."""
+    """Reads `kpt_shape`: the number of keypoints after each box, and of numbers per keypoint."""
     if yaml_text.is_absent(value):
         return None
     numbers = [str(number) for number in value] if isinstance(value, list) else []
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or numbers[1] not in ("2", "3"):
-        raise UserError(f"`{path}` has {str(value)[:60]!r} as `kpt_shape`; expected [number of keypoints, 2 or 3].")
+        raise UserError(f"`{path}`: `kpt_shape` is {str(value)[:60]!r}; expected [number of keypoints, 2 or 3].")
     return int(numbers[0]), int(numbers[1])

@@ -1,12 +1,12 @@
-"""Whether the four numbers of a `bbox` are x, y, width and height, as COCO defines, or corners, as some scripts write.
+"""Decides whether the numbers of a `bbox` are x, y, width, height, as COCO defines, or corners, as some scripts write.
 
-One box does not tell: [40, 30, 100, 80] is either. Its polygon does, and so does its `area`, which is that of the box
-in all datasets without masks. Where most annotations that have one of them match it only as corners (x1, y1, x2, y2),
-and none matches it only as x, y, width and height, all boxes of the file are corners. One match among areas of masks is
-chance. A width below x, or a height below y, is not a corner.
+The box alone does not settle it: [40, 30, 100, 80] could be either. Its polygon does, and so does its `area`, which is
+the area of the box in all datasets without masks. If most annotations with a polygon or an area match it only as
+corners (x1, y1, x2, y2), and none matches it only as x, y, width, height, all boxes of the file are corners. A single
+match among the areas of masks is chance. A width below x, or a height below y, cannot be a corner.
 
-Without areas and polygons, it is a sign only that many boxes leave their image, all of which would fit as corners. Then
-boxes are read as the format defines, and that they may be corners is reported.
+Without areas and polygons there is only a hint: many boxes extend beyond their image, but all would fit as corners.
+Then boxes are read as the format defines, and a warning says that they may be corners.
 """
 
 import math
@@ -16,9 +16,9 @@ from typing import Any
 from efficientdet.data.parsing import segmentation, values
 from efficientdet.errors import UserError
 
-TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since areas and polygons fit nothing else"
+TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since only that matches their areas and polygons"
 
-MAY_BE = "boxes that may be corners x1, y1, x2, y2: many leave their image as the format defines them, none as corners"
+MAY_BE = "boxes that may be corners x1, y1, x2, y2: many extend beyond their image, but none would as corners"
 
 _FRACTION = 0.01  # areas are rounded
 _SLACK_PX = 2.0  # so are corners
@@ -27,15 +27,15 @@ _SHARE = 0.5
 
 
 def are_told(entries: Iterable[dict[str, Any]]) -> bool:
-    """Says whether the annotations of a file show that their boxes are corners.
+    """Checks whether the annotations of a file show that their boxes are corners.
 
     Args:
-        entries: annotations with `bbox`, and `segmentation` or `area` where there is one; faulty ones say nothing.
+        entries: annotations with `bbox`, and possibly `segmentation` or `area`; faulty ones are ignored.
     """
     num_corners = num_neither = 0
     for entry in entries:
         as_corners, as_extent = _matches(entry)
-        if as_extent and not as_corners:  # in COCO's own files, one of the first few
+        if as_extent and not as_corners:  # in COCO's own files, this happens within the first few
             return False
         num_corners += as_corners and not as_extent
         num_neither += not as_corners and not as_extent
@@ -43,10 +43,10 @@ def are_told(entries: Iterable[dict[str, Any]]) -> bool:
 
 
 class Suspicion:
-    """Counts the boxes that leave their image as they are read, as long as all of them would fit as corners.
+    """Counts the boxes that extend beyond their image, as long as all of them would fit as corners.
 
     Attributes:
-        num_boxes: boxes that were seen.
+        num_boxes: boxes seen so far.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Suspicion:
 
         Args:
             numbers: the four numbers of the annotation, divided by the image's width and height.
-            box: how they are read: yxyx, fractions.
+            box: the same box as it is read: yxyx, fractions.
         """
         x1, y1, x2, y2 = numbers
         self.num_boxes += 1
@@ -67,14 +67,14 @@ class Suspicion:
         self._num_leaving += min(box[:2]) < -_SLACK or max(box[2:]) > 1 + _SLACK
 
     def is_grave(self) -> bool:
-        """Says whether the boxes may be corners."""
+        """Returns whether the boxes may be corners."""
         return self._all_fit and self._num_leaving > 0 and self._num_leaving >= _SHARE * self.num_boxes
 
 
 def _matches(entry: dict[str, Any]) -> tuple[bool, bool]:
-    """Says whether a box matches its outline or area as corners, and whether as x, y, width and height.
+    """Checks whether a box matches its outline or area as corners, and whether as x, y, width, height.
 
-    Both where nothing speaks against either.
+    Both are true if there is no evidence.
     """
     try:
         x1, y1, x2, y2 = (values.number(value, "") for value in entry["bbox"])

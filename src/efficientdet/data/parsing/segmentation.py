@@ -1,8 +1,8 @@
-"""Boxes of COCO's segmentations: polygons, and masks in run-length encoding (RLE).
+"""Computes the boxes of COCO's segmentations: polygons, and masks in run-length encoding (RLE).
 
-RLE counts pixels column by column, unset and set ones in turn, beginning with unset. Its compressed form writes each
-count in characters from 48 on: five bits each, and a sixth that says whether more follow; from the fourth count on it
-is the difference to the count before the last (pycocotools, maskApi.c).
+RLE counts pixels column by column, alternating between unset and set ones, starting with unset. Its compressed form
+writes each count as characters with codes from 48 up: five bits each, plus a sixth that marks that more follow. From
+the fourth count on, it stores the difference to the count before the last (pycocotools, maskApi.c).
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ def box(segmentation: Any, where: str) -> list[float] | None:
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...] px, one polygon, or RLE {"size": [H, W], "counts": ...}.
-        where: begins the error: file and field, up to "has".
+        where: start of the error: file and field, up to "contains".
 
     Returns:
-        yxyx, px; none if it is empty.
+        yxyx, px; None if it is empty.
 
     Raises:
         UserError: it is something else.
@@ -41,7 +41,7 @@ def box(segmentation: Any, where: str) -> list[float] | None:
 
 
 def _mask_box(mask: dict[str, Any], where: str) -> list[float] | None:
-    """Computes the box of a mask: yxyx px around its pixels; none if no pixel is set."""
+    """Computes the box of a mask: yxyx px around its pixels; None if no pixel is set."""
     size, counts = mask.get("size"), mask.get("counts")
     if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, list | str):
         raise UserError(f"{where} {str(mask)[:60]!r}; expected RLE with `size` and `counts`.")
@@ -49,7 +49,7 @@ def _mask_box(mask: dict[str, Any], where: str) -> list[float] | None:
     width = values.pixels(size[1], where)
     runs = _decompress(counts, where) if isinstance(counts, str) else [values.pixels(run, where) for run in counts]
     if height <= 0 or width <= 0 or min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise UserError(f"{where} an RLE of {sum(runs)} pixels; its `size` says {height} x {width}.")
+        raise UserError(f"{where} an RLE of {sum(runs)} pixels, but its `size` is {height} x {width}.")
     x1, y1, x2, y2 = width, height, 0, 0
     position = 0
     for index, run in enumerate(runs):

@@ -1,15 +1,15 @@
-"""Boxes around shapes: what a rotated box, a polygon, a circle or an ellipse encloses, as an upright box.
+"""Computes upright boxes around shapes: rotated boxes, polygons, circles and ellipses.
 
-Coordinates are px or fractions, x to the right and y down; angles are degrees, clockwise as one sees them. A shape with
-a coordinate that is not finite has a box of NaN.
+Coordinates are px or fractions, with x to the right and y down; angles are degrees, clockwise on the screen. The box of
+a shape with a coordinate that is not finite is NaN.
 """
 
 import math
 from collections.abc import Sequence
 
-ROTATED = "rotated boxes read as the upright boxes around them"
-OUTLINES = "polygons, ellipses and other outlines read as the boxes around them"
-WITHOUT_AREA = "points, tags and other annotations that are not boxes left out"
+ROTATED = "rotated boxes replaced by the upright boxes around them"
+OUTLINES = "polygons, ellipses and other outlines replaced by the boxes around them"
+WITHOUT_AREA = "points, tags and other annotations that are not boxes skipped"
 
 
 def around(points: Sequence[tuple[float, float]]) -> list[float]:
@@ -27,10 +27,10 @@ def around_rotated(
 
     Args:
         corner: its top left corner (x, y) before the rotation.
-        width: before the rotation.
-        height: before the rotation.
-        degrees: how far it is turned, clockwise.
-        pivot: point (x, y) that it is turned about.
+        width: width before the rotation.
+        height: height before the rotation.
+        degrees: rotation, clockwise.
+        pivot: center (x, y) of the rotation.
     """
     x, y = corner
     corners = [(x, y), (x + width, y), (x, y + height), (x + width, y + height)]
@@ -49,7 +49,7 @@ def around_ellipse(center: tuple[float, float], radii: tuple[float, float], degr
     Args:
         center: (x, y).
         radii: (horizontal, vertical) before the rotation.
-        degrees: how far it is turned about its centre, clockwise.
+        degrees: rotation about its center, clockwise.
     """
     if not all(map(math.isfinite, (*center, *radii, degrees))):
         return [math.nan] * 4

@@ -1,7 +1,7 @@
-"""Values of annotation files, read by their type: what is not plainly a number, a flag or a name is refused.
+"""Parses values of annotation files by type, and rejects everything that is not clearly a number, a flag or a name.
 
-JSON and XML written by hand or by scripts have numbers and flags as text. Text counts as what it spells ("1", "0.5",
-"false"), and nothing is guessed: `bool("0")` would be true, `float("1_0")` ten.
+JSON and XML written by hand or by scripts often have numbers and flags as text. Text is read as what it spells ("1",
+"0.5", "false"), but nothing is guessed: `bool("0")` would be true, and `float("1_0")` ten.
 """
 
 import re
@@ -16,19 +16,19 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes
 
 
 def is_number(text: str) -> bool:
-    """Says whether a text spells a number."""
+    """Checks whether a text spells a number."""
     return _NUMBER.fullmatch(text.strip()) is not None
 
 
 def number(value: Any, where: str) -> float:
-    """Reads a number, also one as text; beyond float64 it is infinite.
+    """Reads a number, also if given as text; numbers beyond float64 become infinite.
 
     Args:
-        value: as it stands in the file.
-        where: begins the error: file and field, up to "has".
+        value: value in the file.
+        where: start of the error: file and field, up to "is" or "contains".
 
     Raises:
-        UserError: it is something else, a boolean included.
+        UserError: it is something else, including a boolean.
     """
     if isinstance(value, str) and is_number(value):
         return float(value)
@@ -42,10 +42,10 @@ def number(value: Any, where: str) -> float:
 
 
 def pixels(value: Any, where: str) -> int:
-    """Reads a size in px; 0 where it is not said.
+    """Reads a size in px; 0 if missing.
 
     Raises:
-        UserError: it is not a whole number that an image can have.
+        UserError: it is not a whole number in the range of image sizes.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return 0
@@ -56,7 +56,7 @@ def pixels(value: Any, where: str) -> int:
 
 
 def key(value: Any, where: str) -> int | str:
-    """Reads an id: an integer, also as 1.0, "1" or "1.0"; any other text stays text.
+    """Reads an id: an integer, also as 1.0, "1" or "1.0"; any other text is kept as text.
 
     Raises:
         UserError: it is something else.
@@ -72,7 +72,7 @@ def key(value: Any, where: str) -> int | str:
 
 
 def flag(value: Any, where: str) -> bool:
-    """Reads a flag: a boolean, 0 or 1, or text that spells it; false where it is not said.
+    """Reads a flag: a boolean, 0 or 1, or text that spells one; false if missing.
 
     Raises:
         UserError: it is something else.
@@ -89,7 +89,7 @@ def flag(value: Any, where: str) -> bool:
 
 
 def name(value: Any, where: str) -> str:
-    """Reads a name: text, or an integer; composed (NFC), so that two spellings of é are one name.
+    """Reads a name: text or an integer, normalized to NFC so that both encodings of é are the same name.
 
     Raises:
         UserError: it is something else, or empty.

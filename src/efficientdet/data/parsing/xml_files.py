@@ -1,7 +1,7 @@
-"""XML annotation files as elements: read as bytes, so that their declaration says how they are encoded.
+"""Reads XML annotation files, decoded as their declaration says.
 
-Expat knows UTF-8, UTF-16, ISO-8859-1 and ASCII only; Python knows GBK and the others that old tools write, so the text
-is decoded here. Entities and other means to exhaust the memory are refused (defusedxml).
+Expat supports only UTF-8, UTF-16, ISO-8859-1 and ASCII; Python also knows GBK and other encodings that old tools write,
+so the text is decoded here. Entities and other ways to exhaust memory are rejected (defusedxml).
 """
 
 import codecs
@@ -23,19 +23,19 @@ _BYTE_ORDER_MARKS = {
     b"<\x00": "utf-16-le",
     b"\x00<": "utf-16-be",
 }
-# GB18030 reads all that GB2312 and GBK can write, and tools declare the older ones for it.
+# GB18030 is a superset of GB2312 and GBK, and tools declare the older ones for it.
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030"}
 _HEAD_BYTES = 4096
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """Reads one XML file; tags are without their namespace.
+    """Reads one XML file; strips namespaces from tags.
 
     Raises:
         UserError: it cannot be read, decoded or parsed.
     """
     text = _decode(sources.read_bytes(path), path)
-    if text.lstrip().startswith("<?xml"):  # scripts write an empty line before it, which XML does not allow
+    if text.lstrip().startswith("<?xml"):  # some scripts write an empty line before it, which XML does not allow
         text = text.lstrip()
     try:
         root: ElementTree.Element = defusedxml.ElementTree.fromstring(text)
@@ -43,11 +43,11 @@ def parse(path: Path) -> ElementTree.Element:
             element.tag = element.tag.rpartition("}")[2]
         return root
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
-        raise UserError(f"`{path}` is not valid XML, it may be cut short: {' '.join(str(error).split())}.") from error
+        raise UserError(f"`{path}` is not valid XML and may be truncated: {' '.join(str(error).split())}.") from error
 
 
 def root_tag(path: Path) -> str:
-    """Reads the name of the outermost element, in the first 4 KiB; empty if there is none."""
+    """Reads the name of the root element from the first 4 KiB; empty if there is none."""
     if not path.is_file():
         return ""
     try:
@@ -60,14 +60,14 @@ def root_tag(path: Path) -> str:
 
 
 def line_of(path: Path, tag: str, index: int) -> int:
-    """Finds the line, from 1, on which the element of a name and a number (from 0) begins; 0 if there is none."""
+    """Finds the line (from 1) where the element with a tag and an index (from 0) begins; 0 if there is none."""
     text = _decode(sources.read_bytes(path), path)
     starts = [match.start() for match in re.finditer(rf"<{tag}[\s/>]", text)]
     return text.count("\n", 0, starts[index]) + 1 if index < len(starts) else 0
 
 
 def _decode(content: bytes, path: Path) -> str:
-    """Decodes by the byte order mark, else by the declaration, else as UTF-8."""
+    """Decodes by the byte order mark, or else by the declaration, or else as UTF-8."""
     declared = _DECLARED.match(content[:200])
     encoding = declared[1].decode().lower() if declared else "utf-8"
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), encoding)
@@ -75,8 +75,8 @@ def _decode(content: bytes, path: Path) -> str:
         return content.decode(_WIDER.get(encoding, encoding))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`{path}` is not text in {encoding.upper()}, as it {'declares' if declared else 'should be'}: byte "
-            f"{error.start} cannot be read."
+            f"`{path}` is not {encoding.upper()} text{', as it declares' if declared else ''}: byte {error.start} "
+            "cannot be decoded."
         ) from error
     except LookupError as error:
-        raise UserError(f"`{path}` declares the encoding `{encoding}`, which is unknown; save it as UTF-8.") from error
+        raise UserError(f"`{path}` declares the unknown encoding `{encoding}`; save it as UTF-8.") from error

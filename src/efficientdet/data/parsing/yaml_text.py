@@ -1,4 +1,4 @@
-"""YAML whose scalars stay text: a class called `no`, `007` or `12:30` is not false, seven or 750."""
+"""Reads YAML with all scalars as text: a class called `no`, `007` or `12:30` is not false, seven or 750."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ _ABSENT = ("", "null", "Null", "NULL", "~")
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Reads every scalar as text, and refuses a key that stands twice, of which YAML takes the last."""
+    """Reads every scalar as text, and rejects duplicate keys, of which YAML would use the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for place, key in enumerate(keys):
             if key in keys[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` appears twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -29,7 +29,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is malformed, or has no fields.
     """
     try:
-        # BaseLoader makes text, lists and mappings only, no Python objects.
+        # BaseLoader creates only text, lists and mappings, no Python objects.
         document = yaml.load(sources.read_text(path), Loader=_TextLoader)
     except (yaml.YAMLError, RecursionError, TypeError) as error:
         raise UserError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}.") from error
@@ -39,5 +39,5 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def is_absent(value: Any) -> bool:
-    """Says whether a field is missing, empty or null."""
+    """Checks whether a field is missing, empty or null."""
     return value is None or value == [] or value in _ABSENT if not isinstance(value, dict) else not value

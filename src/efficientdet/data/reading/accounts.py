@@ -1,4 +1,4 @@
-"""What became of every file and every annotation of a source: the figures add up, and what is unused is named."""
+"""Accounts for every file and annotation of a source: the figures add up, and unused files are named."""
 
 import collections
 import dataclasses
@@ -11,24 +11,24 @@ from efficientdet.data import sources
 from efficientdet.data.reading import lookup
 from efficientdet.errors import UserError
 
-_REPEATED = "annotations that repeat another one of their image, kept"
+_REPEATED = "duplicate annotations in the same image kept"
 _USED_TWICE = "images used more than once"
-_UNUSED_IMAGES = "images unused"
-_WITHOUT = "splits in which no image has an annotation"
-_ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn, nothing to count"
+_UNUSED_IMAGES = "unused images"
+_WITHOUT = "splits without a single annotation"
+_ONLY_CROWDS = "splits whose annotations are all crowds (`iscrowd` 1): nothing to learn or to evaluate"
 _MOST_GROUPS = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Account:
-    """Figures of what was read.
+    """Counts of what was read.
 
     Attributes:
-        num_background: images without an annotation; they teach what is not an object.
-        num_unused_images: image files of the source that nothing uses.
-        num_annotation_files: files that annotations, classes and splits were read from; none: not known.
-        num_annotations: annotations that were read, dropped ones included.
-        unused: each file of the source that nothing uses; its kind is the reason.
+        num_background: images without annotations; they teach the network what is not an object.
+        num_unused_images: unused image files in the source.
+        num_annotation_files: files that annotations, classes and splits were read from; None if unknown.
+        num_annotations: annotations read, including dropped ones.
+        unused: each unused file in the source; its kind is the reason.
     """
 
     num_background: int = 0
@@ -39,17 +39,17 @@ class Account:
 
 
 def account(source: Path, dataset: sources.Source, wanted: tuple[str, ...]) -> Account:
-    """Compares what a dataset uses with what lies in its folder.
+    """Compares what a dataset uses with what its folder contains.
 
     Args:
         source: the folder.
         dataset: what was read from it.
-        wanted: splits that were asked for; all if empty.
+        wanted: requested splits; all if empty.
     """
     examples = [example for some in dataset.splits.values() for example in some]
     used = {os.path.abspath(example.path) for example in examples}  # noqa: PTH100 - without following links
     read = {os.path.abspath(path) for path in dataset.annotation_files or ()}  # noqa: PTH100
-    of_splits = f", in the splits {', '.join(wanted)}" if wanted else ""
+    of_splits = f" in the splits {', '.join(wanted)}" if wanted else ""
     unused = []
     for path in lookup.Files(source).paths():
         if path in used or path in read:
@@ -69,7 +69,7 @@ def account(source: Path, dataset: sources.Source, wanted: tuple[str, ...]) -> A
 
 
 def find_repeats(dataset: sources.Source) -> list[sources.Problem]:
-    """Reports images used twice, in one split or in two, and annotations of one class and box in one image."""
+    """Reports images used twice, in one split or in two, and duplicate annotations (same image, class and box)."""
     problems = []
     users: dict[str, str] = {}
     for split, examples in dataset.splits.items():
@@ -92,10 +92,10 @@ def find_repeats(dataset: sources.Source) -> list[sources.Problem]:
 
 
 def find_useless(dataset: sources.Source) -> list[sources.Problem]:
-    """Reports splits without annotations beside splits that have some, and those in which each marks a crowd.
+    """Reports splits without annotations if other splits have some, and splits whose annotations are all crowds.
 
     Raises:
-        UserError: that is so in all splits, or in train.
+        UserError: all annotations are crowds, in train or in every split.
     """
     problems: list[sources.Problem] = []
     only = {
@@ -107,7 +107,7 @@ def find_useless(dataset: sources.Source) -> list[sources.Problem]:
         split, count = next((name, count) for name, count in only.items() if name == "train" or "train" not in only)
         raise UserError(
             f"All {count} annotations of `{split}` are crowds (`iscrowd` 1), which training skips, so there is nothing "
-            "to learn. Some tools write this beside masks; `--crowds-as-objects` takes them as single objects."
+            "to learn. Some tools set `iscrowd` for every mask; use `--crowds-as-objects` to ignore it."
         )
     empty = [
         split
@@ -126,17 +126,17 @@ def find_useless(dataset: sources.Source) -> list[sources.Problem]:
 
 
 def explain_nothing(dataset: sources.Source) -> str:
-    """Says why a dataset may be without boxes: where they were looked for, what was dropped, and which images lack."""
+    """Explains why a dataset may have no boxes: where they were looked for, what was dropped, what is missing."""
     paths = [example.path for examples in dataset.splits.values() for example in examples]
     texts = [f"Looked {dataset.searched}."] if dataset.searched else []
     texts += [f"{problem.lost} {problem.kind}." for problem in dataset.problems if problem.lost][:3]
     if paths and not any(path.is_file() for path in paths):
-        texts.append(f"No image that it names is there, such as {paths[0]}; export the images, too.")
+        texts.append(f"None of its images were found, such as {paths[0]}; export the images too.")
     return "".join(f" {text}" for text in texts)
 
 
 def describe_files(source: Path) -> str:
-    """Says how many images and annotation files lie in which folder: "It has 12 .xml files in annotations/, ..."."""
+    """Counts the images and annotation files in each folder: "It has 12 .xml files in annotations/, ..."."""
     groups: collections.Counter[tuple[str, str]] = collections.Counter()
     for path in lookup.Files(source).paths():
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
@@ -152,16 +152,16 @@ def describe_files(source: Path) -> str:
 
 
 def _reason(path: str, dataset: sources.Source, of_splits: str) -> str:
-    """Says why a file is unused; empty for files of no concern."""
+    """Returns why a file is unused; empty for files that do not matter."""
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if suffix in lookup.IMAGE_SUFFIXES:
-        return f"{_UNUSED_IMAGES}: no annotation{of_splits} names them"
+        return f"{_UNUSED_IMAGES} that no annotation{of_splits} names"
     if suffix in lookup.OTHER_IMAGE_SUFFIXES:
-        return f"{_UNUSED_IMAGES}: files that end in {suffix} are not read"
+        return f"{_UNUSED_IMAGES} ({suffix} is not supported)"
     if dataset.annotation_files is None or suffix not in sources.ANNOTATION_SUFFIXES:
-        return f"other files unused ({suffix or 'without an ending'})"
+        return f"unused other files ({suffix or 'without an extension'})"
     if suffix == ".txt":
-        return f"text files unused: neither labels of an image{of_splits}, nor a list that was read"
+        return f"unused text files: not the labels of an image{of_splits}, and not a list"
     if suffix == ".xml":
-        return f"XML files unused: no annotation, or none{of_splits or ' of a split'}"
-    return f"{suffix} files unused"
+        return f"unused XML files: not an annotation{of_splits or ' in any split'}"
+    return f"unused {suffix} files"

@@ -1,7 +1,7 @@
-"""A dataset that a reader gathers image by image and box by box, and accounts for in the end.
+"""A dataset that a reader collects image by image and box by box.
 
-What the readers of annotation files other than COCO, VOC and YOLO share: images are found (`gallery`), their splits are
-told by the names of files and folders, and classes get ids. What no annotation uses is for `accounts` to report.
+Shared by the readers of all formats other than COCO, VOC and YOLO: finds images (`gallery`), derives splits from the
+names of files and folders, and assigns class ids. `accounts` reports files that no annotation uses.
 """
 
 import contextlib
@@ -16,23 +16,23 @@ from efficientdet.data.reading import gallery
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-MOVED = "images found by name elsewhere than their annotation says"
-LISTED_TWICE = "images listed twice in a file; their boxes were put together"
-SEVERAL_FILES = "images annotated in several files; their boxes were put together"
-NOT_HERE = "annotations of images that are not in the dataset's folder left out"
+MOVED = "images found by name in another folder than their annotation says"
+LISTED_TWICE = "images listed twice in one file: boxes combined"
+SEVERAL_FILES = "images annotated in several files: boxes combined"
+NOT_HERE = "annotations of images that are not in the dataset's folder skipped"
 
-_LOSING = {shapes.WITHOUT_AREA, NOT_HERE}  # kinds of problems that each stand for an annotation that is not taken over
+_LOSING = {shapes.WITHOUT_AREA, NOT_HERE}  # kinds of problems that count dropped annotations
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Annotated:
-    """An image and what was read about it so far.
+    """An image and what has been read about it so far.
 
     Attributes:
         path: the image file.
-        file_name: path below the source; as the annotation calls it where there is no such image.
+        file_name: path relative to the source; the name in the annotation if there is no such image.
         split: train, val or test.
-        size: declared height and width, px; none if not declared.
+        size: declared height and width, px; None if not declared.
         files: the annotation files that name it.
         boxes: (yxyx, class name, whether it is a crowd).
     """
@@ -53,14 +53,14 @@ class Collection:
 
         Args:
             source: its folder.
-            classes: file with the class names, in the order of their ids from 1; goes before `table`.
-            reading: where faults go; none: they are raised.
+            classes: file with the class names, in the order of their ids from 1; takes precedence over `table`.
+            reading: where faults go; None means that they are raised.
         """
         self.classes = classes
         self.table: dict[int, str] | None = None
-        """The class names by their ids; without it and `classes`, the names that occur, sorted, with ids from 1."""
+        """Class names by id; if neither it nor `classes` is set, the names that occur, sorted, with ids from 1."""
         self.table_file: Path | None = None
-        """Where the table is from."""
+        """The file that the table was read from."""
         self.is_normalized = False
         """Whether the boxes are fractions of the image."""
         self._faults = (reading or sources.Reading()).faults
@@ -82,19 +82,20 @@ class Collection:
         key: str | None = None,
         is_listing: bool = False,
     ) -> Annotated:
-        """Adds an image, or finds it again.
+        """Adds an image, or returns it if it was added before.
 
         Args:
-            name: as the annotation calls it.
+            name: image name in the annotation.
             file: the annotation file.
             where: the annotation, for an error.
-            split: as the annotation says; none: the annotation file's name, its folders, then the image's tell.
+            split: split in the annotation; None derives it from the annotation file's name, its folders, or the
+                image's folders.
             size: declared height and width, px.
-            key: of the image in the gallery, where the caller knows it better than its name does.
-            is_listing: a file of this format names each image once; twice is reported.
+            key: key of the image in the gallery, if the caller has already found it.
+            is_listing: a file of this format should name each image only once; repetitions are reported.
 
         Raises:
-            UserError: several images could be meant, or two annotations declare different sizes.
+            UserError: several images match, or two annotations declare different sizes.
         """
         split = split or self.gallery.split_of(file)
         lookup = (file, name, key, split)
@@ -108,8 +109,8 @@ class Collection:
         image = self._images.setdefault((split, file_name), Annotated(path=path, file_name=file_name, split=split))
         if size and image.size and size != image.size:
             raise UserError(
-                f"{where}: declares `{name}` as {size[0]} x {size[1]} px (height x width); "
-                f"it was declared as {image.size[0]} x {image.size[1]} px before."
+                f"{where}: `{name}` is declared as {size[0]} x {size[1]} px (height x width), "
+                f"but as {image.size[0]} x {image.size[1]} px before."
             )
         image.size = image.size or size
         if is_listing and file in image.files:
@@ -120,36 +121,36 @@ class Collection:
         return image
 
     def attempt(self, file: Path, lost: int = 1) -> contextlib.AbstractContextManager[None]:
-        """Runs a block that reads an annotation; a UserError inside it is raised, or kept and the rest read.
+        """Runs a block that reads an annotation; a UserError inside it is raised or kept, as `reading` says.
 
         Args:
             file: the annotation file.
-            lost: annotations that are not taken over if it fails.
+            lost: annotations that are dropped if it fails.
         """
         return self._faults.of(self.gallery.split_of(file) or "train", self.gallery.key(file), lost)
 
     def add_box(self, image: Annotated, box: list[float], name: str, where: str, *, is_crowd: bool = False) -> None:
-        """Adds a box, yxyx, and remembers where its class was named first."""
+        """Adds a box, yxyx, and remembers where its class first occurred."""
         self._first_uses.setdefault(name, where)
         image.boxes.append((box, name, is_crowd))
 
     def add_outline(
         self, image: Annotated, box: list[float], name: str, where: str, *, kind: str = shapes.OUTLINES
     ) -> None:
-        """Adds the box around something that is not an upright box, and reports that."""
+        """Adds the box around a shape that is not an upright box, and reports that."""
         self.add_box(image, box, name, where)
         self.report(kind, image)
 
     def report(self, kind: str, image: Annotated, count: int = 1, detail: str = "") -> None:
-        """Reports something about an image; counts of the same kind add up, the first detail stays."""
+        """Reports a problem of an image; counts of the same kind add up, and the first detail is kept."""
         self._report(kind, image.split, image.file_name, count, detail)
 
     def report_file(self, kind: str, file: Path, count: int = 1, detail: str = "") -> None:
-        """Reports something about a file that is not an image."""
+        """Reports a problem of a file that is not an image."""
         self._report(kind, self.gallery.split_of(file) or "", self.gallery.key(file), count, detail)
 
     def mark(self, file: Path) -> None:
-        """Notes that a file was read; the others are reported in the end."""
+        """Marks a file as read; all others are reported as unused."""
         self._read.add(file)
 
     def documents(self, is_document: Callable[[Any], bool], *suffixes: str) -> Iterator[tuple[Path, Any]]:
@@ -167,13 +168,13 @@ class Collection:
         return sorted(self._first_uses)
 
     def finish(self, splits: tuple[str, ...]) -> sources.Source:
-        """Gives the dataset: classes, examples with ids from 1 in the order of their names, and all problems.
+        """Returns the dataset: classes, examples with ids from 1 in the order of their names, and all problems.
 
         Args:
-            splits: take only these; all if empty.
+            splits: read only these; all if empty.
 
         Raises:
-            UserError: there is no image, no such split, or a class that the table does not have.
+            UserError: there are no images, a split does not exist, or a class is not in the table.
         """
         table, table_file = self.table, self.table_file
         if self.classes is not None:
@@ -184,15 +185,15 @@ class Collection:
         labels = {category.name: label for label, category in enumerate(categories)}
         for name, where in self._first_uses.items():
             if name not in labels:
-                raise UserError(f"{where}: has the unknown class `{name}`; {table_file} does not name it.")
+                raise UserError(f"{where}: unknown class `{name}`, which is not listed in {table_file}.")
         available = [name for name in sources.SPLITS if any(split == name for split, _ in self._images)]
-        if not available and self._faults.problems:  # whoever keeps faults reports them
+        if not available and self._faults.problems:  # the caller reports them
             available = ["train"]
         if not available:
             left_out = [f"{count} {kind}" for (kind, _, _), (count, _) in self._problems.items()]
             also = f" {'; '.join(left_out[:3])}." if left_out else ""
             raise UserError(
-                f"`source` {self.gallery.root} holds no annotated image in this format. It holds "
+                f"`source` {self.gallery.root} has no annotated images in this format. It contains "
                 f"{self.gallery.contents()}.{also}"
             )
         wanted = sources.take_splits(available, splits, self.gallery.root)
@@ -225,7 +226,7 @@ class Collection:
         )
 
     def _report_files(self) -> None:
-        """Reports images whose boxes are from several files."""
+        """Reports images whose boxes come from several files."""
         for (split, name), image in self._images.items():
             if len(image.files) > 1:
                 names = ", ".join(sorted(self.gallery.key(file) for file in image.files))

@@ -1,6 +1,7 @@
-"""What single annotations leave open, decided for a dataset as a whole, and reported.
+"""Resolves, for a dataset as a whole, what single annotations leave open, and reports it.
 
-Every rule that chooses between two readings is here or in `rotation`, after the readers and before an image is decoded.
+Every rule that chooses between two interpretations is here or in `rotation`. They run after the readers and before any
+image is decoded.
 """
 
 import dataclasses
@@ -11,8 +12,8 @@ from efficientdet.data import sources
 from efficientdet.data.reading import accounts, rotation
 from efficientdet.errors import UserError
 
-_EMPTY = "splits without an image left out"
-_SWAPPED = "boxes whose corners were in the wrong order swapped"
+_EMPTY = "splits without images skipped"
+_SWAPPED = "boxes with corners in the wrong order fixed"
 
 
 def interpret(
@@ -24,18 +25,18 @@ def interpret(
     exif_boxes: rotation.BoxesDrawn,
     is_lenient: bool,
 ) -> sources.Source:
-    """Decides what is open, and gathers what the reader met.
+    """Decides what annotations leave open, and adds the faults that the reader kept to the problems.
 
     Args:
         dataset: as it was read.
-        wanted: splits that were asked for by name; all if empty.
-        faults: of single annotations, as the reader kept them.
-        swap_corners: makes a box of corners in the wrong order, instead of dropping it.
-        exif_boxes: which image boxes were drawn on, where it cannot be told.
-        is_lenient: faults are reported only.
+        wanted: splits requested by name; all if empty.
+        faults: faults of single annotations, kept by the reader.
+        swap_corners: fix corners in the wrong order instead of dropping the box.
+        exif_boxes: which image the boxes were drawn on, if that is unclear.
+        is_lenient: report faults instead of raising them.
 
     Raises:
-        UserError: an annotation is faulty, or nothing can be learnt, since all annotations are crowds.
+        UserError: an annotation is faulty, or nothing can be learned because all annotations are crowds.
     """
     if faults.problems and not is_lenient:
         raise UserError(_describe(faults.problems))
@@ -51,7 +52,7 @@ def interpret(
 
 
 def _drop_empty(dataset: sources.Source, wanted: tuple[str, ...]) -> sources.Source:
-    """Leaves out splits without an image beside others that have some, unless it is train or was asked for."""
+    """Drops splits without images if others have some, except train and requested splits."""
     kept = {name: some for name, some in dataset.splits.items() if some or name == "train" or wanted}
     dropped = [name for name in dataset.splits if name not in kept]
     if not kept or not dropped:
@@ -63,22 +64,22 @@ def _drop_empty(dataset: sources.Source, wanted: tuple[str, ...]) -> sources.Sou
 
 
 def _check_pixels(dataset: sources.Source) -> None:
-    """Raises a UserError where all boxes are fractions of an image in a format whose boxes are px."""
+    """Raises a UserError if all boxes look like fractions of the image in a format that uses px."""
     examples = [e for some in dataset.splits.values() for e in some if len(e.labels) and not e.is_normalized]
     largest = max((float(np.abs(example.boxes).max()) for example in examples), default=0.0)
     has_area = any((example.boxes[:, 2:] > example.boxes[:, :2]).all(axis=1).any() for example in examples)
     if largest <= 1 and has_area:
         raise UserError(
-            f"`{examples[0].file_name}` and all other images have boxes of at most {largest:g} px; expected px. They "
-            "look like fractions of the image: multiply them by its width and height."
+            f"`{examples[0].file_name}` and all other images have no coordinate above {largest:g}; expected px, but "
+            "these look like fractions of the image. Multiply them by its width and height."
         )
 
 
 def _describe(broken: list[sources.Problem]) -> str:
-    """Says which annotation is faulty, how many more are, and what to do."""
+    """Describes the first faulty annotation, the number of others, and what to do."""
     count = len(broken) - 1
     more = f" {count} more annotation{'s are' if count > 1 else ' is'} broken." if count else ""
-    return f"{broken[0].detail}{more} `--skip-broken-annotations` leaves them out; `--dry-run` lists them all."
+    return f"{broken[0].detail}{more} List them all with `--dry-run`, or skip them with `--skip-broken-annotations`."
 
 
 def _swap(dataset: sources.Source) -> sources.Source:

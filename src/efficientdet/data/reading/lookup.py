@@ -1,8 +1,8 @@
-"""The files below a dataset's folder, and where an image is that an annotation calls by a stale name.
+"""Lists the files in a dataset's folder, and finds images that annotations call by an outdated name.
 
-Annotation files travel: they name images by paths of another machine, in another case, percent-encoded, or in the other
-normal form of Unicode (macOS decomposes é). A name is first looked up as it stands. Only if nothing is there, the one
-file below the source whose base name fits (its ending may be left out) is taken, and the caller reports it; among
+Annotation files travel: they name images by paths of another machine, in another case, percent-encoded, or in another
+Unicode normalization form (macOS decomposes é). A name is first looked up as written. Only if nothing is there, the one
+file in the source whose base name matches (its extension may be missing) is used, and the caller reports it; among
 several, the one that shares the longest end of the path. Hidden files (`._a.jpg`, which macOS leaves in archives) are
 never part of a dataset.
 """
@@ -19,14 +19,14 @@ from efficientdet.errors import UserError
 from efficientdet.media import images
 
 IMAGE_SUFFIXES = frozenset({*images.SUFFIXES, ".jfif", ".jpe", ".jif", ".mpo"})
-"""How names of images that are read end, lower case."""
+"""Suffixes of supported image files, lower case."""
 
 OTHER_IMAGE_SUFFIXES = (
     frozenset({".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".svg", ".psd", ".ppm", ".pgm", ".pbm"})
     | frozenset({".pnm", ".exr", ".hdr", ".ico", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"})
     | frozenset({".rw2", ".raw", ".dcm", ".nii", ".npy"})
 ) - IMAGE_SUFFIXES
-"""How names of images end that are not read, lower case; they are counted, so that none is missed."""
+"""Suffixes of unsupported image files, lower case; they are counted, so that none goes unnoticed."""
 
 _MOST_NAME_BYTES = 255
 _UPLOADED = re.compile(r"[0-9a-f]{8}-.")  # what Label Studio writes before the name of an uploaded image
@@ -34,16 +34,16 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class Files:
-    """The visible files below a folder, listed once, on first use.
+    """The visible files in a folder and its subfolders, listed once, on first use.
 
-    Folders of other things are left out: `runs`, `predictions`, runs of training, and converted datasets.
+    Skips folders that are not part of a dataset: `runs`, `predictions`, training runs and converted datasets.
 
     Attributes:
         root: the folder.
     """
 
     def __init__(self, root: Path):
-        """Remembers the folder; nothing is read yet."""
+        """Stores the folder; nothing is read yet."""
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - Path.resolve would follow links
         self._paths: list[str] | None = None
         self._images: dict[str, list[str]] = {}
@@ -62,7 +62,7 @@ class Files:
         return [path for path in self.paths() if is_image(path)]
 
     def with_stem(self, stem: str) -> list[Path]:
-        """Lists the images whose base name without its ending is `stem`, whatever its case and normal form."""
+        """Lists the images whose stem is `stem`, ignoring case and Unicode normalization."""
         self.paths()
         wanted = fold(stem)
         found = (paths for suffix in IMAGE_SUFFIXES if (paths := self._images.get(wanted + suffix)))
@@ -71,22 +71,22 @@ class Files:
     def find(
         self, name: str, folders: Sequence[Path], where: Path, within: Path | None = None
     ) -> tuple[Path | None, bool]:
-        r"""Finds an image by the name that an annotation has for it.
+        r"""Finds an image by the name in an annotation.
 
         Args:
-            name: relative, absolute, or an address; `/` or `\` between its parts.
-            folders: where to look the name up as it stands, best first.
+            name: a relative or absolute path, with `/` or `\`, or a URL.
+            folders: where to look the name up as written, best first.
             where: annotation file to name in the error.
-            within: folder whose images are preferred where the name is stale.
+            within: folder whose images are preferred if the name is outdated.
 
         Returns:
-            The file, or none; whether it was found by its base name only.
+            The file, or None; whether it was found by its base name only.
 
         Raises:
-            UserError: the name is empty or not a name, or several files fit it.
+            UserError: the name is empty or invalid, or several files match it.
         """
         if not _can_be_a_name(name):
-            raise UserError(f"`{where}` has the image name {name[:60]!r}; expected the name of a file.")
+            raise UserError(f"`{where}` has the image name {name[:60]!r}; expected a file name.")
         for folder in folders:
             path = os.path.normpath(os.path.join(folder, name.replace("\\", "/")))  # noqa: PTH118
             if (_is_below(path, folder) or _is_below(path, self.root)) and os.path.isfile(path):  # noqa: PTH113
@@ -94,18 +94,18 @@ class Files:
         found = self._by_base_name(_plain(name), within)
         if len(found) > 1:
             raise UserError(
-                f"`{where}` names the image `{name}`, which is not there; it may be {found[0]} or {found[1]}. "
+                f"`{where}` names the image `{name}`, which was not found; it could be {found[0]} or {found[1]}. "
                 "Correct the name, or remove one of them."
             )
         return (Path(found[0]), True) if found else (None, False)
 
     def _by_base_name(self, name: str, within: Path | None) -> list[str]:
-        """Lists the images with the base name of `name`: those that share the longest end of the path with it."""
+        """Lists the images with the base name of `name` that share the longest end of the path with it."""
         self.paths()
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         base = parts[-1] if parts else ""
         matches = self._images.get(fold(base), [])
-        if base and not matches and not is_image(base):  # called by an id
+        if base and not matches and not is_image(base):  # an id instead of a file name
             matches = [str(path) for path in self.with_stem(base)]
         elif not matches and _UPLOADED.match(base):
             matches = self._images.get(fold(base[len("12345678-") :]), [])
@@ -120,11 +120,11 @@ class Files:
 
 
 def missing(folder: Path, name: str, where: Path) -> Path:
-    """Gives the place where an image that is nowhere should be; a relative name that leads out is an error.
+    """Returns where a missing image should be; a relative name that leads out of the folder is an error.
 
     Args:
-        folder: where images are.
-        name: as the annotation has it.
+        folder: image folder.
+        name: as in the annotation.
         where: annotation file to name in the error.
     """
     plain = name.replace("\\", "/")
@@ -134,31 +134,31 @@ def missing(folder: Path, name: str, where: Path) -> Path:
 
 
 def is_image(path: str | Path) -> bool:
-    """Says whether a file's name ends as one of an image that is read."""
+    """Checks whether a file has the suffix of a supported image format."""
     return os.path.splitext(str(path))[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def is_hidden(path: Path) -> bool:
-    """Says whether a file is hidden, as macOS's `._a.xml`."""
+    """Checks whether a file is hidden, like macOS's `._a.xml`."""
     return path.name.startswith(".")
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
-    """Sorts paths and leaves hidden ones out."""
+    """Sorts paths and drops hidden ones."""
     return sorted(path for path in paths if not is_hidden(path))
 
 
 def fold(name: str) -> str:
-    """Makes names equal that differ in case or in their normal form only."""
+    """Normalizes a name, so that names that differ only in case or Unicode normalization become equal."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def resolve(folder: Path, name: str) -> Path | None:
-    """Finds a file or folder by its path below a folder; where a part is not there, the only one in another case is.
+    """Finds a file or folder by its path relative to a folder; a part that is missing may differ in case.
 
     Args:
-        folder: where the path begins.
-        name: parts with `/` between them; absolute ones are not below the folder, and found as they stand only.
+        folder: where the path starts.
+        name: path with `/`; an absolute one must exist as written.
     """
     path = folder / name
     if path.exists():
@@ -178,7 +178,7 @@ def resolve(folder: Path, name: str) -> Path | None:
 
 
 def _can_be_a_name(name: str) -> bool:
-    """Says whether a file could have this name: text without control characters, and no part that is too long."""
+    """Checks whether a file could have this name: no control characters, and no part that is too long."""
     try:
         parts = _plain(name).encode().split(b"/")
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
@@ -187,7 +187,7 @@ def _can_be_a_name(name: str) -> bool:
 
 
 def _walk(root: str) -> Iterable[str]:
-    """Walks all visible files; links to folders are followed, but none twice."""
+    """Walks all visible files; follows links to folders, but visits no folder twice."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(parent)
@@ -200,13 +200,13 @@ def _walk(root: str) -> Iterable[str]:
 
 
 def _is_output(names: list[str], folders: list[str]) -> bool:
-    """Says whether a folder is a run or a converted dataset."""
+    """Checks whether a folder is a run or a converted dataset."""
     is_converted = "dataset.json" in names and any(name.endswith(".tfrecord") for name in names)
     return is_converted or ("checkpoints" in folders and "config.json" in names)
 
 
 def _plain(name: str) -> str:
-    r"""Turns an address or a Windows path into parts with `/`; percent-encoding and queries are undone."""
+    r"""Turns a URL or a Windows path into a path with `/`; decodes percent-encoding and drops queries."""
     text = name.strip().replace("\\", "/")
     if "?d=" in text:  # Label Studio's local files: /data/local-files/?d=folder/a.jpg
         text = text.split("?d=", 1)[1]
@@ -216,7 +216,7 @@ def _plain(name: str) -> str:
 
 
 def _shared_end(parts: Sequence[str], path: Sequence[str]) -> int:
-    """Counts the parts at the end that two paths share."""
+    """Counts the trailing parts that two paths share."""
     count = 0
     for one, other in zip(reversed(parts), reversed(path), strict=False):
         if fold(one) != fold(other):

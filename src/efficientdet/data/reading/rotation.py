@@ -1,9 +1,9 @@
-"""Whether boxes were drawn on an image as it is stored, or on it after the rotation of its EXIF tag.
+"""Decides whether boxes were drawn on an image as stored or after the rotation in its EXIF tag.
 
-The declared size tells, where the rotation changes it; else where the boxes fit, if they leave the image one way and
-not the other. It cannot tell of a square image, of orientations 2 to 4, or where nothing is declared (as in YOLO). Then
-the rest of the dataset decides, if all that can be told speaks for one reading: one tool drew all of it. Else the image
-is taken as upright, which is how browsers and most tools of today show it, and that it could not be told is reported.
+The declared size decides if the rotation changes it; otherwise the boxes do, if they fit the image only one way.
+Neither helps for square images, for orientations 2 to 4, or if no size is declared (as in YOLO). Then the rest of the
+dataset decides, if all its clear images agree, since one tool probably drew all of it. Otherwise the image is assumed
+to be upright, as browsers and most current tools show it, and the assumption is reported.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from efficientdet.errors import UserError
 from efficientdet.media import images
 
 BoxesDrawn = Literal["auto", "upright", "stored"]
-"""On which image the boxes were drawn, where it cannot be told; auto: as the rest of the dataset shows."""
+"""Which image the boxes were drawn on, if that is unclear; auto follows the rest of the dataset."""
 
-BY_THE_REST = "images whose EXIF rotation is read as the rest of the dataset shows"
+BY_THE_REST = "images whose EXIF rotation is treated like that of the rest of the dataset"
 UNTOLD = (
-    "images with an EXIF rotation for which it cannot be told on which image their boxes were drawn: taken as upright "
-    "(`--exif-boxes` settles it)"
+    "images with an EXIF rotation whose boxes could be for the rotated or the unrotated image: upright assumed (set "
+    "`--exif-boxes` to choose)"
 )
 
 _HEAD_BYTES = 65_536
@@ -30,11 +30,11 @@ _BOUNDARY_PX = 1.0
 
 
 def settle(dataset: sources.Source, choice: BoxesDrawn) -> sources.Source:
-    """Decides for each image with an EXIF rotation and boxes which image they were drawn on.
+    """Decides, for each image with an EXIF rotation and boxes, which version the boxes were drawn on.
 
     Args:
-        dataset: its images are opened as far as their header.
-        choice: the reading where an image does not tell; `auto` asks the rest of the dataset.
+        dataset: only the headers of its images are read.
+        choice: what to assume if an image leaves it open; `auto` follows the rest of the dataset.
     """
     told: set[bool] = set()
     untold: list[tuple[str, int, int]] = []
@@ -45,7 +45,7 @@ def settle(dataset: sources.Source, choice: BoxesDrawn) -> sources.Source:
             if facts is None:
                 continue
             if example.declared_size not in (None, facts.upright_size, facts.stored_size):
-                continue  # `policy` refuses it
+                continue  # `policy` rejects it
             is_upright = _tells(example, facts)
             if is_upright is None:
                 untold.append((name, place, facts.orientation))
@@ -65,7 +65,7 @@ def settle(dataset: sources.Source, choice: BoxesDrawn) -> sources.Source:
 
 
 def _tells(example: sources.Example, facts: images.Facts) -> bool | None:
-    """Says whether boxes are of the upright image, by its declared size or by where they fit; none if neither tells."""
+    """Decides by declared size or by where the boxes fit whether they belong to the upright image; None: unclear."""
     if facts.upright_size == facts.stored_size:
         return None
     if example.declared_size is not None:
@@ -83,7 +83,7 @@ def _fits(example: sources.Example, size: tuple[int, int]) -> bool:
 
 
 def _rotated(path: Path) -> images.Facts | None:
-    """Reads the header of an image with an EXIF rotation; none for any other, also for one that cannot be read."""
+    """Reads the header of an image with an EXIF rotation; returns None for other images and unreadable ones."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -96,7 +96,7 @@ def _rotated(path: Path) -> images.Facts | None:
 
 
 def _may_have_exif(head: bytes, path: Path) -> bool:
-    """Says whether a file may hold a rotation; most photographs and all drawings are settled by their first bytes."""
+    """Checks whether a file may hold a rotation; for most files the first bytes are enough to rule it out."""
     if head[:2] == b"\xff\xd8":
         return b"Exif\x00" in head
     if head[:4] == b"RIFF":
