@@ -191,7 +191,7 @@ def test_labels_are_positions_among_the_models_classes(converted):
 
 
 def test_a_class_that_the_model_lacks_is_refused(converted):
-    with pytest.raises(UserError, match="Class 1 of split `val` is `disk`; the model calls it unknown"):
+    with pytest.raises(UserError, match="Class 1 of split `val` is `disk`, but the model does not have it"):
         _evaluation(converted, categories=(Category(id=99, name="cat"),))
 
 

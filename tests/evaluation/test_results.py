@@ -46,7 +46,7 @@ def _without(field):
         pytest.param('[{"image_id": 7,', "is not valid JSON", id="cut short"),
         pytest.param("[" * 100_000, "is not valid JSON", id="nested without end"),
         pytest.param("[1" + "0" * 5000 + "]", "is not valid JSON", id="a number of 5000 digits"),
-        pytest.param(b"\xff\xfe[", "is not text in UTF-8", id="no text"),
+        pytest.param(b"\xff\xfe[", "is not UTF-8 text", id="no text"),
         pytest.param('{"images": [], "annotations": []}', "is not a list.* looks like annotations", id="annotations"),
         pytest.param("3", "is not a list", id="a number"),
         pytest.param("[[7, 1, 2, 3, 4, 0.5, 1]]", "detection 0 is .*expected an object", id="rows of numbers"),

@@ -1,9 +1,9 @@
-"""Records -> batches, in tf.data.
+"""Turns records into batches with tf.data.
 
-A training run is one endless row of examples: position p belongs to epoch p // E and shows the example that the
-epoch's permutation has at p % E; step s has the positions s * B to (s + 1) * B - 1. So the batch of a step is a pure
-function of (seed, step), each example comes once an epoch, and a stream can start at any step without reading what it
-skips. Batches may span two epochs, since their size is fixed.
+A training run is an endless sequence of examples: position p belongs to epoch p // E and has the example at p % E in
+the epoch's permutation; step s has the positions s * B to (s + 1) * B - 1. So the batch of a step is a pure function of
+(seed, step), each example appears once per epoch, and a stream can start at any step without reading what it skips.
+Batches may span two epochs, since their size is fixed.
 """
 
 import os
@@ -22,11 +22,11 @@ from efficientdet.errors import UserError, first_line
 from efficientdet.structures import Batch, Category, Originals
 
 _TRUTH_BATCH = 64
-_READ_TOGETHER = 16  # records; a call into Python and the operations of parsing then cost a sixteenth each
+_READ_TOGETHER = 16  # records per call, to share the overhead of a call into Python and of the parsing operations
 
 
 def box_room(records: Records) -> int:
-    """Computes the room for boxes of one image: the fullest image's, rounded up to a multiple of 8."""
+    """Computes the number of box slots per image: the largest number of boxes, rounded up to a multiple of 8."""
     return max(-(-records.max_boxes // 8) * 8, 8)
 
 
@@ -43,19 +43,19 @@ def training_batches(
     stop_step: int,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Makes the training batches of steps start_step..stop_step - 1.
+    """Yields the training batches of steps start_step..stop_step - 1.
 
-    Crowds are left out, and boxes of which nothing is left after the cut. Mosaic and mixup read the records of other
-    images too, drawn from the example's seed; then there is room for the boxes of all.
+    Crowds are dropped, and so are boxes that the crop leaves without area. Mosaic and mixup also read the records of
+    other images, drawn from the example's seed; there are enough box slots for all of them.
 
     Args:
         records: the split.
         image_size: height and width of the network input, px.
-        resize: how an image is resampled.
+        resize: resampling method.
         batch_size: B.
-        seed: of order and augmentation.
-        augmentation: what happens to an image.
-        decode: how image files become pixels.
+        seed: seed of the order and the augmentation.
+        augmentation: augmentation settings.
+        decode: how image files are decoded.
         start_step: first step.
         stop_step: step after the last.
         share: (k, n): the k-th of n equal parts of each batch, for one of n processes.
@@ -86,7 +86,7 @@ def training_files(
 
     Returns:
         tf.data.Dataset; an element has encoded: string[]; id: int64[]; num_boxes: int32[]; boxes: float32[N, 4],
-        yxyx, fractions, of which the first `num_boxes` count; labels: int32[N]; epoch and number of the example:
+        yxyx, fractions, of which the first `num_boxes` are valid; labels: int32[N]; epoch and number of the example:
         int32[].
     """
     import tensorflow as tf
@@ -114,7 +114,7 @@ def example_maker(
     augmentation: AugmentationConfig,
     decode: Decode,
 ) -> Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]:
-    """Makes the function from an element of `training_files` to a row of a Batch and the image id."""
+    """Returns a function that turns an element of `training_files` into a row of a Batch and the image id."""
     import tensorflow as tf
 
     room = box_room(records) * combinations.num_images(augmentation)
@@ -134,9 +134,9 @@ def example_maker(
 
 
 def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
-    """Maps in parallel, order kept.
+    """Maps a function over a dataset in parallel, in order.
 
-    Every branch is a `tf.cond`, so autograph has nothing to find in the source, and would take seconds to look.
+    Autograph is off: every branch is already a `tf.cond`, and searching the source would take seconds.
     """
     import tensorflow as tf
 
@@ -145,12 +145,12 @@ def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
 
 
 def _shuffled(positions: Any, seed: int, num_examples: int) -> Any:
-    """Finds the examples at positions of the endless row: int64[B] -> int64[B]."""
+    """Finds the examples at positions of the endless sequence: int64[B] -> int64[B]."""
     import tensorflow as tf
 
     epochs, places = (tf.cast(x, tf.uint32) for x in (positions // num_examples, positions % num_examples))
-    # The raw operation: that of tf.random.experimental takes no seeds of several rows (2.21), though it says so. The
-    # first number of a seed is the one that it puts there.
+    # The raw operation, since tf.random.experimental's does not accept a seed per row (2.21), although it documents
+    # that. The first number of each seed is the one that it uses itself.
     ours, theirs = (tf.fill(tf.shape(epochs), tf.cast(number, tf.uint32)) for number in (seed, 498247692))
     seeds = tf.stack([theirs, ours, epochs], axis=-1)
     return tf.cast(tf.raw_ops.RandomIndexShuffle(index=places, seed=seeds, max_index=num_examples - 1), tf.int64)
@@ -184,7 +184,7 @@ def _truth(records: Records, numbers: Any) -> dict[str, Any]:
 
 
 def _raw(file: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Takes file, boxes and labels out of one row of `_truth`."""
+    """Extracts file, boxes and labels from one row of `_truth`."""
     num_boxes = file["num_boxes"]
     return file["encoded"], file["boxes"][:num_boxes], file["labels"][:num_boxes]
 
@@ -198,20 +198,20 @@ def evaluation_batches(
     batch_size: int,
     max_images: int = 0,
 ) -> Iterator[tuple[Batch, Originals]]:
-    """Makes the batches of one pass over a split, in its order, letterboxed.
+    """Yields the letterboxed batches of one pass over a split, in its order.
 
-    The last batch is filled up with rows whose id is -1.
+    The last batch is padded with rows with the id -1.
 
     Args:
         records: the split.
         categories: the model's classes; the split's must be among them.
         image_size: height and width of the network input, px.
-        resize: how an image is resampled.
+        resize: resampling method.
         batch_size: B.
-        max_images: how many images to read, from the first on; 0: all.
+        max_images: read only the first images, up to this number; 0: all.
 
     Yields:
-        Batch (crowds left out) and Originals (crowds included) of NumPy arrays.
+        Batch (without crowds) and Originals (with crowds) of NumPy arrays.
     """
     import tensorflow as tf
 
@@ -234,13 +234,13 @@ def evaluation_batches(
 
 
 def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Originals]:
-    """Reads the truth of a split, in its order; the images are not decoded.
+    """Reads the ground truth of a split, in its order, without decoding the images.
 
-    The labels are positions in the split's own categories, the scales 1; filled up as `evaluation_batches` does.
+    Labels are positions in the split's own categories, and scales are 1; padded like in `evaluation_batches`.
 
     Args:
         records: the split.
-        max_images: how many images to read, from the first on; 0: all.
+        max_images: read only the first images, up to this number; 0: all.
 
     Yields:
         Originals of NumPy arrays.
@@ -258,7 +258,7 @@ def truth_batches(records: Records, *, max_images: int = 0) -> Iterator[Original
 
 
 def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, max_images: int) -> Iterator[Any]:
-    """Makes batches of `example(record, id)` of the first images, in their order; the last is filled up (id -1)."""
+    """Yields batches of `example(record, id)` for the first images, in order; the last is padded (id -1)."""
     import tensorflow as tf
 
     num_examples = min(len(records), max_images or len(records))
@@ -273,7 +273,7 @@ def _one_pass(records: Records, example: Callable[..., Any], batch_size: int, ma
 
 
 def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, labels: Any, room: int) -> dict[str, Any]:
-    """Arranges the facts of one image as a row of Originals."""
+    """Arranges the ground truth of one image as a row of Originals."""
     import tensorflow as tf
 
     boxes = record["boxes"] * _twice(size)
@@ -291,7 +291,7 @@ def _originals_row(record: dict[str, Any], id: Any, size: Any, scale: Any, label
 
 
 def _leave_gpu_to_jax() -> None:
-    """Keeps TensorFlow off the GPU if JAX trains: it would take the memory. Comes before its first operation."""
+    """Keeps TensorFlow off the GPU if JAX trains, since it would take all its memory; call before any operation."""
     import tensorflow as tf
 
     if backend.running() == "jax":
@@ -299,7 +299,7 @@ def _leave_gpu_to_jax() -> None:
 
 
 def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
-    """Batches examples and turns TensorFlow's errors about damaged records into one line."""
+    """Batches examples, and turns TensorFlow's errors about damaged records into a UserError."""
     import tensorflow as tf
 
     dataset = examples.batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
@@ -308,7 +308,7 @@ def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.UnknownError) as error:
         raise UserError(
             f"Split `{records.name}` with `{records.paths[0]}` has a damaged record: {first_line(error)}; "
-            "convert it again."
+            "convert the dataset again."
         ) from error
 
 
@@ -319,7 +319,7 @@ def _read(records: Records, numbers: Any) -> Any:
     def read(numbers: np.ndarray) -> np.ndarray:
         payloads = np.empty(len(numbers), object)
         for row, number in enumerate(numbers):
-            # Opened for each record: a kept descriptor would need a bound for datasets of thousands of shards.
+            # Opened for each record: datasets with thousands of shards would exceed the limit of open files.
             shard, offset, length = (int(a[number]) for a in (records.shards, records.offsets, records.lengths))
             descriptor = os.open(records.paths[shard], os.O_RDONLY)
             try:
@@ -341,15 +341,15 @@ def check_categories(records: Records, categories: tuple[Category, ...]) -> None
     known = {category.id: category.name for category in categories}
     for category in records.categories:
         if known.get(category.id) != category.name:
-            other = f"`{known[category.id]}`" if category.id in known else "unknown"
+            other = f"calls it `{known[category.id]}`" if category.id in known else "does not have it"
             raise UserError(
-                f"Class {category.id} of split `{records.name}` is `{category.name}`; the model calls it {other}. "
+                f"Class {category.id} of split `{records.name}` is `{category.name}`, but the model {other}. "
                 "Convert the splits together, so that they share one class table."
             )
 
 
 def _label_table(categories: tuple[Category, ...]) -> Any:
-    """Makes the function from category ids, int64[...], to labels, int32[...]."""
+    """Returns a function that turns category ids, int64[...], into labels, int32[...]."""
     import tensorflow as tf
 
     labels = sorted(range(len(categories)), key=lambda label: categories[label].id)
@@ -364,7 +364,7 @@ def _label_table(categories: tuple[Category, ...]) -> Any:
 
 
 def _id(record: dict[str, Any], number: Any) -> Any:
-    """Returns the image id; an image whose source_id is not a number is called by its place in the split, from 1."""
+    """Returns the image id; if source_id is not a number, the position in the split, from 1."""
     import tensorflow as tf
 
     return tf.where(record["id"] < 0, number + 1, record["id"])

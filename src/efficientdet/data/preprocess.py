@@ -1,15 +1,15 @@
-"""Images to network inputs and back: decode, resample, letterbox.
+"""Converts images to network inputs and boxes back: decode, resample, letterbox.
 
-The letterbox scales an image to fit the network input, aspect ratio kept, and pads it at the bottom and right with
-zeros. Resampling is bilinear, in float32, rounded to uint8 at the end (google/automl and NVIDIA kept floats). A new
-pixel x looks at a place in the image and mixes the pixels whose centres are near; r = old size / new size:
+The letterbox scales an image to fit the network input, keeping its aspect ratio, and pads it with zeros at the bottom
+and right. Resampling is bilinear, in float32, rounded to uint8 at the end (google/automl and NVIDIA kept floats). A new
+pixel x samples the image at a position and blends the pixels whose centers are near; r = old size / new size:
 
     half_pixel   at (x + 1/2) r, the two nearest (google/automl since July 2020)
     legacy       at x r + 1/2, the two nearest: the first pixels coincide (NVIDIA, google/automl before July 2020)
-    antialiased  at (x + 1/2) r, all nearer than max(r, 1), weighed by a triangle (Pillow, which the PyTorch port uses)
+    antialiased  at (x + 1/2) r, all within max(r, 1), weighted by a triangle (Pillow, which the PyTorch port uses)
 
-It exists twice: in TensorFlow inside the input pipeline, and in NumPy for prediction, which needs no TensorFlow; a test
-holds them equal.
+There are two implementations: TensorFlow for the input pipeline, and NumPy for prediction, which does not need
+TensorFlow. A test checks that they are equal.
 """
 
 import functools
@@ -20,7 +20,7 @@ import numpy as np
 from efficientdet.config import Decode, Resize
 
 SHRINKS = (1, 2, 4, 8)
-"""How many times smaller than it is a JPEG can be decoded."""
+"""Factors by which JPEG decoding can shrink an image."""
 
 
 def fitted_size(
@@ -28,8 +28,8 @@ def fitted_size(
 ) -> tuple[tuple[int, int], float]:
     """Computes the size of an image scaled to fit into `target_size`.
 
-    In float32 and truncated as the reference implementations do, which loses a pixel at some sizes: a long side of 427
-    becomes 511 at 512.
+    Computed in float32 and truncated, like the reference implementations, which loses a pixel at some sizes: a long
+    side of 427 becomes 511 at 512.
 
     Args:
         size: height and width, px.
@@ -51,10 +51,10 @@ def letterbox(
     Args:
         image: uint8[h, w, 3].
         image_size: height and width of the network input, px.
-        method: how it is resampled.
+        method: resampling method.
 
     Returns:
-        uint8[H, W, 3]; height and width of the image inside; px of the input per px of the image.
+        uint8[H, W, 3]; height and width of the image in it; px of the input per px of the image.
     """
     (height, width), scale = fitted_size((image.shape[0], image.shape[1]), image_size)
     padded = np.zeros((*image_size, 3), np.uint8)
@@ -68,7 +68,7 @@ def resize(image: np.ndarray, size: tuple[int, int], method: Resize) -> np.ndarr
     Args:
         image: uint8[h, w, 3].
         size: new height and width, px.
-        method: where a new pixel looks.
+        method: resampling method.
 
     Returns:
         uint8[*size, 3].
@@ -79,7 +79,7 @@ def resize(image: np.ndarray, size: tuple[int, int], method: Resize) -> np.ndarr
     left, right, share_x = _neighbours(image.shape[1], size[1], method)
     share_y, share_x = share_y[:, None], share_x.repeat(3)
     resized = np.empty((size[0], size[1] * 3), np.uint8)
-    # A few rows at a time, which stay in the processor's cache: eight times as fast as the whole image at once.
+    # A few rows at a time, which stay in the CPU cache, are eight times as fast as the whole image at once.
     for start in range(0, size[0], 32):
         block = slice(start, start + 32)
         rows = np.unique(np.concatenate([top[block], bottom[block]]))
@@ -101,7 +101,7 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
 
 
 def _resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resamples with Pillow, in float32: in uint8 it rounds twice, after the rows and after the columns."""
+    """Resamples with Pillow in float32, since in uint8 it rounds twice, after the rows and after the columns."""
     from PIL import Image
 
     planes = [Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(3)]
@@ -110,7 +110,7 @@ def _resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _neighbours(size: int, new_size: int, method: Resize) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes, for each new pixel, the two old ones around where it looks and the share of the second."""
+    """Computes, for each new pixel, the two old pixels around its sampling position, and the weight of the second."""
     shift = np.float32(0.0 if method == "legacy" else 0.5)
     centers = (np.arange(new_size, dtype=np.float32) + shift) * np.float32(size / new_size) - shift
     floor = np.floor(centers)
@@ -120,10 +120,10 @@ def _neighbours(size: int, new_size: int, method: Resize) -> tuple[np.ndarray, n
 
 
 def undo_letterbox(boxes: np.ndarray, scale: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Moves boxes from the network input back to the image, and clips them to it.
+    """Maps boxes from the network input back to the image, and clips them to it.
 
-    The reference implementations do not clip; a box beyond the border helps nobody, and its overlap with the truth
-    only grows.
+    The reference implementations do not clip, but a box beyond the border is useless, and clipping can only increase
+    its overlap with the ground truth.
 
     Args:
         boxes: float32[..., K, 4], yxyx px of the network input.
@@ -141,7 +141,7 @@ def undo_letterbox(boxes: np.ndarray, scale: np.ndarray, size: np.ndarray) -> np
 def decode_tf(encoded: Any) -> Any:
     """Decodes an image in TensorFlow: string[] -> uint8[h, w, 3].
 
-    JPEGs with the accurate inverse DCT, so that pixels equal Pillow's.
+    JPEGs are decoded with the accurate inverse DCT, so that pixels equal Pillow's.
     """
     import tensorflow as tf
 
@@ -157,7 +157,7 @@ def decode_tf(encoded: Any) -> Any:
 
 
 def image_size_tf(encoded: Any) -> Any:
-    """Reads height and width of an image in TensorFlow: string[] -> int32[2], px. A JPEG is not decoded for it."""
+    """Reads height and width of an image in TensorFlow: string[] -> int32[2], px. JPEGs are not decoded for it."""
     import tensorflow as tf
 
     def header() -> Any:
@@ -167,18 +167,18 @@ def image_size_tf(encoded: Any) -> Any:
 
 
 def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> Any:
-    """Decodes a part of an image in TensorFlow, shrunk where that saves work.
+    """Decodes a part of an image in TensorFlow, shrunk if that saves work.
 
-    A JPEG is decoded only where the window is, and at a fraction of its size: its blocks of 8 x 8 px are inverted to
-    blocks of 4, 2 or 1, each pixel the mean of those it stands for. The first is exact but for the colour of the first
-    and last column and row, which is interpolated without the neighbours beyond; the second is smoother than
-    resampling. The fast inverse DCT would darken by up to a grey level and save nothing that can be measured.
+    A JPEG is decoded only inside the window, and at a fraction of its size: its blocks of 8 x 8 px are inverted to
+    blocks of 4, 2 or 1, with each pixel the mean of those it replaces. The cropping is exact except for the color of
+    the first and last column and row, which is interpolated without the neighbors outside; the shrinking is smoother
+    than resampling. The fast inverse DCT would darken by up to one gray level and save no measurable time.
 
     Args:
         encoded: string[].
         window: int32[4], top, left, height and width, px; multiples of `shrink`.
         shrink: int32[], 1, 2, 4 or 8.
-        decode: exact: the whole image is decoded as `decode_tf` does, then cut; it stays as large as it is.
+        decode: exact: the whole image is decoded like in `decode_tf`, then cropped, and not shrunk.
 
     Returns:
         uint8[h, w, 3]; the window's height and width over `shrink`, or over 1.
@@ -202,7 +202,7 @@ def decode_window_tf(encoded: Any, window: Any, shrink: Any, decode: Decode) -> 
 
 
 def cut_out(image: Any, window: Any) -> Any:
-    """Cuts a window, int32[4] (top, left, height, width), out of uint8[h, w, 3]."""
+    """Crops uint8[h, w, 3] to a window, int32[4] (top, left, height, width)."""
     import tensorflow as tf
 
     return tf.slice(image, tf.concat([window[:2], [0]], axis=0), tf.concat([window[2:], [3]], axis=0))
@@ -214,8 +214,8 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
     Args:
         image: uint8[h, w, 3].
         size: int32[2], height and width after scaling, px; at most `image_size`.
-        image_size: height and width of the result, px; int32[2] where they are not known before.
-        method: where a new pixel looks.
+        image_size: height and width of the result, px; int32[2] if not known in advance.
+        method: resampling method.
 
     Returns:
         uint8[H, W, 3].
@@ -234,16 +234,17 @@ def resample_tf(image: Any, size: Any, image_size: Any, method: Resize) -> Any:
         def bilinear(images: Any) -> Any:
             return tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=half_pixel)
 
-        # The operation is twice as fast on floats, and looks at four pixels for each new one: of a large image few.
+        # The operation is twice as fast on floats, but converting a much larger image costs more than that: each new
+        # pixel reads only four of it.
         is_large = tf.size(image) > 8 * 3 * tf.reduce_prod(size)
         resampled = tf.cond(is_large, lambda: bilinear(image), lambda: bilinear(tf.cast(image, tf.float32)))
-    # Rounded and made whole at once, at a scale of 1: in half the time of tf.round and tf.cast.
+    # Rounds and converts to integers at once (the scale is 1), in half the time of tf.round and tf.cast.
     whole, _, _ = tf.raw_ops.QuantizeV2(
         input=resampled[0], min_range=0.0, max_range=255.0, T=tf.quint8, mode="SCALED", round_mode="HALF_TO_EVEN"
     )
     pixels = tf.bitcast(whole, tf.uint8)
     height, width = tf.unstack(size)
-    # Joined to zeros that are taken from a constant: tf.pad takes three times as long, and tf.zeros as long as joining.
+    # Concatenates slices of a constant: tf.pad takes three times as long, and tf.zeros as long as the concatenation.
     black = tf.zeros([image_size[0] * image_size[1] * 3], tf.uint8)
     right, bottom = [height, image_size[1] - width, 3], [image_size[0] - height, image_size[1], 3]
     for shape, axis in ((right, 1), (bottom, 0)):
@@ -270,7 +271,7 @@ def fitted_size_tf(size: Any, target_size: Any) -> tuple[Any, Any]:
 
 
 def covering_size_tf(size: Any, target_size: Any) -> Any:
-    """Computes the size of an image scaled so that it just covers `target_size`, in TensorFlow.
+    """Computes, in TensorFlow, the size of an image scaled to just cover `target_size`.
 
     Args:
         size: int32[2], height and width, px.

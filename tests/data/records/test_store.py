@@ -152,14 +152,14 @@ def test_a_scan_is_kept_until_a_file_changes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        pytest.param(_foreign_record((), ()), "not one box", id="no boxes at all"),
+        pytest.param(_foreign_record((), ()), "but no boxes", id="no boxes at all"),
         pytest.param(
-            _foreign_record(object__bbox__ymin=[0.5]), "1 values in `image/object/bbox/ymin`", id="short list"
+            _foreign_record(object__bbox__ymin=[0.5]), "`image/object/bbox/ymin` has 1 values", id="short list"
         ),
-        pytest.param(_foreign_record(object__area=[0.5]), "1 values in `image/object/area`", id="short area"),
+        pytest.param(_foreign_record(object__area=[0.5]), "`image/object/area` has 1 values", id="short area"),
         pytest.param(_foreign_record(object__bbox__ymin=[0.5, float("nan")]), "not finite", id="not a number"),
-        pytest.param(_foreign_record((1, 1)), "calls the class 1 `dog`, an earlier record `cat`", id="two names"),
-        pytest.param(_feature(height=[3]), "has no image", id="no image"),
+        pytest.param(_foreign_record((1, 1)), "class 1 is `dog`, but an earlier record calls it `cat`", id="two names"),
+        pytest.param(_feature(height=[3]), "`image/encoded` has no image", id="no image"),
         pytest.param(b"\xff\xff\xff", "not a tf.train.Example", id="no example"),
     ],
 )
@@ -209,7 +209,7 @@ def _change_manifest(folder, change):
             lambda f: (f / "train.index.npz").write_bytes(b"x"), "index.npz` is missing or damaged", id="index torn"
         ),
         pytest.param(
-            lambda f: shutil.copy(f / "val.index.npz", f / "train.index.npz"), "does not fit", id="other index"
+            lambda f: shutil.copy(f / "val.index.npz", f / "train.index.npz"), "does not match", id="other index"
         ),
         pytest.param(lambda f: (f / "dataset.json").write_text("{"), "not valid JSON", id="manifest cut short"),
         pytest.param(lambda f: (f / "dataset.json").unlink(), "has no dataset.json", id="no manifest"),
@@ -231,7 +231,7 @@ def test_damaged_converted_folders_are_named(converted, damage, words):
 
 
 def test_a_missing_split_lists_those_there_are(converted):
-    with pytest.raises(UserError, match="no split `test`; it has train, val"):
+    with pytest.raises(UserError, match="no split `test`; choose from train, val"):
         store.open_records(str(converted), "test")
 
 
@@ -242,7 +242,7 @@ def test_a_missing_split_lists_those_there_are(converted):
 def test_what_is_evaluated_on_is_the_split_that_exists(tmp_path, names, chosen):
     (tmp_path / "dataset.json").write_text(json.dumps({"version": 1, "splits": dict.fromkeys(names)}))
     if chosen is None:
-        with pytest.raises(UserError, match="has the splits a, b; say which with `--split`"):
+        with pytest.raises(UserError, match="has the splits a, b; choose one with `--split`"):
             store.choose_split(str(tmp_path))
     else:
         assert store.choose_split(str(tmp_path)) == chosen
@@ -250,5 +250,5 @@ def test_what_is_evaluated_on_is_the_split_that_exists(tmp_path, names, chosen):
 
 
 def test_a_location_without_files_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nothing-\*` matches no file"):
+    with pytest.raises(UserError, match=r"nothing-\*` matches no files"):
         store.open_records(str(tmp_path / "nothing-*"), "train")

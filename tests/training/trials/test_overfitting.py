@@ -124,5 +124,5 @@ def test_a_run_evaluates_its_own_images_with_its_newest_weights(tiny, tmp_path, 
 
 
 def test_more_images_than_there_are_is_refused(tiny, converted):
-    with pytest.raises(UserError, match=r"`overfit` is 8; split `train` has 7 images\."):
+    with pytest.raises(UserError, match=r"`overfit` is 8, but the split `train` has only 7 images\."):
         dataset.open_dataset(_config(tiny, converted, overfit=8))

@@ -1,22 +1,22 @@
-"""What changes the values of pixels and no place: blends, thresholds, histograms, colour jitter.
+"""Changes to pixel values only: blends, thresholds, histograms, color jitter.
 
-Images are uint8[h, w, 3], RGB, before and after; a result is rounded, not cut off as in google/automl. `blend` with
-the factor 1 is the image itself, bit for bit.
+Images are uint8[h, w, 3], RGB, before and after; results are rounded, not truncated as in google/automl. `blend` with
+the factor 1 returns the image unchanged, bit for bit.
 """
 
 from typing import Any
 
 
 def jitter(image: Any, seed: Any, *, brightness: float, contrast: float, saturation: float, hue: float) -> Any:
-    """Changes brightness, contrast, saturation and hue at random, in this order; a strength of 0 costs nothing.
+    """Changes brightness, contrast, saturation and hue randomly, in this order; a strength of 0 costs nothing.
 
     Args:
         image: uint8[h, w, 3].
         seed: int32[2].
         brightness: b; the image is multiplied by U(1 - b, 1 + b).
-        contrast: the same for the distance of each pixel from the mean grey.
-        saturation: the same for the distance of each pixel from its own grey.
-        hue: h; hues are turned by U(-h, h) of a full turn.
+        contrast: the same for the difference of each pixel from the mean gray.
+        saturation: the same for the difference of each pixel from its own gray.
+        hue: h; hues are shifted by U(-h, h) of a full turn.
 
     Returns:
         uint8[h, w, 3].
@@ -36,10 +36,10 @@ def jitter(image: Any, seed: Any, *, brightness: float, contrast: float, saturat
 
 
 def blend(ground: Any, image: Any, factor: Any) -> Any:
-    """Computes ground + factor * (image - ground): 0 gives the ground, 1 the image, more exaggerates.
+    """Computes ground + factor * (image - ground): 0 returns the ground, 1 the image, more exaggerates.
 
     Args:
-        ground: float32, of a shape that fits the image's.
+        ground: float32, broadcastable to the image.
         image: uint8[h, w, 3].
         factor: float32[].
 
@@ -57,9 +57,9 @@ def change_brightness(image: Any, factor: Any) -> Any:
 
 
 def change_contrast(image: Any, factor: Any) -> Any:
-    """Blends with the mean grey.
+    """Blends with the mean gray.
 
-    google/automl means this too, but sums a histogram instead of averaging the greys, which gives white for images of
+    google/automl intends this too, but sums a histogram instead of averaging the grays, which is white for images of
     more than 255 x 256 pixels.
     """
     import tensorflow as tf
@@ -68,12 +68,12 @@ def change_contrast(image: Any, factor: Any) -> Any:
 
 
 def change_saturation(image: Any, factor: Any) -> Any:
-    """Blends with the grey image."""
+    """Blends with the gray image."""
     return blend(_grey(image), image, factor)
 
 
 def sharpen(image: Any, factor: Any) -> Any:
-    """Blends with the smoothed image: 3 x 3 pixels, the middle one weighs 5 of 13."""
+    """Blends with the smoothed image: 3 x 3 pixels, with a weight of 5/13 for the center."""
     import tensorflow as tf
 
     kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13.0
@@ -91,14 +91,14 @@ def posterize(image: Any, num_bits: int) -> Any:
 
 
 def solarize(image: Any, threshold: int) -> Any:
-    """Inverts the values from `threshold` on; from 256 on there are none."""
+    """Inverts the values that are at least `threshold`; nothing if it is 256 or more."""
     import tensorflow as tf
 
     return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
 
 
 def solarize_add(image: Any, addition: int) -> Any:
-    """Adds to the values below 128, up to 255."""
+    """Adds `addition` to the values below 128, up to 255."""
     import tensorflow as tf
 
     values = tf.cast(image, tf.int32)
@@ -106,7 +106,7 @@ def solarize_add(image: Any, addition: int) -> Any:
 
 
 def auto_contrast(image: Any) -> Any:
-    """Stretches each channel to 0..255; a channel of one value stays."""
+    """Stretches each channel to 0..255; a constant channel is unchanged."""
     import tensorflow as tf
 
     values = tf.cast(image, tf.float32)
@@ -116,14 +116,14 @@ def auto_contrast(image: Any) -> Any:
 
 
 def equalize(image: Any) -> Any:
-    """Evens out the histogram of each channel, as Pillow does."""
+    """Equalizes the histogram of each channel, like Pillow."""
     import tensorflow as tf
 
     return tf.stack([_equalize_channel(channel) for channel in tf.unstack(image, axis=-1)], axis=-1)
 
 
 def _equalize_channel(channel: Any) -> Any:
-    """Looks each value up in the sum of the histogram below it: uint8[h, w] -> the same."""
+    """Maps each value by the cumulative histogram: uint8[h, w] -> the same."""
     import tensorflow as tf
 
     values = tf.cast(channel, tf.int32)
@@ -142,7 +142,7 @@ def _grey(image: Any) -> Any:
 
 
 def _to_pixels(values: Any) -> Any:
-    """Rounds float32 to uint8; what is outside 0..255 saturates."""
+    """Rounds float32 to uint8; values outside 0..255 saturate."""
     import tensorflow as tf
 
     return tf.saturate_cast(tf.round(values), tf.uint8)

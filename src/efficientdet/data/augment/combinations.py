@@ -1,11 +1,11 @@
-"""Training examples, also those made of several images: mosaic and mixup.
+"""Training examples, including those made of several images: mosaic and mixup.
 
-A mosaic (YOLOv4, section 3.4) parts the network input at a random point into four tiles, each of which is filled as a
-small network input of its own: the image is mirrored, scaled and cut as ever, but at least as large as its tile.
+A mosaic (YOLOv4, section 3.4) splits the network input at a random point into four tiles, each filled like a small
+network input of its own: the image is mirrored, scaled and cropped as usual, but at least as large as its tile.
 google/automl's code for mosaics is not connected to its input, and stretches the images. Mixup (Zhang et al. 2018)
-lays one example over another. Boxes of all images count fully.
+blends two examples. The boxes of all images count fully.
 
-Everything is drawn from the example's seed, the other images too. A raw image is (encoded, boxes, labels):
+Everything is drawn from the example's seed, including the other images. A raw image is (encoded, boxes, labels):
 string[], the file; float32[N, 4], yxyx, fractions; int32[N]. An example is (pixels, valid_size, boxes, labels):
 uint8[H, W, 3]; int32[2], px; float32[M, 4], yxyx px of the network input; int32[M].
 """
@@ -16,15 +16,15 @@ from typing import Any
 from efficientdet.config import AugmentationConfig, Decode, Resize
 from efficientdet.data.augment import cropping, geometry
 
-_LEAST_SHARE = 0.25  # of the network input's height and width that a tile has
-_MOSAIC, _MIXUP = 1, 2  # what a seed of the example's own is for
+_LEAST_SHARE = 0.25  # minimum height and width of a tile, fractions of the network input's
+_MOSAIC, _MIXUP = 1, 2  # purposes of seeds derived from the example's seed
 
 _Raw = tuple[Any, Any, Any]
 _Example = tuple[Any, Any, Any, Any]
 
 
 def num_images(config: AugmentationConfig) -> int:
-    """Counts the images whose boxes one example may have."""
+    """Returns the largest number of images in one example."""
     return (4 if config.mosaic else 1) * (2 if config.mixup else 1)
 
 
@@ -38,16 +38,16 @@ def make_example(
     config: AugmentationConfig,
     decode: Decode,
 ) -> _Example:
-    """Makes a training example of an image, and of others where the config says so.
+    """Makes a training example from an image, and from others if the config says so.
 
     Args:
         raw: the image.
-        draw_other: gives any raw image, drawn from a seed int32[2].
+        draw_other: returns a random raw image for a seed, int32[2].
         seed: int32[2].
         image_size: H and W, px.
-        resize: how an image is resampled.
-        config: what happens to it.
-        decode: how files become pixels.
+        resize: resampling method.
+        config: augmentation settings.
+        decode: how files are decoded.
 
     Returns:
         pixels, valid_size, boxes, labels.
@@ -76,7 +76,7 @@ def _make_unmixed(
     config: AugmentationConfig,
     decode: Decode,
 ) -> _Example:
-    """Makes a mosaic with the config's probability, else an example of one image."""
+    """Makes a mosaic with the config's probability, or else an example of one image."""
     import tensorflow as tf
 
     def single() -> _Example:
@@ -131,15 +131,15 @@ def join(tiles: list[_Example], image_size: tuple[int, int]) -> _Example:
 
 
 def mix(first: _Example, second: _Example, share: Any) -> _Example:
-    """Lays two examples over each other.
+    """Blends two examples.
 
-    Where only one has an image, it is seen as it is; where none has, there is grey, since the network takes only what
-    lies to the right of and below all pixels for padding.
+    Where only one of them has an image, its pixels are unchanged; where neither has, the result is gray, since only the
+    area right of and below all pixels counts as padding.
 
     Args:
         first: an example.
-        second: another.
-        share: float32[], weight of the first one's pixels; the other's is 1 - share.
+        second: another example.
+        share: float32[], weight of the first one's pixels; that of the second is 1 - share.
 
     Returns:
         An example with the boxes of both.
@@ -168,7 +168,7 @@ def _cover(example: _Example) -> Any:
 
 
 def _draw_share(seed: Any, alpha: float) -> Any:
-    """Draws from Beta(alpha, alpha): float32[]; half for most draws if alpha is large, 0 or 1 if it is small."""
+    """Draws from Beta(alpha, alpha): float32[]; mostly about 1/2 if alpha is large, 0 or 1 if it is small."""
     import tensorflow as tf
 
     first, second = tf.unstack(tf.random.stateless_gamma([2], seed, alpha))
@@ -176,7 +176,7 @@ def _draw_share(seed: Any, alpha: float) -> Any:
 
 
 def _seeds(seed: Any, purpose: int, count: int) -> list[Any]:
-    """Makes seeds that no other purpose has."""
+    """Derives seeds that no other purpose uses."""
     import tensorflow as tf
 
     return tf.unstack(tf.random.split(tf.random.fold_in(seed, purpose), count))

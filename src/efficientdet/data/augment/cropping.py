@@ -1,12 +1,12 @@
-"""What happens to a training image: mirrored, scaled at random, cut or padded (EfficientDet, section 5.1).
+"""Augments a training image: mirrors it, scales it randomly, and crops or pads it (EfficientDet, section 5.1).
 
-Every decision is drawn first (`draw_decisions`), from a seed of the example's own and the image's size; then the
-pixels that are needed are decoded, and pixels and boxes move alike. Before that, and only if it is switched on, the raw
-image is changed as google/automl does: a grid mask, a policy; and then, which it has not, colour jitter.
+All decisions are drawn first (`draw_decisions`), from the example's own seed and the image's size; then only the needed
+pixels are decoded, and pixels and boxes are moved alike. Before that, if enabled, the raw image is changed as in
+google/automl, by a grid mask and a policy, and then by color jitter, which google/automl does not have.
 
-google/automl scales the image and cuts the network input out of it. Here a window of whole pixels is cut out and
-scaled, which is the same but for rounding: where an image is cut, height and width of the window are off by up to half
-a pixel, so that scales differ from the drawn one by a thousandth or two.
+google/automl scales the image and crops it to the network input. Here a window of whole pixels is cropped and scaled,
+which is the same except for rounding: if an image is cropped, height and width of the window are off by up to half a
+pixel, so that scales differ from the drawn one by a thousandth or two.
 """
 
 import functools
@@ -16,7 +16,7 @@ from efficientdet.config import AugmentationConfig, Decode, Resize
 from efficientdet.data import preprocess
 from efficientdet.data.augment import color, holes, policies
 
-_CHANGES = 0  # what a seed of the image's own is for; `combinations` has other purposes
+_CHANGES = 0  # purpose of a seed derived from the example's; `combinations` defines others
 
 
 def fill(
@@ -34,14 +34,14 @@ def fill(
         raw: string[], the image file; float32[N, 4], yxyx, fractions of its height and width; int32[N], labels.
         seed: int32[2].
         image_size: height and width of the network input (or of a part of it, then int32[2]), px.
-        resize: how the image is resampled.
-        config: what happens to it.
-        decode: how the file becomes pixels.
-        covers: the image is at least so large that nothing is padded.
+        resize: resampling method.
+        config: augmentation settings.
+        decode: how the file is decoded.
+        covers: scale the image at least so large that there is no padding.
 
     Returns:
-        uint8[H, W, 3]; int32[2], height and width of the image inside; float32[M, 4], yxyx px, the boxes of which
-        something is left; int32[M].
+        uint8[H, W, 3]; int32[2], height and width of the image in it; float32[M, 4], yxyx px, the boxes that still
+        have an area; int32[M].
     """
     import tensorflow as tf
 
@@ -62,14 +62,14 @@ def fill(
 
 
 def changes_images(config: AugmentationConfig) -> bool:
-    """Tells whether anything that `change_image` applies is switched on."""
+    """Returns whether any of the changes in `change_image` is enabled."""
     strengths = (config.brightness, config.contrast, config.saturation, config.hue, config.grid_mask)
     return config.policy != "none" or any(strengths)
 
 
 @functools.cache
 def _traced_change(config: AugmentationConfig) -> Any:
-    """Makes a graph of `change_image` once: policies are large, and a mosaic with mixup has them eight times."""
+    """Traces `change_image` once, since policies are large graphs, and a mosaic with mixup uses them eight times."""
     import tensorflow as tf
 
     signature = [
@@ -86,16 +86,16 @@ def _traced_change(config: AugmentationConfig) -> Any:
 
 
 def change_image(image: Any, boxes: Any, seed: Any, config: AugmentationConfig) -> tuple[Any, Any]:
-    """Applies grid mask, policy and colour jitter, each if it is switched on.
+    """Applies grid mask, policy and color jitter, as far as they are enabled.
 
     Args:
         image: uint8[h, w, 3].
         boxes: float32[N, 4], yxyx, fractions of the image's height and width.
         seed: int32[2].
-        config: which of them.
+        config: augmentation settings.
 
     Returns:
-        uint8[h, w, 3] and float32[N, 4]; boxes that have left the image have no area.
+        uint8[h, w, 3] and float32[N, 4]; boxes moved out of the image have no area.
     """
     import tensorflow as tf
 
@@ -125,28 +125,27 @@ def change_image(image: Any, boxes: Any, seed: Any, config: AugmentationConfig) 
 def draw_decisions(
     seed: Any, size: Any, image_size: Any, config: AugmentationConfig, resize: Resize, covers: bool = False
 ) -> tuple[Any, Any, Any, Any]:
-    """Draws the decisions for one image (google/automl's order).
+    """Draws the decisions for one image (in google/automl's order).
 
-    f ~ U(scale_min, scale_max); the image is scaled to fit into f * image_size; where it is larger than the network
-    input, the cut begins anywhere.
+    f ~ U(scale_min, scale_max); the image is scaled to fit into f * image_size; if that is larger than the network
+    input, the crop starts at a random position.
 
-    An image that is needed at half its size or less may be shrunk when it is decoded. Antialiased, it is as far as it
-    can be. The other methods skip pixels where they shrink, in evaluation too, and a network should be trained on what
-    it is to see; there only what f adds is shrunk so. The window then lies on the grid of the blocks that a shrunk JPEG
-    has, and up to `shrink` - 1 px beyond the last whole one are left away.
+    An image that is needed at half its size or less may be shrunk while it is decoded. With antialiasing, it is shrunk
+    as far as possible. The other methods skip pixels when they shrink, in evaluation too, and a network should train on
+    what it will see; so only the additional shrinking by f is done this way. The window then lies on the block grid of
+    a shrunk JPEG, and up to `shrink` - 1 px after the last whole block are dropped.
 
     Args:
         seed: int32[2].
         size: int32[2], height and width of the image, px.
         image_size: height and width of the network input (or of a part of it, then int32[2]), px.
-        config: ranges.
-        resize: how the image is resampled.
-        covers: where the scaled image would be smaller than the network input, it just covers it instead.
+        config: augmentation settings.
+        resize: resampling method.
+        covers: if the scaled image would be smaller than the network input, scale it to just cover it instead.
 
     Returns:
-        is_mirrored: bool[]. window: int32[4], top, left, height and width of the part that is seen, px of the image.
-        shrink: int32[], 1, 2, 4 or 8: how many times smaller the window may be decoded; it is still as large as it is
-        seen.
+        is_mirrored: bool[]. window: int32[4], top, left, height and width of the visible part, px of the image.
+        shrink: int32[], 1, 2, 4 or 8: how many times smaller the window may be decoded and still be large enough.
         valid_size: int32[2], height and width of the window in the network input, px.
     """
     import tensorflow as tf
@@ -163,7 +162,7 @@ def draw_decisions(
     largest = size if resize == "antialiased" else tf.minimum(size, fitted_size)
     most = tf.reduce_min(largest // new_size)
     shrink = tf.reduce_max(tf.where(most >= preprocess.SHRINKS, preprocess.SHRINKS, 1))
-    # In steps of `shrink` px from here on.
+    # From here on in steps of `shrink` px.
     num_steps = size // shrink
     share = tf.cast(valid_size, tf.float32) / tf.cast(new_size, tf.float32)
     seen_steps = tf.cast(tf.round(tf.cast(size, tf.float32) * share / tf.cast(shrink, tf.float32)), tf.int32)
@@ -176,15 +175,15 @@ def draw_decisions(
 
 
 def move_boxes(boxes: Any, size: Any, window: Any, valid_size: Any, image_size: Any, is_mirrored: Any) -> Any:
-    """Moves boxes as the image was cut, scaled and mirrored; what lies outside is clipped.
+    """Moves boxes like the image was cropped, scaled and mirrored, and clips them.
 
-    Clipped to [0, H - 1] and [0, W - 1] as in google/automl; boxes without area afterwards are to be dropped, see
+    They are clipped to [0, H - 1] and [0, W - 1] as in google/automl; drop those without area afterwards with
     `has_area`.
 
     Args:
         boxes: float32[N, 4], yxyx, fractions of the image's height and width.
         size: int32[2], height and width of the image, px.
-        window: int32[4], top, left, height and width of the part that is seen, px of the image.
+        window: int32[4], top, left, height and width of the visible part, px of the image.
         valid_size: int32[2], height and width of the window in the network input, px.
         image_size: height and width of the network input, px.
         is_mirrored: bool[].
@@ -198,7 +197,7 @@ def move_boxes(boxes: Any, size: Any, window: Any, valid_size: Any, image_size: 
     scale = valid / extent
     corners = (tf.reshape(boxes, [-1, 2, 2]) * size - corner) * scale
     top_left, bottom_right = corners[:, 0], corners[:, 1]
-    # Mirrored: x of one side becomes width - x of the other.
+    # Mirroring maps x of one side to width - x of the other.
     width = valid[1]
     mirrored = [top_left[:, 0], width - bottom_right[:, 1], bottom_right[:, 0], width - top_left[:, 1]]
     moved = tf.where(is_mirrored, tf.stack(mirrored, axis=-1), tf.reshape(corners, [-1, 4]))
@@ -207,7 +206,7 @@ def move_boxes(boxes: Any, size: Any, window: Any, valid_size: Any, image_size: 
 
 
 def has_area(boxes: Any) -> Any:
-    """Tells which boxes have an area: float32[N, 4] -> bool[N]."""
+    """Returns which boxes have an area: float32[N, 4] -> bool[N]."""
     import tensorflow as tf
 
     return tf.logical_and(boxes[:, 2] > boxes[:, 0], boxes[:, 3] > boxes[:, 1])
@@ -217,5 +216,5 @@ def mirror_image(image: Any, is_mirrored: Any) -> Any:
     """Mirrors an image left to right if `is_mirrored`: uint8[h, w, 3] -> the same."""
     import tensorflow as tf
 
-    # A list of axes that may be empty, instead of a branch. A slice of step -1 would take twenty times as long.
+    # A possibly empty list of axes instead of a branch; a slice with step -1 would take twenty times as long.
     return tf.reverse(image, tf.ones(tf.cast(is_mirrored, tf.int32)[None], tf.int32))

@@ -1,9 +1,9 @@
-"""What moves pixels, and boxes with them: shift, shear, rotation; and changes inside boxes only.
+"""Changes that move pixels together with boxes (shift, shear, rotation), and changes inside boxes only.
 
-Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width. An image keeps its size;
-what comes in from outside is grey. A moved box is the smallest upright one around its four moved corners, clipped to
-the image. One that has left the image becomes (0, 0, 0, 0), which `augment.has_area` drops in the end;
-google/automl makes a strip of it that holds nothing. Pixels are bilinear here; google/automl takes the nearest.
+Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width. Images keep their size; areas
+from outside are filled with gray. A moved box is the smallest upright box around its four moved corners, clipped to the
+image. If it leaves the image, it becomes (0, 0, 0, 0), which `cropping.has_area` drops later; google/automl turns it
+into an empty strip. Interpolation is bilinear; google/automl uses nearest neighbor.
 """
 
 import math
@@ -11,21 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 GREY = 128
-"""Value of pixels that come in from outside."""
+"""Value of pixels from outside the image."""
 
 
 def shift(image: Any, boxes: Any, down: Any, right: Any) -> tuple[Any, Any]:
-    """Moves the image by px."""
+    """Shifts the image by `down` and `right` px."""
     return _warp(image, boxes, [[1.0, 0.0], [0.0, 1.0]], [down, right])
 
 
 def shear(image: Any, boxes: Any, down: Any, right: Any) -> tuple[Any, Any]:
-    """Moves each column down by `down` px per px of x, and each row right by `right` px per px of y; one of them 0."""
+    """Moves columns down by `down` px per px of x, or rows right by `right` px per px of y; one of them must be 0."""
     return _warp(image, boxes, [[1.0, down], [right, 1.0]], [0.0, 0.0])
 
 
 def rotate(image: Any, boxes: Any, degrees: Any) -> tuple[Any, Any]:
-    """Turns the image clockwise about its middle."""
+    """Rotates the image clockwise about its center."""
     import tensorflow as tf
 
     angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
@@ -36,11 +36,11 @@ def rotate(image: Any, boxes: Any, degrees: Any) -> tuple[Any, Any]:
 
 
 def _warp(image: Any, boxes: Any, matrix: Any, offset: Any) -> tuple[Any, Any]:
-    """Moves what is at p to matrix p + offset, where p = (y, x) px from the top left corner of the image."""
+    """Moves each point p to matrix p + offset, where p = (y, x) px from the top left corner of the image."""
     import tensorflow as tf
 
     matrix, offset = tf.convert_to_tensor(matrix, tf.float32), tf.convert_to_tensor(offset, tf.float32)
-    # The operation asks where an output pixel comes from, counts in pixel centres, and wants x before y.
+    # The operation takes the inverse map, in coordinates of pixel centers, with x before y.
     back = tf.linalg.inv(matrix)
     origin = tf.linalg.matvec(back, 0.5 - offset) - 0.5
     transform = tf.stack([back[1, 1], back[1, 0], origin[1], back[0, 1], back[0, 0], origin[0], 0.0, 0.0])
@@ -57,7 +57,7 @@ def _warp(image: Any, boxes: Any, matrix: Any, offset: Any) -> tuple[Any, Any]:
 
 
 def _move_boxes(boxes: Any, matrix: Any, offset: Any, size: Any) -> Any:
-    """Moves boxes as `_warp` moves pixels."""
+    """Moves boxes like `_warp` moves pixels."""
     import tensorflow as tf
 
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
@@ -65,18 +65,18 @@ def _move_boxes(boxes: Any, matrix: Any, offset: Any, size: Any) -> Any:
     moved = (tf.einsum("ij,nkj->nki", matrix, corners * size) + offset) / size
     hull = tf.concat([tf.reduce_min(moved, axis=1), tf.reduce_max(moved, axis=1)], axis=-1)
     clipped = tf.clip_by_value(hull, 0.0, 1.0)
-    # A box without area must not get one again when it is turned: a point does not.
+    # A box without area must not regain one when rotated.
     has_area = tf.reduce_all(clipped[:, 2:] > clipped[:, :2], axis=-1, keepdims=True)
     return tf.where(has_area, clipped, 0.0)
 
 
 def change_in_boxes(image: Any, boxes: Any, probability: float, seed: Any, change: Callable[[Any, Any], Any]) -> Any:
-    """Changes the pixels inside some boxes, one after the other.
+    """Changes the pixels inside randomly chosen boxes, one after the other.
 
     Args:
         image: uint8[h, w, 3].
         boxes: float32[N, 4].
-        probability: of each box.
+        probability: probability for each box.
         seed: int32[2].
         change: (uint8[h', w', 3], the part of the image; seed) -> the same shape.
 

@@ -1,4 +1,4 @@
-"""What hides parts of an image behind grey, boxes kept: cutout, cutout inside a box, grid mask.
+"""Changes that cover parts of an image with gray and keep the boxes: cutout, cutout inside a box, grid mask.
 
 Images are uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of height and width.
 """
@@ -8,13 +8,13 @@ from typing import Any
 
 from efficientdet.data.augment import geometry
 
-_KEPT = 0.6  # of a period of the grid, in each direction: 84 % of the image stay (GridMask's r)
+_KEPT = 0.6  # fraction of a grid period in each direction: 84 % of the image remain visible (GridMask's r)
 _PERIODS = (0.3, 0.5)  # shortest and longest period, fractions of the shorter side
-_TILT = 10.0  # degrees, the largest
+_TILT = 10.0  # largest tilt, degrees
 
 
 def cut_out(image: Any, half_side: Any, seed: Any) -> Any:
-    """Hides a square around any pixel: half_side px in each direction, what lies in the image (Cutout, section 3)."""
+    """Hides a square around a random pixel, half_side px in each direction, clipped to the image (Cutout, sec. 3)."""
     import tensorflow as tf
 
     size = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -23,7 +23,7 @@ def cut_out(image: Any, half_side: Any, seed: Any) -> Any:
 
 
 def cut_out_in_box(image: Any, boxes: Any, share: float, seed: Any) -> Any:
-    """Hides a part of one box: `share` of its height and width, around any of its points; nothing without boxes."""
+    """Hides a part of one random box: `share` of its height and width, at a random position; nothing without boxes."""
     import tensorflow as tf
 
     def hide() -> Any:
@@ -39,7 +39,7 @@ def cut_out_in_box(image: Any, boxes: Any, share: float, seed: Any) -> Any:
 
 
 def _hide(image: Any, top_left: Any, bottom_right: Any) -> Any:
-    """Hides the pixels whose centres lie between two corners, float32[2], yx px."""
+    """Hides the pixels whose centers are between two corners, float32[2], yx px."""
     import tensorflow as tf
 
     y, x = _centres(image)
@@ -49,9 +49,9 @@ def _hide(image: Any, top_left: Any, bottom_right: Any) -> Any:
 
 
 def grid_mask(image: Any, seed: Any) -> Any:
-    """Hides the squares of a grid of any place and a small tilt (GridMask, Chen et al. 2020, section 3.2).
+    """Hides the squares of a grid with a random offset and a small tilt (GridMask, Chen et al. 2020, section 3.2).
 
-    google/automl's grid is upright, its holes are black, and its period follows height and width.
+    In google/automl, the grid is upright, its holes are black, and its period depends on height and width.
 
     Args:
         image: uint8[h, w, 3].
@@ -74,7 +74,7 @@ def grid_mask(image: Any, seed: Any) -> Any:
 
 
 def _centres(image: Any) -> tuple[Any, Any]:
-    """Places the pixels' centres: float32[h, 1], y, and float32[1, w], x, px."""
+    """Returns the coordinates of the pixel centers: float32[h, 1], y, and float32[1, w], x, px."""
     import tensorflow as tf
 
     height, width = tf.unstack(tf.shape(image)[:2])
@@ -83,7 +83,7 @@ def _centres(image: Any) -> tuple[Any, Any]:
 
 
 def _fill(image: Any, is_hidden: Any) -> Any:
-    """Makes pixels grey: bool[h, w]."""
+    """Fills the hidden pixels (bool[h, w]) with gray."""
     import tensorflow as tf
 
     return tf.where(is_hidden[..., None], tf.constant(geometry.GREY, tf.uint8), image)

@@ -1,9 +1,9 @@
 """Sequences of changes: AutoAugment for detection (Zoph et al. 2019) and RandAugment (Cubuk et al. 2019).
 
-A policy is a list of short sequences, one of which is drawn for an image; each of its steps happens with a probability
-of its own. Tables and strengths are google/automl's. Its lengths in px suit COCO, whose images have 640 px on their
-longer side; here they grow and shrink with the image. An image is uint8[h, w, 3]; boxes are float32[N, 4], yxyx,
-fractions of its height and width, and move with the pixels (`warps`).
+A policy is a list of short sequences, one of which is drawn for each image; each of its steps has its own probability.
+Tables and strengths are google/automl's. Its lengths in px suit COCO, whose images have a longer side of 640 px; here
+they scale with the image. An image is uint8[h, w, 3]; boxes are float32[N, 4], yxyx, fractions of its height and width,
+and move with the pixels (`geometry`).
 """
 
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 from efficientdet.config import Policy
 from efficientdet.data.augment import color, geometry, holes
 
-_LONGER_SIDE = 640.0  # px, of the images for which lengths are given
+_LONGER_SIDE = 640.0  # px; lengths are given for images of this size
 _SHIFT, _SHIFT_IN_BOX = 250.0, 120.0  # px at strength 1
-_HOLE, _HOLE_IN_BOX = 100.0, 50.0  # px from the middle of a hole to its edge, at strength 1
+_HOLE, _HOLE_IN_BOX = 100.0, 50.0  # px from the center of a hole to its edge, at strength 1
 
 _Image = tuple[Any, Any]  # pixels, boxes
 
 
 class _Place(NamedTuple):
-    """How strong a change is and where it happens."""
+    """The strength of a change and where it is applied."""
 
     strength: float  # 1 is the published maximum
     scale: Any  # float32[], longer side of the image over _LONGER_SIDE
-    in_box: bool  # what is changed is the inside of a box
+    in_box: bool  # the change applies to the inside of a box
     seed: Any  # int32[2]
 
     def sign(self) -> Any:
@@ -34,7 +34,7 @@ class _Place(NamedTuple):
         return tf.where(tf.random.stateless_uniform([], self.seed) < 0.5, 1.0, -1.0)
 
     def length(self, whole: float, in_box: float) -> Any:
-        """Computes a length in px from those at strength 1 on an image and in a box."""
+        """Computes a length in px from those at strength 1 for a whole image and for a box."""
         return self.strength * (in_box if self.in_box else whole) * self.scale
 
     def factor(self) -> float:
@@ -49,10 +49,10 @@ class Step(NamedTuple):
     """One change of a sequence.
 
     Attributes:
-        change: what happens.
-        probability: that it happens; for changes inside boxes, three times that of each box.
+        change: the change.
+        probability: its probability; for changes inside boxes, three times the probability for each box.
         level: 0..10, ten times its strength.
-        in_boxes: whether it happens inside boxes, each by itself, instead of to the whole image.
+        in_boxes: apply it inside each box separately, instead of to the whole image.
     """
 
     change: _Change
@@ -64,18 +64,18 @@ class Step(NamedTuple):
 def apply_policy(
     policy: Policy, image: Any, boxes: Any, seed: Any, *, num_layers: int, magnitude: float
 ) -> tuple[Any, Any]:
-    """Changes an image with its boxes by a policy.
+    """Applies a policy to an image and its boxes.
 
     Args:
-        policy: which.
+        policy: name of the policy.
         image: uint8[h, w, 3].
         boxes: float32[N, 4].
         seed: int32[2].
-        num_layers: changes one after the other (RandAugment only).
+        num_layers: number of successive changes (RandAugment only).
         magnitude: level of each change (RandAugment only); google/automl's is 15, beyond the published 10.
 
     Returns:
-        uint8[h, w, 3] and float32[N, 4]; boxes that have left the image are (0, 0, 0, 0).
+        uint8[h, w, 3] and float32[N, 4]; boxes moved out of the image are (0, 0, 0, 0).
     """
     import tensorflow as tf
 
@@ -104,7 +104,7 @@ def apply_steps(steps: tuple[Step, ...], image: Any, boxes: Any, seed: Any) -> t
     """Applies the steps of one sequence, each with its probability.
 
     Args:
-        steps: of the sequence.
+        steps: the steps of the sequence.
         image: uint8[h, w, 3].
         boxes: float32[N, 4].
         seed: int32[2].
@@ -199,7 +199,7 @@ def _sharpen(image: Any, boxes: Any, place: _Place) -> _Image:
 
 
 def _posterize(image: Any, boxes: Any, place: _Place) -> _Image:
-    """Keeps int(4 * strength) bits, at least one: where that is 0, google/automl's shift by 8 acts as one by 7."""
+    """Keeps int(4 * strength) bits, at least one: if that is 0, google/automl's shift by 8 acts like one by 7."""
     return color.posterize(image, min(max(int(4 * place.strength), 1), 8)), boxes
 
 
@@ -235,9 +235,9 @@ RANDAUGMENT: tuple[_Change, ...] = (
     _shear_y,
     _rotate,
 )
-"""What RandAugment draws from. At google/automl's magnitude 15 no value reaches the threshold of `_solarize`."""
+"""What RandAugment draws from. At google/automl's magnitude 15, no value reaches the threshold of `_solarize`."""
 
-# A step that never happens (probability 0) is written down as it was published.
+# Steps with probability 0 are kept as published.
 _V1 = (
     (Step(_shift_x, 0.6, 4), Step(_equalize, 0.8, 10)),
     (_in_boxes(_shift_y, 0.2, 2), Step(_cut_out, 0.8, 8)),

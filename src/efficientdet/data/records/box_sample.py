@@ -1,4 +1,4 @@
-"""How large the objects of a split are: the boxes of a sample of its records, without decoding an image."""
+"""Samples the sizes of the objects in a split: the boxes of some of its records, without decoding images."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import numpy as np
 from efficientdet.data.records import store, tfrecord
 
 MOST_IMAGES = 1000
-"""Records read: a second or so from a local disk, and the share of small boxes to about 1 %."""
+"""Records to read: takes about a second from a local disk, and gives the share of small boxes to about 1 %."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BoxSample:
-    """Boxes of some images, crowds left out.
+    """Boxes of some images, without crowds.
 
     Attributes:
         num_images: images in the sample.
@@ -38,9 +38,9 @@ class BoxSample:
 
 
 def sample_boxes(split: store.Records) -> BoxSample:
-    """Reads the boxes of at most `MOST_IMAGES` images, at equal distances over the split.
+    """Reads the boxes of at most `MOST_IMAGES` images, evenly spaced over the split.
 
-    Records that do not note the size of their image are left out.
+    Records that do not give the size of their image are skipped.
     """
     chosen = store.spread(split, min(len(split), MOST_IMAGES))
     sizes, image_sizes, num_images = [np.zeros((0, 2))], [np.zeros((0, 2))], 0

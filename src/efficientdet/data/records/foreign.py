@@ -1,7 +1,7 @@
-"""TFRecords that another program wrote (google/automl, TF Object Detection API): scanned once for index and classes.
+"""TFRecords written by another program (google/automl, TF Object Detection API): scanned once for index and classes.
 
-The scan reads every record through TensorFlow, which checks both checksums, and hashes it. Its result is kept in the
-user's cache under a key of the files' paths, sizes and times.
+The scan reads every record with TensorFlow, which verifies both checksums, and hashes it. The result is cached under a
+key made of the files' paths, sizes and times.
 """
 
 import collections
@@ -26,7 +26,7 @@ _FORMAT = "2"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """What a scan found; the fields of `records.Records` that do not come from the caller."""
+    """The result of a scan: the fields of `store.Records` that do not come from the caller."""
 
     shards: np.ndarray
     offsets: np.ndarray
@@ -39,20 +39,20 @@ class Scan:
 
 
 def find(pattern: str) -> list[Path]:
-    """Lists the files that a path or a glob means, by name."""
+    """Lists the files that match a path or a glob, by name."""
     plain = Path(pattern).expanduser()
     paths = [plain] if plain.is_file() else [Path(p) for p in sorted(glob.glob(str(plain), recursive=True))]  # noqa: PTH207
     paths = [path.absolute() for path in paths if path.is_file()]
     if not paths:
-        raise UserError(f"`{pattern}` matches no file; expected the folder of a converted dataset, or TFRecord files.")
+        raise UserError(f"`{pattern}` matches no files; expected a folder of records or TFRecord files.")
     return paths
 
 
 def scan(paths: list[Path]) -> Scan:
-    """Scans the files, or takes the result of an earlier scan of the same files.
+    """Scans the files, or reuses an earlier scan of the same files.
 
     Raises:
-        UserError: a file is damaged, compressed, or holds other records.
+        UserError: a file is damaged, compressed, or contains other records.
     """
     cached = web.cache_dir() / "record-indexes" / f"{_fingerprint(paths)}.npz"
     known = _load(cached)
@@ -63,7 +63,7 @@ def scan(paths: list[Path]) -> Scan:
 
 
 def _scan(paths: list[Path]) -> Scan:
-    """Reads every record."""
+    """Scans every record of the files."""
     rows: list[tuple[int, int, int, int]] = []
     names: dict[int, str] = {}
     counts: collections.Counter[int] = collections.Counter()
@@ -77,7 +77,7 @@ def _scan(paths: list[Path]) -> Scan:
                 digest.update(f"{len(payload)}\n".encode() + payload)
             tracker.advance()
     if not rows:
-        raise UserError(f"`{paths[0]}`{' and the other files have' if len(paths) > 1 else ' has'} no record.")
+        raise UserError(f"`{paths[0]}`{' and the other files have' if len(paths) > 1 else ' has'} no records.")
     table = np.asarray(rows, np.int64)
     return Scan(
         shards=table[:, 0].astype(np.int32),
@@ -92,12 +92,12 @@ def _scan(paths: list[Path]) -> Scan:
 
 
 def _payloads(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields each payload of a file and its offset; TensorFlow checks the checksums."""
+    """Yields each payload of a file and its offset; TensorFlow verifies the checksums."""
     import tensorflow as tf
 
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise UserError(f"`{path}` is compressed (gzip); records are read at random, so decompress it first.")
+            raise UserError(f"`{path}` is compressed (gzip), which rules out random access; decompress it first.")
     end = 0
     try:
         with tf.device("CPU:0"):
@@ -106,27 +106,27 @@ def _payloads(path: Path) -> Iterator[tuple[int, bytes]]:
                 end += tfrecord.NUM_HEADER_BYTES + len(record) + tfrecord.NUM_FOOTER_BYTES
     except tf.errors.OpError as error:
         raise UserError(
-            f"`{path}` is damaged, cut short or no TFRecord file: no record can be read at byte {end}."
+            f"`{path}` is damaged, truncated or not a TFRecord file: the record at byte {end} cannot be read."
         ) from error
     if end != path.stat().st_size:
-        raise UserError(f"`{path}` is cut short: it ends inside the record at byte {end}.")
+        raise UserError(f"`{path}` is truncated: it ends inside the record at byte {end}.")
 
 
 def _read_record(payload: bytes, where: str, names: dict[int, str]) -> list[int]:
-    """Checks one record, collects its classes in `names`, and returns the class of each box."""
+    """Checks one record, adds its classes to `names`, and returns the class id of each box."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
     try:
         feature = tf.train.Example.FromString(payload).features.feature
     except DecodeError:
-        raise UserError(f"{where}: is not a tf.train.Example.") from None
+        raise UserError(f"{where}: not a tf.train.Example.") from None
 
     def values(key: str, kind: str) -> list[Any]:
         return list(getattr(feature[key], kind).value) if key in feature else []
 
     if not any(values(tfrecord.ENCODED, "bytes_list")):
-        raise UserError(f"{where}: has no image in `{tfrecord.ENCODED}`.")
+        raise UserError(f"{where}: `{tfrecord.ENCODED}` has no image.")
     labels = values(tfrecord.LABEL, "int64_list")
     texts = values(tfrecord.TEXT, "bytes_list")
     lists = {key: values(key, "float_list") for key in tfrecord.SIDES}
@@ -138,21 +138,21 @@ def _read_record(payload: bytes, where: str, names: dict[int, str]) -> list[int]
     may_be_missing = (tfrecord.TEXT, tfrecord.IS_CROWD, tfrecord.AREA)
     for key, entries in lists.items():
         if len(entries) != len(labels) and (entries or key not in may_be_missing):
-            raise UserError(f"{where}: has {len(entries)} values in `{key}` but {len(labels)} in `{tfrecord.LABEL}`.")
+            raise UserError(f"{where}: `{key}` has {len(entries)} values, but `{tfrecord.LABEL}` has {len(labels)}.")
     for key in tfrecord.SIDES:
         if not np.isfinite(lists[key]).all():
-            raise UserError(f"{where}: has a number in `{key}` that is not finite.")
+            raise UserError(f"{where}: `{key}` has a value that is not finite.")
     for label, text in zip(labels, texts or [b""] * len(labels), strict=True):
         name = text.decode("utf-8", "replace")
         known = names.get(label) or name
         if name and name != known:
-            raise UserError(f"{where}: calls the class {label} `{name}`, an earlier record `{known}`.")
+            raise UserError(f"{where}: class {label} is `{name}`, but an earlier record calls it `{known}`.")
         names[label] = known
     return labels
 
 
 def _fingerprint(paths: list[Path]) -> str:
-    """Hashes what tells a changed file: path, size, time."""
+    """Hashes what changes with the files: path, size and time of each."""
     digest = hashlib.sha256(_FORMAT.encode())
     for path in paths:
         state = path.stat()
@@ -161,7 +161,7 @@ def _fingerprint(paths: list[Path]) -> str:
 
 
 def _save(result: Scan, path: Path) -> None:
-    """Keeps a scan, if the folder can be written."""
+    """Caches a scan, if the folder can be written."""
 
     def write(aside: Path) -> None:
         np.savez(
@@ -179,11 +179,11 @@ def _save(result: Scan, path: Path) -> None:
     try:
         files.write_aside(path, write)
     except UserError as error:
-        progress.console.print(f"The index is not kept for the next time: {error}", markup=False)
+        progress.console.print(f"Warning: the index cannot be cached for next time: {error}", markup=False)
 
 
 def _load(path: Path) -> Scan | None:
-    """Reads a kept scan; none if there is none. A damaged one is scanned again."""
+    """Reads a cached scan; returns None if it is missing or damaged, so that the files are scanned again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             pairs = zip(file["category_ids"].tolist(), file["category_names"].tolist(), strict=True)

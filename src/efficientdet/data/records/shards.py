@@ -1,4 +1,4 @@
-"""Writes shards of records, in this process or in several; a shard is written as a whole by one process."""
+"""Writes shards of records, in this process or in several; each shard is written by one process."""
 
 import collections
 import concurrent.futures
@@ -30,8 +30,8 @@ class Task:
 
     Attributes:
         split: split of the examples.
-        path: the file; none: the images are only checked.
-        examples: in the order of the records.
+        path: the file; None means that the images are only checked.
+        examples: images, in the order of the records.
         categories: the classes.
     """
 
@@ -43,19 +43,19 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Shard:
-    """One shard that is written (or only checked: then without name and bytes).
+    """One shard that was written, or only checked (then it has no name and no bytes).
 
     Attributes:
         split: split of its records.
         name: file name.
         num_bytes: size of the file.
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         lengths: int64[E], bytes of each payload.
         num_crowds: boxes that mark a crowd.
-        max_boxes: boxes of the fullest image, crowds included.
-        boxes_per_class: boxes of each label, crowds included.
-        problems: what was mended or dropped.
-        broken: images that could not be used and are not in the shard; `detail` is the error.
+        max_boxes: boxes of the image that has the most, including crowds.
+        boxes_per_class: boxes of each label, including crowds.
+        problems: what was fixed or dropped.
+        broken: unusable images, which are not in the shard; `detail` is the error.
     """
 
     split: str
@@ -75,7 +75,7 @@ def write_all(tasks: list[Task], num_workers: int) -> list[Shard]:
 
     Args:
         tasks: the shards.
-        num_workers: processes; 1 writes in this one. More are spawned, so a script that calls this needs
+        num_workers: processes; 1 means this one. More are spawned, so a script that calls this needs
             `if __name__ == "__main__":`.
 
     Raises:
@@ -89,7 +89,7 @@ def write_all(tasks: list[Task], num_workers: int) -> list[Shard]:
 
 
 def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.Tracker) -> list[Shard]:
-    """Hands the shards to spawned processes; a shared counter tells how many images are done."""
+    """Distributes the shards over spawned processes; a shared counter holds the number of images done."""
     context = multiprocessing.get_context("spawn")
     counter, stop, writes = context.Value("q", 0), context.Event(), any(task.path for task in tasks)
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (counter, stop, writes))
@@ -110,21 +110,21 @@ def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.T
         return [future.result() for future in futures]
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
-            f"A process of the conversion died, perhaps for want of memory; try fewer `num_workers` than {num_workers}."
+            f"A conversion process died, possibly out of memory; use fewer `num_workers` than {num_workers}."
         ) from error
     finally:
-        # After an error or Ctrl-C: what runs stops at its next image, what waits is not begun.
+        # After an error or Ctrl-C, running tasks stop at their next image, and waiting ones do not start.
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-# Of a spawned process: how many images all of them have done, and whether they should stop.
+# In spawned processes: the number of images that all of them have done, and whether they should stop.
 _counter: Any = None
 _stop: Any = None
 
 
 def _start_worker(counter: Any, stop: Any, writes: bool) -> None:
-    """Prepares a spawned process: Ctrl-C is the parent's to handle, TensorFlow needs no GPU and says nothing."""
+    """Prepares a spawned process: leaves Ctrl-C to the parent, and keeps TensorFlow quiet and off the GPU."""
     global _counter, _stop
     _counter, _stop = counter, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,7 +178,7 @@ def _write(task: Task, advance: Callable[[], None]) -> Shard:
 
 
 class _Counts:
-    """What the summary needs of an image, without its pixels."""
+    """What the summary needs to know about an image, without its pixels."""
 
     def __init__(self, image: policy.Image):
         self.labels: list[int] = image.labels.tolist()
@@ -187,7 +187,7 @@ class _Counts:
 
 
 class _Writer:
-    """A TFRecord file that is being written; without a path, nothing is."""
+    """A TFRecord file being written; writes nothing if it has no path."""
 
     def __init__(self, path: Path | None):
         self._path = path
@@ -228,7 +228,7 @@ class _Writer:
             self._translate(self._file.close)
 
     def _translate(self, action: Callable[[], None]) -> None:
-        """Turns TensorFlow's errors, which do not survive the way between processes, into ours."""
+        """Turns TensorFlow's errors, which cannot be passed between processes, into ours."""
         import tensorflow as tf
 
         try:

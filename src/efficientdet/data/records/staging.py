@@ -1,4 +1,4 @@
-"""An output folder that appears whole or not at all: written beside its place, renamed at the end."""
+"""An output folder that appears as a whole or not at all: written to a temporary folder, renamed at the end."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from efficientdet.storage import files
 
 @contextlib.contextmanager
 def output_folder(output: Path, source: Path, dry_run: bool, overwrite: bool) -> Iterator[Path | None]:
-    """Gives a folder to write into that becomes `output` if the block succeeds, and vanishes if it does not.
+    """Yields a folder to write to that becomes `output` if the block succeeds, and is removed if it fails.
 
     Args:
-        output: absent, an empty folder, or with `overwrite` a converted dataset.
-        source: folder that is read; the output must not hold it.
-        dry_run: gives none; nothing is written.
+        output: a missing or empty folder or, with `overwrite`, a converted dataset.
+        source: folder that is read; it must not be inside the output.
+        dry_run: yields None; nothing is written.
         overwrite: a converted dataset may be replaced.
     """
     if dry_run:
@@ -32,16 +32,16 @@ def output_folder(output: Path, source: Path, dry_run: bool, overwrite: bool) ->
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:
-    """Raises a UserError rather than write over something that is not ours."""
+    """Raises a UserError rather than overwrite something that is not a converted dataset."""
     if source.resolve().is_relative_to(output.resolve()):
-        raise UserError(f"`output` {output} holds the source {source}; name another folder.")
+        raise UserError(f"`output` {output} contains the source {source}; choose another folder.")
     if output.exists() and not output.is_dir():
-        raise UserError(f"`output` {output} is a file; name a folder that does not exist.")
+        raise UserError(f"`output` {output} is a file; choose a folder that does not exist yet.")
     if not files.is_filled(output):
         return
     if not overwrite:
-        raise UserError(f"`output` {output} is not empty; name another folder, or replace it with `--overwrite`.")
+        raise UserError(f"`output` {output} is not empty; choose another folder, or replace it with `--overwrite`.")
     if not (output / store.MANIFEST).is_file():
         raise UserError(
-            f"`output` {output} is not a converted dataset, so `--overwrite` leaves it alone; name another folder."
+            f"`output` {output} is not a converted dataset, so `--overwrite` won't replace it; choose another folder."
         )

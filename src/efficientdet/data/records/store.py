@@ -1,10 +1,10 @@
-"""A split of records that is ready to be read at random: where each record begins, and which classes there are.
+"""A split of records, ready for random access: where each record begins, and which classes there are.
 
-A converted dataset is a folder with `dataset.json` and an index beside the shards (written by `conversion`); records of
-others are scanned once (`foreign`). Neither needs TensorFlow once the index exists.
+A converted dataset is a folder with `dataset.json` and an index next to the shards (written by `conversion`); records
+of other programs are scanned once (`foreign`). Neither needs TensorFlow once the index exists.
 
-A split is known by its checksum, wherever it lies: SHA-256 of what its records hold, in their order, computed once
-by the conversion or the scan.
+A split is identified by its checksum, wherever it is: the SHA-256 of its records in order, computed once by the
+conversion or the scan.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Records:
-    """One split ready to be read at random: where each record is.
+    """One split, ready for random access.
 
     Attributes:
         name: the split.
@@ -37,10 +37,10 @@ class Records:
         offsets: int64[E], first byte of each record's payload in its shard.
         lengths: int64[E], bytes of each record's payload.
         categories: the classes; a label is a position in it.
-        max_boxes: boxes of the fullest image, crowds included.
-        num_boxes: boxes of all images, crowds included.
-        boxes_per_class: boxes of each label, crowds included; none: an earlier version converted the split.
-        checksum: of the content, in hexadecimal digits; that of the whole split, also if this is a part of it.
+        max_boxes: boxes of the image that has the most, including crowds.
+        num_boxes: boxes of all images, including crowds.
+        boxes_per_class: boxes of each label, including crowds; None if an earlier version converted the split.
+        checksum: hexadecimal checksum of the content of the whole split, even if this is only a part of it.
     """
 
     name: str
@@ -63,13 +63,13 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
     """Opens a split.
 
     Args:
-        location: folder of a converted dataset; or one TFRecord file or a glob of them, written by google/automl or the
-            TF Object Detection API, which is then the whole split.
+        location: folder of a converted dataset; or the path or glob of TFRecord files, written by google/automl or the
+            TF Object Detection API, which together are the split.
         split: train, val, ...
-        may_lack_boxes: images without a single box are wanted too; if not, they are an error.
+        may_lack_boxes: accept a split without any boxes instead of raising an error.
 
     Raises:
-        UserError: nothing is there, the split does not exist, a shard is damaged, or no image has a box.
+        UserError: nothing was found, the split does not exist, a shard is damaged, or no image has a box.
     """
     folder = Path(location).expanduser()
     if folder.is_dir():
@@ -79,8 +79,8 @@ def open_records(location: str, split: str, *, may_lack_boxes: bool = False) -> 
         records = Records(name=split, paths=tuple(map(str, paths)), **vars(foreign.scan(paths)))
     if not records.num_boxes and not may_lack_boxes:
         raise UserError(
-            f"`{location}` has {len(records)} images in `{split}` and not one box, so there is no AP to compute. Give "
-            "a split with boxes. (`evaluate` with an `output` writes the detections of images without boxes.)"
+            f"`{location}` has {len(records)} images in `{split}` but no boxes, so there is no AP to compute; choose a "
+            "split with boxes. (To write detections for images without boxes, use `evaluate` with an `output`.)"
         )
     return records
 
@@ -89,15 +89,15 @@ def first(records: Records, count: int) -> Records:
     """Takes the first records of a split.
 
     Raises:
-        UserError: there are fewer.
+        UserError: the split has fewer.
     """
     if count > len(records):
-        raise UserError(f"`overfit` is {count}; split `{records.name}` has {len(records)} images.")
+        raise UserError(f"`overfit` is {count}, but the split `{records.name}` has only {len(records)} images.")
     return _take(records, np.arange(count))
 
 
 def spread(records: Records, count: int) -> Records:
-    """Takes so many records, at equal distances over the whole split; at most as many as there are."""
+    """Takes `count` records, evenly spaced over the whole split; `count` must not exceed their number."""
     return _take(records, np.arange(count) * len(records) // count)
 
 
@@ -112,24 +112,24 @@ def split_names(folder: Path) -> list[str]:
 
 
 def choose_split(location: str) -> str:
-    """Chooses what to evaluate on where nobody says: val, else test, else the only split there is.
+    """Chooses the split to evaluate on by default: val, or else test, or else the only split.
 
     Args:
         location: as for `open_records`.
 
     Raises:
-        UserError: there are several others.
+        UserError: there are several splits, but neither val nor test.
     """
     folder = Path(location).expanduser()
     names = split_names(folder) if folder.is_dir() else ["val"]
     for name in ("val", "test", *(names if len(names) == 1 else ())):
         if name in names:
             return name
-    raise UserError(f"`{location}` has the splits {', '.join(names)}; say which with `--split`.")
+    raise UserError(f"`{location}` has the splits {', '.join(names)}; choose one with `--split`.")
 
 
 def index_name(split: str) -> str:
-    """Names the index file of a split."""
+    """Returns the name of a split's index file."""
     return f"{split}.index.npz"
 
 
@@ -146,7 +146,7 @@ def read(records: Records, number: int) -> bytes:
 
 
 def locate(lengths: np.ndarray) -> np.ndarray:
-    """Computes where the payloads of one shard begin.
+    """Computes the offsets of the payloads in one shard.
 
     Args:
         lengths: int64[E], bytes of each payload in the order of the file.
@@ -165,10 +165,10 @@ def write_index(path: Path, shards: np.ndarray, offsets: np.ndarray, lengths: np
 
 
 def _open_converted(folder: Path, split: str) -> Records:
-    """Opens a split of a folder with a manifest."""
+    """Opens a split of a converted dataset."""
     manifest = _read_manifest(folder)
     if split not in manifest["splits"]:
-        raise UserError(f"`{folder}` has no split `{split}`; it has {', '.join(manifest['splits'])}.")
+        raise UserError(f"`{folder}` has no split `{split}`; choose from {', '.join(manifest['splits'])}.")
     try:
         entry = manifest["splits"][split]
         shards = [
@@ -186,7 +186,7 @@ def _open_converted(folder: Path, split: str) -> Records:
         found = path.stat().st_size if path.is_file() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
-            raise UserError(f"`{path}` {state}, {MANIFEST} says {size} bytes; copy or convert the dataset again.")
+            raise UserError(f"`{path}` {state}, but {MANIFEST} says {size} bytes; copy or convert the dataset again.")
     index = _read_index(folder / index_name(split), num_examples, [size for _, size in shards])
     return Records(
         name=split,
@@ -205,7 +205,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"`{folder}` has no {MANIFEST}; give the output folder of `efficientdet convert`, "
+            f"`{folder}` has no {MANIFEST}; pass the output folder of `efficientdet convert`, "
             f"or a glob of TFRecord files such as '{folder}{os.sep}train-*'."
         )
     try:
@@ -216,13 +216,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"`{path}` has no `splits`; convert the dataset again.")
     if manifest.get("version") != VERSION:
         raise UserError(
-            f"`{path}` has the version {manifest.get('version')!r}; this program reads {VERSION}. Convert again."
+            f"`{path}` has version {manifest.get('version')!r}; expected {VERSION}. Convert the dataset again."
         )
     return manifest
 
 
 def _read_index(path: Path, num_examples: int, sizes: list[int]) -> dict[str, np.ndarray]:
-    """Reads the index of a split and checks that each record lies inside its shard."""
+    """Reads the index of a split and checks that each record is inside its shard."""
     try:
         with np.load(path, allow_pickle=False) as file:
             index = {name: file[name] for name in ("shards", "offsets", "lengths")}
@@ -232,5 +232,5 @@ def _read_index(path: Path, num_examples: int, sizes: list[int]) -> dict[str, np
     is_sound = all(values.shape == (num_examples,) for values in index.values())
     is_sound = is_sound and bool(((index["shards"] >= 0) & (index["shards"] < len(limits))).all())
     if not is_sound or not (index["offsets"] + index["lengths"] < limits[index["shards"]]).all():
-        raise UserError(f"`{path}` does not fit the shards; convert the dataset again.")
+        raise UserError(f"`{path}` does not match the shards; convert the dataset again.")
     return index

@@ -1,7 +1,8 @@
-"""The record of one image: a tf.train.Example with the keys of the TF Object Detection API, as google/automl has it.
+"""The record of one image: a tf.train.Example with the keys of the TF Object Detection API, as in google/automl.
 
-`serialize` writes what `parse` reads. Boxes are fractions of the image's height and width in the record; class labels
-are the dataset's category ids. Records of others may lack is_crowd, area, the size or a numeric source_id.
+`serialize` writes what `parse` reads. In the record, boxes are fractions of the image's height and width, and class
+labels are the dataset's category ids. Records of other programs may lack is_crowd, area, the size or a numeric
+source_id.
 """
 
 import hashlib
@@ -22,9 +23,9 @@ _SOURCE_ID = "image/source_id"
 _HEIGHT, _WIDTH = "image/height", "image/width"
 
 NUM_HEADER_BYTES = 12
-"""In a TFRecord file, before the payload: its length (uint64) and the masked CRC32C of the length."""
+"""Bytes before each payload in a TFRecord file: its length (uint64) and the masked CRC32C of the length."""
 NUM_FOOTER_BYTES = 4
-"""Behind the payload: its masked CRC32C."""
+"""Bytes after each payload: its masked CRC32C."""
 
 
 def serialize(
@@ -40,7 +41,7 @@ def serialize(
     is_crowd: np.ndarray,
     area: np.ndarray,
 ) -> bytes:
-    """Writes one record; equal arguments give equal bytes.
+    """Serializes one record; equal arguments give equal bytes.
 
     Args:
         encoded: the image as JPEG, upright.
@@ -84,7 +85,7 @@ def serialize(
 
 
 def file_name(payload: bytes) -> str:
-    """Reads the name of the image file from one record; its `source_id` where it has none."""
+    """Reads the name of the image file from one record, or its `source_id` if it has no name."""
     import tensorflow as tf
 
     feature = tf.train.Example.FromString(payload).features.feature
@@ -93,10 +94,10 @@ def file_name(payload: bytes) -> str:
 
 
 def read_boxes(payload: bytes) -> tuple[tuple[int, int] | None, np.ndarray]:
-    """Reads the boxes of one record, crowds left out; `parse` does it for many, inside tf.data.
+    """Reads the boxes of one record, without crowds and outside tf.data (see `parse`).
 
     Returns:
-        Height and width of the image, px, or none where the record does not say; float64[N, 4], yxyx, fractions.
+        Height and width of the image, px, or None if the record does not give them; float64[N, 4], yxyx, fractions.
     """
     import tensorflow as tf
 
@@ -118,9 +119,9 @@ def parse(serialized: Any) -> dict[str, Any]:
         serialized: string[], one record.
 
     Returns:
-        encoded: string[], the image file. id: int64[], -1 where source_id is not a number. height, width: int64[], px,
-        -1 where missing. boxes: float32[N, 4], yxyx, fractions of the image's height and width. category_ids:
-        int64[N]. is_crowd: bool[N], false where missing. area: float32[N], px squared, -1 where missing.
+        encoded: string[], the image file. id: int64[], -1 if source_id is not a number. height, width: int64[], px,
+        -1 if missing. boxes: float32[N, 4], yxyx, fractions of the image's height and width. category_ids:
+        int64[N]. is_crowd: bool[N], false if missing. area: float32[N], px squared, -1 if missing.
     """
     import tensorflow as tf
 
@@ -131,13 +132,13 @@ def parse(serialized: Any) -> dict[str, Any]:
 
 
 def parse_batch(serialized: Any) -> dict[str, Any]:
-    """Reads records together, which costs a fraction of one after the other: most of the cost is a call's.
+    """Reads several records at once, which costs a fraction of separate calls, since most of the cost is per call.
 
     Args:
         serialized: string[B], records.
 
     Returns:
-        What `parse` gives, with a first axis of B; N is the number of boxes of the fullest, other rows are filled up.
+        The same as `parse`, with a first axis of B; N is the largest number of boxes, and other rows are padded.
         num_boxes: int64[B].
     """
     import tensorflow as tf
@@ -160,7 +161,7 @@ def parse_batch(serialized: Any) -> dict[str, Any]:
         tf.debugging.assert_equal(records[key].row_lengths(), num_boxes, f"{key} and {SIDES[0]} differ in length")
     boxes = tf.stack([records[key].to_tensor() for key in SIDES], axis=-1)
     source_id = records[_SOURCE_ID]
-    # 18 digits always fit 64 bits; float32, where others lose ids, is never involved.
+    # 18 digits always fit into 64 bits; the ids never pass through float32, where other programs lose digits.
     is_number = tf.strings.regex_full_match(source_id, r"-?[0-9]{1,18}")
     shape = tf.shape(boxes, tf.int64)[:2]
     return {
