@@ -99,7 +99,7 @@ def test_coco_comes_by_name_and_only_once(server, tmp_path, capsys):
     assert (len(opened), opened.num_boxes, [category.id for category in opened.categories]) == (3, 3, [90])
     said = capsys.readouterr().err
     assert f"from {server.address}" in said
-    assert "Needed: " in said
+    assert "Disk space: " in said
     assert little_datasets.names(output) == ["annotations", "archives", "download.json", "images", "records"]
 
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
@@ -107,7 +107,7 @@ def test_coco_comes_by_name_and_only_once(server, tmp_path, capsys):
     again = _download(server, output)
     assert (again.fetched, again.unpacked, again.is_converted, again.removed) == ({}, (), False, ())
     assert again.splits == result.splits
-    assert "nothing was done" in again.text()
+    assert "nothing to do" in again.text()
     assert server.asked == []
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
@@ -240,7 +240,7 @@ def test_an_archive_without_instances_is_refused(server, tmp_path):
     assert not (tmp_path / "coco" / "annotations").exists()
     (tmp_path / "coco" / "annotations").mkdir()
     (tmp_path / "coco" / "annotations" / "captions_val2017.json").touch()
-    assert "has no `instances_val2017.json`; remove it" in _fail(server, tmp_path / "coco", splits=("val",))
+    assert "has no `instances_val2017.json`; remove the folder" in _fail(server, tmp_path / "coco", splits=("val",))
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(server, tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(server, tmp_path, mo
 
 def test_records_of_something_else_are_left_alone(server, tmp_path):
     (tmp_path / "coco" / "records").mkdir(parents=True)
-    with pytest.raises(UserError, match="has records of something else"):
+    with pytest.raises(UserError, match="has records of another dataset"):
         _download(server, tmp_path / "coco")
     assert little_datasets.names(tmp_path / "coco") == ["records"]
 
@@ -274,7 +274,7 @@ def test_records_of_something_else_are_left_alone(server, tmp_path):
 def test_a_wrong_argument_is_named(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         coco_download.download("coco2017", output=tmp_path / "coco", **options)
-    with pytest.raises(UserError, match="`dataset` is `coco2014`; there is coco2017"):
+    with pytest.raises(UserError, match="`dataset` is `coco2014`; it must be coco2017"):
         coco_download.download("coco2014", output=tmp_path / "coco")
     assert little_datasets.names(tmp_path) == []
 
@@ -293,5 +293,5 @@ def test_the_verb_prints_what_was_done_or_json(server, tmp_path, capsys):
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert "val: 2 images, 2 boxes, 2 files" in shown
-    assert "nothing was done" in shown
+    assert "nothing to do" in shown
     assert f"--data.train {found['records']}" in shown

@@ -207,7 +207,7 @@ def test_the_images_of_each_split_are_named_beside_the_records(tmp_path):
     assert sorted(named["train"] + named["val"]) == [f"p{index}.jpg" for index in range(10) if index != 3]
     text = io.StringIO()
     result.show(Console(file=text, width=200))
-    assert text.getvalue().endswith("out; splits.json there names the images of each split\n")
+    assert text.getvalue().endswith("out; its splits.json lists the images of each split\n")
 
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path):
@@ -229,7 +229,7 @@ def test_a_dry_run_fails_where_a_conversion_would_stop(tmp_path, capsys):
     said = capsys.readouterr()
     assert "b.jpg" in said.out
     assert said.err.splitlines()[-1] == (
-        f"efficientdet: 1 images of `{source}` cannot be used; they would stop a conversion."
+        f"efficientdet: 1 images in `{source}` cannot be used and would stop a conversion."
     )
     assert cli.main([*words, "--skip-broken-images"]) == 0
 
@@ -242,11 +242,11 @@ def test_images_without_annotations_are_converted_to_test_on(tmp_path):
     test_dev = ("test-dev", "image_info.json", "images")
     result = _convert("coco", source, tmp_path / "out", files=(test_dev,))
     assert _counts(result) == {
-        ("files without annotations (images to detect in, nothing to count)", "image_info.json"): 1
+        ("files without annotations (usable for prediction, but not for evaluation)", "image_info.json"): 1
     }
     opened = store.open_records(str(tmp_path / "out"), "test-dev", may_lack_boxes=True)
     assert (len(opened), opened.num_boxes, opened.categories) == (2, 0, result.categories)
-    with pytest.raises(UserError, match="not one box"):
+    with pytest.raises(UserError, match="but no boxes"):
         store.open_records(str(tmp_path / "out"), "test-dev")
     # Training images need boxes all the same.
     (source / "none.json").write_text(json.dumps({**document, "annotations": []}))
@@ -265,7 +265,7 @@ def test_a_share_of_train_becomes_val(tmp_path):
     assert sorted(ids) == list(range(1, 11))
     with pytest.raises(UserError, match=r"`val_fraction` is 0.99"):
         _convert("voc", tmp_path / "voc", tmp_path / "other", val_fraction=0.99)
-    with pytest.raises(UserError, match="has the splits train, val"):
+    with pytest.raises(UserError, match="this one has train, val"):
         _convert("voc", little_datasets.write_voc(tmp_path / "both"), tmp_path / "other", val_fraction=0.2)
 
 
@@ -291,7 +291,7 @@ def test_each_split_can_have_its_own_number_of_shards_but_no_empty_ones(tmp_path
         ("val", "00002"),
         ("val", "00002"),
     ]
-    with pytest.raises(UserError, match=r"`num_shards` names the split `vale`; there are test, train, val"):
+    with pytest.raises(UserError, match=r"`num_shards` names the split `vale`; choose from test, train, val"):
         _convert("coco", tmp_path / "coco", tmp_path / "other", num_shards={"vale": 2})
     with pytest.raises(UserError, match="`num_shards` is -1"):
         _convert("coco", tmp_path / "coco", tmp_path / "other", num_shards={"val": -1})
@@ -309,7 +309,7 @@ def test_overwriting_replaces_a_dataset_and_nothing_else(tmp_path):
     (tmp_path / "home" / "letter").touch()
     with pytest.raises(UserError, match="not a converted dataset"):
         _convert("coco", source, tmp_path / "home", overwrite=True)
-    with pytest.raises(UserError, match="holds the source"):
+    with pytest.raises(UserError, match="contains the source"):
         _convert("coco", source, tmp_path, overwrite=True)
     assert little_datasets.names(tmp_path) == ["coco", "home", "out"]
 
@@ -347,7 +347,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
 )
 def test_an_option_of_another_format_is_refused(tmp_path, option, format, owner):
     (name,) = option
-    with pytest.raises(UserError, match=f"`{name}` is for {owner}; the format is {format}"):
+    with pytest.raises(UserError, match=f"`{name}` only works with {owner}, but the format is {format}"):
         _convert(format, tmp_path, tmp_path / "out", **option)
 
 
@@ -371,7 +371,7 @@ def test_formats_are_detected(tmp_path):
     ):
         assert conversion.detect_format(write(tmp_path / format)) == format
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no dataset in a known format"):
+    with pytest.raises(UserError, match="not a dataset in a known format"):
         conversion.detect_format(tmp_path / "empty")
 
 
@@ -397,7 +397,7 @@ def test_the_summary_prints_and_becomes_json(tmp_path):
     result = _convert("coco", source, tmp_path / "out")
     text = io.StringIO()
     result.show(Console(file=text, width=80))
-    for words in ("dog", "1 boxes without area dropped", "b.jpg (train)", "Written to"):
+    for words in ("dog", "1 boxes with no area dropped", "b.jpg (train)", "Written to"):
         assert words in text.getvalue()
     assert json.loads(json.dumps(result.to_dict()))["splits"]["train"]["num_crowds"] == 1
 

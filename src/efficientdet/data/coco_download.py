@@ -1,9 +1,9 @@
-"""The verb `download`: COCO by name, from the archives on its server to records.
+"""The `download` command: fetches COCO from its server and converts it into records.
 
-Everything lies in one folder: `archives/`, `annotations/`, `images/<split>2017/`, `records/`. A step whose result is
-there is not done again, so the same command goes on after an interruption, takes images that somebody has already,
-and does nothing when all is done. NVIDIA's script for the same purpose passed captions instead of instances to its
-converter, and its records had no boxes; here the splits are converted from `instances_*.json`.
+Everything is in one folder: `archives/`, `annotations/`, `images/<split>2017/`, `records/`. Steps whose result exists
+are skipped, so the same command resumes after an interruption, reuses existing images, and does nothing if everything
+is done. NVIDIA's script for the same purpose passed captions instead of instances to its converter, so its records had
+no boxes; here the splits are converted from `instances_*.json`.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ Split = Literal["train", "val"]
 _MARKER = "download.json"
 # As in NVIDIA's script.
 _SHARDS = {"train": 256, "val": 32}
-# Files take up whole blocks of the disk, and a record is longer than its image.
+# Files occupy whole disk blocks, and a record is longer than its image.
 _MARGIN = 1.05
-# However small an archive is, so much may come out of it.
+# Any archive may unpack to this size, however small it is.
 _LEAST_LIMIT = 10**8  # bytes
 
 SERVER = "http://images.cocodataset.org"
-"""COCO's own; it offers no https."""
+"""COCO's own server, which does not support https."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class _Archive:
 
     Attributes:
         place: path on the server.
-        published_size: as COCO publishes it, bytes; used where the server does not tell.
-        sha256: of the file on COCO's own server, as TensorFlow Datasets publishes it.
-        growth: how many times as large the unpacked files are at most, estimated.
-        root: folder in the archive that is unpacked.
-        folder: where it is unpacked to, in the output.
+        published_size: size that COCO publishes, bytes; used if the server does not report it.
+        sha256: SHA-256 of the file on COCO's own server, as published by TensorFlow Datasets.
+        growth: estimated upper bound of the unpacked size over the archive's size.
+        root: folder in the archive to unpack.
+        folder: where to unpack it, in the output.
     """
 
     place: str
@@ -68,7 +68,7 @@ _ANNOTATIONS = _Archive(
     root="annotations",
     folder="annotations",
 )
-# Images do not become smaller in an archive.
+# Archiving images saves no space.
 _IMAGES = {
     "val": _Archive(
         place="zips/val2017.zip",
@@ -95,13 +95,13 @@ class Download(Result):
 
     Attributes:
         dataset: its name.
-        output: folder of everything.
+        output: folder that contains everything.
         records: folder of the records, for `--data.train`.
         splits: images, boxes and files of each split.
-        fetched: archives that came from the server, by name, with their bytes.
+        fetched: name and bytes of the archives that were downloaded.
         unpacked: folders that were unpacked.
-        is_converted: whether the records were written now.
-        removed: what was removed on request.
+        is_converted: whether this call wrote the records.
+        removed: files and folders removed on request.
     """
 
     dataset: str
@@ -114,14 +114,14 @@ class Download(Result):
     removed: tuple[str, ...]
 
     def text(self) -> str:
-        """Says what is there now."""
+        """Describes the records."""
         lines = [
             f"{name}: {split['num_examples']:,} images, {split['num_boxes']:,} boxes, {split['num_shards']} files"
             for name, split in self.splits.items()
         ]
         lines += [f"removed: {name}" for name in self.removed]
         if not (self.is_converted or self.removed):
-            lines.append("Everything was there already; nothing was done.")
+            lines.append("Everything is already there; nothing to do.")
         return "\n".join([*lines, f"Train on it: efficientdet train d0 --data.train {self.records}"])
 
 
@@ -138,26 +138,26 @@ def download(
 ) -> Download:
     """Downloads a dataset and converts it into records for training.
 
-    The same command goes on after an interruption, and does nothing when everything is there. Images and annotations
-    that are there already are taken as they are: put them into OUTPUT/images/train2017, OUTPUT/images/val2017 and
+    Run the same command again to resume after an interruption; it does nothing if everything is there. To reuse images
+    and annotations that you already have, put them into OUTPUT/images/train2017, OUTPUT/images/val2017 and
     OUTPUT/annotations, or the archives into OUTPUT/archives. Several processes convert, so a script that calls this
     needs `if __name__ == "__main__":`.
 
     Args:
         dataset: coco2017, the images and boxes of COCO 2017.
         output: folder for archives, annotations, images and records.
-        splits: fetch and convert only these.
-        mirror: address of another server with the same files in the same places; what COCO's own server sends is
-            compared with published checksums, what a mirror sends is not.
-        num_workers: processes that convert; 0: as many as there are cores.
-        remove_archives: remove the archives when the records are complete.
-        remove_images: remove the images when the records, which hold them too, are complete.
+        splits: download and convert only these splits.
+        mirror: URL of another server with the same files at the same paths. Files from COCO's own server are checked
+            against published checksums, files from a mirror are not.
+        num_workers: processes for the conversion; 0: one per core.
+        remove_archives: remove the archives once the records are complete.
+        remove_images: remove the images once the records, which contain them too, are complete.
 
     Returns:
-        What was done.
+        What was downloaded, converted and removed.
 
     Raises:
-        UserError: an archive cannot be fetched or is not what it should be, or the disk has no room.
+        UserError: an archive cannot be downloaded or is not as expected, or there is not enough disk space.
     """
     output = Path(output)
     _check_arguments(dataset, splits, mirror, num_workers)
@@ -166,7 +166,7 @@ def download(
     with _claim(output, dataset):
         is_converted = not set(splits) <= _figures(output).keys()
         if is_converted:
-            # All splits share a class table and a folder, so those that are there are converted again.
+            # All splits share a class table and a folder, so existing ones are converted again.
             wanted = [name for name in _SHARDS if name in splits or name in _read_splits(output)]
             missing = _missing(output, wanted)
             sizes = _announce(output, missing, wanted, mirror)
@@ -188,26 +188,26 @@ def download(
 
 
 def _check_arguments(dataset: str, splits: tuple[str, ...], mirror: str, num_workers: int) -> None:
-    """Raises a UserError for an argument that cannot work."""
+    """Raises a UserError for an invalid argument."""
     if dataset != "coco2017":
-        raise UserError(f"`dataset` is `{dataset}`; there is coco2017.")
+        raise UserError(f"`dataset` is `{dataset}`; it must be coco2017.")
     if not splits or set(splits) - _SHARDS.keys():
         raise UserError(f"`splits` is `{' '.join(splits)}`; expected train, val or both.")
     if num_workers < 0:
-        raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
+        raise UserError(f"`num_workers` is {num_workers}; it must be 0 (one per core) or more.")
     connection.check_url(mirror)
 
 
 @contextlib.contextmanager
 def _claim(output: Path, dataset: str) -> Iterator[None]:
-    """Keeps other downloads out of the folder, and this one out of a folder with records of something else."""
+    """Locks the folder against other downloads, and rejects a folder that has records of another dataset."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with files.one_at_a_time(output / _MARKER):
             if not (output / _MARKER).exists():
                 if (output / "records").exists():
                     raise UserError(
-                        f"`output` is `{output}`, which has records of something else; name another folder."
+                        f"`output` is `{output}`, which has records of another dataset; choose another folder."
                     )
                 files.write_json(output / _MARKER, {"dataset": dataset})
             yield
@@ -216,7 +216,7 @@ def _claim(output: Path, dataset: str) -> Iterator[None]:
 
 
 def _read_splits(output: Path) -> dict[str, Any]:
-    """Reads what the records say of their splits; nothing if there are none."""
+    """Reads the splits of the records from their manifest; empty if there are none."""
     try:
         splits = json.loads((output / "records" / store.MANIFEST).read_text(encoding="utf-8"))["splits"]
         return splits if isinstance(splits, dict) else {}
@@ -225,7 +225,7 @@ def _read_splits(output: Path) -> dict[str, Any]:
 
 
 def _figures(output: Path) -> dict[str, dict[str, int]]:
-    """Counts images, boxes and files of the splits that are converted and whole."""
+    """Counts images, boxes and files of the splits that are converted and complete."""
     folder = output / "records"
     figures = {}
     for name, split in _read_splits(output).items():
@@ -245,13 +245,13 @@ def _instances(split: str) -> str:
 
 
 def _missing(output: Path, wanted: Iterable[str]) -> list[_Archive]:
-    """Lists the archives whose content is not there, the small ones first: what is wrong shows early."""
+    """Lists the archives whose content is missing, small ones first, so that errors show early."""
     missing = []
     absent = [name for name in map(_instances, wanted) if not (output / _ANNOTATIONS.folder / name).is_file()]
     if absent:
         if files.is_filled(output / _ANNOTATIONS.folder):
             raise UserError(
-                f"`{output / _ANNOTATIONS.folder}` has no `{absent[0]}`; remove it to have it fetched again."
+                f"`{output / _ANNOTATIONS.folder}` has no `{absent[0]}`; remove the folder to download it again."
             )
         missing.append(_ANNOTATIONS)
     images = [archive for name, archive in _IMAGES.items() if name in wanted]
@@ -259,7 +259,7 @@ def _missing(output: Path, wanted: Iterable[str]) -> list[_Archive]:
 
 
 def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirror: str) -> dict[str, int]:
-    """Says what will be done and refuses it if the disk has no room.
+    """Prints what will be done, and raises a UserError if there is not enough disk space.
 
     Returns:
         Bytes of each missing archive, by name.
@@ -274,10 +274,10 @@ def _announce(output: Path, missing: list[_Archive], wanted: Iterable[str], mirr
     absent = [f"{name} ({files.size_text(size)})" for name, size in sizes.items() if not paths[name].is_file()]
     if absent:
         server = connection.without_secrets(mirror)
-        progress.console.print(f"Fetching {', '.join(absent)} from {server}", markup=False, soft_wrap=True)
+        progress.console.print(f"Downloading {', '.join(absent)} from {server}", markup=False, soft_wrap=True)
     progress.console.print(
-        f"Needed: {files.size_text(to_fetch)} for archives, {files.size_text(to_unpack)} for what is in them, "
-        f"{files.size_text(to_write)} for records; free: {files.size_text(shutil.disk_usage(output).free)}",
+        f"Disk space: {files.size_text(to_fetch)} for archives, {files.size_text(to_unpack)} for their contents, "
+        f"{files.size_text(to_write)} for records; {files.size_text(shutil.disk_usage(output).free)} free",
         markup=False,
         soft_wrap=True,
     )
@@ -294,7 +294,7 @@ def _url(archive: _Archive, mirror: str) -> str:
 
 
 def _size(archive: _Archive, output: Path, mirror: str) -> int:
-    """Finds out how large an archive is, bytes: from itself, its server, or what COCO publishes."""
+    """Returns the size of an archive in bytes: from the file, the server, or the size that COCO publishes."""
     path = _path(archive, output)
     return path.stat().st_size if path.is_file() else web.remote_size(_url(archive, mirror)) or archive.published_size
 
@@ -304,11 +304,11 @@ def _num_bytes(folder: Path) -> int:
 
 
 def _fetch(archive: _Archive, output: Path, mirror: str) -> dict[str, int]:
-    """Fetches an archive, if it is not there; returns its name and size if it came."""
+    """Downloads an archive, if it is missing; returns its name and size if it was downloaded."""
     path = _path(archive, output)
     if path.is_file():
         return {}
-    # COCO's server has no https, so what it sends is checked; a mirror may have archives of its own.
+    # COCO's server has no https, so its files are checked; a mirror may have its own archives.
     web.fetch(_url(archive, mirror), path, sha256=archive.sha256 if mirror == SERVER else None)
     return {archive.name: path.stat().st_size}
 
@@ -327,7 +327,7 @@ def _unpack(archive: _Archive, output: Path, wanted: Iterable[str], size: int) -
 
 def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
     """Converts the splits into one folder of records."""
-    for left in output.glob(f"{files.PARTIAL}records-*"):  # of a process that was killed
+    for left in output.glob(f"{files.PARTIAL}records-*"):  # left by a process that was killed
         shutil.rmtree(left)
     result = conversion.convert(
         "coco",
@@ -342,11 +342,11 @@ def _convert(output: Path, wanted: list[str], num_workers: int) -> None:
 
 
 def _remove(output: Path, remove_archives: bool, remove_images: bool) -> list[str]:
-    """Removes what the records do not need, and nothing that did not come from COCO."""
+    """Removes what is no longer needed once there are records, but nothing that did not come from COCO."""
     removed = []
     if remove_archives:
         for archive in (_ANNOTATIONS, *_IMAGES.values()):
-            for path in sorted((output / "archives").glob(f"{archive.name}*")):  # with a part that was not needed
+            for path in sorted((output / "archives").glob(f"{archive.name}*")):  # including partial downloads
                 path.unlink()
                 removed.append(str(path))
     if remove_images:

@@ -1,6 +1,6 @@
-"""The verb `convert`: a folder of images and annotations becomes a folder of records, whole or not at all.
+"""The `convert` command: turns a folder of images and annotations into a folder of records, all or nothing.
 
-Formats and policy are in docs/data.md.
+docs/data.md describes the formats and how faults are handled.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from efficientdet.storage import web
 _IMAGES_A_SHARD = 1000
 _BYTES_A_SHARD = 100 * 10**6
 _MAX_SHARDS = 256
-# Starting a process costs about as much as converting so many images.
+# Starting a process costs about as much as converting this many images.
 _IMAGES_A_WORKER = 1000
 _LEAST_TO_HOLD_OUT = 20
-_HELD_OUT = "split held out from the training images, since the dataset has no other"
-# Options that only one format has.
+_HELD_OUT = "validation split held out from the training images, since the dataset has none"
+# Options that apply to only one format.
 _FORMAT_OF = {
     "files": "coco",
     "crowds_as_objects": "coco",
@@ -62,39 +62,39 @@ def convert(
 ) -> summary.Summary:
     """Converts images and annotations into records for training.
 
-    All splits go into one folder and share one class table. What is not as it should be is mended and reported, or
-    stops the conversion with one line that names the file; a conversion that fails leaves nothing behind. Several
-    processes are spawned for many images, so a script that calls this needs `if __name__ == "__main__":`.
+    All splits go into one folder and share one class table. Faults in the dataset are either fixed and reported, or
+    stop the conversion with one line that names the file; a failed conversion leaves nothing behind. Large datasets
+    are converted by several spawned processes, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
-        format: how the annotations are written; auto: what the files look like. The command line takes it as auto where
-            it is left out.
+        format: annotation format; auto detects it from the files. On the command line it can be omitted, which means
+            auto.
         source: folder of the dataset.
-        output: folder to write; it must not exist or be empty.
+        output: folder to write; it must be empty or not exist yet.
         splits: convert only these splits; all if empty.
-        files: COCO only: name, annotation file and folder of images of each split, where they are not found by
-            themselves; relative paths start at the source.
-        val_fraction: share of the training images that becomes the split val, for a dataset without one; by default a
-            tenth of 20 images or more. splits.json in the output names the images of each split.
-        num_shards: files of each split, or the name and files of several (`train 256 val 32`), but never more than
-            images; 0: one for about 1000 images or 100 MB, at most 256.
-        num_workers: processes; 0: as many as there are cores, fewer for few images; 1: this process only.
-        classes: file with the class names, one a line, in the order of their ids; not for COCO, which lists them.
-        drop_difficult: VOC: leave out the objects marked as difficult.
-        keypoints: YOLO: number of keypoints behind each box, and of numbers of each, if data.yaml has no `kpt_shape`.
-        drop_confidence: YOLO: leave out a confidence in the last column, which detectors write.
+        files: COCO only: name, annotation file and image folder of each split, if they are not found automatically;
+            relative paths start at the source.
+        val_fraction: share of the training images to use as the val split, if the dataset has none. Default: a tenth,
+            if there are at least 20 images. splits.json in the output lists the images of each split.
+        num_shards: files per split, or a name and a number for each of several splits (`train 256 val 32`), never more
+            than there are images; 0: one per 1000 images or 100 MB, at most 256.
+        num_workers: processes; 0: one per core, fewer if there are few images; 1: only this process.
+        classes: file with the class names, one per line, in the order of their ids; not for COCO, which lists them.
+        drop_difficult: VOC: drop the objects marked as difficult.
+        keypoints: YOLO: number of keypoints after each box, and numbers per keypoint, if data.yaml has no `kpt_shape`.
+        drop_confidence: YOLO: ignore a confidence in the last column, as detectors write it.
         crowds_as_objects: COCO: ignore `iscrowd`, which some tools set for every mask.
-        swap_corners: put corners in the wrong order right, instead of dropping the box.
-        exif_boxes: which image the boxes were drawn on where an EXIF rotation leaves that open: `upright`, or `stored`
-            as the file has it; `auto`: as the rest of the dataset shows, else upright.
-        skip_broken_images: leave out and report images that are missing, cannot be decoded, or have another size than
-            their annotation says, instead of stopping.
-        skip_broken_annotations: leave out and report annotations that cannot be read, instead of stopping.
-        dry_run: only check everything and report all faults; nothing is written.
+        swap_corners: fix corners that are in the wrong order instead of dropping the box.
+        exif_boxes: which version of an image with an EXIF rotation its boxes were drawn on, if that is unclear:
+            `upright` or as `stored`; `auto` follows the rest of the dataset, or assumes upright.
+        skip_broken_images: skip and report images that are missing, cannot be decoded, or differ in size from their
+            annotation, instead of stopping.
+        skip_broken_annotations: skip and report annotations that cannot be read, instead of stopping.
+        dry_run: only check everything and report all faults; write nothing.
         overwrite: replace the output, if it is a converted dataset.
 
     Returns:
-        What was done.
+        What was converted, fixed and skipped.
 
     Raises:
         UserError: the dataset or an argument cannot be used.
@@ -128,7 +128,7 @@ def convert(
         dataset = _hold_out(dataset, val_fraction)
     elif not wanted:
         dataset = _hold_out_by_default(dataset)
-    # A dry run that has found faults lists them, even if nothing else is left.
+    # A dry run that found faults lists them, even if nothing else is left.
     if not (dry_run and faults.problems):
         _check_not_empty(dataset, source)
     account = accounts.account(source, dataset, wanted)
@@ -140,7 +140,7 @@ def convert(
             raise UserError(_describe_broken(result))
         for name, split in result.splits.items():
             if not split.num_examples and not dry_run:
-                raise UserError(f"`{source}` has no usable image in `{name}`; all of them are broken.")
+                raise UserError(f"`{source}`: every image of the split `{name}` is broken.")
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
         may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
         if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):
@@ -157,22 +157,22 @@ def convert(
 
 
 def detect_format(folder: Path) -> registry.Format:
-    """Finds out how the annotations of a dataset are written.
+    """Detects the annotation format of a dataset.
 
     Raises:
-        UserError: none of the known formats, or more than one.
+        UserError: the dataset is in none of the known formats, or in more than one.
     """
     return recognition.recognize(folder)
 
 
 def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
-    """Converts a dataset of any known format into the cache, unless it has been converted and not changed since.
+    """Converts a dataset of any known format into the cache, unless it is already there and unchanged.
 
-    A tenth of the training images becomes the split val if there is none, of 20 images or more.
+    If there is no val split, a tenth of the training images becomes one, given at least 20 images.
 
     Args:
         source: folder of the dataset.
-        cache_dir: where converted datasets are kept; none: the user's cache.
+        cache_dir: where converted datasets are kept; None means the user's cache.
 
     Returns:
         Folder of the converted dataset.
@@ -182,11 +182,13 @@ def convert_once(source: Path, cache_dir: Path | None = None) -> Path:
     if (folder / store.MANIFEST).is_file():
         return folder
     format = detect_format(source)
-    progress.console.print(f"Converting {source} ({format}) once into {folder}", markup=False, soft_wrap=True)
+    progress.console.print(
+        f"Converting {source} ({format}) into {folder}, to be reused by later runs", markup=False, soft_wrap=True
+    )
     try:
         result = convert(format, source, output=folder)
     except UserError:
-        if (folder / store.MANIFEST).is_file():  # another process was faster
+        if (folder / store.MANIFEST).is_file():  # another process finished first
             return folder
         raise
     result.show(progress.console)
@@ -201,21 +203,21 @@ def _check_arguments(
     num_workers: int,
     classes: Path | None,
 ) -> None:
-    """Raises a UserError for an argument that cannot work; `own` are those of one format each."""
+    """Raises a UserError for an invalid argument; `own` are the options that apply to only one format."""
     if format not in registry.NAMES:
-        raise UserError(f"`format` is `{format}`; expected auto or one of {', '.join(registry.NAMES)}.")
+        raise UserError(f"`format` is `{format}`; choose from auto, {', '.join(registry.NAMES)}.")
     if val_fraction is not None and not 0 <= val_fraction < 1:
-        raise UserError(f"`val_fraction` is {val_fraction}; expected a fraction from 0 to below 1.")
+        raise UserError(f"`val_fraction` is {val_fraction}; it must be at least 0 and less than 1.")
     for number in num_shards.values() if isinstance(num_shards, dict) else [num_shards]:
         if not 0 <= number <= 99_999:
-            raise UserError(f"`num_shards` is {number}; expected 0 (by size) to 99999.")
+            raise UserError(f"`num_shards` is {number}; it must be from 0 (chosen by size) to 99999.")
     if num_workers < 0:
-        raise UserError(f"`num_workers` is {num_workers}; expected 0 (all cores) or more.")
+        raise UserError(f"`num_workers` is {num_workers}; it must be 0 (one per core) or more.")
     if classes is not None and format == "coco":
-        raise UserError(f"`classes` is {classes}, but COCO files carry their own class table; leave it out.")
+        raise UserError(f"`classes` is {classes}, but COCO files have their own class table; remove `--classes`.")
     for name, value in own.items():
         if value and format != _FORMAT_OF[name]:
-            raise UserError(f"`{name}` is for {_FORMAT_OF[name].upper()}; the format is {format}.")
+            raise UserError(f"`{name}` only works with {_FORMAT_OF[name].upper()}, but the format is {format}.")
 
 
 def _read(
@@ -238,32 +240,32 @@ def _read(
 
 
 def _hold_out_by_default(dataset: sources.Source) -> sources.Source:
-    """Makes a tenth of the training images the split val where there is none, and reports it.
+    """Makes a tenth of the training images the val split if there is none, and reports it.
 
-    Of few images all are for training: a handful tells nothing about AP.
+    Small datasets are used for training as a whole: AP on a handful of images means nothing.
     """
     count = len(dataset.splits.get("train", []))
     if "val" in dataset.splits or count < _LEAST_TO_HOLD_OUT:
         return dataset
     dataset = _hold_out(dataset, 0.1)
-    detail = f"{len(dataset.splits['val'])} of {count} images; `--val-fraction` sets how many, 0 none"
+    detail = f"{len(dataset.splits['val'])} of {count} images; change this with `--val-fraction` (0: no val split)"
     problem = sources.Problem(kind=_HELD_OUT, split="", file_name="val", detail=detail)
     return dataclasses.replace(dataset, problems=[*dataset.problems, problem])
 
 
 def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
-    """Moves a share of train to val: those whose names hash lowest, so that new images move few of the old ones."""
+    """Moves a share of train to val: the images whose names hash lowest, so that adding images moves few old ones."""
     if not val_fraction:
         return dataset
     if "val" in dataset.splits or "train" not in dataset.splits:
         raise UserError(
-            f"`val_fraction` is {val_fraction}, but the dataset has the splits {', '.join(dataset.splits)}; "
-            "it is for a dataset with train and without val."
+            f"`val_fraction` is {val_fraction}, but it needs a dataset with a train split and no val split; "
+            f"this one has {', '.join(dataset.splits)}."
         )
     train = dataset.splits["train"]
     num_val = max(1, round(len(train) * val_fraction))
     if num_val >= len(train):
-        raise UserError(f"`val_fraction` is {val_fraction} of {len(train)} images; none would be left to train on.")
+        raise UserError(f"`val_fraction` is {val_fraction}, which leaves none of the {len(train)} images for training.")
     ranked = sorted(train, key=lambda example: hashlib.sha256(example.file_name.encode()).digest())
     held_out = {example.id for example in ranked[:num_val]}
     splits = {
@@ -281,7 +283,7 @@ def _hold_out(dataset: sources.Source, val_fraction: float) -> sources.Source:
 
 
 def _check_not_empty(dataset: sources.Source, source: Path) -> None:
-    """Raises a UserError if there is nothing to learn from."""
+    """Raises a UserError if there is nothing to train on."""
     for name, examples in dataset.splits.items():
         if not examples:
             raise UserError(f"`{source}` has no images in the split `{name}`. {accounts.describe_files(source)}")
@@ -292,7 +294,7 @@ def _check_not_empty(dataset: sources.Source, source: Path) -> None:
     if annotated and not has_boxes:
         looked = accounts.explain_nothing(dataset)
         raise UserError(
-            f"`{source}` has no boxes at all; there is nothing to learn.{looked} {accounts.describe_files(source)}"
+            f"`{source}` has no boxes at all, so there is nothing to learn.{looked} {accounts.describe_files(source)}"
         )
 
 
@@ -303,11 +305,11 @@ def _num_workers(num_examples: int) -> int:
 
 
 def _plan(dataset: sources.Source, folder: Path | None, num_shards: int | dict[str, int]) -> list[shards.Task]:
-    """Deals the examples of each split to shards, one to each in turn."""
+    """Distributes the examples of each split over its shards in turn."""
     wanted = num_shards if isinstance(num_shards, dict) else dict.fromkeys(dataset.splits, num_shards)
     unknown = sorted(wanted.keys() - dataset.splits.keys())
     if unknown:
-        raise UserError(f"`num_shards` names the split `{unknown[0]}`; there are {', '.join(dataset.splits)}.")
+        raise UserError(f"`num_shards` names the split `{unknown[0]}`; choose from {', '.join(dataset.splits)}.")
     tasks = []
     for split, examples in dataset.splits.items():
         num_bytes = sum(example.path.stat().st_size for example in examples if example.path.is_file())
@@ -329,7 +331,7 @@ def _summarize(
     written: list[shards.Shard],
     account: accounts.Account,
 ) -> summary.Summary:
-    """Adds up the shards."""
+    """Adds up the figures of all shards."""
     splits = {}
     for name in dataset.splits:
         own = [shard for shard in written if shard.split == name]
@@ -358,20 +360,20 @@ def _summarize(
 
 
 def _describe_broken(result: summary.Summary) -> str:
-    """Says which image is broken, how many more are, and what to do."""
+    """Describes the first broken image, the number of others, and what to do."""
     first = next(problem for problem in result.problems if problem.kind == policy.BROKEN)
     others = result.num_broken - 1
     more = f" {others} more image{'s are' if others > 1 else ' is'} broken." if others else ""
-    return f"{first.detail}{more} `--skip-broken-images` leaves such images out; `--dry-run` lists them all."
+    return f"{first.detail}{more} List them all with `--dry-run`, or skip them with `--skip-broken-images`."
 
 
 def _fingerprint(source: Path) -> str:
-    """Hashes what tells a changed dataset: path, and name, size and time of each image and annotation file."""
-    # Other files in its folder may change.
+    """Hashes what changes with the dataset: its path, and name, size and time of each image and annotation file."""
+    # Other files in the folder may change.
     suffixes = (*lookup.IMAGE_SUFFIXES, *sources.ANNOTATION_SUFFIXES, *_CLASS_SUFFIXES)
     digest = hashlib.sha256(f"{store.VERSION}\t{source.resolve()}".encode())
     for parent, folders, names in os.walk(source.resolve()):
-        # A run or predictions inside the folder are no part of the dataset.
+        # Runs and predictions inside the folder are not part of the dataset.
         folders[:] = sorted(
             f for f in folders if f not in sources.NOT_DATA and not Path(parent, f, "checkpoints").exists()
         )
@@ -379,7 +381,7 @@ def _fingerprint(source: Path) -> str:
             if not name.lower().endswith(suffixes):
                 continue
             path = os.path.join(parent, name)  # noqa: PTH118 - a Path a file would be slow
-            # A link that leads nowhere is no reason to stop; whoever needs the file will say so.
+            # A dangling link is no reason to stop; whatever needs the file will report it.
             state = os.stat(path) if os.path.exists(path) else os.lstat(path)  # noqa: PTH110, PTH116
             digest.update(f"\n{parent}/{name}\t{state.st_size}\t{state.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

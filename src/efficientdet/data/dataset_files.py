@@ -1,4 +1,4 @@
-"""What lies beside the shards of a converted dataset: dataset.json, conversion.json, splits.json, an index a split."""
+"""Writes the files next to the shards of a converted dataset: dataset.json, conversion.json, splits.json, indexes."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ _SPLITS = "splits.json"
 
 
 def write_manifest(folder: Path, result: summary.Summary, written: list[shards.Shard]) -> None:
-    """Writes what belongs beside the shards: an index of each split, the details, and dataset.json."""
+    """Writes the index of each split, conversion.json and dataset.json."""
     splits = {}
     for name, split in result.splits.items():
         own = [shard for shard in written if shard.split == name]
@@ -45,7 +45,7 @@ def write_manifest(folder: Path, result: summary.Summary, written: list[shards.S
 
 
 def write_splits(folder: Path, dataset: sources.Source, result: summary.Summary) -> None:
-    """Writes which images are in which split, by file name; broken ones are in none."""
+    """Writes splits.json, the file names of the images in each split; broken images are omitted."""
     broken = {(problem.split, problem.file_name) for problem in result.problems if problem.kind == policy.BROKEN}
     names = {
         split: sorted(example.file_name for example in examples if (split, example.file_name) not in broken)

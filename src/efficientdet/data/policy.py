@@ -1,7 +1,7 @@
-"""What happens to images and boxes that are not as they should be (the table in docs/data.md).
+"""What happens to faulty images and boxes (the table in docs/data.md).
 
-An image is judged here once, before it becomes a record: a fault that can be mended is mended and reported as a
-`Problem`, an image that cannot be used is a `UserError`.
+Each image is checked here once, before it becomes a record: a fault that can be fixed is fixed and reported as a
+`Problem`; an image that cannot be used is a `UserError`.
 """
 
 import dataclasses
@@ -12,33 +12,33 @@ from efficientdet.data import sources
 from efficientdet.errors import UserError
 from efficientdet.media import images
 
-NOT_FINITE = "boxes with coordinates that are not numbers dropped"
-NO_AREA = "boxes without area dropped"
-OUTSIDE = "boxes outside of the image dropped"
+NOT_FINITE = "boxes with NaN or infinite coordinates dropped"
+NO_AREA = "boxes with no area dropped"
+OUTSIDE = "boxes outside the image dropped"
 CLIPPED = "boxes clipped to the image"
 REENCODED = "images re-encoded as RGB JPEG"
 ROTATED = "images rotated upright (EXIF)"
-TAG_REMOVED = "rotation tags removed: the annotation is of the unrotated image"
-FIRST_FRAME = "animations and files of several pages, of which the first image was taken"
-BROKEN = "broken images left out"
+TAG_REMOVED = "EXIF rotation tags removed, since the boxes match the unrotated image"
+FIRST_FRAME = "animated or multi-page files reduced to their first image"
+BROKEN = "broken images skipped"
 
-# A box whose edge is this far outside is not worth a line of the report: annotations are rounded.
+# A box that extends at most this far beyond the image is clipped without a report: annotations are rounded.
 _CLIP_SILENTLY_PX = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
-    """An image that can be trusted.
+    """An image that has been checked and fixed.
 
     Attributes:
-        jpeg: RGB or grey JPEG, upright, without a rotation tag.
+        jpeg: RGB or gray JPEG, upright, without a rotation tag.
         height: px.
         width: px.
-        boxes: float32[N, 4], yxyx px, inside the image and with area.
+        boxes: float32[N, 4], yxyx px, inside the image, with a positive area.
         labels: int32[N].
         is_crowd: bool[N].
-        area: float32[N], px squared; of the box where the annotation does not say.
-        problems: what was done to it.
+        area: float32[N], px squared; the area of the box if the annotation gives none.
+        problems: what was fixed or dropped.
     """
 
     jpeg: bytes
@@ -52,10 +52,10 @@ class Image:
 
 
 def prepare(example: sources.Example, split: str) -> Image:
-    """Reads, checks and mends one image and its boxes.
+    """Reads, checks and fixes one image and its boxes.
 
     Raises:
-        UserError: the image is missing, cannot be decoded, or has not the size that its annotation declares.
+        UserError: the image is missing, cannot be decoded, or differs in size from what its annotation declares.
     """
     problems: list[sources.Problem] = []
 
@@ -98,7 +98,7 @@ def prepare(example: sources.Example, split: str) -> Image:
 
 
 def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Clips boxes to the image and drops what is left without area.
+    """Clips boxes to the image and drops those that have no area left.
 
     Args:
         boxes: float32[N, 4], yxyx px.
@@ -106,7 +106,7 @@ def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
         width: px.
 
     Returns:
-        float32[M, 4], clipped boxes; int64[M], their positions in `boxes`; how many were dropped or clipped, by kind.
+        float32[M, 4], clipped boxes; int64[M], their positions in `boxes`; counts of dropped and clipped boxes by kind.
     """
     limits = np.asarray([height, width, height, width], np.float32)
     is_finite = np.isfinite(boxes).all(axis=1)
@@ -126,11 +126,11 @@ def clean_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 
 
 def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
-    """Decides whether the annotation is of the upright image or of the one as it is stored."""
+    """Decides whether the annotation refers to the upright image or to the image as stored."""
     declared = example.declared_size
     if declared not in (None, facts.upright_size, facts.stored_size):
         height, width = facts.upright_size
-        hint = " It may have them the wrong way round." if declared == (width, height) else ""
+        hint = " Height and width may be swapped." if declared == (width, height) else ""
         raise UserError(
             f"`{example.file_name}` is {height} x {width} px (height x width), "
             f"but its annotation says {declared[0]} x {declared[1]}.{hint}"
@@ -141,7 +141,7 @@ def _wants_rotation(example: sources.Example, facts: images.Facts) -> bool:
 
 
 def _in_pixels(example: sources.Example, height: int, width: int) -> np.ndarray:
-    """Gives the boxes in px of the image: float32[N, 4], yxyx."""
+    """Returns the boxes in px of the image: float32[N, 4], yxyx."""
     if not example.is_normalized:
         return example.boxes
     return example.boxes * np.asarray([height, width, height, width], np.float32)

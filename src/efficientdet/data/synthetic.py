@@ -1,8 +1,8 @@
-"""Generated images with known boxes: for the demo, the tests, benchmarks, and runs without records.
+"""Generates images with known boxes, for the demo, the tests, benchmarks, and runs without records.
 
-Shaded shapes of any colour, size and rotation lie over each other on textured backgrounds. Each image is a pure
-function of (seed, index); nothing here needs TensorFlow or Keras. A box is tight around the part of its shape inside
-the frame, drawn as if nothing lay over it, as people annotate photographs.
+Shaded shapes of any color, size and rotation overlap on textured backgrounds. Each image is a pure function of (seed,
+index); nothing here needs TensorFlow or Keras. A box is tight around the part of its shape inside the frame, including
+hidden parts, as people annotate photographs.
 """
 
 import colorsys
@@ -23,13 +23,13 @@ CATEGORIES = tuple(
     for number, name in enumerate(("disk", "square", "triangle", "star", "ring", "cross"), start=1)
 )
 MAX_BOXES = 8
-"""Most boxes of one image."""
+"""Maximum number of boxes in an image."""
 
-_MOST_HIDDEN = 0.7  # of an object's area in the frame; an object that would hide more of another is not placed
-_LEAST_IN_FRAME = 0.45  # of an object's area
-_ATTEMPTS = 6  # to place an object
-_LIKE_THEIR_CLASS = 0.85  # of the objects have about the colour of their class
-_OVERSAMPLING = 2  # masks are drawn larger and shrunk, so that edges are smooth
+_MOST_HIDDEN = 0.7  # fraction of an object's area in the frame; an object that would hide more of another is not placed
+_LEAST_IN_FRAME = 0.45  # fraction of an object's area
+_ATTEMPTS = 6  # tries to place an object
+_LIKE_THEIR_CLASS = 0.85  # fraction of objects that have about the color of their class
+_OVERSAMPLING = 2  # masks are drawn larger and scaled down, so that edges are smooth
 _POOL_BYTES = 512 * 1024**2
 _SPLIT_STRIDE = 10_000_000  # image numbers between splits, so that no two splits share an image
 
@@ -40,20 +40,20 @@ def draw_image(
     """Draws one image, always the same for the same arguments.
 
     Args:
-        seed: of the whole set, 0 or more.
+        seed: seed of the whole set, 0 or more.
         index: number of the image in the set, 0 or more.
         image_size: height and width, px, at least 32.
-        num_classes: 1..6, how many of `CATEGORIES` are drawn, from the first on.
+        num_classes: 1..6; the first `num_classes` of `CATEGORIES` are drawn.
 
     Returns:
         image: uint8[H, W, 3], RGB.
-        boxes: float32[N, 4], yxyx px, with N in 1..8; later ones lie over earlier ones.
+        boxes: float32[N, 4], yxyx px, with N in 1..8; later ones are drawn over earlier ones.
         labels: int32[N] in 0..num_classes-1.
     """
     _check(image_size, num_classes)
     rng = np.random.default_rng([seed, index])
     canvas = _background(rng, image_size)
-    owner = np.full(image_size, -1, np.int8)  # the object seen at each pixel
+    owner = np.full(image_size, -1, np.int8)  # the object visible at each pixel
     areas, visible = np.zeros(MAX_BOXES, np.int64), np.zeros(MAX_BOXES, np.int64)  # px of each object
     boxes: list[tuple[float, ...]] = []
     labels: list[int] = []
@@ -78,13 +78,13 @@ def draw_image(
 
 def _check(image_size: tuple[int, int], num_classes: int) -> None:
     if min(image_size) < 32:
-        raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both numbers must be at least 32.")
+        raise UserError(f"`image_size` is {image_size[0]} x {image_size[1]}; both sides must be at least 32.")
     if not 1 <= num_classes <= len(CATEGORIES):
         raise UserError(f"`num_classes` is {num_classes}; generated images have 1 to {len(CATEGORIES)} classes.")
 
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Draws float32[3, H, W] in about 0..255: a gradient or clouds around one colour, most with a texture."""
+    """Draws float32[3, H, W] in about 0..255: a gradient or clouds around one color, mostly with a texture."""
     height, width = image_size
     cells = int(rng.choice((2, 2, 3, 5, 9)))  # 2 is a gradient, more are clouds
     base = _colour(rng, saturation=(0.05, 0.6), value=(0.2, 0.95))
@@ -112,26 +112,26 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.nda
 def _colour(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float], hue: float | None = None
 ) -> np.ndarray:
-    """Picks float32[3], RGB in 0..255, of the hue 0..1 or of any."""
+    """Picks a color, float32[3], RGB in 0..255, with the given hue (0..1) or a random one."""
     hue = rng.random() if hue is None else hue % 1.0
     rgb = colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
     return np.array(rgb, np.float32) * 255
 
 
 def _hue(rng: np.random.Generator, label: int) -> float:
-    """Picks the hue of an object: most are near the favourite of their class, as in the world; some are anything."""
+    """Picks the hue of an object: usually near that of its class, as in the real world, sometimes any."""
     if rng.random() < _LIKE_THEIR_CLASS:
         return label / len(CATEGORIES) + rng.uniform(-0.06, 0.06)
     return rng.random()
 
 
 class _Masks:
-    """One shape at its place: where it is, how much of it is seen.
+    """One shape at its position, and how much of it is visible.
 
     Attributes:
         label: int in 0..5.
         diameter: float, px, of the circle around the shape.
-        frame: slices of rows and columns of the image that the masks below cover.
+        frame: slices of the rows and columns of the image that the masks cover.
         alpha: float32[h, w] in 0..1, the shape.
         body: float32[h, w] in 0..1, the shape without its outline.
         shadow: float32[h, w] in 0..1.
@@ -146,7 +146,7 @@ class _Masks:
         low, high = (0.26, 0.66) if rng.random() < 0.9 else (0.12, 0.26)
         diameter = min(image_size) * math.exp(rng.uniform(math.log(low), math.log(high)))
         centre = rng.uniform(0.03, 0.97, 2) * image_size
-        # Room around the circle for the shadow.
+        # Leaves room around the circle for the shadow.
         radius = math.ceil(diameter * 0.58) + 2
         top, left = (round(c) - radius for c in centre)
         side = 2 * radius
@@ -170,7 +170,7 @@ class _Masks:
 
 
 def _tight_box(shape: Image.Image, rows: slice, columns: slice, top: int, left: int) -> tuple[float, ...]:
-    """Measures (y1, x1, y2, x2) px of the part of an enlarged mask inside the frame, to half a pixel."""
+    """Measures the box (y1, x1, y2, x2), px, of the part of an enlarged mask inside the frame, to half a pixel."""
     scale = _OVERSAMPLING
     inside = (columns.start * scale, rows.start * scale, columns.stop * scale, rows.stop * scale)
     x1, y1, x2, y2 = shape.crop(inside).getbbox() or (0, 0, 0, 0)
@@ -179,7 +179,7 @@ def _tight_box(shape: Image.Image, rows: slice, columns: slice, top: int, left: 
 
 
 def _draw(points: np.ndarray, side: int, diameter: float, label: int) -> tuple[Image.Image, Image.Image]:
-    """Fills the polygon `points` (float64[n, 2], yx px): the whole shape, and the shape without its outline."""
+    """Draws the polygon `points` (float64[n, 2], yx px): the whole shape, and the shape without its outline."""
     outline = max(3, round(diameter * 0.035))
     polygon = [(x, y) for y, x in points.tolist()]
     shape = Image.new("L", (side, side))
@@ -195,7 +195,7 @@ def _draw(points: np.ndarray, side: int, diameter: float, label: int) -> tuple[I
 
 
 def _turn(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
-    """Squeezes an outline a little along a random direction and turns it by a random angle."""
+    """Squeezes an outline slightly in a random direction and rotates it by a random angle."""
     first, second = rng.uniform(0, 2 * math.pi, 2)
     squeeze = np.diag((1.0, rng.uniform(0.75, 1.0)))
     return outline @ _rotation(first) @ squeeze @ _rotation(second)
@@ -207,7 +207,7 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def _on_circle(count: int, *radii: float) -> np.ndarray:
-    """Places `count` points at equal angles, their radii taken in turn from `radii`."""
+    """Places `count` points at equal angles, cycling through `radii`."""
     angles = np.arange(count) * (2 * math.pi / count)
     radius = np.resize(radii, count)
     return np.stack((-np.cos(angles) * radius, np.sin(angles) * radius), axis=1)
@@ -232,7 +232,7 @@ _OUTLINES = (
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, masks: _Masks) -> None:
-    """Lays one shaded object with its shadow on the image, in place."""
+    """Draws one shaded object with its shadow onto the image, in place."""
     region = canvas[:, *masks.frame]
     ground = region[:, ::4, ::4].mean(axis=(1, 2))
     hue = _hue(rng, masks.label)
@@ -259,13 +259,13 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, masks: _Masks) -> None:
 
 
 def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[int, int], seed: int) -> None:
-    """Writes generated images as people keep COCO: `annotations/instances_<split>.json`, `<split>/000001.jpg`, ...
+    """Writes generated images in COCO's layout: `annotations/instances_<split>.json`, `<split>/000001.jpg`, ...
 
     Args:
-        folder: made where it is missing; files of the same names are replaced.
+        folder: created if missing; existing files with the same names are replaced.
         splits: name and number of images of each split. No two splits share an image.
-        image_size: height and width around which the images vary by a fifth, px.
-        seed: of the whole set.
+        image_size: average height and width, px; the images vary around it by up to 20 %.
+        seed: seed of the whole set.
     """
     with track("drawing", sum(splits.values())) as progress:
         for position, (split, count) in enumerate(splits.items()):
@@ -286,7 +286,7 @@ def write_coco_folder(folder: Path, splits: dict[str, int], image_size: tuple[in
 
 
 def _vary(image_size: tuple[int, int], seed: int, index: int) -> tuple[int, int]:
-    """Picks a height and a width near `image_size`, so that images differ in size and shape as photographs do."""
+    """Picks a height and width near `image_size`, so that images vary in size and shape like photographs."""
     factors = np.random.default_rng([seed, index, 1]).uniform(0.8, 1.2, 2)
     height, width = (max(32, round(side * factor)) for side, factor in zip(image_size, factors, strict=True))
     return height, width
@@ -321,19 +321,19 @@ def batches(
     start_step: int = 0,
     num_images: int = 256,
 ) -> Iterator[tuple[structures.Batch, structures.Originals]]:
-    """Makes batches without end; the one of step s is a pure function of (seed, s).
+    """Yields batches endlessly; the batch of step s is a pure function of (seed, s).
 
-    Images are drawn when first needed and used again: each pass over them has an order of its own. An image's id is
-    its number in the pool, so that the first `num_images // batch_size` batches hold no id twice.
+    Images are drawn when first needed and then reused, in a new order for each pass. An image's id is its number in the
+    pool, so the first `num_images // batch_size` batches contain no id twice.
 
     Args:
-        batch_size: images a batch.
+        batch_size: images per batch.
         image_size: height and width, px; every image fills it.
         max_boxes: room for boxes of one image, at least 8.
-        seed: of images and order.
+        seed: seed of the images and their order.
         num_classes: 1..6.
         start_step: step of the first batch.
-        num_images: different images; fewer where they would take more than 512 MiB, but at least a batch.
+        num_images: distinct images; fewer if they would take more than 512 MiB, but at least one batch.
 
     Yields:
         Batch and Originals of `structures`, NumPy arrays.
@@ -354,12 +354,12 @@ def batches(
 
 
 def pool_size(batch_size: int, image_size: tuple[int, int], num_images: int) -> int:
-    """Counts the different images of `batches`: as many as wanted or as 512 MiB hold, but at least a batch."""
+    """Counts the distinct images of `batches`: the requested number, limited to 512 MiB, but at least one batch."""
     return max(batch_size, min(num_images, _POOL_BYTES // (3 * image_size[0] * image_size[1])))
 
 
 def _pick(seed: int, positions: np.ndarray, num_images: int) -> list[int]:
-    """Finds the images at positions (int64[B]) of an endless row of shuffled passes over all images."""
+    """Finds the images at positions (int64[B]) in an endless sequence of shuffled passes over all images."""
     passes = {number: np.random.default_rng([seed, number, 2]) for number in np.unique(positions // num_images)}
     orders = {number: rng.permutation(num_images) for number, rng in passes.items()}
     return [int(orders[position // num_images][position % num_images]) for position in positions]
@@ -368,7 +368,7 @@ def _pick(seed: int, positions: np.ndarray, num_images: int) -> list[int]:
 def _collate(
     indices: list[int], drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]], max_boxes: int
 ) -> tuple[structures.Batch, structures.Originals]:
-    """Stacks images; room beyond an image's boxes holds zeros with label -1."""
+    """Stacks images; boxes are padded with zeros and the label -1."""
     images = np.stack([image for image, _, _ in drawn])
     boxes = np.zeros((len(drawn), max_boxes, 4), np.float32)
     labels = np.full((len(drawn), max_boxes), -1, np.int32)
