@@ -83,7 +83,7 @@ def test_impossible_wishes_are_one_line(knobs, words):
 
 
 def test_a_folder_without_images_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="where there are none"):
+    with pytest.raises(UserError, match="which contains no images"):
         inference.benchmark_inference("d0", images=tmp_path)
     with pytest.raises(UserError, match="which is not a folder"):
         inference.benchmark_inference("d0", images=tmp_path / "missing")
@@ -95,5 +95,5 @@ def test_a_precision_that_would_be_emulated_is_left_out(monkeypatch, weights_fil
 
     monkeypatch.setattr(openvino_runtime, "has_arithmetic", lambda precision: precision == "float32")
     assert inference._with_arithmetic(("float32", "mixed_bfloat16")) == ("float32",)
-    with pytest.raises(UserError, match="`precisions` is mixed_bfloat16, for which this processor has no instructions"):
+    with pytest.raises(UserError, match="`precisions` is mixed_bfloat16, for which this CPU has no instructions"):
         inference.benchmark_inference(str(weights_file), precisions=("mixed_bfloat16",), runtimes=("openvino",))

@@ -51,7 +51,7 @@ def test_a_stage_is_what_it_adds_within_a_round():
 
 
 def test_fewer_images_than_a_batch_are_refused(converted):
-    with pytest.raises(UserError, match="`num_images` 3"):
+    with pytest.raises(UserError, match="`num_images` is 3"):
         input_pipeline.benchmark_input(converted, batch_size=4, num_images=3)
 
 

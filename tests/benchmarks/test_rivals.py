@@ -31,7 +31,7 @@ def test_it_answers_each_time(script, capsys):
 
 
 def test_one_that_ends_is_named(script):
-    with rivals.started(script("raise SystemExit(3)")) as rival, pytest.raises(UserError, match="ended with status 3"):
+    with rivals.started(script("raise SystemExit(3)")) as rival, pytest.raises(UserError, match="exited with status 3"):
         rival.measure()
 
 

@@ -1,1 +1,1 @@
-"""How fast each part is: input pipeline, training step, inference; measured in turns with what it is compared to."""
+"""Speed of each part: input pipeline, training step, inference; measured alternately with what it is compared to."""

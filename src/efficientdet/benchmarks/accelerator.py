@@ -1,7 +1,7 @@
-"""What is timed on the device itself, and the ratio that is taken there.
+"""Timing on the device itself, and the ratio computed there.
 
-On a GPU a batch and its answer are not moved: the raw predictions of one image are 18 MB, and what a rival is timed
-at is the network alone. End to end, from files to detections on the host, is a part of its own.
+On a GPU, a batch and its predictions are not moved: the raw predictions of one image are 18 MB, and rivals are timed on
+the network alone. End to end, from files to detections on the host, is a separate part.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,38 +16,38 @@ from efficientdet.errors import UserError
 
 RATIO = "inference_gpu_vs_effdet"
 ANSWER = "network + suppression"
-_BATCHES = 2  # that lie on the device
+_BATCHES = 2  # kept on the device
 
 
 def check_depthwise(methods: Sequence[Depthwise], *, devices: int = 1) -> None:
-    """Raises a UserError for a method that is not for here.
+    """Raises a UserError for a method that cannot run here.
 
     Args:
-        methods: of `kernels.choice.choose`.
-        devices: that share a batch.
+        methods: see `kernels.choice.choose`.
+        devices: number of devices that share a batch.
     """
     if not methods:
-        raise UserError("`--depthwise` is empty; give convolution, shifts or pallas.")
+        raise UserError("`--depthwise` is empty; choose from convolution, shifts, pallas.")
     if "pallas" not in methods:
         return
     if backend.running() != "jax":
-        raise UserError(f"`--depthwise` has pallas, which needs JAX, not {backend.running()}; give `--backend jax`.")
+        raise UserError(f"`--depthwise` has pallas, which needs JAX, not {backend.running()}; use `--backend jax`.")
     if not report.accelerators():
-        raise UserError("`--depthwise` has pallas, which needs a GPU, and JAX finds none here; leave it out.")
+        raise UserError("`--depthwise` has pallas, which needs a GPU, but JAX finds none here; remove it.")
     if devices > 1:
-        raise UserError(f"`--depthwise` has pallas, which works on one device, not {devices}; give `--devices 1`.")
+        raise UserError(f"`--depthwise` has pallas, which works on one device, not {devices}; use `--devices 1`.")
 
 
 def calls(runtime: Any, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Callable[[int], Any]]:
-    """Makes the calls of Keras's runtime that begin and end on the device; each waits until it is done.
+    """Creates the calls of Keras's runtime that start and end on the device; each waits until it is done.
 
     Args:
         runtime: KerasRuntime.
-        inputs: letterboxed batches, as its `predict` takes them.
+        inputs: letterboxed batches, as accepted by its `predict`.
 
     Returns:
         Part -> call, whose argument counts the calls: `network`; and with JAX or a GPU, where both are one compiled
-        program, `network + suppression`.
+        function, `network + suppression`.
     """
     placed = [runtime.place(*batch) for batch in inputs[:_BATCHES]]
     found: dict[str, Callable[[int], Any]] = {
@@ -59,10 +59,10 @@ def calls(runtime: Any, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict
 
 
 def ratios(candidates: Sequence[Any], rates: timing.Rates, rival: str) -> dict[str, dict[str, float]]:
-    """Compares our fastest network with the rival's fastest, each at the batch and precision that it likes best.
+    """Compares our fastest network with the rival's fastest, each at its best batch size and precision.
 
     Args:
-        candidates: with `part`, `by` and `name`.
+        candidates: objects with `part`, `by` and `name`.
         rates: images/s of each round, by name.
         rival: `by` of the rival.
     """

@@ -1,10 +1,10 @@
-"""The conventional order of an input pipeline, as the yardstick of ours: written with care, but in that order.
+"""An input pipeline in the conventional order, as a baseline for ours: written with care, but in that order.
 
-Every image is decoded whole, made float and normalised, mirrored, scaled whole, cut, padded; anchors are matched on
-the host; a batch has float pixels and dense targets. google/automl's loader and NVIDIA's work so. Records are read by
-TFRecordDataset and everything is mapped in parallel, in graph operations; mirroring reverses an axis in a branch.
-Scales, cuts and boxes are drawn as ours are, so that both see images of the same statistics (a test compares them),
-and the targets are those of `training.targets` (a test compares them too).
+Every image is decoded whole, converted to float and normalized, mirrored, scaled whole, cropped, padded; anchors are
+matched on the host; a batch has float pixels and dense targets. google/automl's and NVIDIA's loaders work this way.
+Records are read by TFRecordDataset and everything is mapped in parallel, in graph operations; mirroring reverses an
+axis in a branch. Scales, crops and boxes are drawn as in ours, so that both see images with the same statistics (a test
+compares them), and the targets are those of `training.targets` (a test compares them too).
 """
 
 from typing import Any
@@ -28,18 +28,18 @@ def batches(
     num_steps: int,
     seed: int,
 ) -> Any:
-    """Makes a dataset of training batches, in the order of the records.
+    """Creates a dataset of training batches, in the order of the records.
 
     Args:
         records: the split.
-        model: image size, anchors, mean and spread of pixels.
-        augmentation: mirroring and scales; the rest of it is not done here.
+        model: image size, anchors, mean and standard deviation of pixels.
+        augmentation: mirroring and scales; other settings are ignored.
         batch_size: B.
-        num_steps: batches.
-        seed: of what is drawn.
+        num_steps: number of batches.
+        seed: random seed.
 
     Returns:
-        tf.data.Dataset; an element has images: float32[B, H, W, 3], normalised, padding 0; labels: int32[B, A];
+        tf.data.Dataset; an element has images: float32[B, H, W, 3], normalized, padding 0; labels: int32[B, A];
         box_deltas: float32[B, A, 4]; num_boxes: int32[B].
     """
     import tensorflow as tf
@@ -72,17 +72,17 @@ def batches(
 def scale_and_cut(
     image: Any, boxes: Any, seed: Any, image_size: tuple[int, int], config: AugmentationConfig
 ) -> tuple[Any, Any]:
-    """Mirrors and scales the whole image, then cuts the network input out of it.
+    """Mirrors and scales the whole image, then crops the network input from it.
 
     Args:
-        image: float32[h, w, 3], normalised.
+        image: float32[h, w, 3], normalized.
         boxes: float32[N, 4], yxyx, fractions of the image's height and width.
         seed: int32[2].
         image_size: H and W, px.
         config: mirroring and scales.
 
     Returns:
-        float32[H, W, 3], 0 beside the image; float32[N, 4], yxyx px of the network input.
+        float32[H, W, 3], 0 outside the image; float32[N, 4], yxyx px of the network input.
     """
     import tensorflow as tf
 
@@ -108,10 +108,10 @@ def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tup
         boxes: float32[N, 4], yxyx px.
         labels: int32[N].
         anchors: float32[A, 4], yxyx px.
-        match_iou: least IoU of a match.
+        match_iou: lowest IoU of a match.
 
     Returns:
-        What `training.targets.assign` gives for the image: int32[A] and float32[A, 4].
+        Labels and box deltas as from `training.targets.assign`: int32[A] and float32[A, 4].
     """
     import tensorflow as tf
 
@@ -123,7 +123,7 @@ def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tup
         iou = _iou(boxes, anchors)
         best_box = tf.argmax(iou, axis=0, output_type=tf.int32)
         is_matched = tf.reduce_max(iou, axis=0) >= match_iou
-        # Each box takes the anchor that it overlaps most; of two boxes that want the same one, the first.
+        # Each box claims the anchor that it overlaps most; if two boxes claim the same one, the first gets it.
         own_anchor = tf.argmax(iou, axis=1, output_type=tf.int32)
         backwards = tf.range(tf.shape(boxes)[0])[::-1]
         forced = tf.tensor_scatter_nd_max(
@@ -143,7 +143,7 @@ def match(boxes: Any, labels: Any, anchors: np.ndarray, match_iou: float) -> tup
 
 
 def _iou(boxes: Any, anchors: np.ndarray) -> Any:
-    """Computes float32[N, A]: planes of one coordinate each, since a last axis of 4 is slow on a CPU."""
+    """Computes IoU, float32[N, A], one coordinate at a time, since a last axis of size 4 is slow on a CPU."""
     import tensorflow as tf
 
     y1, x1, y2, x2 = (boxes[:, None, side] for side in range(4))
@@ -155,7 +155,7 @@ def _iou(boxes: Any, anchors: np.ndarray) -> Any:
 
 
 def _encode(boxes: Any, anchors: np.ndarray) -> Any:
-    """Writes boxes as differences from anchors, as `boxes.encode` does: float32[A, 4]."""
+    """Encodes boxes relative to anchors like `boxes.encode`: float32[A, 4]."""
     import tensorflow as tf
 
     epsilon = box_geometry.EPSILON

@@ -1,4 +1,4 @@
-"""Weights of a preset, drawn at random, whose answers differ from place to place as trained ones' do."""
+"""Random weights of a preset whose predictions vary over the image like those of trained weights."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from efficientdet.structures import Category
 
 @contextlib.contextmanager
 def weights_of(model: str) -> Iterator[str | Path]:
-    """Gives a location of weights; those of a preset are random and in a file for as long as the block runs."""
+    """Yields a location of weights; for a preset, a temporary file with random weights."""
     if model not in presets.MODELS:
         yield model
         return
@@ -34,15 +34,15 @@ def weights_of(model: str) -> Iterator[str | Path]:
 
 
 def random_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Draws weights whose answers differ from place to place, as suppression wants.
+    """Draws weights whose predictions vary over the image, as needed to test suppression.
 
-    The statistics of four images become those of batch normalisation. Without any, all activations fade and all
-    logits are the same.
+    The batch normalization gets the statistics of four images. Otherwise all activations would fade and all logits be
+    the same.
     """
     from efficientdet.model import weights
     from efficientdet.model.efficientdet import EfficientDet
 
-    random.seed(0)  # Keras draws from here; its own `set_random_seed` would import TensorFlow, also on JAX
+    random.seed(0)  # Keras draws its seeds from `random`; its own `set_random_seed` would import TensorFlow even on JAX
     network = EfficientDet(dataclasses.replace(config, batch_norm_momentum=0.0))
     drawn = [synthetic.draw_image(0, number, config.image_size)[0] for number in range(4)]
     trainable, statistics = network.trainable_variables, network.non_trainable_variables

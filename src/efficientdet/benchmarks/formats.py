@@ -1,4 +1,4 @@
-"""Every format in every precision: how large it is, what AP it has, how fast it is here, in turns with Keras."""
+"""Every export format in every precision: size, AP, and speed on this machine, measured alternately with Keras."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class ExportsBenchmark(Result):
 
     what: str
     rows: list[dict[str, Any]]
-    """Of each export: format, precision, answer, megabytes, AP, latency in ms, images/s, and how far from Keras; or why
-    it was refused."""
+    """For each export: format, precision, answer, megabytes, AP, latency in ms, images/s, and differences from Keras;
+    or why it was rejected."""
 
     def table(self) -> Table:
-        """Arranges the rows for a terminal."""
+        """Formats the rows for a terminal."""
         table = Table(title=self.what, title_justify="left")
         for heading in ("format", "precision", "answer"):
             table.add_column(heading)
@@ -62,7 +62,7 @@ class ExportsBenchmark(Result):
 
 @dataclasses.dataclass(eq=False)
 class _Loaded:
-    """A runtime that is timed in turns with others."""
+    """A runtime that is timed alternately with others."""
 
     runtime: loading.Runtime
     samples: list[calibration.Sample]
@@ -70,7 +70,7 @@ class _Loaded:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def turn(self, turn_seconds: float) -> float:
-        """Detects for a while, one image a call: images/s."""
+        """Detects for `turn_seconds` with one image per call and returns images/s."""
 
         def detect(number: int) -> None:
             sample = self.samples[number % len(self.samples)]
@@ -96,25 +96,25 @@ def benchmark_exports(
     turn_seconds: float = 1.0,
     output: Path | None = None,
 ) -> ExportsBenchmark:
-    """Exports a model in every format and precision, each verified, and measures size, AP and speed.
+    """Exports a model in every format and precision, verifies each export, and measures size, AP and speed.
 
-    A call is network and suppression for one image, letterboxed beforehand. All take turns.
+    A call runs network and suppression for one letterboxed image. All exports alternate.
 
     Args:
-        model: weights file, run, published name, or a preset, whose weights are then random.
-        data: records on which AP is measured; without them int8 is left out, since it cannot be verified.
+        model: weights file, run, published name, or a preset, which then has random weights.
+        data: records to measure AP on; without them int8 is skipped, since it cannot be verified.
         split: split of these records.
-        images: folder of photographs to compare on and to measure with; generated ones if not given.
-        calibration_images: of int8, from the split train of `data`.
+        images: folder of photographs to compare and measure with; default: generated images.
+        calibration_images: number of images to calibrate int8 with, from the split train of `data`.
         formats: saved_model, onnx, litert, openvino.
-        precisions: float32, float16, bfloat16, int8; what a format lacks is left out.
-        max_ap_loss: of int8; a larger loss is a row that says so.
-        rounds: how often everything has its turn; one more before warms up.
-        turn_seconds: how long a turn lasts, one call at least.
+        precisions: float32, float16, bfloat16, int8; a format skips those it lacks.
+        max_ap_loss: largest AP loss of int8; an export that loses more is listed as refused.
+        rounds: number of measured rounds, after one warm-up round.
+        turn_seconds: how long each export works per round, s; at least one call.
         output: JSON file for the result.
 
     Raises:
-        UserError: the model, data or a program cannot be used.
+        UserError: the model, the data or a runtime cannot be used.
     """
     if rounds < 1:
         raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
@@ -165,21 +165,21 @@ def benchmark_exports(
 
 
 def _samples(keras: keras_runtime.KerasRuntime, images: Path | None) -> list[calibration.Sample]:
-    """Finds the images that are timed."""
+    """Returns the images used for timing."""
     if images is not None:
         return calibration.from_folder(images, keras.model, _IMAGES, "images")
     return list(calibration.generated(keras.model, _IMAGES))
 
 
 def _ap(runtime: loading.Runtime, data: str, split: str) -> float | None:
-    """Measures AP, where there are records."""
+    """Measures AP if there are records."""
     if not data:
         return None
     return measuring.evaluate_runtime(runtime, store.open_records(data, split)).result().metrics["AP"]
 
 
 def _measure(loaded: list[_Loaded], rounds: int, turn_seconds: float) -> list[dict[str, Any]]:
-    """Times everything in turns; the round that warms up leaves no single times."""
+    """Times everything alternately; single times of the warm-up round are discarded."""
     calls: dict[str, Callable[[], float]] = {
         str(number): lambda one=one: one.turn(turn_seconds)  # type: ignore[misc]
         for number, one in enumerate(loaded)

@@ -1,4 +1,4 @@
-"""How fast images are looked at: the network alone, end to end, and each part, in turns with a rival."""
+"""Speed of inference: the network alone, end to end, and each part, measured alternately with a rival."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from efficientdet.training.logs import memory
 _THEIR_PRECISIONS = {"float32": "float32", "tf32": "tf32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 _RATIOS = {"float32": "inference_cpu_fp32_vs_effdet", "mixed_bfloat16": "inference_cpu_bf16_vs_effdet"}
 _RIVAL = "rival"
-_MOST = 64  # images of a folder
-_GENERATED = 8  # images, where no folder is given
+_MOST = 64  # images read from a folder
+_GENERATED = 8  # images generated if there is no folder
 _GENERATED_SIZE = (480, 640)
 
 
@@ -41,14 +41,14 @@ class InferenceBenchmark(Result):
 
     what: str
     rows: list[dict[str, Any]]
-    """Of each part: which, by what, images/s over the rounds, ms over all single calls."""
+    """For each part: its name, what computes it, images/s over the rounds, ms over all single calls."""
     ratios: dict[str, dict[str, float]]
-    """Name -> min, median, max of our rate over theirs, round by round."""
+    """Name -> min, median, max of our rate over theirs in the same round."""
     resident_mb: dict[str, float]
-    """By how much each of our runtimes made the process grow, MB; and `peak`, the most that it had."""
+    """Memory that each of our runtimes added to the process, MB; and `peak`, the peak of the process."""
 
     def table(self) -> Table:
-        """Arranges the rows for a terminal, the ratios below."""
+        """Formats the rows for a terminal, with the ratios below."""
         lines = [f"{name}: {ratio['median']} ({ratio['min']} to {ratio['max']})" for name, ratio in self.ratios.items()]
         table = Table(title=self.what, title_justify="left", caption="\n".join(lines), caption_justify="left")
         for heading in ("part", "by", "precision"):
@@ -64,29 +64,29 @@ class InferenceBenchmark(Result):
 
 @dataclasses.dataclass(eq=False)
 class _Candidate:
-    """Something that is timed in turns with others."""
+    """Something that is timed alternately with others."""
 
     part: str
     by: str
     precision: str
     batch_size: int
     call: Callable[[int], Any]
-    """Does the work of one batch; the argument counts the calls."""
+    """Processes one batch; the argument counts the calls."""
     seconds: list[float] = dataclasses.field(default_factory=list)
-    """Of every single call."""
+    """Duration of every single call."""
 
     @property
     def name(self) -> str:
         return f"{self.part} {self.by} {self.precision} {self.batch_size}"
 
     def turn(self, turn_seconds: float) -> float:
-        """Works for a while: images/s."""
+        """Works for `turn_seconds` and returns images/s."""
         spent = timing.repeat(self.call, turn_seconds)
         self.seconds += spent
         return self.batch_size * len(spent) / sum(spent)
 
     def row(self, rates: Sequence[float]) -> dict[str, Any]:
-        """Makes the row of the result: speed over the rounds, latency over all calls."""
+        """Creates the row of the result: speed over the rounds, latency over all calls."""
         return {
             "part": self.part,
             "by": self.by,
@@ -98,16 +98,16 @@ class _Candidate:
 
 
 class _Rival(_Candidate):
-    """Another program, timed by itself."""
+    """Another program, which times itself."""
 
     def __init__(self, rival: Any, precision: str, batch_size: int):
-        """Takes a program that was started."""
+        """Takes a running program."""
         super().__init__("network", _RIVAL, precision, batch_size, lambda _: None)
         self._rival = rival
         self.facts: dict[str, Any] = {}
 
     def turn(self, turn_seconds: float) -> float:
-        """Has it measure itself once; returns images/s."""
+        """Has the program measure itself once; returns images/s."""
         answer = self._rival.measure()
         self.seconds += answer.pop("seconds", [])
         rate: float = answer.pop("rate")
@@ -115,7 +115,7 @@ class _Rival(_Candidate):
         return rate
 
     def row(self, rates: Sequence[float]) -> dict[str, Any]:
-        """Adds to the row what the program says of itself."""
+        """Adds the program's own facts to the row."""
         return {**super().row(rates), **self.facts}
 
 
@@ -135,27 +135,28 @@ def benchmark_inference(
     rival: str = "",
     output: Path | None = None,
 ) -> InferenceBenchmark:
-    """Measures how fast images are looked at here.
+    """Measures the speed of inference on this machine.
 
-    The network alone and end to end (decode, letterbox, network, suppression) with each runtime, precision and batch
-    size, then the parts alone, and the suppression against its NumPy form. All take turns, so that a machine that
-    others use too slows them alike; a ratio is of one round. A latency percentile is one of all single calls.
+    Measures the network alone and end to end (decode, letterbox, network, suppression) with each runtime, precision and
+    batch size, then the parts alone, and the suppression against its NumPy form. All candidates alternate, so that a
+    shared machine slows them alike; ratios are taken within a round. Latency percentiles are over all single calls.
 
-    effdet in PyTorch as the rival, after `make parity`, which makes its environment:
+    To use effdet in PyTorch as the rival, run `make parity` first, which creates its environment:
       efficientdet benchmark inference --rival ".venv-parity/bin/python benchmarks/effdet_rival.py inference"
 
     Args:
-        model: weights file, run, published name, an export with raw answers (in its own program and precision), or a
-            preset, whose weights are then random (as fast as trained ones).
-        images: folder of photographs; generated images if not given.
-        image_size: height and width of the network input, px; what the model was made for if not given.
-        batch_sizes: images a call.
-        precisions: of the arithmetic; one for which the processor has no instructions is left out, and said.
+        model: weights file, run, published name, an export with raw outputs (in its own runtime and precision), or a
+            preset, which then has random weights (as fast as trained ones).
+        images: folder of photographs; default: generated images.
+        image_size: height and width of the network input, px; default: the model's own.
+        batch_sizes: images per call.
+        precisions: data types inside the network; those for which the CPU has no instructions are skipped with a
+            message.
         runtimes: keras, openvino.
         depthwise: how Keras computes depthwise convolutions; auto: as `predict` does; pallas needs JAX and a GPU.
-        trained: weights whose answers the suppression is measured on; those of the model if not given.
-        rounds: how often everything has its turn; one more before warms up.
-        turn_seconds: how long a turn lasts, one call at least.
+        trained: weights whose predictions the suppression is measured on; default: those of the model.
+        rounds: number of measured rounds, after one warm-up round.
+        turn_seconds: how long each candidate works per round, s; at least one call.
         rival: command of another program (benchmarks/rivals.py); precision, batch and image size are added to it.
         output: JSON file for the result.
 
@@ -165,11 +166,11 @@ def benchmark_inference(
     if rounds < 1:
         raise UserError(f"`rounds` is {rounds}; it must be at least 1.")
     if min(batch_sizes, default=0) < 1:
-        raise UserError(f"`batch_sizes` is {batch_sizes}; give numbers of at least 1.")
+        raise UserError(f"`batch_sizes` is {batch_sizes}; each must be at least 1.")
     accelerator.check_depthwise(depthwise)
     if output is not None:
         files.check_writable(output)
-    if manifest.is_export(model):  # it has one program and one precision
+    if manifest.is_export(model):  # it has one runtime and one precision
         runtimes, precisions = (manifest.read(model)[1].target,), ("float32",)  # type: ignore[assignment]
     if "openvino" in runtimes:
         precisions = _with_arithmetic(precisions)
@@ -219,19 +220,19 @@ def benchmark_inference(
 
 
 def _with_arithmetic(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
-    """Leaves out what would be emulated: a program that does so against one that takes float32 says nothing of either.
+    """Drops precisions that would be emulated: comparing emulation with a program that uses float32 is meaningless.
 
     Raises:
-        UserError: nothing is left.
+        UserError: no precision is left.
     """
     from efficientdet.formats import openvino_runtime
 
     missing = [precision for precision in precisions if not openvino_runtime.has_arithmetic(precision)]
     if missing:
-        progress.console.print(f"This processor has no instructions for {', '.join(missing)}: left out.", markup=False)
+        progress.console.print(f"This CPU has no instructions for {', '.join(missing)}; skipped.", markup=False)
     left = tuple(precision for precision in precisions if precision not in missing)
     if not left:
-        raise UserError(f"`precisions` is {' '.join(precisions)}, for which this processor has no instructions.")
+        raise UserError(f"`precisions` is {' '.join(precisions)}, for which this CPU has no instructions.")
     return left
 
 
@@ -244,7 +245,7 @@ def _read_images(folder: Path | None) -> list[bytes]:
         raise UserError(f"`images` is `{folder}`, which is not a folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:_MOST]
     if not paths:
-        raise UserError(f"`images` is `{folder}`, where there are none ({', '.join(images.SUFFIXES)}).")
+        raise UserError(f"`images` is `{folder}`, which contains no images ({', '.join(images.SUFFIXES)}).")
     return [images.read_file(path, str(path)) for path in paths]
 
 
@@ -257,7 +258,7 @@ def _to_jpeg(image: np.ndarray) -> bytes:
 def _candidates(
     ours: detector.Detector, name: str, precision: str, batch_size: int, encoded: list[bytes]
 ) -> list[_Candidate]:
-    """Makes what is timed of one runtime: the network, and the way from file to detections. Both are run once."""
+    """Creates the candidates of one runtime, the network alone and end to end, and runs each once."""
     files_of = [[encoded[(start + i) % len(encoded)] for i in range(batch_size)] for start in range(len(encoded))]
     inputs = [_letterboxed(ours, batch) for batch in files_of]
 
@@ -276,14 +277,14 @@ def _candidates(
 
 
 def _letterboxed(ours: detector.Detector, batch: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes and letterboxes a batch: what a runtime takes."""
+    """Decodes and letterboxes a batch for a runtime."""
     runtime = ours.runtime
     boxed = [preprocess.letterbox(images.read_image(one, "image"), runtime.image_size, runtime.resize) for one in batch]
     return np.stack([pixels for pixels, _, _ in boxed]), np.array([valid for _, valid, _ in boxed], np.int32)
 
 
 def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
-    """Makes the parts beside the network, one image a call."""
+    """Creates the candidates for the parts other than the network, with one image per call."""
     decoded = [images.read_image(one, "image") for one in encoded]
     size, resize = ours.runtime.image_size, ours.runtime.resize
 
@@ -301,7 +302,7 @@ def _parts(ours: detector.Detector, encoded: list[bytes]) -> list[_Candidate]:
 
 
 def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable[[int], Any]:
-    """Makes the call from raw predictions to detections on the host."""
+    """Creates the call that turns raw predictions into detections on the host."""
     runtime = ours.runtime
     raw = runtime.predict(*_letterboxed(ours, encoded[:1]))
     logits, deltas = raw["class_logits"].copy(), raw["box_deltas"].copy()
@@ -310,13 +311,13 @@ def _postprocess_call(ours: detector.Detector, encoded: list[bytes]) -> Callable
 
 
 def _predicted(ours: detector.Detector, encoded: list[bytes]) -> suppression.Candidates:
-    """Lets weights answer to the first image."""
+    """Predicts candidates on the first image."""
     raw = ours.runtime.predict(*_letterboxed(ours, encoded[:1]))
     return suppression.predicted_candidates(raw, ours.runtime.anchors)
 
 
 def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> timing.Rates:
-    """Times everything in turns; the round that warms up leaves no single times."""
+    """Times everything alternately; single times of the warm-up round are discarded."""
     with progress.track("benchmark inference", (rounds + 1) * len(candidates)) as bar:
 
         def measured(candidate: Any) -> Callable[[], float]:
@@ -335,7 +336,7 @@ def _measure(candidates: Sequence[Any], rounds: int, turn_seconds: float) -> tim
 
 
 def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[str, float]]:
-    """Compares our fastest network with the rival's, one image a call, and the whole way with the network alone."""
+    """Compares our fastest network with the rival's at one image per call, and end to end with the network alone."""
 
     def best_of(part: str, precisions: Sequence[str]) -> _Candidate | None:
         found = [
@@ -350,7 +351,7 @@ def _ratios(candidates: Sequence[Any], rates: timing.Rates) -> dict[str, dict[st
     is_gpu = bool(report.accelerators())
     ratios = accelerator.ratios(candidates, rates, _RIVAL) if is_gpu else {}
     for precision, name in () if is_gpu else _RATIOS.items():
-        # Whoever allows bfloat16 is also served by float32.
+        # If bfloat16 is acceptable, so is float32.
         ours = best_of("network", ("float32",) if precision == "float32" else ("float32", precision))
         theirs = f"network {_RIVAL} {precision} 1"
         if ours is not None and theirs in rates:

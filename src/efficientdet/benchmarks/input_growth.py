@@ -1,4 +1,4 @@
-"""How the input pipeline grows: time to the first batch by shards, images/s by boxes an image and by image size."""
+"""Scaling of the input pipeline: time to the first batch by shards, images/s by boxes per image and by image size."""
 
 import dataclasses
 import tempfile
@@ -19,17 +19,17 @@ from efficientdet.structures import Batch
 _SHARDS = (1, 64, 256)
 _BOXES = (1, 8, 32, 100)
 _SIDES = (256, 512, 768, 1024)
-_IMAGES = 64  # of which the boxes are counted
-_MEASURED = 160  # images a measurement
+_IMAGES = 64  # images in the records with a varying number of boxes
+_MEASURED = 160  # images per measurement
 
 
 def measure(opened: store.Records, *, batch_size: int, rounds: int) -> list[dict[str, Any]]:
-    """Measures in turns; the images are those of `opened`, with other boxes and in other shards.
+    """Measures alternately, with the images of `opened` but other boxes and shards.
 
     Args:
         opened: the split.
-        batch_size: B.
-        rounds: that count; one more comes before.
+        batch_size: images per batch.
+        rounds: number of measured rounds, after one warm-up round.
 
     Returns:
         Rows with `what`, `value` and min, median and max; seconds to the first batch or images/s.
@@ -56,7 +56,7 @@ def measure(opened: store.Records, *, batch_size: int, rounds: int) -> list[dict
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Arranges the rows for a terminal."""
+    """Formats the rows for a terminal."""
     shown = Table()
     for heading in ("growth", "", "median", "min", "max"):
         shown.add_column(heading, justify="left" if heading == "growth" else "right")
@@ -66,7 +66,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _first_batch(location: Path, batch_size: int) -> Callable[[], float]:
-    """Makes the function that opens a dataset and waits for its first batch: seconds."""
+    """Creates the function that opens a dataset and returns the time to its first batch, s."""
 
     def wait() -> float:
         began = time.perf_counter()
@@ -77,7 +77,7 @@ def _first_batch(location: Path, batch_size: int) -> Callable[[], float]:
 
 
 def _rate(opened: store.Records, batch_size: int, image_size: tuple[int, int]) -> Callable[[], float]:
-    """Makes the function that reads some batches: images/s from the end of the first on, which waits for the graph."""
+    """Creates the function that reads batches and returns images/s, without the first one, which builds the graph."""
     num_steps = max(_MEASURED // batch_size, 2)
 
     def read() -> float:
@@ -105,7 +105,7 @@ def _batches(
 
 
 def _with_boxes(opened: store.Records, folder: Path, num_boxes: int) -> store.Records:
-    """Writes the first images of a split with `num_boxes` boxes each, in one file."""
+    """Writes the first images of a split with `num_boxes` boxes each to one file."""
     import tensorflow as tf
 
     corners = np.random.default_rng(0).uniform(0, 0.5, (num_boxes, 2)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""How fast training images come, in turns with bare JPEG decoding and with the conventional order.
+"""Speed of the training input pipeline, measured alternately with bare JPEG decoding and the conventional order.
 
-Stages are our own pipeline cut off after a part of the work: what one takes is what it adds an image, in processor
-time, which other work on the machine hardly changes. All start afresh each round, so that none keeps batches from one
-round to the next, and are timed from the end of their first batch on, which waits for a graph to be made.
+Stages are our own pipeline cut off after part of the work; the cost of a stage is the CPU time it adds per image, which
+is hardly affected by other work on the machine. Everything starts from scratch each round, so that no batches are kept
+from one round to the next, and is timed from the end of its first batch, which includes building the graph.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ from efficientdet.storage import files
 
 _STAGES = ("read", "decode", "resize", "batch")
 _MEANINGS = {
-    "bare decoding": "files in memory to whole images, which are dropped",
-    "conventional": "decode whole, float, scale whole, cut, match anchors on the host",
-    "ours": "as training reads",
-    "ours, exact": "the same with `data.decode exact`: every image decoded whole",
+    "bare decoding": "decode files in memory to whole images, discard them",
+    "conventional": "decode whole image, to float, scale, crop, match anchors on the host",
+    "ours": "as in training",
+    "ours, exact": "the same with `data.decode exact`: decode every image whole",
     "read": "ours: shuffle, read, parse",
-    "decode": "... and draw scale and cut, decode what is seen",
+    "decode": "... and draw scale and crop, decode the cropped part",
     "resize": "... and mirror, resize, pad",
-    "batch": "... and boxes, batches of NumPy arrays: all of it",
-    "decoded before": "ours without reading and decoding: what a cache of decoded images could give",
+    "batch": "... and boxes, batches of NumPy arrays: everything",
+    "decoded before": "ours without reading and decoding: the limit for a cache of decoded images",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputBenchmark(Result):
-    """What `benchmark input` measured; rates in images/s."""
+    """Result of `benchmark input`; rates in images/s."""
 
     what: str
     """What was measured, in a sentence."""
     rows: list[dict[str, Any]]
-    """Each candidate: name; min, median and max of its rates; processor_ms an image, over all cores, median."""
+    """For each candidate: name; min, median and max of its rates; processor_ms per image, over all cores, median."""
     stages: dict[str, float]
-    """What each stage adds, ms of processor time an image, median."""
+    """CPU time that each stage adds per image, ms, median."""
     limiting_stage: str
     """The stage that adds most."""
     ratios: dict[str, dict[str, float]]
-    """Our rate over theirs, round by round: min, median, max."""
+    """Our rate over theirs in the same round: min, median, max."""
     images: dict[str, Any]
-    """How many, their mean height and width in px and bytes of a file; network input, batch."""
+    """Number of images, mean height and width in px, mean bytes per file; network input, batch size."""
     growth: list[dict[str, Any]]
-    """What was measured with `growth`."""
+    """Measurements with `growth`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values, with the circumstances."""
+        """Converts the result to plain JSON values, with the circumstances."""
         return {**dataclasses.asdict(self), **report.circumstances()}
 
     def table(self) -> Group:
-        """Arranges the result for a terminal."""
+        """Formats the result for a terminal."""
         rates = Table(title=self.what, title_justify="left")
-        for heading in ("images/s", "median", "min", "max", "processor ms", "of what"):
-            rates.add_column(heading, justify="left" if heading in ("images/s", "of what") else "right")
+        for heading in ("images/s", "median", "min", "max", "CPU ms", "meaning"):
+            rates.add_column(heading, justify="left" if heading in ("images/s", "meaning") else "right")
         for row in self.rows:
             numbers = (f"{row[name]:.0f}" for name in ("median", "min", "max"))
             rates.add_row(row["name"], *numbers, f"{row['processor_ms']:.2f}", _MEANINGS[row["name"]])
@@ -81,7 +81,7 @@ class InputBenchmark(Result):
         for name, spread in self.ratios.items():
             ratios.add_row(name, *(f"{spread[key]:.2f}" for key in ("median", "min", "max")))
         shares = ", ".join(f"{name} {milliseconds:.2f}" for name, milliseconds in self.stages.items())
-        text = f"Processor ms an image that each stage adds: {shares}; the limiting stage is `{self.limiting_stage}`."
+        text = f"CPU time that each stage adds per image, ms: {shares}; the limiting stage is `{self.limiting_stage}`."
         return Group(rates, ratios, text, *([input_growth.table(self.growth)] if self.growth else []))
 
 
@@ -98,23 +98,24 @@ def benchmark_input(
     growth: bool = False,
     output: Path | None = None,
 ) -> InputBenchmark:
-    """Measures the input pipeline of training, and names the stage that limits it.
+    """Measures the input pipeline of training and finds the stage that limits it.
 
-    In turns, round after round: bare JPEG decoding, the conventional order (google/automl's and NVIDIA's), ours, and
-    ours cut off after each stage. A rate alone says little on a shared machine; look at the ratios, which are taken
-    within a round, and at the processor time. No network is trained here: `train` shows as `input_wait` whether it
-    waits for images at all.
+    Alternates in each round between bare JPEG decoding, the conventional order (google/automl's and NVIDIA's), ours,
+    and ours cut off after each stage. Absolute rates mean little on a shared machine; look at the ratios, which are
+    taken within a round, and at the CPU time. No network is trained here: `train` logs as `input_wait` whether it waits
+    for images at all.
 
     Args:
         records_location: folder of a converted dataset or a glob of TFRecord files; empty: generated images of about
             480 x 640 px.
         split: split of a converted dataset.
         image_size: height and width of the network input, px.
-        batch_size: images a batch.
-        num_images: images each candidate reads a round.
-        rounds: rounds that count; one more comes before.
-        decode: how ours decodes.
-        growth: measure too: time to the first batch with 1, 64 and 256 shards; rates by boxes an image and image size.
+        batch_size: images per batch.
+        num_images: images that each candidate reads per round.
+        rounds: number of measured rounds, after one warm-up round.
+        decode: how our pipeline decodes JPEGs.
+        growth: also measure the time to the first batch with 1, 64 and 256 shards, and rates by boxes per image and
+            image size.
         output: JSON file to write.
 
     Returns:
@@ -124,8 +125,8 @@ def benchmark_input(
         files.check_writable(output)
     if min(batch_size, rounds) < 1 or num_images < batch_size:
         raise UserError(
-            f"`batch_size` is {batch_size}, `rounds` {rounds} and `num_images` {num_images}; the first two must be 1 "
-            "or more, the last at least a batch."
+            f"`batch_size` is {batch_size}, `rounds` is {rounds} and `num_images` is {num_images}; the first two must "
+            "be at least 1, and the last at least `batch_size`."
         )
     with _opened(records_location, split) as opened:
         images = _describe(opened, image_size, batch_size)
@@ -162,7 +163,7 @@ def benchmark_input(
 
 @contextlib.contextmanager
 def _opened(location: str, split: str) -> Iterator[store.Records]:
-    """Opens the records, or generated ones that are gone after the block."""
+    """Opens the records, or generates temporary ones that are deleted after the block."""
     if location:
         yield store.open_records(location, split)
         return
@@ -174,7 +175,7 @@ def _opened(location: str, split: str) -> Iterator[store.Records]:
 
 
 def _describe(opened: store.Records, image_size: tuple[int, int], batch_size: int) -> dict[str, Any]:
-    """Notes what the images are like: the first 256 of them."""
+    """Describes the images, from the first 256."""
     sizes, lengths = [], []
     for encoded in _encoded(opened, min(len(opened), 256)):
         sizes.append(preprocess.image_size_tf(encoded).numpy())
@@ -191,7 +192,7 @@ def _describe(opened: store.Records, image_size: tuple[int, int], batch_size: in
 
 
 def _encoded(opened: store.Records, count: int) -> list[bytes]:
-    """Reads the first image files in the order of training."""
+    """Reads the first image files in training order."""
     dataset = pipeline.training_files(opened, batch_size=count, seed=0, start_step=0, stop_step=1)
     return [file["encoded"] for file in dataset.as_numpy_iterator()]
 
@@ -199,7 +200,7 @@ def _encoded(opened: store.Records, count: int) -> list[bytes]:
 def _datasets(
     opened: store.Records, image_size: tuple[int, int], batch_size: int, num_steps: int, decode: Decode
 ) -> dict[str, Any]:
-    """Makes what is measured: datasets of `num_steps` batches."""
+    """Creates the measured datasets of `num_steps` batches."""
     import tensorflow as tf
 
     model = dataclasses.replace(presets.MODELS["d0"], image_size=image_size)
@@ -250,7 +251,7 @@ def _datasets(
 
 
 def _measurement(dataset: Any, count: int, seconds: list[float], tracker: progress.Tracker) -> Callable[[], float]:
-    """Makes the function that reads a dataset and returns images/s; notes the processor time an image, s, beside it."""
+    """Creates the function that reads a dataset and returns images/s; appends the CPU time per image, s, to a list."""
 
     def read() -> float:
         batches = dataset.as_numpy_iterator()
@@ -265,7 +266,7 @@ def _measurement(dataset: Any, count: int, seconds: list[float], tracker: progre
 
 
 def _stage_times(times: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Computes what each stage adds, ms an image: medians over the rounds of differences within one."""
+    """Computes the time that each stage adds, ms per image: median over the rounds of differences within a round."""
     until = np.array([times["ours" if name == "batch" else name] for name in _STAGES])
     added = np.median(np.diff(until, axis=0, prepend=0), axis=1)
     return {name: round(float(value), 3) for name, value in zip(_STAGES, added, strict=True)}

@@ -1,7 +1,7 @@
-"""What a result file says beside its figures: hardware, versions, commit, command, date.
+"""The circumstances stored in a result file besides its figures: hardware, versions, commit, command, date.
 
-A file holds `what` (one sentence), `rows`, and, where it compares, `ratios`: name -> {min, median, max} of our rate
-over theirs. README and docs print their tables from these files.
+A file has `what` (one sentence), `rows`, and, if it compares, `ratios`: name -> {min, median, max} of our rate over
+theirs. The tables in README and docs are generated from these files.
 """
 
 import datetime
@@ -32,11 +32,11 @@ _PACKAGES = (
     "pillow",
 )
 _CPU = Path("/proc/cpuinfo")
-_ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)+")  # folders of one machine
+_ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)+")  # machine-specific folders
 
 
 def circumstances() -> dict[str, Any]:
-    """Notes what figures depend on; the commit where the package runs from its repository."""
+    """Records what the figures depend on; the commit only if the package runs from its repository."""
     return {
         "hardware": {
             "cpu": _cpu_name(),
@@ -52,12 +52,12 @@ def circumstances() -> dict[str, Any]:
 
 
 def device() -> str:
-    """Names what the running backend computes on."""
+    """Names the hardware that the running backend computes on."""
     return ", ".join(accelerators()) or f"{os.cpu_count()} cores of {_cpu_name()}"
 
 
 def _command() -> str:
-    """Writes the command as a person would type it, without the folders of the program and of absolute paths."""
+    """Returns the command as a person would type it, without the folders of the program and of absolute paths."""
     program = Path(sys.argv[0]).name
     words = ["efficientdet" if program in ("efficientdet", "__main__.py") else f"python {sys.argv[0]}", *sys.argv[1:]]
     return _ABSOLUTE.sub("", " ".join(words))
@@ -76,7 +76,7 @@ def _commit() -> str | None:
 
 
 def _cpu_name() -> str:
-    """Reads the processor's name, where Linux says it."""
+    """Reads the name of the CPU from Linux; the platform's name for it on other systems."""
     try:
         lines = _CPU.read_text().splitlines()
     except OSError:
@@ -86,5 +86,5 @@ def _cpu_name() -> str:
 
 
 def accelerators() -> list[str]:
-    """Names the GPUs that the running backend sees, if one runs."""
+    """Lists the names of the GPUs that the running backend sees; empty if no backend is running."""
     return backend.gpu_names() if "keras" in sys.modules else []

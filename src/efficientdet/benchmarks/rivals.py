@@ -1,12 +1,12 @@
-"""What stands beside our speeds: another implementation, measured in turns with ours, and what NVIDIA published.
+"""References for our speed: another implementation, measured alternately with ours, and NVIDIA's published rates.
 
-The other implementation is a program that works when told to, and says how fast it was. It may live in an environment
-of its own. On a line `go` at its standard input it works once and answers with one line of JSON, {"rate": things a
-second} and whatever else it knows; other lines it prints are passed on to a person. It ends when its input ends.
+The other implementation is a program that works on demand and reports its speed; it may have its own environment. For
+each line `go` on its standard input it works once and prints one line of JSON, {"rate": units per second} and any other
+facts; other lines that it prints are passed on to the user. It exits at the end of its input.
 `benchmarks/effdet_rival.py` is one.
 
-NVIDIA published EfficientDet-D0 in TensorFlow 2. Its inference was timed with another suppression than the one its AP
-was measured with, and its "90 %" latency is the mean of the fastest nine tenths; the average latency is given here.
+NVIDIA published EfficientDet-D0 in TensorFlow 2. Its inference was timed with a different suppression than its AP was
+measured with, and its "90 %" latency is the mean of the fastest nine tenths; the average latency is used here.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 from efficientdet.errors import UserError
 
 _TRAINING = {
-    # (GPU, devices, precision) -> images a second
+    # (GPU, devices, precision) -> images/s
     ("A100", 1, "tf32"): 162.0,
     ("A100", 1, "mixed_float16"): 397.0,
     ("A100", 8, "tf32"): 1266.0,
@@ -31,7 +31,7 @@ _TRAINING = {
     ("V100", 8, "mixed_float16"): 777.0,
 }
 _INFERENCE = {
-    # A100, float16: batch size -> images a second
+    # A100, float16: batch size -> images/s
     1: 38.0,
     2: 40.0,
     4: 80.0,
@@ -45,25 +45,25 @@ _INFERENCE = {
 
 
 def training_rates(preset: str, precision: str, devices: int) -> dict[str, float]:
-    """Finds NVIDIA's images a second for as many of its GPUs in the same precision: GPU -> rate; empty for others."""
+    """Returns NVIDIA's images/s for the same number of GPUs and precision: GPU -> rate; empty for other presets."""
     if not preset.startswith("d0"):
         return {}
     return {gpu: rate for (gpu, count, kind), rate in _TRAINING.items() if (count, kind) == (devices, precision)}
 
 
 def inference_rates(preset: str, batch_size: int) -> dict[str, float]:
-    """Finds NVIDIA's images a second at a batch size, on an A100 in float16: GPU -> rate; empty for others."""
+    """Returns NVIDIA's images/s for a batch size, on an A100 in float16: GPU -> rate; empty for other presets."""
     return {"A100": _INFERENCE[batch_size]} if preset.startswith("d0") and batch_size in _INFERENCE else {}
 
 
 class Rival:
-    """A rival that has been started."""
+    """A running rival program."""
 
     def __init__(self, command: str):
-        """Starts it; it gets ready meanwhile.
+        """Starts the program, which prepares itself in the background.
 
         Raises:
-            UserError: it cannot be started.
+            UserError: the program cannot be started.
         """
         self._command = command
         try:
@@ -74,13 +74,13 @@ class Rival:
             raise UserError(f"`--rival` is `{command}`, which cannot be started: {error}.") from error
 
     def measure(self) -> dict[str, Any]:
-        """Lets it work once.
+        """Has the program work once.
 
         Returns:
-            What it says: `rate`, and more.
+            Its answer: `rate` and other facts.
 
         Raises:
-            UserError: it has ended.
+            UserError: the program has exited.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -93,10 +93,10 @@ class Rival:
                 if isinstance(answer, dict) and isinstance(answer.get("rate"), float):
                     return answer
             print(line, end="", file=sys.stderr)
-        raise UserError(f"`--rival` `{self._command}` ended with status {self._process.wait()}; look at its output.")
+        raise UserError(f"`--rival` `{self._command}` exited with status {self._process.wait()}; check its output.")
 
     def close(self) -> None:
-        """Closes its input, at which it should end; kills it after 30 s."""
+        """Closes the program's input, so that it exits; kills it after 30 s."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -110,7 +110,7 @@ class Rival:
 
 @contextlib.contextmanager
 def started(command: str) -> Iterator[Rival | None]:
-    """Starts a rival, if there is a command, and ends it after the block."""
+    """Starts a rival if there is a command, and stops it after the block."""
     rival = Rival(command) if command else None
     try:
         yield rival

@@ -1,7 +1,7 @@
-"""Suppression against its yardstick: the NumPy form with which google/automl's AP was published.
+"""Suppression compared with a baseline: the NumPy version that google/automl's published AP is based on.
 
-The yardstick takes class after class, all of its candidates until none is left; then the classes together are sorted
-and the best kept. Within a class it is vectorised. Ours starts from the same candidates, in the graph and on the host.
+The baseline processes class after class, each until no candidate is left; then all classes are sorted together and the
+best are kept. Within a class it is vectorized. Ours starts from the same candidates, in the graph and on the host.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from efficientdet.benchmarks import timing
 from efficientdet.config import PostprocessConfig
 from efficientdet.kernels import host_postprocess
 
-_CALLS = 5  # a turn
+_CALLS = 5  # per turn
 _CONFIG = PostprocessConfig()
 
 
@@ -35,7 +35,7 @@ class Candidates:
 
 
 def spread_candidates(count: int = 5000, num_classes: int = 80) -> Candidates:
-    """Draws candidates all over 512 px, of all classes and scores."""
+    """Draws candidates spread over 512 px, of all classes and scores."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 480, (1, count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(8, 120, (1, count, 2))], axis=-1)
@@ -50,7 +50,7 @@ def spread_candidates(count: int = 5000, num_classes: int = 80) -> Candidates:
 
 
 def predicted_candidates(raw: Any, anchors: np.ndarray) -> Candidates:
-    """Takes the best of a network's answer to one image."""
+    """Takes the best candidates of a network's raw predictions for one image."""
     from efficientdet.model import postprocess
 
     found = postprocess.top_candidates(raw, anchors, _CONFIG.max_candidates)
@@ -59,10 +59,10 @@ def predicted_candidates(raw: Any, anchors: np.ndarray) -> Candidates:
 
 
 def compare(cases: list[Candidates], rounds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Measures host, graph and yardstick in turns.
+    """Measures host, graph and baseline alternately.
 
     Returns:
-        A row for each of them and each case; min, median and max of the host's rate over the yardstick's, of all cases.
+        A row for each of them and each case; min, median and max of the host's rate over the baseline's, of all cases.
     """
     in_graph = backend.compile_function(_graph)
     seconds: dict[str, list[float]] = {}
@@ -92,7 +92,7 @@ def compare(cases: list[Candidates], rounds: int) -> tuple[list[dict[str, Any]],
 
 
 def _works(case: Candidates, in_graph: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """Makes the three calls that are compared."""
+    """Creates the three calls to compare."""
     boxes, labels, scores = case.boxes, case.labels, case.scores
     return {
         "host": lambda: host_postprocess.soft_nms(boxes, labels, scores, _CONFIG),
@@ -116,7 +116,7 @@ def _graph(candidates: tuple[Any, Any, Any]) -> Any:
 
 
 def _turn(work: Callable[[], Any], seconds: list[float]) -> float:
-    """Calls a few times: calls a second."""
+    """Calls `work` a few times and returns calls per second."""
     spent = []
     for _ in range(_CALLS):
         began = time.perf_counter()
@@ -129,7 +129,7 @@ def _turn(work: Callable[[], Any], seconds: list[float]) -> float:
 def soft_nms_by_class(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: PostprocessConfig = _CONFIG
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Suppresses in one image as the yardstick does.
+    """Applies the baseline suppression to one image.
 
     Args:
         boxes: float32[M, 4], yxyx px.
@@ -151,7 +151,7 @@ def soft_nms_by_class(
 
 
 def _suppress_class(boxes: np.ndarray, scores: np.ndarray, config: PostprocessConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Picks the best, decays the others, and so on until none is left."""
+    """Repeatedly picks the best box and decays the others until none is left."""
     y1, x1, y2, x2 = np.ascontiguousarray(boxes.T)
     pixels = (y2 - y1 + 1) * (x2 - x1 + 1)
     scores, left = scores.copy(), np.arange(len(boxes))

@@ -1,7 +1,7 @@
-"""Timing on a machine that others use too: candidates in turns, medians and spread, ratios within one round.
+"""Timing on a shared machine: alternating candidates, medians and spread, ratios within one round.
 
-A machine's pace changes by the minute, so that two times from different minutes say little about each other. Each round
-times every candidate once, one after the other; a ratio is taken between times of the same round.
+The speed of a machine changes by the minute, so times from different minutes cannot be compared. Each round times every
+candidate once, one after another; ratios are taken between times of the same round.
 """
 
 import time
@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Rates = dict[str, list[float]]
-"""What was measured -> one rate a round, a second."""
+"""Name of the candidate -> one rate per round, units per second."""
 
 
 def in_turns(candidates: Mapping[str, Callable[[], float]], rounds: int, *, warmup: int = 1) -> Rates:
-    """Measures each candidate once a round.
+    """Measures each candidate once per round.
 
     Args:
-        candidates: name -> function that works for a while and returns its rate, things a second.
-        rounds: that count.
-        warmup: rounds before, which do not.
+        candidates: name -> function that works for a while and returns its rate, units per second.
+        rounds: number of measured rounds.
+        warmup: number of rounds before, which are discarded.
 
     Returns:
-        `rounds` rates of each.
+        `rounds` rates for each candidate.
     """
     rates: Rates = {name: [] for name in candidates}
     for number in range(warmup + rounds):
@@ -34,10 +34,10 @@ def in_turns(candidates: Mapping[str, Callable[[], float]], rounds: int, *, warm
 
 
 def repeat(call: Callable[[int], object], seconds: float) -> list[float]:
-    """Calls again and again for so long, once at least; `call` is told the number of calls before it.
+    """Calls repeatedly for `seconds`, at least once; `call` gets the number of previous calls.
 
     Returns:
-        The seconds of each call.
+        Duration of each call, s.
     """
     spent: list[float] = []
     while sum(spent) < seconds:
@@ -48,14 +48,14 @@ def repeat(call: Callable[[int], object], seconds: float) -> list[float]:
 
 
 def rate_of(work: Callable[[], object], count: int) -> float:
-    """Measures how many of `count` things `work` does a second."""
+    """Measures the rate of `work`, which processes `count` units, in units per second."""
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Divides rates round by round.
+    """Divides rates of the same round.
 
     Returns:
         min, median and max of our rate over theirs.
@@ -65,14 +65,14 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Sums up repeated measurements: min, median, max."""
+    """Summarizes repeated measurements: min, median, max."""
     return _rounded({"min": np.min(values), "median": np.median(values), "max": np.max(values)})
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Sums up single latencies, in milliseconds: p50, p90, p95, p99 and how many there are.
+    """Summarizes single latencies in milliseconds: p50, p90, p95, p99 and their number.
 
-    A percentile is a time that was measured (the smallest with so many at or below it), not a multiple of a standard
+    Percentiles are measured times (the smallest with that share at or below it), not computed from a standard
     deviation.
     """
     found = np.percentile(np.asarray(seconds) * 1e3, [50, 90, 95, 99], method="inverted_cdf")

@@ -1,8 +1,8 @@
-"""`efficientdet benchmark train`: updates a second, the step alone or fed by the input pipeline.
+"""`efficientdet benchmark train`: speed of training, of the step alone or fed by the input pipeline.
 
-A turn makes a few whole updates (forward, losses, backward, clipping, momentum, weight average) and waits for the last
+A turn runs a few whole updates (forward, losses, backward, clipping, momentum, weight average) and waits for the last
 one. Turns of the candidates, and of a rival if there is one, alternate. The step alone has its batch on the device
-already; with records it takes the batches that the pipeline makes, as a run does, and notes how long it waits for them.
+already; with records it takes batches from the pipeline, as a run does, and measures how long it waits for them.
 """
 
 import dataclasses
@@ -19,26 +19,26 @@ from efficientdet.errors import UserError
 from efficientdet.result import Result
 from efficientdet.storage import files
 
-_EXAMPLES = 1000  # of the dataset that derived settings are for
+_EXAMPLES = 1000  # assumed number of training images for derived settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpeed(Result):
-    """How fast each candidate trains, and a rival beside it."""
+    """Training speed of each candidate and of a rival."""
 
     rows: tuple[dict[str, Any], ...]
-    """One a candidate: preset, image_size, batch_size, precision, depthwise, backend, devices, images_per_second {min,
-    median, max}, first_turn_seconds, peak_memory_mb of the process, device_memory_mb, published (NVIDIA's rates), and
-    with records input_wait."""
+    """One per candidate: preset, image_size, batch_size, precision, depthwise, backend, devices, images_per_second
+    {min, median, max}, first_turn_seconds, peak_memory_mb of the process, device_memory_mb, published (NVIDIA's rates),
+    and with records input_wait."""
     rival: dict[str, Any] | None
     ratios: dict[str, dict[str, float]]
     """Our rate over the rival's, min, median and max over the rounds."""
     circumstances: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the result into plain JSON values."""
+        """Converts the result to plain JSON values."""
         return {
-            "what": f"training, images a second, on {report.device()}",
+            "what": f"training, images per second, on {report.device()}",
             "rows": list(self.rows),
             "rival": self.rival,
             "ratios": self.ratios,
@@ -46,7 +46,7 @@ class TrainingSpeed(Result):
         }
 
     def table(self) -> Any:
-        """Lays it out for the terminal: a rich table."""
+        """Returns a rich table for the terminal."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, title=f"Training on {report.device()}", title_justify="left")
@@ -104,32 +104,32 @@ def benchmark_train(
     rival: str = "",
     output: Path | None = None,
 ) -> TrainingSpeed:
-    """Measures training: every batch size in every precision, in turns.
+    """Measures training speed for every batch size and precision, alternately.
 
     Args:
-        records: converted dataset whose images are trained on, through the input pipeline; none: one generated batch
-            that stays on the device, for the step alone.
-        preset: model, or a recipe.
-        image_size: height and width of the network input, px; the preset's if not given.
-        batch_sizes: images an update, over all devices.
-        precisions: of the arithmetic.
-        devices: how many; 0: all GPUs, or one CPU.
+        records: converted dataset to train on through the input pipeline; default: one generated batch that stays on
+            the device, to measure the step alone.
+        preset: model or recipe.
+        image_size: height and width of the network input, px; default: the preset's own.
+        batch_sizes: images per update, over all devices.
+        precisions: data types inside the network.
+        devices: number of devices; 0: all GPUs, or one CPU.
         xla: auto, on or off.
-        depthwise: how depthwise convolutions are computed: as `train` does (auto), by the backend's own convolution, as
-            sums of products (shifts), or with JAX on a GPU by kernels of our own (pallas).
-        steps: updates a turn.
-        rounds: turns of each that count.
-        warmup: turns of each before.
-        boxes: on a generated image, at most.
+        depthwise: how depthwise convolutions are computed: as in `train` (auto), by the backend's own convolution, as
+            sums of products (shifts), or with JAX on a GPU by our own kernels (pallas).
+        steps: updates per turn.
+        rounds: number of measured turns of each candidate.
+        warmup: number of warm-up turns before.
+        boxes: maximum number of boxes on a generated image.
         rival: command of a program to compare the first batch size and precision with, such as `.venv-parity/bin/python
-            benchmarks/effdet_rival.py train`; size, batch and precision are added.
+            benchmarks/effdet_rival.py train`; image size, batch size and precision are added.
         output: JSON file to write.
 
     Returns:
         The rates, memory, and ratios.
 
     Raises:
-        UserError: an argument makes no sense, or the rival ended.
+        UserError: an argument is invalid, or the rival exited.
     """
     _check(batch_sizes, steps, rounds)
     accelerator.check_depthwise(depthwise)
@@ -163,7 +163,7 @@ def benchmark_train(
     facts, ratios = None, {}
     if other is not None:
         facts = {"command": rival, "images_per_second": timing.spread(rates["rival"]), **_without_rate(answers[-1])}
-        # The first ones have the rival's batch size and precision, and differ in how they convolve.
+        # The first candidates have the rival's batch size and precision and differ only in `depthwise`.
         ours = max((rates[str(number)] for number in range(len(depthwise))), key=statistics.median)
         ratios = {_ratio_name(): timing.ratio(ours, rates["rival"])}
     found = TrainingSpeed(rows=rows, rival=facts, ratios=ratios, circumstances=report.circumstances())
@@ -196,7 +196,7 @@ class _Candidate:
         policy = backend.use_precision(config.training.precision)
         model = EfficientDet(config.model, precision=policy, kernels=self._replicas.kernels(self._depthwise))
         self._replicas.keep_state_of(model)
-        # A rate this small keeps random weights finite for as long as it takes.
+        # A learning rate this small keeps random weights finite.
         rates = {"peak": 1e-4, "start": 1e-4, "warmup_steps": 1.0, "total_steps": 1e6}
         self._state = self._replicas.place_state(training_step.first_state(model))
         self._step = self._replicas.compile(
@@ -212,8 +212,8 @@ class _Candidate:
         self._first_step: float | None = None
 
     def measure(self) -> float:
-        """Makes the updates of one turn; returns images a second."""
-        backend.use_precision(self.config.training.precision)  # TF32 is the backend's own state
+        """Runs the updates of one turn; returns images/s."""
+        backend.use_precision(self.config.training.precision)  # TF32 is global state of the backend
         waited, began = 0.0, time.perf_counter()
         logs: dict[str, Any] = {}
         for _ in range(self._steps):
@@ -230,7 +230,7 @@ class _Candidate:
         return self._steps * self.config.training.batch_size / seconds
 
     def row(self, rates: list[float], warmup: int) -> dict[str, Any]:
-        """Sums up the turns that counted."""
+        """Summarizes the measured turns."""
         from efficientdet.training.logs import memory
 
         training = self.config.training
@@ -254,7 +254,7 @@ class _Candidate:
 
 
 def _batches(config: ExperimentConfig, records: Path | None, boxes: int) -> tuple[Iterator[Any], ExperimentConfig]:
-    """Opens what a candidate trains on; the number of classes comes from there."""
+    """Opens the data of a candidate; with records, the number of classes comes from them."""
     from efficientdet.data import synthetic
 
     if records is None:
@@ -267,7 +267,7 @@ def _batches(config: ExperimentConfig, records: Path | None, boxes: int) -> tupl
             num_classes=classes,
             num_images=max(8, config.training.batch_size),
         )
-        # The published number of classes is what a speed is published for.
+        # Keeps the preset's number of classes, which published speeds are for.
         return (batch for batch, _ in images), config
     from efficientdet.training import dataset
 
@@ -279,14 +279,14 @@ def _batches(config: ExperimentConfig, records: Path | None, boxes: int) -> tupl
 
 def _check(batch_sizes: tuple[int, ...], steps: int, rounds: int) -> None:
     if not batch_sizes or min(batch_sizes) < 1:
-        raise UserError(f"`--batch-sizes` is {batch_sizes}; give numbers from 1.")
+        raise UserError(f"`--batch-sizes` is {batch_sizes}; each must be at least 1.")
     for name, value in (("steps", steps), ("rounds", rounds)):
         if value < 1:
             raise UserError(f"`--{name}` is {value}; it must be at least 1.")
 
 
 def _rival_command(command: str, config: ExperimentConfig, steps: int) -> str:
-    """Tells the rival to do what the first candidate does."""
+    """Returns the command for a rival with the settings of the first candidate."""
     height, width = config.model.image_size
     precision = config.training.precision.removeprefix("mixed_")
     return (

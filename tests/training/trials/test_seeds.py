@@ -43,7 +43,7 @@ def test_the_folder_of_a_run_is_no_folder_of_seeds(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_cannot_be_trained_is_named_by_its_seed(tmp_path, capfd):
-    with pytest.raises(UserError, match="Seed 3 ended with status 1"):
+    with pytest.raises(UserError, match="Seed 3 failed with status 1"):
         seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path / "runs")), (3,))
     assert "`data.train` is empty" in capfd.readouterr().err
 
