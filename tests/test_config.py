@@ -48,7 +48,7 @@ def test_a_config_file_is_read_without_the_facts_about_its_data(tmp_path, values
     [
         pytest.param(b"{", "is not valid JSON", id="cut short"),
         pytest.param(b"\xff\xfe{}", "cannot be read", id="not text"),
-        pytest.param(b"[1, 2]", "expected an object", id="not an object"),
+        pytest.param(b"[1, 2]", "expected a JSON object", id="not an object"),
         pytest.param(None, "cannot be read", id="missing"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_damaged_config_file_is_named(tmp_path, text, words):
             id="a knob written otherwise",
         ),
         pytest.param({"zzz": 8}, "unknown field `zzz`. Choose from preset, ", id="unknown section"),
-        pytest.param({"training": 8}, "training` is 8; expected an object", id="a number for a section"),
+        pytest.param({"training": 8}, "training` is 8; expected a JSON object", id="a number for a section"),
         pytest.param({"training": {"batch_size": 8.5}}, "batch_size` is 8.5; expected int", id="float for int"),
         pytest.param({"training": {"batch_size": True}}, "batch_size` is True; expected int", id="bool for int"),
         pytest.param({"training": {"batch_size": "8"}}, "batch_size` is '8'; expected int", id="text for int"),

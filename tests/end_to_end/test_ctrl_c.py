@@ -73,7 +73,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_the_same_command_does(tmp_path):
     saved = int(_LAST_LINE.search(run.said)[1])
     assert run.said.endswith("(status 130)\n")
     assert [checkpoint.step_of(path) for path in folder.glob("checkpoints/*")] == [saved]
-    assert "Ctrl-C: stopped after step" in (folder / "log.txt").read_text()
+    assert "Ctrl-C: stopped after saving step" in (folder / "log.txt").read_text()
 
     run = _Run(folder)
     run.wait_for(f"resumed at step {saved} of 30000")

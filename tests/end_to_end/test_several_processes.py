@@ -170,7 +170,7 @@ def test_when_one_is_killed_the_other_names_it_within_a_minute(cache, tmp_path, 
 def test_a_process_that_does_not_come_is_named(cache, tmp_path):
     process = _start(cache, tmp_path / "run", 20, index=0, port=1, training__join_seconds=3)
     assert process.wait(_SECONDS) == 1
-    assert "Of 2 processes, 1 did not come within 3 s" in _said(tmp_path / "run", 0)
+    assert "Of 2 processes, 1 did not start within 3 s" in _said(tmp_path / "run", 0)
 
 
 @pytest.mark.slow

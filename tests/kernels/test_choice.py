@@ -62,5 +62,5 @@ def test_without_a_gpu_auto_is_the_backend_s_convolution():
 def test_kernels_in_pallas_need_jax():
     if keras.backend.backend() == "jax":
         pytest.skip("has JAX")
-    with pytest.raises(UserError, match="`depthwise` is pallas, which needs JAX, but Keras runs on `tensorflow`"):
+    with pytest.raises(UserError, match="`depthwise` is pallas, which needs JAX, but Keras uses `tensorflow`"):
         choice.choose("pallas")

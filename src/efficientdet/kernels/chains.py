@@ -1,11 +1,11 @@
-"""Chains of element-wise operations, compiled into one kernel each: for training with TensorFlow on a CPU.
+"""Chains of element-wise operations, compiled into one kernel each, for training with TensorFlow on a CPU.
 
-TensorFlow runs one operation at a time, and each reads and writes whole feature maps: batch normalisation with swish
-takes thirty such passes, forward and back. XLA makes a loop or two of them, but its convolutions are several times
-slower than TensorFlow's there. So the chains are compiled by XLA and the convolutions are not. Backwards, a chain is
-computed again from its inputs instead of being kept: that costs arithmetic, of which there is plenty, and saves memory.
+TensorFlow runs one operation at a time, and each reads and writes whole feature maps: batch normalization with swish
+takes thirty such passes, forward and backward. XLA fuses them into a loop or two, but its convolutions are several
+times slower than TensorFlow's on a CPU. So XLA compiles the chains but not the convolutions. In the backward pass, a
+chain is recomputed from its inputs instead of being stored: that costs arithmetic, which is cheap, and saves memory.
 
-Elsewhere the same functions run as they are: JAX compiles the whole step, and so does TensorFlow on a GPU.
+Elsewhere the same functions run unchanged: JAX compiles the whole step, and so does TensorFlow on a GPU.
 """
 
 import functools
@@ -17,16 +17,16 @@ from efficientdet import backend
 from efficientdet.structures import Array
 
 LEAST_SIZE = 2**20
-"""Numbers in the largest array from which on a kernel is worth the second that it takes to compile."""
+"""Minimum size of the largest array for which a kernel is worth the second it takes to compile."""
 
 
 def pays(*arrays: Array) -> bool:
-    """Says whether arrays are large, of a known size, and TensorFlow's on a CPU."""
+    """Returns whether arrays are large, of known size, and TensorFlow's on a CPU."""
     return are_known(*arrays) and max(math.prod(array.shape) for array in arrays) >= LEAST_SIZE
 
 
 def are_known(*arrays: Array) -> bool:
-    """Says whether arrays are of a known size, and TensorFlow's on a CPU."""
+    """Returns whether arrays are of known size, and TensorFlow's on a CPU."""
     if not backend.is_tensorflow_on_cpu():
         return False
     import tensorflow as tf
@@ -35,27 +35,27 @@ def are_known(*arrays: Array) -> bool:
 
 
 def compute(function: Callable[..., Any], *arrays: Array, **options: Any) -> Any:
-    """Computes `function(*arrays, **options)`, as one kernel where that pays.
+    """Computes `function(*arrays, **options)`, as one kernel if that pays off.
 
     Args:
-        function: of the module's top level, of Keras operations on its arguments alone; returns an array or a tuple.
-        *arrays: of the running backend; integers have no gradient.
+        function: a top-level function that applies Keras operations to its arguments only; returns an array or a tuple.
+        *arrays: arrays of the running backend; integers have no gradient.
         **options: hashable, the same for all images.
 
     Returns:
-        What the function returns.
+        The result of the function.
     """
     if not pays(*arrays):
         return function(*arrays, **options)
     import tensorflow as tf
 
-    tensors = map(tf.convert_to_tensor, arrays)  # a variable would want a gradient of its own
+    tensors = map(tf.convert_to_tensor, arrays)  # a variable would need its own gradient
     return _kernel(function, tuple(sorted(options.items())))(*tensors)
 
 
 @functools.cache
 def _kernel(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    """Compiles a function and its gradient; once for each set of shapes, whichever layers ask for them."""
+    """Compiles a function and its gradient, once for each set of shapes, shared by all layers."""
     import tensorflow as tf
 
     plain = functools.partial(function, **dict(options))

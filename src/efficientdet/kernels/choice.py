@@ -1,14 +1,14 @@
-"""Which kernels a network computes with: chosen once, when it is built.
+"""The kernels that a network computes with, chosen once when it is built.
 
-A layer says what it computes, with which variables. How is up to the functions that it took from here when it was
-made: `EfficientDet(config, kernels=...)` hands them to every layer inside.
+A layer defines what it computes, with which variables. How it is computed depends on the functions that the layer takes
+from here when it is created: `EfficientDet(config, kernels=...)` passes them to every layer inside.
 
 | where                    | convolve           | convolve_depthwise   | normalize, rescale           |
 |---|---|---|---|
-| TensorFlow, processors   | matrix products    | padding spelt out    | one operation, or one kernel |
+| TensorFlow, CPU          | matrix products    | explicit padding     | one operation, or one kernel |
 | TensorFlow, GPUs         | the backend's      | the backend's        | the formula                  |
-| JAX, processors          | the backend's      | the backend's        | few passes                   |
-| JAX, one GPU             | stem by blocks     | kernels in Pallas    | few passes, sums in Pallas   |
+| JAX, CPU                 | the backend's      | the backend's        | few passes                   |
+| JAX, one GPU             | stem by blocks     | Pallas kernels       | few passes, sums in Pallas   |
 | JAX, several GPUs        | the backend's      | shifts               | few passes                   |
 """
 
@@ -27,14 +27,14 @@ from efficientdet.kernels import convolutions, normalization
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """How the operations of a network are computed; each function's module has its arguments.
+    """How the operations of a network are computed; see the modules of the functions for their arguments.
 
     Attributes:
-        convolve: as `convolutions.plain`.
-        convolve_depthwise: as `convolutions.plain_depthwise`.
-        normalize: by the statistics of the batch, as `normalization.normalize`.
-        rescale: by given statistics while gamma and beta learn, as `normalization.rescale`.
-        exact: type in which the factors of inference are computed, before they are rounded to float32.
+        convolve: like `convolutions.plain`.
+        convolve_depthwise: like `convolutions.plain_depthwise`.
+        normalize: by the statistics of the batch, like `normalization.normalize`.
+        rescale: by given statistics while gamma and beta are trained, like `normalization.rescale`.
+        exact: type in which factors for inference are computed before they are rounded to float32.
     """
 
     convolve: Callable[..., Any] = convolutions.plain
@@ -45,7 +45,7 @@ class Kernels:
 
 
 def plain() -> Kernels:
-    """Chooses for the running backend without a look at JAX's devices, which would start them."""
+    """Chooses kernels for the running backend without querying JAX's devices, which would start them."""
     if backend.running() == "jax":
         return Kernels(normalize=normalization.in_few_passes)
     if not backend.is_tensorflow_on_cpu():
@@ -60,17 +60,17 @@ def plain() -> Kernels:
 
 
 def portable() -> Kernels:
-    """Chooses for a graph that may run on another processor: nothing depends on what this one adds up exactly."""
+    """Chooses kernels for a graph that may run on another CPU: nothing depends on how this one computes sums."""
     return dataclasses.replace(plain(), convolve_depthwise=convolutions.depthwise_in_float32)
 
 
 def synchronized() -> Kernels:
-    """Chooses for replicas of TensorFlow's strategy that share their batch statistics."""
+    """Chooses kernels for replicas of TensorFlow's strategy that share their batch statistics."""
     return dataclasses.replace(plain(), normalize=normalization.normalize_over_replicas)
 
 
 def find_depthwise(method: Depthwise, devices: int = 1) -> Depthwise:
-    """Says what `auto` is here; see `choose`."""
+    """Returns the method that `auto` means here; see `choose`."""
     if method != "auto":
         return method
     is_gpu = backend.running() == "jax" and backend.gpus() > 0
@@ -78,22 +78,22 @@ def find_depthwise(method: Depthwise, devices: int = 1) -> Depthwise:
 
 
 def choose(depthwise: Depthwise = "auto", *, devices: int = 1) -> Kernels:
-    """Chooses for the devices that are here.
+    """Chooses kernels for the devices of this machine.
 
     Args:
-        depthwise: how depthwise convolutions are computed. shifts adds up the shifted input times each number of the
-            kernel, which XLA makes into one loop: GPUs have slow kernels for depthwise convolutions, and slower ones
-            for their gradients. pallas is kernels of our own for one GPU, with JAX; batch normalisation sums in
-            kernels of ours then too, and the stem works on blocks of pixels. auto: with JAX on a GPU pallas, on
-            several that share a batch shifts; otherwise convolution.
-        devices: that share a batch.
+        depthwise: how depthwise convolutions are computed. shifts sums the shifted input times each number of the
+            kernel, which XLA fuses into one loop: GPUs have slow kernels for depthwise convolutions, and slower ones
+            for their gradients. pallas means our own kernels for one GPU, with JAX; then batch normalization also sums
+            in our kernels, and the stem works on blocks of pixels. auto: with JAX, pallas on a GPU and shifts on
+            several that share a batch; otherwise convolution.
+        devices: number of devices that share a batch.
 
     Raises:
         UserError: the method is pallas, and the backend is not JAX.
     """
     method = find_depthwise(depthwise, devices)
     if method == "pallas" and (running := backend.running()) != "jax":
-        raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras runs on `{running}`; give `--backend jax`.")
+        raise UserError(f"`depthwise` is pallas, which needs JAX, but Keras uses `{running}`; use `--backend jax`.")
     if method == "pallas":
         return Kernels(
             convolve=convolutions.with_stem_by_blocks,
@@ -109,13 +109,13 @@ _current: contextvars.ContextVar[Kernels | None] = contextvars.ContextVar("kerne
 
 
 def current() -> Kernels:
-    """Returns what a layer that is made now computes with."""
+    """Returns the kernels for layers created now."""
     return _current.get() or plain()
 
 
 @contextlib.contextmanager
 def used(kernels: Kernels) -> Iterator[None]:
-    """Lets layers that are made inside compute with these."""
+    """Makes layers created in this context compute with these kernels."""
     token = _current.set(kernels)
     try:
         yield

@@ -1,10 +1,10 @@
-"""Convolutions computed otherwise than the backend does, where it is slow or not exact enough.
+"""Convolutions computed differently from the backend where it is slow or not exact enough.
 
-For training with TensorFlow on a CPU, `dense` and `depthwise`: forward they are TensorFlow's. Backward, the gradients
-of a 1 x 1 convolution are computed as the products of two matrices that they are; and that of a depthwise kernel is
-asked for with its padding spelt out, since oneDNN, which takes it with SAME padding, needs up to four times as long for
-it as TensorFlow's own loop. What would be added up in 16 bits is converted to float32 first (`mixed_precision`); where
-oneDNN has instructions for bfloat16 it is several times faster, and stays. For GPUs, `by_blocks` and `shift_and_add`.
+For training with TensorFlow on a CPU: `dense` and `depthwise`. Their forward pass is TensorFlow's. In the backward
+pass, the gradients of a 1 x 1 convolution are computed as matrix products; and the gradient of a depthwise kernel is
+requested with explicit padding, because with SAME padding TensorFlow uses oneDNN, which takes up to four times as long
+as TensorFlow's own loop. Sums that would be computed in 16 bits are converted to float32 first (`mixed_precision`); if
+oneDNN has instructions for bfloat16, it is several times faster and is used. For GPUs: `by_blocks` and `shift_and_add`.
 """
 
 import functools
@@ -18,14 +18,14 @@ from efficientdet.structures import Array, Channels, Features
 
 
 def plain(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
-    """Convolves with SAME padding by the backend's operations; the gradient of a bias is added up in float32.
+    """Convolves with SAME padding by the backend's operations; the gradient of a bias is summed in float32.
 
     Args:
         x: [B, h, w, C], of any float type.
         kernel: [k, k, C, D], of the same type.
-        bias: [D], likewise; none: nothing is added.
-        stride: downwards and to the right.
-        training: whether gradients are asked for.
+        bias: [D], of the same type; None: no bias.
+        stride: vertical and horizontal stride.
+        training: whether gradients will be needed.
 
     Returns:
         [B, h / stride, w / stride, D], sizes rounded up.
@@ -39,14 +39,14 @@ def plain(x: Features, kernel: Array, bias: Channels | None, stride: int, traini
 
 
 def with_tensorflow(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
-    """Does as `plain`, with TensorFlow's operation for a bias."""
+    """Like `plain`, with TensorFlow's operation for a bias."""
     if bias is None or not (training and mixed_precision.is_sixteen_bit(x)):
         return plain(x, kernel, bias, stride, training)
     return mixed_precision.add_bias_with_tensorflow(plain(x, kernel, None, stride, training), bias)
 
 
 def on_processors(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
-    """Does as `plain`, with `dense` where it trains and that is faster or more exact."""
+    """Like `plain`, but uses `dense` in training if that is faster or more exact."""
     is_slow = kernel.shape[0] == stride == 1 and chains.are_known(x)
     if not training or not (is_slow or mixed_precision.is_sixteen_bit(x)):
         return plain(x, kernel, bias, stride, training)
@@ -55,20 +55,20 @@ def on_processors(x: Features, kernel: Array, bias: Channels | None, stride: int
 
 
 def with_stem_by_blocks(x: Features, kernel: Array, bias: Channels | None, stride: int, training: bool) -> Features:
-    """Does as `plain`, and the stem's convolution, the only one with a stride, by blocks."""
+    """Like `plain`, but computes the stem's convolution, the only one with a stride, by blocks."""
     if stride == 2 and bias is None:
         return by_blocks(x, kernel)
     return plain(x, kernel, bias, stride, training)
 
 
 def plain_depthwise(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
-    """Convolves each channel by itself, with SAME padding, by the backend's operation.
+    """Convolves each channel separately with SAME padding, by the backend's operation.
 
     Args:
         x: [B, h, w, D], of any float type.
         kernel: [k, k, D, 1], of the same type.
-        stride: downwards and to the right.
-        training: whether gradients are asked for.
+        stride: vertical and horizontal stride.
+        training: whether gradients will be needed.
 
     Returns:
         [B, h / stride, w / stride, D], sizes rounded up.
@@ -77,7 +77,7 @@ def plain_depthwise(x: Features, kernel: Array, stride: int, training: bool = Fa
 
 
 def depthwise_on_processors(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
-    """Does as `plain_depthwise`, with `depthwise` where it trains; sums are float32's."""
+    """Like `plain_depthwise`, but uses `depthwise` in training; sums are computed in float32."""
     if training and (chains.are_known(x) or mixed_precision.is_sixteen_bit(x)):
         return depthwise(x, kernel, stride)
     if not mixed_precision.convolves_in_float32(x):
@@ -86,13 +86,13 @@ def depthwise_on_processors(x: Features, kernel: Array, stride: int, training: b
 
 
 def depthwise_in_float32(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
-    """Does as `plain_depthwise`, in float32 and rounded at the end."""
+    """Like `plain_depthwise`, but computed in float32 and rounded at the end."""
     wide = (mixed_precision.widened(array) for array in (x, kernel))
     return ops.cast(ops.depthwise_conv(*wide, strides=stride, padding="same"), x.dtype)
 
 
 def depthwise_in_pallas(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
-    """Does as `plain_depthwise`, by kernels of ours for a GPU, with JAX."""
+    """Like `plain_depthwise`, with our own kernels for JAX on a GPU."""
     from efficientdet.kernels import depthwise_pallas, pallas
 
     if math.prod(x.shape) > pallas.MOST_NUMBERS:
@@ -104,25 +104,25 @@ def dense(x: Features, kernel: Array, stride: int) -> Features:
     """Computes a convolution with SAME padding.
 
     Args:
-        x: tensor of TensorFlow's, [B, h, w, C].
+        x: TensorFlow tensor, [B, h, w, C].
         kernel: [k, k, C, D].
-        stride: downwards and to the right.
+        stride: vertical and horizontal stride.
 
     Returns:
         [B, h / stride, w / stride, D], sizes rounded up.
     """
     import tensorflow as tf
 
-    return _dense(stride)(x, tf.convert_to_tensor(kernel))  # a variable would want a gradient of its own
+    return _dense(stride)(x, tf.convert_to_tensor(kernel))  # a variable would need its own gradient
 
 
 def depthwise(x: Features, kernel: Array, stride: int) -> Features:
     """Computes a depthwise convolution with SAME padding.
 
     Args:
-        x: tensor of TensorFlow's, [B, h, w, D].
+        x: TensorFlow tensor, [B, h, w, D].
         kernel: [k, k, D, 1].
-        stride: downwards and to the right.
+        stride: vertical and horizontal stride.
 
     Returns:
         [B, h / stride, w / stride, D], sizes rounded up.
@@ -177,7 +177,7 @@ def _depthwise(stride: int) -> Any:
         outputs = tf.nn.depthwise_conv2d(_widened(x, is_exact), _widened(kernel, is_exact), strides, "SAME")
 
         def differentiate(upstream: Array) -> tuple[Any, Any]:
-            # Of 16 bits too: oneDNN is slower with them in both gradients, TensorFlow's own loop adds in them.
+            # Widened for 16 bits too: oneDNN is slower with them in both gradients, TensorFlow's own loop sums in them.
             options = {"out_backprop": _widened(upstream), "strides": strides}
             by_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
                 input_sizes=tf.shape(x), filter=_widened(kernel), padding="SAME", **options
@@ -196,26 +196,26 @@ def _depthwise(stride: int) -> Any:
 
 
 def _columns(array: Array) -> Array:
-    """Makes a matrix with a row for each pixel."""
+    """Reshapes to a matrix with one row per pixel."""
     import tensorflow as tf
 
     return tf.reshape(array, [-1, array.shape[-1]])
 
 
 def _widened(array: Array, is_exact: bool = False) -> Array:
-    """Converts 16 bits to float32, unless they are exact enough as they are."""
+    """Converts 16-bit floats to float32 unless they are exact enough."""
     return array if is_exact else mixed_precision.widened(array)
 
 
 def _padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> dict[str, Any]:
-    """Spells out SAME padding where sizes are known, as options of an operation."""
+    """Returns the options of an operation for SAME padding: explicit if sizes are known."""
     if None in (*sizes, *new_sizes):
         return {"padding": "SAME"}
     return {"padding": "EXPLICIT", "explicit_paddings": _same_padding(sizes, new_sizes, extent, stride)}
 
 
 def _same_padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> list[int]:
-    """Spells out SAME padding for `explicit_paddings`: the odd pixel at the bottom and right."""
+    """Computes SAME padding for `explicit_paddings`, with the odd pixel at the bottom and right."""
     missing = [max((new - 1) * stride + extent - old, 0) for old, new in zip(sizes, new_sizes, strict=True)]
     return [0, 0, *(side for total in missing for side in (total // 2, total - total // 2)), 0, 0]
 
@@ -223,11 +223,12 @@ def _same_padding(sizes: Any, new_sizes: Any, extent: int, stride: int) -> list[
 def by_blocks(x: Features, kernel: Array) -> Features:
     """Computes a convolution with SAME padding and stride 2 on blocks of 2 x 2 pixels: for the stem, with JAX on a GPU.
 
-    Four pixels of three channels become one of sixteen, four of them zeros, and a kernel of 3 x 3 one of 2 x 2: tensor
-    cores want channels in eights, and cuDNN takes longer to bring images into that form than to convolve.
+    Four pixels of three channels become one pixel of sixteen channels, four of them zeros, and a 3 x 3 kernel becomes 2
+    x 2: tensor cores need multiples of eight channels, and cuDNN spends more time on converting images than on
+    convolving.
 
     Args:
-        x: [B, h, w, C], of a known size.
+        x: [B, h, w, C], of known size.
         kernel: [k, k, C, D], k at most 4.
 
     Returns:
@@ -249,7 +250,7 @@ def by_blocks(x: Features, kernel: Array) -> Features:
 
 
 def shift_and_add(x: Features, kernel: Array, stride: int, training: bool = False) -> Features:
-    """Does as `plain_depthwise`, as a sum of products; x is of a known size."""
+    """Like `plain_depthwise`, but as a sum of products; x must have a known size."""
     height, width = (-(-side // stride) for side in x.shape[1:3])
     spans = ((height - 1) * stride + 1, (width - 1) * stride + 1)  # from the first pixel used to the last
     missing = [

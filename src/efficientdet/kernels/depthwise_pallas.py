@@ -1,11 +1,11 @@
-"""A depthwise convolution in Pallas, compiled by Triton: for JAX on a GPU, forward and both gradients.
+"""A depthwise convolution in Pallas, compiled by Triton, for JAX on a GPU: forward pass and both gradients.
 
     y[b, r, c, d] = sum over i, j of x[b, s r + i - p, s c + j - q, d] k[i, j, d]
 
-with SAME padding p, q as TensorFlow's. Numbers are read in their own type, multiplied and summed in float32, and
-rounded once. Each program computes a few rows of some columns and channels, so that a row that was read serves all the
-outputs below which it lies. The gradient of the kernel is summed in two parts: each program sums its share of all
-pixels, XLA the shares; nothing is added atomically, so the same numbers come out each time.
+with TensorFlow's SAME padding p, q. Numbers are read in their own type, multiplied and summed in float32, and rounded
+once. Each program computes a few rows of some columns and channels, so that each row that is read is used for all
+outputs it contributes to. The gradient of the kernel is summed in two steps: each program sums its share of all pixels,
+XLA sums the shares; there are no atomic additions, so the results are reproducible.
 
 Importing this module imports JAX.
 """
@@ -23,12 +23,12 @@ from jax.experimental.pallas import triton
 
 from efficientdet.kernels import pallas
 
-_ROWS = 4  # of results a program computes
-_MOST_CHANNELS = 64  # of a program
+_ROWS = 4  # output rows per program
+_MOST_CHANNELS = 64  # per program
 _LEAST_CHANNELS = 16  # 32 bytes of 16-bit numbers, which a GPU reads at once
 _MOST_WARPS = 4
-_NUMBERS = {3: 8, 5: 4}  # extent of the kernel -> numbers of a row a thread has: more of them leave no registers
-_PROGRAMS = 2048  # that share the pixels of the kernel's gradient: some for each of a large GPU's processors
+_NUMBERS = {3: 8, 5: 4}  # kernel size -> numbers of a row per thread; with more it runs out of registers
+_PROGRAMS = 2048  # that share the pixels of the kernel's gradient: several per multiprocessor of a large GPU
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -38,10 +38,10 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.A
     Args:
         x: [B, h, w, D], float32, bfloat16 or float16.
         kernel: [k, k, D, 1].
-        strides: downwards and to the right.
+        strides: vertical and horizontal stride.
 
     Returns:
-        [B, h / stride, w / stride, D], sizes rounded up, of the type of x.
+        [B, h / stride, w / stride, D], sizes rounded up, with the type of x.
     """
     return _correlate(x, kernel[..., 0], _Geometry.of(x, kernel, strides))
 
@@ -64,22 +64,22 @@ convolve.defvjp(_forward, _backward)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Geometry:
-    """Shapes, and how programs divide them."""
+    """Shapes, and how they are divided among programs."""
 
     batch: int
     sizes: tuple[int, int]
     """Height and width of x, px."""
     outputs: tuple[int, int]
     before: tuple[int, int]
-    """Padding above and on the left, px."""
+    """Padding at the top and on the left, px."""
     strides: tuple[int, int]
     extents: tuple[int, int]
-    """Of the kernel."""
+    """Height and width of the kernel."""
     depth: int
 
     @classmethod
     def of(cls, x: Any, kernel: Any, strides: tuple[int, int]) -> "_Geometry":
-        """Reads it off arrays."""
+        """Computes the geometry from arrays."""
         batch, *sizes, depth = x.shape
         extents = kernel.shape[:2]
         outputs = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
@@ -98,9 +98,9 @@ class _Geometry:
         )
 
     def tile(self, width: int) -> tuple[int, int, int]:
-        """Divides a row of pixels: columns and channels of a program, powers of two both, and its warps."""
+        """Divides a row of pixels: columns and channels per program, both powers of two, and its warps."""
         numbers = _NUMBERS.get(max(self.extents), min(_NUMBERS.values()))
-        dividing = self.depth & -self.depth  # the largest power of two that does
+        dividing = self.depth & -self.depth  # the largest power of two that divides it
         channels = dividing if dividing >= _LEAST_CHANNELS else pl.next_power_of_2(self.depth)
         channels = min(channels, _MOST_CHANNELS)
         columns = min(pl.next_power_of_2(width), 32 * _MOST_WARPS * numbers // channels)
@@ -109,7 +109,7 @@ class _Geometry:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _correlate(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
-    """Computes y."""
+    """Computes the output y."""
     strides, extents, before = geometry.strides, geometry.extents, geometry.before
     height, width = geometry.outputs
     columns, channels, warps = geometry.tile(width)
@@ -135,10 +135,10 @@ def _correlate(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _spread(upstream: jax.Array, kernel: jax.Array, geometry: _Geometry, dtype: Any) -> jax.Array:
-    """Computes the gradient of x: each upstream number goes to the pixels that its output came from.
+    """Computes the gradient of x: each upstream value goes to the pixels that its output was computed from.
 
-    With stride s the pixels s n + a - p, for each a below s, are a convolution of their own, with the kernel's numbers
-    a, a + s, ..: x's pixel n of kind a has that of upstream's pixel n - t through the kernel's a + s t.
+    With stride s, the pixels s n + a - p for each a below s form a separate convolution with the kernel elements
+    a, a + s, ..: pixel n of phase a receives upstream pixel n - t through kernel element a + s t.
     """
     strides, extents, before = geometry.strides, geometry.extents, geometry.before
     height, width = (
@@ -190,7 +190,7 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
         def add(turn: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             image, part = _divide(share + turn * shares, blocks[0] * blocks[1])
             block, part = _divide(part, blocks[1])
-            # The last turn of some shares lies beyond the batch: all of its rows are beyond the image then.
+            # The last turn of some shares is beyond the batch; then all of its rows are set beyond the image.
             first = jnp.where(image < geometry.batch, block, blocks[0]) * _ROWS
             column = pallas.places(part, columns)
             seen = [_Strip(x_ref, column * strides[1] + right - before[1], channel) for right in range(extents[1])]
@@ -214,27 +214,27 @@ def _collect(x: jax.Array, upstream: jax.Array, geometry: _Geometry) -> jax.Arra
 
 
 def _window(geometry: _Geometry) -> Iterator[tuple[int, int]]:
-    """Lists the rows of x that a program's rows of results need, and for each the steps to the right."""
+    """Lists the rows of x that the output rows of a program need, each with the horizontal kernel offsets."""
     rows = (_ROWS - 1) * geometry.strides[0] + geometry.extents[0]
     return itertools.product(range(rows), range(geometry.extents[1]))
 
 
 def _outputs_of(row: int, geometry: _Geometry) -> list[tuple[int, int]]:
-    """Lists the rows of results that a row of x counts for, each with the kernel's row between them."""
+    """Lists the output rows that a row of x contributes to, each with the kernel row that connects them."""
     pairs = [(number, row - number * geometry.strides[0]) for number in range(_ROWS)]
     return [(number, down) for number, down in pairs if 0 <= down < geometry.extents[0]]
 
 
 def _divide(number: Any, by: int) -> tuple[Any, Any]:
-    """Divides numbers of at least 0: quotient and rest."""
+    """Divides non-negative numbers: quotient and remainder."""
     return jax.lax.div(number, by), jax.lax.rem(number, by)
 
 
 class _Strip:
-    """Some columns and channels of an array [B, h, w, D], of any row; what lies outside of it is 0 and not written."""
+    """Some columns and channels of an array [B, h, w, D]; positions outside are read as 0 and not written."""
 
     def __init__(self, ref: Any, column: Any, channel: Any):
-        """Takes int32[columns] and int32[channels]."""
+        """Takes the indices, int32[columns] and int32[channels]."""
         _, self._height, width, depth = ref.shape
         mask = ((column >= 0) & (column < width))[:, None]
         if depth % channel.size:
@@ -258,7 +258,7 @@ class _Strip:
 
 
 def _load_weights(ref: Any, channel: Any) -> dict[tuple[int, int], Any]:
-    """Reads the kernel's numbers of some channels: place in the kernel -> float32[1, channels]."""
+    """Reads the kernel for some channels: position in the kernel -> float32[1, channels]."""
     mask = channel < ref.shape[2]
     places = itertools.product(range(ref.shape[0]), range(ref.shape[1]))
     return {at: triton.load(ref.at[*at, channel], mask=mask, other=0.0).astype(jnp.float32)[None] for at in places}

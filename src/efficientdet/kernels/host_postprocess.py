@@ -1,12 +1,12 @@
-"""Post-processing on the host: what `postprocess` computes in the graph, in NumPy, for runtimes that loop slowly.
+"""Post-processing on the host: the computation of `postprocess` in NumPy, for runtimes with slow loops.
 
-The same picks, scores to float32 rounding; a test holds the two equal. It need not look at everything:
+It picks the same boxes, with scores equal up to float32 rounding; a test checks this. It is fast because:
 
-- Of A x C logits the best M lie in the M anchors with the best class; the others' logits are not read.
-- Scores only fall, so the best hundred detections depend on the candidates down to the score of the last of them. It
-  begins with a window of the best few hundred and enlarges it only if the picks get worse than the window's end.
-- A box decays its own class alone: each class is a contiguous piece with its own best, and a heap of the classes' bests
-  gives the next pick.
+- Of A x C logits, the best M belong to the M anchors with the best class; the other logits are not read.
+- Scores only decrease, so the best hundred detections depend only on candidates down to the score of the last of them.
+  It starts with a window of the best few hundred and enlarges it only if the picks get worse than the window's end.
+- A box decays only its own class: each class is a contiguous slice with its own best, and a heap of the best of each
+  class gives the next pick.
 """
 
 import heapq
@@ -19,10 +19,10 @@ import numpy as np
 from efficientdet.config import PostprocessConfig
 from efficientdet.structures import Detections
 
-# Larger sides than this times the anchor cannot be meant; without a limit an untrained network answers infinity.
+# Boxes larger than this times the anchor are not plausible; without a limit an untrained network predicts infinity.
 MAX_LOG_SIZE = math.log(1000 / 16)
 
-_FIRST_WINDOW = 4  # candidates a wanted detection
+_FIRST_WINDOW = 4  # candidates per requested detection
 _GROWTH = 4
 
 _Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -35,12 +35,12 @@ def detect(
     anchors: np.ndarray,
     config: PostprocessConfig,
 ) -> Detections:
-    """Turns the network's answer into detections, as `postprocess.detect`.
+    """Converts raw predictions to detections like `postprocess.detect`.
 
     Args:
         class_logits: float32[B, A, C].
         box_deltas: float32[B, A, 4].
-        best_logits: float32[B, A], the largest of each anchor, which a runtime finds faster than NumPy.
+        best_logits: float32[B, A], the highest logit of each anchor, which a runtime computes faster than NumPy.
         anchors: float32[A, 4], yxyx px.
         config: limits and thresholds.
     """
@@ -60,7 +60,7 @@ def detect(
 
 
 def soft_nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: PostprocessConfig) -> Detections:
-    """Suppresses as `postprocess.soft_nms`.
+    """Applies soft-NMS like `postprocess.soft_nms`.
 
     Args:
         boxes: float32[B, M, 4], yxyx px.
@@ -76,11 +76,11 @@ def soft_nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: 
 
 
 def _top_logits(logits: np.ndarray, best: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the largest of float32[A, C]: values and flat positions, best first, of equal ones the earlier first."""
+    """Finds the largest of float32[A, C]: values and flat positions, best first; equal values keep their order."""
     num_anchors, num_classes = logits.shape
     rows = np.arange(num_anchors)
     if count < num_anchors:
-        rows = _largest(best, count)  # they have as many logits at least as large as the smallest of these
+        rows = _largest(best, count)  # they have at least `count` logits as large as the smallest of these
         values = logits[rows].ravel()
         inside = np.flatnonzero(values >= best[rows].min())
         values = values[inside]
@@ -96,7 +96,7 @@ def _top_logits(logits: np.ndarray, best: np.ndarray, count: int) -> tuple[np.nd
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Finds where the largest `count` of float32[N] are, in the order of their places; of equal ones the first."""
+    """Finds the indices of the largest `count` of float32[N], in ascending order; of equal values the first."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     is_largest = values > least
     is_largest[np.flatnonzero(values == least)[: count - np.count_nonzero(is_largest)]] = True
@@ -113,10 +113,10 @@ def _decode(deltas: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 def _suppress(best: Callable[[int], _Candidates], limit: int, config: PostprocessConfig) -> _Candidates:
-    """Picks from a window of the best candidates, and from a larger one where that does not suffice."""
+    """Picks from a window of the best candidates, and from a larger one if necessary."""
     window = min(_FIRST_WINDOW * config.max_detections, limit)
     while True:
-        # A network that has gone astray may answer boxes of infinite size.
+        # A diverged network may predict boxes of infinite size.
         with np.errstate(over="ignore", invalid="ignore"):
             boxes, labels, scores = best(window)
             picks, picked_scores = _pick(boxes, labels, scores, config, is_all=window == limit)
@@ -128,8 +128,8 @@ def _suppress(best: Callable[[int], _Candidates], limit: int, config: Postproces
 def _pick(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, config: PostprocessConfig, *, is_all: bool
 ) -> tuple[Any, Any]:
-    """Picks the best again and again; None if a candidate outside of the window could be better than a pick."""
-    order = np.argsort(labels, kind="stable")  # one class after the other, best first within each
+    """Repeatedly picks the best box; None if a candidate outside the window could be better than a pick."""
+    order = np.argsort(labels, kind="stable")  # one class after another, best first within each
     corners = boxes[order].T
     low, high = np.ascontiguousarray(corners[:2]), corners[2:] + np.float32(1)  # areas count pixels
     pixels = (high[0] - low[0]) * (high[1] - low[1])
@@ -148,7 +148,7 @@ def _pick(
         if -negative < last:
             return None, None
         if negative == 0 or (-negative < config.score_threshold and has_pick[number]):
-            continue  # dropped, and so are the class's others
+            continue  # dropped, as is the rest of the class
         picks.append(place)
         picked_scores.append(-negative)
         has_pick[number] = True
@@ -162,7 +162,7 @@ def _pick(
 def _decay(
     left: np.ndarray, low: np.ndarray, high: np.ndarray, pixels: np.ndarray, piece: slice, pick: int, sigma: float
 ) -> int:
-    """Takes a pick out of its class, decays the others in place, and returns the position of the next best."""
+    """Removes a pick from its class, decays the others in place, and returns the index of the next best."""
     of_class = left[piece]
     if len(of_class) > 1:
         sides = np.minimum(high[:, piece], high[:, pick : pick + 1])

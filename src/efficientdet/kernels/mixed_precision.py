@@ -1,9 +1,9 @@
 """Sums of 16-bit numbers: always in float32 and rounded once (Micikevicius et al. 2018, section 3.3).
 
-bfloat16 has 8 binary digits, float16 has 11. Rounding a result to them does little harm; rounding a sum after each of
-its terms does: what is smaller than the last digit of the sum so far is lost. XLA on a CPU, and TensorFlow's own loops,
-add in the type of their input. oneDNN, which TensorFlow uses where the processor has instructions for the type
-(AVX-512 BF16, AMX), adds in float32. What is added up here is therefore converted first wherever that is not certain.
+bfloat16 has 8 binary digits, float16 has 11. Rounding a result to them does little harm, but rounding a sum after each
+term does: terms smaller than the last digit of the running sum are lost. XLA on a CPU, and TensorFlow's own loops, add
+in the type of their input. oneDNN, which TensorFlow uses if the CPU has instructions for the type (AVX-512 BF16, AMX),
+adds in float32. Sums here therefore convert to float32 first unless that is certain.
 """
 
 import functools
@@ -18,26 +18,26 @@ _DIGITS = {"bfloat16": 8, "float16": 11}
 
 
 def is_sixteen_bit(x: Array) -> bool:
-    """Says whether a tensor has 16-bit floats."""
+    """Returns whether a tensor has 16-bit floats."""
     return _name(x) in _DIGITS
 
 
 def widened(x: Array) -> Array:
-    """Converts 16-bit floats to float32; others stay what they are."""
+    """Converts 16-bit floats to float32; returns other types unchanged."""
     return ops.cast(x, "float32") if is_sixteen_bit(x) else x
 
 
 def convolves_in_float32(x: Array) -> bool:
-    """Says whether TensorFlow's convolutions on this CPU add up numbers like those of `x` in float32.
+    """Returns whether TensorFlow's convolutions on this CPU sum values of the type of `x` in float32.
 
-    float32 does, of course. For 16 bits it depends on the processor, so one is tried, once.
+    True for float32. For 16 bits it depends on the CPU, so a convolution is tried, once.
     """
     name = _name(x)
     return name not in _DIGITS or _adds_in_float32(name)
 
 
 def add_bias(x: Array, bias: Channels) -> Array:
-    """Adds a number to each channel; its gradient, a sum over all pixels, is added up in float32.
+    """Adds a number to each channel; its gradient, a sum over all pixels, is computed in float32.
 
     Args:
         x: [B, h, w, D], of any float type.
@@ -47,11 +47,11 @@ def add_bias(x: Array, bias: Channels) -> Array:
         The same shape and type as x.
     """
     wide = widened(x)
-    return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # XLA makes it part of a loop, where it costs nothing
+    return ops.cast(wide + ops.cast(bias, wide.dtype), x.dtype)  # XLA fuses it into a loop, where it costs nothing
 
 
 def add_bias_with_tensorflow(x: Array, bias: Channels) -> Array:
-    """Does as `add_bias`, without a copy of the feature map in float32."""
+    """Like `add_bias`, but without a float32 copy of the feature map."""
     import tensorflow as tf
 
     bias = ops.cast(bias, x.dtype)
@@ -74,7 +74,7 @@ def _bias_adder() -> Any:
 
 @functools.cache
 def _adds_in_float32(name: str) -> bool:
-    """Tries: each output is the exact one, rounded once, only if it was not rounded on the way."""
+    """Tries a convolution: its outputs equal the exact ones rounded once only if sums were not rounded on the way."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)

@@ -1,10 +1,10 @@
-"""Batch normalisation with the activation behind it, while a network trains (Ioffe and Szegedy 2015).
+"""Batch normalization followed by an activation, during training (Ioffe and Szegedy 2015).
 
     y = activation((x - mean) / sqrt(variance + epsilon) * gamma + beta)
 
-TensorFlow runs one operation at a time on a processor. A large feature map goes through one compiled kernel there
-(`chains`), a small one through TensorFlow's own operation, which needs no compiling. JAX compiles whole steps, but
-would keep and read more than it must (`normalization_jax`).
+On a CPU, TensorFlow runs one operation at a time. There a large feature map goes through one compiled kernel
+(`chains`), a small one through TensorFlow's own operation, which needs no compilation. JAX compiles whole steps, but
+would store and read more than necessary (`normalization_jax`).
 """
 
 import math
@@ -34,16 +34,16 @@ def normalize(
     activation: str | None,
     once: bool = False,
 ) -> tuple[Features, Channels, Channels]:
-    """Normalises by mean and variance over images and pixels, and activates.
+    """Normalizes by mean and variance over images and pixels, and applies the activation.
 
     Args:
         x: [B, h, w, D] of any float type; the arithmetic is float32.
         gamma: float32[D].
         beta: float32[D].
-        near_mean: float32[D], what the mean is expected to be; the answer depends on it by rounding alone.
-        epsilon: beside the variance.
-        activation: of `activate`.
-        once: nothing should be compiled, since it will hardly be used again.
+        near_mean: float32[D], the expected mean; it affects only the rounding of the result.
+        epsilon: added to the variance.
+        activation: see `activate`.
+        once: whether to avoid compiling, because the result would hardly be reused.
 
     Returns:
         The same shape and type as x; mean and (biased) variance, float32[D].
@@ -61,7 +61,7 @@ def normalize_on_processors(
     activation: str | None,
     once: bool = False,
 ) -> tuple[Features, Channels, Channels]:
-    """Does as `normalize`, in one operation or one kernel; arguments as there."""
+    """Like `normalize`, in one operation or one kernel."""
     if chains.are_known(x) and (once or not chains.pays(x)):
         outputs, mean, variance = _in_operation(x, gamma, beta, epsilon)
         return activate(outputs, activation), mean, variance
@@ -78,7 +78,7 @@ def normalize_over_replicas(
     activation: str | None,
     once: bool = False,
 ) -> tuple[Features, Channels, Channels]:
-    """Does as `normalize`, with statistics over all replicas of TensorFlow's strategy; arguments as there."""
+    """Like `normalize`, with statistics over all replicas of TensorFlow's strategy."""
     if once:
         return normalize_on_processors(x, gamma, beta, near_mean, epsilon=epsilon, activation=activation, once=True)
     wide = ops.cast(x, "float32")
@@ -97,7 +97,7 @@ def in_few_passes(
     once: bool = False,
     in_kernel: bool = False,
 ) -> tuple[Features, Channels, Channels]:
-    """Does as `normalize`, with JAX; arguments as there. `in_kernel`: sums by kernels in Pallas, for a GPU."""
+    """Like `normalize`, with JAX. `in_kernel`: sum with Pallas kernels, for a GPU."""
     from efficientdet.kernels import normalization_jax
 
     return normalization_jax.normalize(x, gamma, beta, near_mean, epsilon, activation, in_kernel)
@@ -113,7 +113,7 @@ def rescale(
     epsilon: float,
     activation: str | None,
 ) -> Features:
-    """Normalises by given mean and variance, float32[D] each, and activates; other arguments as of `normalize`."""
+    """Normalizes by given mean and variance, float32[D] each, and applies the activation; see `normalize`."""
     factor = gamma * ops.rsqrt(variance + epsilon)
     return chains.compute(scale_and_activate, x, factor, beta - mean * factor, activation=activation)
 
@@ -128,7 +128,7 @@ def rescale_on_processors(
     epsilon: float,
     activation: str | None,
 ) -> Features:
-    """Does as `rescale`, a small input in one operation."""
+    """Like `rescale`, but processes a small input in one operation."""
     if chains.are_known(x) and not chains.pays(x):
         return activate(_in_operation(x, gamma, beta, epsilon, mean, variance)[0], activation)
     return rescale(x, gamma, beta, mean, variance, epsilon=epsilon, activation=activation)
@@ -142,15 +142,15 @@ def _in_operation(
     mean: Channels | None = None,
     variance: Channels | None = None,
 ) -> tuple[Features, Channels, Channels]:
-    """Normalises by the batch or as given, with one operation of TensorFlow's; Keras takes ten, and thirty backwards.
+    """Normalizes by batch or given statistics with one TensorFlow operation; Keras uses ten, and thirty backward.
 
     Args:
-        x: [B, h, w, D], of a known size and any float type.
+        x: [B, h, w, D], of known size and any float type.
         gamma: float32[D].
         beta: float32[D].
-        epsilon: beside the variance.
-        mean: float32[D]; none: that of the batch.
-        variance: float32[D]; likewise.
+        epsilon: added to the variance.
+        mean: float32[D]; None: that of the batch.
+        variance: float32[D]; None: that of the batch.
 
     Returns:
         The same shape and type as x; mean and (biased) variance of the batch, float32[D].
@@ -158,12 +158,12 @@ def _in_operation(
     import tensorflow as tf
 
     by_batch = mean is None
-    # Now: gradients are computed after a stateless call, where variables have other values again.
+    # Read now: gradients are computed after the stateless call, when the variables have other values again.
     gamma, beta = tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)
     mean, variance = ([], []) if by_batch else (tf.convert_to_tensor(mean), tf.convert_to_tensor(variance))
     found: list[Any] = []
 
-    # TensorFlow's own gradient makes zeros, four operations an array, for the outputs that nothing depends on.
+    # TensorFlow's own gradient creates zeros, four operations per array, for outputs that nothing depends on.
     @tf.custom_gradient
     def normalize(x: Features, gamma: Channels, beta: Channels) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
         outputs, *rest = tf.raw_ops.FusedBatchNormV3(
@@ -188,7 +188,7 @@ def _in_operation(
 
     outputs = normalize(mixed_precision.widened(x), gamma, beta)
     count = math.prod(x.shape[:-1])
-    # The operation divides by one less, as for a sample.
+    # The operation divides by count - 1, as for a sample.
     return ops.cast(outputs, x.dtype), found[0], found[1] * ((count - 1) / count)
 
 
@@ -199,7 +199,7 @@ def scale_and_activate(x: Features, factor: Channels, shift: Channels, *, activa
         x: [B, h, w, D] of any float type.
         factor: float32[D].
         shift: float32[D].
-        activation: of `activate`.
+        activation: see `activate`.
 
     Returns:
         The same shape and type as x.
@@ -210,19 +210,19 @@ def scale_and_activate(x: Features, factor: Channels, shift: Channels, *, activa
 def normalize_by_batch(
     x: Features, gamma: Channels, beta: Channels, *, epsilon: float, activation: str | None
 ) -> tuple[Features, Channels, Channels]:
-    """Normalises by mean and variance over images and pixels, and activates.
+    """Normalizes by mean and variance over images and pixels, and applies the activation.
 
     Args:
         x: [B, h, w, D] of any float type; the arithmetic is float32.
         gamma: float32[D].
         beta: float32[D].
-        epsilon: beside the variance.
-        activation: of `activate`.
+        epsilon: added to the variance.
+        activation: see `activate`.
 
     Returns:
         The same shape and type as x; mean and (biased) variance, float32[D].
     """
-    # Pixels in a row: XLA sums the first of two axes faster than three of four.
+    # Flattened to rows: XLA sums over the first of two axes faster than over three of four.
     rows = ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32")
     mean = ops.mean(rows, axis=0)
     variance = ops.mean(ops.square(rows - mean), axis=0)

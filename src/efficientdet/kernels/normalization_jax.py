@@ -1,11 +1,11 @@
-"""Batch normalisation with its activation, for training with JAX: few passes over the feature map, forward and back.
+"""Batch normalization with activation for training with JAX, in few passes over the feature map, forward and backward.
 
     z = (x - mean) / sqrt(variance + epsilon)        y = activation(z gamma + beta)
 
-Mean and variance come from one pass, by sums of x - m and (x - m)^2, where m is the moving mean: near the mean, so
-that little is lost in their difference. Backwards, z and the slope of the activation are computed again from x instead
-of being kept: one pass for the sums of the gradients of gamma and beta, one for the gradient of x (Ioffe and Szegedy
-2015, section 3). Arithmetic is float32. Importing this module imports JAX.
+Mean and variance come from one pass with sums of x - m and (x - m)^2, where m is the moving mean: it is close to the
+mean, so little precision is lost in their difference. In the backward pass, z and the slope of the activation are
+recomputed from x instead of being stored: one pass for the sums of the gradients of gamma and beta, one for the
+gradient of x (Ioffe and Szegedy 2015, section 3). Arithmetic is float32. Importing this module imports JAX.
 """
 
 import functools
@@ -28,16 +28,16 @@ def normalize(
     activation: str | None,
     in_kernel: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by mean and variance over images and pixels, and activates.
+    """Normalizes by mean and variance over images and pixels, and applies the activation.
 
     Args:
         x: [B, h, w, D] of any float type.
         gamma: float32[D].
         beta: float32[D].
-        near_mean: float32[D], what the mean is expected to be; the answer depends on it by rounding alone.
-        epsilon: beside the variance.
-        activation: swish, relu6 or none.
-        in_kernel: sums by kernels in Pallas instead of XLA's.
+        near_mean: float32[D], the expected mean; it affects only the rounding of the result.
+        epsilon: added to the variance.
+        activation: swish, relu6 or None.
+        in_kernel: whether to sum with Pallas kernels instead of XLA's.
 
     Returns:
         The same shape and type as x; mean and (biased) variance, float32[D], which have no gradient.
@@ -80,13 +80,13 @@ normalize.defvjp(_forward, _backward)
 
 
 def _moments(arrays: Sequence[Any], columns: Sequence[Any]) -> list[Any]:
-    """Gives what mean and variance are sums of."""
+    """Computes the terms whose sums give mean and variance."""
     difference = arrays[0] - columns[0]
     return [difference, difference * difference]
 
 
 def _gradients(activation: str | None, arrays: Sequence[Any], columns: Sequence[Any]) -> list[Any]:
-    """Gives what the gradients of beta and gamma are sums of."""
+    """Computes the terms whose sums are the gradients of beta and gamma."""
     of_shifted, z = _slope(activation, *arrays, *columns)
     return [of_shifted, of_shifted * z]
 

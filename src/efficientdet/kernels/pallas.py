@@ -1,6 +1,6 @@
-"""What kernels in Pallas share: numbers of a block, sums over rows, and how a kernel runs. Importing it imports JAX.
+"""Shared parts of Pallas kernels: indices of a block, sums over rows, launching a kernel. Importing it imports JAX.
 
-On a CPU the same kernels are interpreted, slowly: for tests.
+On a CPU the same kernels are interpreted, slowly, for tests.
 """
 
 import functools
@@ -14,21 +14,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 MOST_NUMBERS = 2**31 - 1
-"""In an array that a kernel reads: places are 32-bit."""
-_COLUMNS = 128  # of a program: 256 bytes of 16-bit numbers
-_ROWS = 16  # a program reads at a time
+"""Most numbers in an array that a kernel reads, because indices are 32-bit."""
+_COLUMNS = 128  # per program: 256 bytes of 16-bit numbers
+_ROWS = 16  # read at a time by a program
 _WARPS = 4
-_PROGRAMS = 4096  # that share the rows: some for each of a large GPU's processors
-_LEAST_SIZE = 2**18  # below this XLA's own sum is as fast
+_PROGRAMS = 4096  # that share the rows: several for each multiprocessor of a large GPU
+_LEAST_SIZE = 2**18  # for smaller arrays XLA's own sum is as fast
 
 
 def places(block: Any, size: int) -> Any:
-    """Numbers what a block has: int32[size]."""
+    """Returns the indices of the elements of a block: int32[size]."""
     return block * size + jnp.arange(size, dtype=jnp.int32)
 
 
 def call(kernel: Callable[..., None], grid: tuple[int, ...], shape: Any, warps: int, *arrays: jax.Array) -> Any:
-    """Runs a kernel: on a GPU, or interpreted on a CPU. Which it is comes out when the program is compiled."""
+    """Runs a kernel on a GPU, or interprets it on a CPU, depending on what the program is compiled for."""
     ready = functools.partial(pl.pallas_call, kernel, out_shape=shape, grid=grid)
     params = triton.CompilerParams(num_warps=warps)
     return jax.lax.platform_dependent(*arrays, cpu=ready(interpret=True), default=ready(compiler_params=params))
@@ -45,17 +45,17 @@ def sum_rows(
     """Sums functions of numbers over rows, reading every array once.
 
     Args:
-        function: (float32 of one row of each array, float32 of its columns) -> `count` terms, element by element.
-        count: how many sums.
+        function: (float32 row of each array, float32 columns) -> `count` terms, element by element.
+        count: number of sums.
         arrays: [N, D] each.
-        columns: float32[D] each: what a function knows of a column.
-        in_kernel: by a kernel of ours, where the arrays are large; otherwise by XLA.
+        columns: float32[D] each, further inputs of the function for each column.
+        in_kernel: whether to use our kernel for large arrays; otherwise XLA.
 
     Returns:
         float32[count, D].
     """
     rows, depth = arrays[0].shape
-    # So many rows beside each other make whole blocks of columns, which need no mask.
+    # This many rows side by side make whole blocks of columns, which need no mask.
     fold = _COLUMNS // math.gcd(_COLUMNS, depth)
     if not in_kernel or rows % fold or not _LEAST_SIZE <= rows * depth <= MOST_NUMBERS:
         terms = function([array.astype(jnp.float32) for array in arrays], list(columns))
@@ -68,7 +68,7 @@ def sum_rows(
 def _sum_folded(
     function: Callable[..., Sequence[Any]], count: int, arrays: Sequence[jax.Array], columns: Sequence[jax.Array]
 ) -> jax.Array:
-    """Sums over rows in two parts: each program its share of the rows, XLA the shares: float32[count, W]."""
+    """Sums over rows in two steps: each program sums its share of the rows, XLA sums the shares: float32[count, W]."""
     rows, width = arrays[0].shape
     blocks = width // _COLUMNS
     shares = max(1, min(pl.cdiv(rows, _ROWS), _PROGRAMS // blocks))

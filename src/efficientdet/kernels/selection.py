@@ -1,7 +1,7 @@
-"""The best of many: what post-processing picks, by the operations in which the running backend is fast.
+"""Selection of the best logits and boxes for post-processing, with operations that are fast on the running backend.
 
-JAX sorts all that it is given, so that anchors are left out first and 16-bit logits are sorted as integers. On one GPU
-the picks of the suppression are one kernel. TensorFlow takes rows in a form that its converters understand.
+JAX sorts all of its input, so anchors are dropped first and 16-bit logits are sorted as integers. On a single GPU the
+suppression is one kernel. On TensorFlow, rows are gathered in a form that its converters understand.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ _SORTS_INTEGERS = True
 
 
 def best_logits(logits: Logits, count: int, dtype: str) -> tuple[Array, Array, Labels]:
-    """Picks the best logits over all anchors and classes; of equal ones the first.
+    """Selects the highest logits over all anchors and classes; of equal ones the first.
 
     Args:
         logits: [B, A, C], of any float type.
-        count: M; all, if there are fewer.
-        dtype: what the logits were computed in; they are in no more numbers than that has.
+        count: M; all if there are fewer.
+        dtype: data type the logits were computed in, which limits how many different values they have.
 
     Returns:
         float32[B, M], best first; int32[B, M] each, their anchors and classes.
@@ -37,13 +37,13 @@ def best_logits(logits: Logits, count: int, dtype: str) -> tuple[Array, Array, L
 
 
 def _best_anchors(logits: Logits, count: int, dtype: str) -> tuple[Logits, Array]:
-    """Leaves out anchors that none of the best `count` logits can belong to.
+    """Drops anchors that cannot have any of the best `count` logits.
 
-    The best logit of one that is left out is below the best of `count` others. Those that stay keep their order, so
-    that equal logits are taken in the same order too.
+    The best logit of a dropped anchor is below the best logits of `count` others. The remaining anchors keep their
+    order, so that equal logits are selected in the same order too.
 
     Returns:
-        [B, count, C]; int32[B, count], places among the anchors.
+        [B, count, C]; int32[B, count], indices of the anchors.
     """
     _, best = _top_k(ops.max(logits, axis=-1), count, dtype)
     kept = ops.sort(ops.cast(best, "int32"), axis=-1)
@@ -51,13 +51,13 @@ def _best_anchors(logits: Logits, count: int, dtype: str) -> tuple[Logits, Array
 
 
 def _top_k(logits: Logits, count: int, dtype: str) -> tuple[Array, Array]:
-    """Takes the best of [B, N], as `ops.top_k`, of equal ones the first."""
+    """Selects the highest values of [B, N] like `ops.top_k`; of equal ones the first."""
     if not (_SORTS_INTEGERS and backend.running() == "jax" and dtype in ("bfloat16", "float16")):
         return ops.top_k(logits, count)
     import jax
     import jax.numpy as jnp
 
-    # Integers in the order of the numbers: XLA sorts 16 bits of them in half the time of 32.
+    # Integers in the same order as the floats: XLA sorts 16-bit integers in half the time of 32-bit ones.
     bits = jax.lax.bitcast_convert_type(logits.astype(dtype), jnp.uint16)
     ordered = jnp.where(bits >> 15 == 1, ~bits, bits | 0x8000)
     _, positions = jax.lax.top_k(ordered, count)
@@ -65,10 +65,10 @@ def _top_k(logits: Logits, count: int, dtype: str) -> tuple[Array, Array]:
 
 
 def take(values: Array, places: Array) -> Array:
-    """Takes [B, K, ...] of values [B, M, ...] at int32[B, K].
+    """Gathers [B, K, ...] from values [B, M, ...] at int32[B, K].
 
-    On TensorFlow from the rows of all images in one list, since OpenVINO reads other memory where the batch that
-    `take_along_axis` keeps apart is 1 (2026.4.1; the tests say when that ends).
+    On TensorFlow it gathers from the rows of all images in one list, because with `take_along_axis` and a batch of 1,
+    OpenVINO reads the wrong memory (2026.4.1; a test shows when this is fixed).
     """
     if backend.running() != "tensorflow":
         return ops.take_along_axis(values, ops.reshape(places, (*places.shape, *[1] * (values.ndim - 2))), axis=1)
@@ -78,7 +78,7 @@ def take(values: Array, places: Array) -> Array:
 
 
 def kernel_that_picks(num_candidates: int) -> Callable[..., tuple[Any, Any]] | None:
-    """Returns a kernel that does as `postprocess.pick`: with JAX on the only GPU, since it works on one; else none."""
+    """Returns a kernel equivalent to `postprocess.pick` for JAX on a single GPU; otherwise None."""
     if backend.running() != "jax" or backend.gpus() != 1:
         return None
     from efficientdet.kernels import suppression_pallas

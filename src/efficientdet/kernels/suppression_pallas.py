@@ -1,7 +1,7 @@
-"""Soft-NMS as one kernel in Pallas, for JAX on a GPU: a program picks all detections of an image, one after another.
+"""Soft-NMS as one Pallas kernel, for JAX on a GPU: one program picks all detections of an image, one by one.
 
-The loop of `postprocess.soft_nms` starts a dozen kernels for each of a hundred picks, and asks after each whether to go
-on; a single image waits for them longer than for the network. What is computed is the same, and in the same order.
+The loop of `postprocess.soft_nms` launches a dozen kernels for each of a hundred picks and checks after each whether to
+continue; for a single image this takes longer than the network. The kernel does the same computation in the same order.
 Importing this module imports JAX.
 """
 
@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton
 from efficientdet.kernels import pallas
 
 MOST_CANDIDATES = 8192
-"""Whose numbers lie in the registers of one program."""
+"""Most candidates whose values fit in the registers of one program."""
 _DROPPED = -1.0
 _WARPS = 16
 
@@ -29,18 +29,18 @@ def pick(
     sigma: float,
     score_threshold: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Picks the best box, lowers the scores of its neighbours of the same class, and again.
+    """Repeatedly picks the best box and lowers the scores of overlapping boxes of the same class.
 
     Args:
-        boxes: float32[B, M, 4], yxyx px; M is `MOST_CANDIDATES` at most.
+        boxes: float32[B, M, 4], yxyx px; M is at most `MOST_CANDIDATES`.
         labels: int32[B, M].
         scores: float32[B, M] in [0, 1].
         max_detections: K.
         sigma: width of the Gaussian.
-        score_threshold: decayed scores below are dropped.
+        score_threshold: boxes with a decayed score below this are dropped.
 
     Returns:
-        picks: int32[B, K], places among the candidates; scores: float32[B, K], 0 where nothing was left to pick.
+        picks: int32[B, K], positions among the candidates; scores: float32[B, K], 0 if no box was left to pick.
     """
     batch, count = scores.shape
     size = pl.next_power_of_2(count)
@@ -57,7 +57,7 @@ def pick(
 
         def step(turn: Any, left: Any) -> Any:
             score = jnp.max(left)
-            # The first of equal ones, as `top_k` takes it.
+            # Of equal scores the first, like `top_k`.
             best = jnp.min(jnp.where(left == score, place, size - 1))
             top, start, bottom, end, area, label = (
                 triton.load(ref.at[image, best]) for ref in (*side_refs, pixels_ref, labels_ref)

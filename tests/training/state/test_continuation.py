@@ -96,7 +96,7 @@ def test_otherwise_the_knob_that_differs_is_named(config, steps, epochs, trainin
     _finish(config, steps)
     said = _refusal(_longer(config, epochs, **training))
     assert "is a run with training." in said
-    assert "another `--run-dir` for a new run" in said
+    assert "another `--run-dir` for a new one" in said
 
 
 def test_another_preset_is_named_before_the_knobs_that_it_brings(config):
