@@ -87,7 +87,7 @@ def test_a_damaged_config_file_is_named(tmp_path, text, words):
         pytest.param({"model": {"aspect_ratios": [[1.0]]}}, "aspect_ratios` is [1.0]", id="inside a list"),
         pytest.param({"model": {"backbone": {"width": "wide"}}}, "backbone: width` is 'wide'", id="two levels down"),
         pytest.param({"model": {"name": ["x" * 999]}}, "...; expected str", id="a long value is cut"),
-        pytest.param([], "config.json` is []; expected an object", id="a list for the whole"),
+        pytest.param([], "config.json` is []; expected a JSON object", id="a list for the whole"),
     ],
 )
 def test_a_wrong_value_is_named(values, words):
