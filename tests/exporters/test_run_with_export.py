@@ -7,12 +7,13 @@ import little_command_line
 import numpy as np
 import pytest
 
-from efficientdet import cli, experiment, presets
+from efficientdet import cli, presets
 from efficientdet.benchmarks import drawn_weights
 from efficientdet.errors import UserError
 from efficientdet.formats import manifest as manifests
 from efficientdet.model import weights
 from efficientdet.structures import Category
+from efficientdet.training import experiment
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")
@@ -32,7 +33,7 @@ def test_a_run_ends_with_an_export(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"export": "tensorrt"}, "`export` is tensorrt; expected one of saved_model"),
+        ({"export": "tensorrt"}, "`export` is tensorrt; choose from saved_model"),
         ({"export": "onnx", "seeds": (0, 1)}, "`export` and `seeds` cannot be combined"),
     ],
 )

@@ -40,7 +40,7 @@ def plan(training: TrainingConfig, num_examples: int) -> tuple[int, int]:
 
 
 def make_measurement(model: Any) -> Callable[[list[Any], list[Any], Batch], list[Any]]:
-    """Makes the pure function (trainable, non_trainable, batch) -> non_trainable with the statistics of the batch.
+    """Creates the pure function (trainable, non_trainable, batch) -> non_trainable with the statistics of the batch.
 
     Stochastic depth is off, as in inference; frozen parts keep their statistics.
     """

@@ -79,7 +79,7 @@ def clip(gradients: list[Any], norm: float) -> list[Array]:
 def momentum_update(
     weights: list[Any], gradients: list[Any], momenta: list[Any], *, rate: Scalar, momentum: float
 ) -> tuple[list[Array], list[Array]]:
-    """Makes one step of SGD.
+    """Applies one SGD update.
 
     Returns:
         New weights and new momenta.
@@ -104,7 +104,7 @@ def adam_update(
     momentum: float,
     square_decay: float,
 ) -> tuple[list[Array], list[Array], list[Array]]:
-    """Makes one step of Adam (Kingma and Ba 2015, algorithm 1).
+    """Applies one Adam update (Kingma and Ba 2015, algorithm 1).
 
     Args:
         weights: float32 arrays.

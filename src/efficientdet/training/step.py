@@ -53,7 +53,7 @@ def make_step(
     *,
     is_fixed: bool = False,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
-    """Makes the training step.
+    """Creates the training step.
 
     With `training.accumulate_steps` the batch goes through the network in parts. Their losses are divided by the
     matched anchors of the whole batch, so that the sum of the gradients is that of the whole batch. What is tested,

@@ -31,7 +31,7 @@ class ValidationResult:
 
 
 def make_validation(model: Any, anchors: np.ndarray, config: ExperimentConfig) -> Callable[..., tuple[Detections, Any]]:
-    """Makes the pure function (trainable, non_trainable, batch, is_real bool[B]) -> (Detections, losses).
+    """Creates the pure function (trainable, non_trainable, batch, is_real bool[B]) -> (Detections, losses).
 
     Rows that are not real only fill up the last batch and don't count in any loss.
     """
