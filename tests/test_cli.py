@@ -132,18 +132,18 @@ def test_the_config_of_a_run_can_start_another(tmp_path):
 def test_a_preset_and_a_config_file_are_one_too_many(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["train", "d0", "--config", str(tmp_path / "config.json")]) == 1
-    assert "give one of them" in capsys.readouterr().err
+    assert "pass only one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["train d0 d1", "train d0 --training.epochs 3 d1", "preview records --columns 2 d1"])
 def test_a_preset_in_another_place_is_wrong_usage(words, capsys):
     assert cli.main(words.split()) == 2
-    assert "`d1` is not expected here; give one preset, before any option." in capsys.readouterr().err
+    assert "unexpected argument `d1`; pass one preset, before any option." in capsys.readouterr().err
 
 
 def test_a_training_without_a_preset_says_which_there_are(capsys):
     assert cli.main(["train", "--training.epochs", "3"]) == 1
-    assert "`train` needs a preset first: one of d0, d1, " in capsys.readouterr().err
+    assert "`train` needs a preset or `--config FILE`; choose from d0, d1, " in capsys.readouterr().err
 
 
 def test_json_and_backend_may_stand_anywhere(capsys):

@@ -131,7 +131,7 @@ def test_nvidia_s_command_typed_verbatim_is_answered_with_what_to_type(capsys):
         "docs/from-nvidia.md",
     ):
         assert answer in said
-    assert "-> a knob each" not in said, "the keys themselves are answered"
+    assert "-> one option each" not in said, "the keys themselves are answered"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """EfficientDet object detection for Keras 3.
 
-The public names below are loaded when they are first used, so that `import efficientdet` costs no TensorFlow or JAX.
+The public names below are loaded on first use, so `import efficientdet` doesn't import TensorFlow or JAX.
 """
 
 import importlib
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# TensorFlow leaves oneDNN off on processors without AVX-512; with AVX2 it makes a step a fifth to a third faster, too.
-# TensorFlow looks when it is imported, which any module of the package may be the first to do.
+# TensorFlow disables oneDNN on CPUs without AVX-512, but with AVX2 it also makes a step a fifth to a third faster.
+# TensorFlow reads this on import, and any module of the package may be the first to import it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __all__ = [
@@ -52,7 +52,7 @@ _HOMES = {
     "train": "efficientdet.training.experiment",
 }
 
-# Or TensorFlow, whose own lines stay away from the terminal when `backend` is the first to import it.
+# Or TensorFlow: if `backend` imports it first, TensorFlow's own log lines stay off the terminal.
 _NEED_KERAS = {
     "Detector",
     "convert",
@@ -91,6 +91,6 @@ def __getattr__(name: str) -> Any:
         if name in _NEED_KERAS and "keras" not in sys.modules:
             from efficientdet import backend
 
-            backend.choose()  # Keras itself would take TensorFlow, also where only JAX is installed
+            backend.choose()  # Keras itself would pick TensorFlow even if only JAX is installed
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'efficientdet' has no attribute {name!r}")

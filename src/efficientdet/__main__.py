@@ -1,4 +1,4 @@
-"""`python -m efficientdet`."""
+"""Runs the command line as `python -m efficientdet`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The command line: one table of verbs, each a function of the Python API with the same name and arguments.
+"""The command line: one table of commands, each a function of the Python API with the same name and arguments.
 
-`efficientdet --help` must answer at once, so a verb's module is imported when the verb runs, not before.
+`efficientdet --help` must be fast, so a command's module is imported only when the command runs.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from efficientdet.errors import UsageError, UserError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """A command: a function, whose parameters are its options."""
+    """A command: a function whose parameters are its options."""
 
     module: str
     function: str
@@ -27,13 +27,13 @@ class Verb:
     grammar: Callable[[list[str]], grammars.Reading] = grammars.plain
     """Reads what its command line takes beyond these options."""
     backend: Literal["chosen", "later", "tensorflow"] = "chosen"
-    """Keras's. chosen: the one that was asked for; later: the same, but Keras is imported only where it is needed;
-    tensorflow: this one, whichever was asked for."""
+    """Keras backend. chosen: the requested one; later: the same, but Keras is imported only if needed;
+    tensorflow: always TensorFlow."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Commands below one word."""
+    """Subcommands of one word, such as `benchmark`."""
 
     summary: str
     verbs: Mapping[str, Verb]
@@ -41,77 +41,87 @@ class Group:
 
 
 VERBS: Mapping[str, Verb | Group] = {
-    # Records are TensorFlow's, whichever backend trains on them.
+    # Records are written with TensorFlow, whichever backend trains on them.
     "convert": Verb(
         "efficientdet.data.conversion",
         "convert",
-        "annotations in a dozen formats and their images to records",
+        "convert images and annotations (a dozen formats) to records",
         grammar=grammars.convert,
         backend="tensorflow",
     ),
     "download": Verb(
         "efficientdet.data.coco_download",
         "download",
-        "COCO 2017 by name, from its archives to records",
+        "download COCO 2017 and convert it to records",
         backend="tensorflow",
     ),
     "preview": Verb(
         "efficientdet.training.trials.previews",
         "preview",
-        "a sheet of training images, augmented, with boxes",
+        "draw a sheet of augmented training images with boxes",
         grammar=grammars.preview,
     ),
     "train": Verb(
         "efficientdet.training.experiment",
         "train",
-        "train a preset on a dataset, or resume",
+        "train a preset on a dataset, or resume a run",
         grammar=grammars.train,
     ),
     "evaluate": Verb(
-        "efficientdet.evaluation.measuring", "evaluate", "COCO AP of a run, a weights file, or detections in JSON"
+        "efficientdet.evaluation.measuring",
+        "evaluate",
+        "compute COCO AP of a run, a weights file or a JSON of detections",
     ),
-    # An export is run without Keras.
+    # Exports run without Keras.
     "predict": Verb(
         "efficientdet.inference.prediction",
         "predict",
-        "detect in images, videos, cameras: with boxes, and as JSON",
+        "detect objects in images, videos and cameras; draw boxes and write JSON",
         backend="later",
     ),
     "export": Verb(
-        "efficientdet.exporters.exports", "export", "SavedModel, ONNX, LiteRT or OpenVINO, compared with Keras"
+        "efficientdet.exporters.exports",
+        "export",
+        "export to SavedModel, ONNX, LiteRT or OpenVINO, checked against Keras",
     ),
-    "serve": Verb("efficientdet.serving.service", "serve", "a model over HTTP, with a page for people"),
+    "serve": Verb("efficientdet.serving.service", "serve", "serve a model over HTTP, with a web page"),
     "import-weights": Verb(
-        "efficientdet.checkpoints.importing", "import_weights", "a published checkpoint to a weights file"
+        "efficientdet.checkpoints.importing", "import_weights", "convert a published checkpoint to a weights file"
     ),
     "benchmark": Group(
-        "input, train or inference: how fast it is here, in turns with what it is compared to",
+        "measure the speed of input, training, inference or exports on this machine",
         {
             "input": Verb(
                 "efficientdet.benchmarks.input_pipeline",
                 "benchmark_input",
-                "records to batches, and what limits it",
+                "from records to batches, and what limits it",
             ),
-            "train": Verb("efficientdet.benchmarks.training", "benchmark_train", "updates, alone or fed by records"),
+            "train": Verb(
+                "efficientdet.benchmarks.training", "benchmark_train", "training steps, alone or fed by records"
+            ),
             "inference": Verb(
-                "efficientdet.benchmarks.inference", "benchmark_inference", "images to detections, and each part"
+                "efficientdet.benchmarks.inference", "benchmark_inference", "from images to detections, stage by stage"
             ),
             "exports": Verb(
                 "efficientdet.benchmarks.formats",
                 "benchmark_exports",
-                "each format and precision: size, AP, speed",
+                "size, AP and speed of each format and precision",
             ),
         },
-        "Candidates are measured in turns; --output FILE writes hardware, versions, commit and command too.\n"
-        "Each explains itself with --help.",
+        "Candidates take turns. --output FILE also records the hardware, versions, commit and command.\n"
+        "Run a subcommand with --help to see its options.",
     ),
-    "describe": Verb("efficientdet.model.complexity", "describe", "parameters, multiply-adds and anchors of a preset"),
-    "doctor": Verb("efficientdet.diagnosis", "doctor", "devices, versions, precision, processes: what works here"),
-    "demo": Verb("efficientdet.demo", "run_demo", "the whole path on generated images, in minutes"),
+    "describe": Verb(
+        "efficientdet.model.complexity", "describe", "show parameters, multiply-adds and anchors of a preset"
+    ),
+    "doctor": Verb(
+        "efficientdet.diagnosis", "doctor", "check devices, versions, precision and processes on this machine"
+    ),
+    "demo": Verb("efficientdet.demo", "run_demo", "try the whole workflow on generated images, in minutes"),
 }
 
 _EXAMPLES = """\
-a first run, from photographs to images with boxes:
+a first run, from photographs to detections:
   efficientdet convert photographs/ --output records/
   efficientdet train lite0 --data.train records/ --backbone imagenet --training.batch-size 8 --training.epochs 50
   efficientdet evaluate runs/lite0 --data records/
@@ -123,10 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: words after `efficientdet`; those of the process if None.
+        arguments: words after `efficientdet`; None means those of the process.
 
     Returns:
-        0 success, 1 a failure that the message explains. Wrong usage exits with status 2.
+        0 for success, 1 for a failure that the message explains, 2 for wrong usage.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and grammars.HELP & set(words):
@@ -141,35 +151,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"efficientdet: {one_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as error:
-        if not error.args:  # a run that saved itself has said so
+        if not error.args:  # otherwise the run has already reported that it was saved
             print("efficientdet: interrupted.", file=sys.stderr)
         return 130
 
 
 def _help() -> str:
-    """Writes the first page."""
+    """Returns the text of `efficientdet --help`."""
     return (
         f"efficientdet {efficientdet.__version__}: EfficientDet object detection for Keras 3\n\n"
-        "usage: efficientdet VERB ... [--json] [--backend tensorflow|jax]\n\n"
+        "usage: efficientdet COMMAND ... [--json] [--backend tensorflow|jax]\n\n"
         f"{_rows(VERBS)}\n\n"
-        "`efficientdet VERB --help` explains a verb. --json prints its result as JSON; --backend chooses Keras's\n"
-        "backend (else KERAS_BACKEND, else keras.json, else TensorFlow).\n\n"
+        "Run `efficientdet COMMAND --help` for a command's options. --json prints the result as JSON. --backend sets\n"
+        "the Keras backend (default: KERAS_BACKEND, then keras.json, then TensorFlow).\n\n"
         f"{_EXAMPLES}"
     )
 
 
 def _rows(verbs: Mapping[str, Verb | Group]) -> str:
-    """Writes a line for each verb."""
+    """Formats one line per command."""
     width = max(map(len, verbs))
     return "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items())
 
 
 def _run(words: list[str]) -> int:
-    """Runs a verb and shows its result."""
+    """Runs a command and shows its result."""
     words, as_json = grammars.take_flag(words, "--json")
     words, wanted = grammars.take_option(words, "--backend")
     if not words or words[0] in (*grammars.HELP, "help"):
@@ -197,13 +207,13 @@ def _run(words: list[str]) -> int:
 
 
 def _find(words: list[str]) -> tuple[str, Verb | Group, list[str]]:
-    """Finds the verb that the first words name.
+    """Finds the command that the first words name.
 
     Returns:
-        The program with these words, the verb, or a group that is to be explained, and the other words.
+        The program name including these words; the command, or a group whose help to show; and the remaining words.
 
     Raises:
-        UsageError: there is no such verb.
+        UsageError: the command is unknown.
     """
     path, verbs, rest = ["efficientdet"], VERBS, words
     while True:
@@ -218,7 +228,7 @@ def _find(words: list[str]) -> tuple[str, Verb | Group, list[str]]:
 
 
 def _choose_backend(verb: Verb, wanted: str | None) -> None:
-    """Fixes Keras's backend, before the modules that import Keras."""
+    """Sets the Keras backend before any module imports Keras."""
     from efficientdet import backend
 
     choose = backend.prefer if verb.backend == "later" else backend.choose
@@ -226,11 +236,11 @@ def _choose_backend(verb: Verb, wanted: str | None) -> None:
 
 
 def _call(verb: Verb, program: str, words: list[str]) -> Any:
-    """Calls a verb's function with the arguments that the words give; wrong ones exit with status 2."""
+    """Parses the words and calls the command's function; wrong usage exits with status 2."""
     from efficientdet.command_line import options, parsing
 
     function = getattr(importlib.import_module(verb.module), verb.function)
-    # An option whose right name is known; the parser refuses the others.
+    # Unknown options that we can name the right spelling of; the parser rejects the others.
     if (text := options.explain(program.split()[1], inspect.signature(function).parameters, words)) is not None:
         raise UsageError(text)
     reading = verb.grammar(words)

@@ -1,9 +1,9 @@
-"""Modules that wait: imported at once, loaded when something of them is asked for.
+"""Deferred modules: imported immediately, executed when one of their attributes is first used.
 
-`efficientdet VERB --help` needs the signature and the docstring of a function, not what the function works with, and
-loading that takes several times as long as the answer. A process that does nothing but explain a verb lets the modules
-below wait. In any other one imports cost, and fail, where they stand. It pays because ours are imported as modules, not
-by their names. `importlib.util.LazyLoader` loads a module at its second import already, NumPy twice.
+`efficientdet COMMAND --help` needs a function's signature and docstring, not its dependencies, and loading those takes
+several times as long as printing the help. So a process that only prints help defers the modules below; in any other
+process imports run, and fail, where they are written. This works because our code imports modules, not their names.
+`importlib.util.LazyLoader` isn't enough: it loads a module on its second import, and NumPy twice.
 """
 
 import importlib.abc
@@ -17,7 +17,7 @@ _WAITING = ("efficientdet", "numpy", "PIL", "requests", "yaml")
 
 
 class _Module(ModuleType):
-    """A module whose own attributes are not there yet; what the import system asks for is."""
+    """A module that has the import system's attributes but hasn't been executed yet."""
 
     def __getattr__(self, name: str) -> Any:
         self.__class__ = ModuleType  # type: ignore[assignment]
@@ -28,7 +28,7 @@ class _Module(ModuleType):
 
 
 class _Loader(importlib.abc.Loader):
-    """Leaves a module to the loader that it has, later."""
+    """Hands a module to its real loader on first use."""
 
     def __init__(self, loader: importlib.abc.Loader):
         self.loader = loader
@@ -40,7 +40,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules that wait, where Python finds them."""
+    """Finds the deferred modules on Python's normal path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -55,5 +55,5 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def start() -> None:
-    """Lets modules wait that are imported from now on, in a process that ends soon."""
+    """Defers modules imported from now on; meant for a process that exits soon."""
     sys.meta_path.insert(0, _Finder())

@@ -1,7 +1,7 @@
-"""What a verb's command line takes beyond the options of its function.
+"""What a command accepts beyond the options of its function.
 
-Most verbs take nothing more. `train` and `preview` start from a preset or from the config of a run, whose values become
-the defaults of the knobs; `convert` may leave its format out. Each has a function here that reads this, and leaves the
+Most commands accept nothing more. `train` and `preview` start from a preset or a run's config, whose values become the
+defaults of the options; `convert` can omit its format. Each has a function here that reads these words and leaves the
 rest to the parser.
 """
 
@@ -23,12 +23,12 @@ HELP = frozenset({"-h", "--help"})
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """An argument that is read before the parser runs; `--help` lists it with the others."""
+    """An argument that is read before the parser runs but still listed in `--help`."""
 
     name: str
     text: str
     metavar: str = ""
-    """What stands for its value; empty: a flag."""
+    """Placeholder for its value; empty for a flag."""
     is_positional: bool = False
 
 
@@ -38,16 +38,16 @@ class Reading:
 
     words: list[str]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of the function's parameters, by name."""
+    """Defaults of the function's parameters, by name."""
     listed: tuple[Listed, ...] = ()
 
 
 JSON = Listed("json", "print the result as JSON.")
 BACKEND = Listed(
-    "backend", "Keras's backend; else KERAS_BACKEND, else keras.json, else TensorFlow.", "{tensorflow,jax}"
+    "backend", "Keras backend (default: KERAS_BACKEND, then keras.json, then TensorFlow).", "{tensorflow,jax}"
 )
 _CONFIG = Listed(
-    "config", "start from the config.json of a run, or from such a file, instead of a preset.", "FILE_OR_RUN"
+    "config", "start from a run folder's config.json, or another config file, not a preset.", "FILE_OR_RUN"
 )
 
 
@@ -60,36 +60,34 @@ def train(words: list[str]) -> Reading:
     """Reads `train PRESET | --config FILE_OR_RUN [--section.knob value ...]`.
 
     Raises:
-        UserError: neither is there, or both, or what is there cannot be used.
+        UserError: neither or both are given, or the given one cannot be used.
     """
     from efficientdet import presets
 
     start, rest = _take_start("train", words)
     if start is None:
         if not HELP & set(rest):
-            raise UserError(
-                f"`train` needs a preset first: one of {', '.join(presets.PRESETS)}; or `--config FILE`, of a run."
-            )
+            raise UserError(f"`train` needs a preset or `--config FILE`; choose from {', '.join(presets.PRESETS)}.")
         start = presets.find_preset("d0")
     return Reading(rest, {"config": start}, (_preset("comes first.", "PRESET"), _CONFIG))
 
 
 def preview(words: list[str]) -> Reading:
-    """Reads `preview DATA [PRESET | --config FILE_OR_RUN] [--section.knob value ...]`; the preset is d0 if left out.
+    """Reads `preview DATA [PRESET | --config FILE_OR_RUN] [--section.knob value ...]`; the default preset is d0.
 
     Raises:
-        UserError: a preset and a config, or one that cannot be used.
+        UserError: both a preset and a config are given, or the given one cannot be used.
     """
     from efficientdet import presets
 
     data, rest = (words[:1], words[1:]) if words and not words[0].startswith("-") else ([], words)
     start, rest = _take_start("preview", rest)
     start = start or presets.find_preset("d0")
-    return Reading([*data, *rest], {"config": start}, (_preset("follows DATA; d0 if left out.", "[PRESET]"), _CONFIG))
+    return Reading([*data, *rest], {"config": start}, (_preset("follows DATA; default d0.", "[PRESET]"), _CONFIG))
 
 
 def convert(words: list[str]) -> Reading:
-    """Reads `convert [FORMAT] FOLDER --output DIR`: the format is `auto` where the words name none."""
+    """Reads `convert [FORMAT] FOLDER --output DIR`; the default format is `auto`."""
     if HELP & set(words):
         return Reading(words)
     from efficientdet.data import registry
@@ -100,22 +98,22 @@ def convert(words: list[str]) -> Reading:
         is_value = before.startswith("--") and "=" not in before and not before.replace("_", "-").startswith(flags)
         if word in ("auto", *registry.NAMES) and not is_value and not words[place + 1].startswith("-"):
             return Reading(words)
-    # A format without a folder and a misspelt one are for the parser to explain; a folder may be called like a format.
+    # The parser explains a format without a folder and a misspelled one; a folder may have the name of a format.
     leading = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     is_format = len(leading) > 1 or (leading[:1] and leading[0] in registry.NAMES)
     return Reading(words if is_format and not os.path.isdir(leading[0]) else ["auto", *words])  # noqa: PTH112
 
 
 def take_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
-    """Takes a flag out of the words; returns what is left, and whether it was there."""
+    """Removes a flag from the words; returns the rest, and whether it was there."""
     return [word for word in words if word != flag], flag in words
 
 
 def take_option(words: list[str], option: str) -> tuple[list[str], str | None]:
-    """Takes `option value` or `option=value` out of the words; given twice, the last one counts.
+    """Removes `option value` or `option=value` from the words; if repeated, the last one counts.
 
     Returns:
-        What is left, and the value; none: the option is not there.
+        The rest, and the value, or None if the option is absent.
 
     Raises:
         UserError: the option has no value.
@@ -141,14 +139,14 @@ def _preset(where: str, metavar: str) -> Listed:
 
 
 def _take_start(verb: str, words: list[str]) -> tuple[ExperimentConfig | None, list[str]]:
-    """Takes `PRESET` from the front of the words, or `--config FILE` out of them: the config to start from, or none.
+    """Removes `PRESET` or `--config FILE` from the words and returns the config to start from, or None.
 
-    FILE may also be the folder of a run, whose config.json it then is.
+    FILE may also be a run folder, which stands for its config.json.
     """
     words, file = take_option(words, "--config")
     preset, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     if file is not None and preset is not None:
-        raise UserError(f"`{verb}` has the preset `{preset}` and `--config {file}`; give one of them.")
+        raise UserError(f"`{verb}` has both the preset `{preset}` and `--config {file}`; pass only one of them.")
     if file is not None:
         import pathlib
 

@@ -1,7 +1,7 @@
-"""Options that are not the verb's: what somebody who types one probably means.
+"""Unknown options: suggests what the user probably meant.
 
-One knob has one name, `model.image_size`. `train` and `preview` have hundreds of knobs and name each by its section,
-`--model.image-size`; every other verb has a few options of its own, and names the same knob `--image-size`.
+Each knob has one name, such as `model.image_size`. `train` and `preview` have hundreds of knobs and name each with its
+section, `--model.image-size`; every other command has a few options of its own and calls the same knob `--image-size`.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,26 +12,26 @@ from efficientdet.command_line import nvidia
 from efficientdet.config import ExperimentConfig
 
 BY_SECTION = ("train", "preview")
-"""The verbs that name knobs by section."""
+"""The commands that name knobs by section."""
 
 
 def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str | None:
-    """Says what an unknown option stands for, if that can be told.
+    """Suggests what an unknown option stands for.
 
     Args:
-        verb: such as train.
-        parameters: of its function.
-        words: what was typed behind it.
+        verb: the command, such as train.
+        parameters: parameters of its function.
+        words: what was typed after it.
 
     Returns:
-        A line; none: leave it to the parser.
+        One line, or None to leave it to the parser.
     """
     known = _options(knobs.flatten(knobs.to_dict(ExperimentConfig())))
     names = {"--help", *_options(dict.fromkeys(parameters))}
     if verb in BY_SECTION:
         names |= known.keys()
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]
-    # The parser takes an underscore for a hyphen.
+    # The parser treats underscores as hyphens.
     unknown = [word for word in typed if word.replace("_", "-") not in names]
     if not unknown:
         return None
@@ -45,7 +45,7 @@ def explain(verb: str, parameters: Collection[str], words: Sequence[str]) -> str
 
 
 def _explain_one(verb: str, word: str, option: str, known: Collection[str], names: Collection[str]) -> str | None:
-    """Explains one unknown option by the rule of this module, or by the word that it had in earlier versions."""
+    """Explains one unknown option by this module's rule, or by its name in earlier versions."""
     if "picture" in option and ((now := option.replace("picture", "image")) in names or now.startswith("--limits.")):
         return f"`{word}` is called `{now}` now."
     if verb in BY_SECTION:
@@ -65,7 +65,7 @@ def _explain_one(verb: str, word: str, option: str, known: Collection[str], name
 
 
 def _options(values: dict[str, Any]) -> dict[str, None]:
-    """Writes names of knobs as options; one that is on or off has two."""
+    """Turns knob names into options; a boolean has two."""
     options: dict[str, None] = {}
     for name, default in values.items():
         section, dot, last = name.replace("_", "-").rpartition(".")

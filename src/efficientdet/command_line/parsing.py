@@ -1,4 +1,4 @@
-"""Words -> the arguments of a verb's function, by its signature and docstring."""
+"""Parses words into the arguments of a command's function, using its signature and docstring."""
 
 import inspect
 import typing
@@ -10,25 +10,25 @@ import tyro
 from efficientdet.command_line import grammars
 from efficientdet.errors import UsageError
 
-# Before the parameters of what a grammar has read: the function may have one of the same name.
+# Prefix for the parameters that a grammar has read, since the function may have one of the same name.
 _LISTED = "listed_"
 
 
 def parse(
     function: Callable[..., Any], reading: grammars.Reading, program: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Finds the arguments of a function in words. Wrong ones, and a call for help, end the process.
+    """Parses words into the arguments of a function. Wrong usage and `--help` end the process.
 
     Args:
-        function: of a verb; its parameters are the options.
-        reading: the words, and what a grammar knows already.
+        function: a command's function; its parameters are the options.
+        reading: the words, and what a grammar has already read.
         program: such as `efficientdet train`.
 
     Returns:
         Positional and keyword arguments.
 
     Raises:
-        UsageError: a word is left that a grammar would have read in another place.
+        UsageError: a preset is given where the grammar does not read it.
     """
 
     def gather(*positional: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -42,12 +42,12 @@ def parse(
     num_positional = len(positional) - sum(listed.is_positional for listed in reading.listed)
     for word in positional[num_positional:]:
         if word is not None:
-            raise UsageError(f"`{word}` is not expected here; give one preset, before any option.")
+            raise UsageError(f"unexpected argument `{word}`; pass one preset, before any option.")
     return positional[:num_positional], {name: named[name] for name in named if not name.startswith(_LISTED)}
 
 
 def _parameters(function: Callable[..., Any], reading: grammars.Reading) -> list[inspect.Parameter]:
-    """Lists what the parser knows: the function's parameters, what a grammar reads, and what has a given default."""
+    """Lists the parser's parameters: the function's own, those a grammar reads, and those with new defaults."""
     types = typing.get_type_hints(function, include_extras=True)
     own = [each.replace(annotation=types[each.name]) for each in inspect.signature(function).parameters.values()]
     asked = [parameter for parameter in own if parameter.name not in reading.defaults]
@@ -60,7 +60,7 @@ def _parameters(function: Callable[..., Any], reading: grammars.Reading) -> list
 
 
 def _parameter(listed: grammars.Listed) -> inspect.Parameter:
-    """Describes to the parser what a grammar has read."""
+    """Describes an argument that a grammar has read to the parser."""
     kind = inspect.Parameter.POSITIONAL_ONLY if listed.is_positional else inspect.Parameter.KEYWORD_ONLY
     shown = tyro.conf.arg(name=listed.name, metavar=listed.metavar or None, help=listed.text, help_behavior_hint="")
     annotation = (
