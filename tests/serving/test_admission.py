@@ -14,10 +14,10 @@ from efficientdet.serving.admission import Budget, Limits, check
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_waiting": 0}, "`limits.max-waiting` is 0; it must be at least 1"),
+        ({"max_waiting": 0}, "`limits.max-waiting` is 0; it must be between 1 and 1e9"),
         ({"upload_seconds": -1.0}, "`limits.upload-seconds` is -1"),
         ({"header_seconds": float("nan")}, "`limits.header-seconds` is nan"),
-        ({"max_megapixels": 100.0}, r"`limits.image-memory-mb` is 1500; .* \(100\) needs 2400"),
+        ({"max_megapixels": 100.0}, r"`limits.image-memory-mb` is 1500, but .* \(100\) needs 2400"),
         ({"max_upload_mb": 300.0}, "`limits.upload-memory-mb` is 256"),
     ],
 )
@@ -32,7 +32,7 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert cli.main(["serve", "no-such-weights", "--port", str(port)]) == 1
-    assert f"`port` is {port}, and 127.0.0.1:{port} cannot be listened at" in capsys.readouterr().err
+    assert f"`port` is {port}, but the server cannot listen on 127.0.0.1:{port}: " in capsys.readouterr().err
     assert cli.main(["serve", "no-such-weights", "--port", "70000"]) == 1
     assert "`port` is 70000" in capsys.readouterr().err
 

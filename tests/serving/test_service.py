@@ -181,7 +181,7 @@ def test_a_full_queue_refuses_and_a_stop_answers_what_was_accepted(weights_file,
                 if answer.status != 503:
                     return place, answer
                 assert answer.headers["retry-after"].isdecimal()
-                assert answer.json["detail"] == "Too many images are waiting."
+                assert answer.json["detail"] == "Too many images are waiting; try again later."
                 retries.append(number)
                 time.sleep(0.2)
             raise AssertionError("never accepted")

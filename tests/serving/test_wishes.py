@@ -18,15 +18,18 @@ _CATEGORIES = (Category(id=5, name="cat"), Category(id=9, name="a,b"), Category(
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        ([("score_threshold", "high")], "score_threshold is 'high'; it is one number in 0..1."),
-        ([("score_threshold", "0.1"), ("score_threshold", "0.2")], "score_threshold is given 2 times; give it once."),
-        ([("classes", "god")], "classes has 'god'; the model knows cat, a,b, guinea pig."),
-        ([("class_thresholds", "cat")], "class_thresholds has 'cat'; expected CLASS:NUMBER, such as person:0.5."),
-        ([("class_thresholds", "cat:2")], "class_thresholds of 'cat' is '2.0'; it is one number in 0..1."),
-        ([("class_thresholds", "god:0.2")], "class_thresholds has 'god'; the model knows cat, a,b, guinea pig."),
-        ([("class_agnostic", "perhaps")], "class_agnostic is 'perhaps'; it is true or false."),
-        ([("max_detections", "0")], "max_detections is '0'; it is a whole number from 1 on."),
-        ([("max_detections", "9" * 40)], "max_detections is '9999999999999999999999999999999999999999'; it is"),
+        ([("score_threshold", "high")], "score_threshold is 'high'; expected a number from 0 to 1."),
+        ([("score_threshold", "0.1"), ("score_threshold", "0.2")], "score_threshold is set 2 times; set it once."),
+        ([("classes", "god")], "classes has the unknown class 'god'; choose from cat, a,b, guinea pig."),
+        ([("class_thresholds", "cat")], "class_thresholds contains 'cat'; expected CLASS:NUMBER, such as person:0.5."),
+        ([("class_thresholds", "cat:2")], "class_thresholds of 'cat' is '2.0'; expected a number from 0 to 1."),
+        (
+            [("class_thresholds", "god:0.2")],
+            "class_thresholds has the unknown class 'god'; choose from cat, a,b, guinea pig.",
+        ),
+        ([("class_agnostic", "perhaps")], "class_agnostic is 'perhaps'; expected true or false."),
+        ([("max_detections", "0")], "max_detections is '0'; expected an integer of at least 1."),
+        ([("max_detections", "9" * 40)], "max_detections is '9999999999999999999999999999999999999999'; expected"),
     ],
 )
 def test_what_cannot_be_asked_for(pairs, said):
@@ -128,5 +131,5 @@ def test_pages_elsewhere_ask_only_where_that_was_allowed(service, weights_file, 
 
 @pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "", "https://a b"])
 def test_what_is_no_origin_is_refused(origin):
-    with pytest.raises(UserError, match=f"`cors_origins` has `{origin}`"):
+    with pytest.raises(UserError, match=f"`cors_origins` contains `{origin}`"):
         serve("no", cors_origins=(origin,))

@@ -1,1 +1,1 @@
-"""Detection over HTTP, and a page for people."""
+"""Detection over HTTP, with a web page."""

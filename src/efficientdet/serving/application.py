@@ -1,7 +1,7 @@
-"""The routes of the service: detection, state, metrics, documentation and the page.
+"""The routes of the service: detection, health, metrics, documentation and the web page.
 
-Everything that is answered comes from the model the service was started with, from the request, or from the files in
-`page/`; no request names a file, a model or an address.
+Answers depend only on the model that the service was started with, the request, and the files in `page/`; a request
+cannot name a file, a model or an address.
 """
 
 import asyncio
@@ -41,23 +41,23 @@ _LONGEST_RETRY = 60  # s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a service tells about its model."""
+    """What a service reports about its model."""
 
     name: str
     version: str
     categories: tuple[Category, ...]
     image_size: tuple[int, int]
     defaults: wishes.Defaults
-    """Where a request does not say."""
+    """Used where a request sets no value."""
 
     @property
     def score_threshold(self) -> float:
-        """Where a request names none."""
+        """Returns the threshold used if a request sets none."""
         return self.defaults.score_threshold
 
 
 class Service:
-    """A model, what works for it, and what is under way. Made in the event loop that it works in."""
+    """A model, its workers, and the requests in progress. Must be created in the event loop that it runs in."""
 
     def __init__(self, model: Model, facts: Facts, limits: Limits, metrics: Metrics):
         """Starts the model's thread."""
@@ -71,7 +71,7 @@ class Service:
         metrics.image_memory.set_function(lambda: self.decoder.memory.taken)
 
     def close(self) -> None:
-        """Ends the threads; no request is under way."""
+        """Stops the threads; no request may be in progress."""
         self.decoder.close()
         self.batcher.close()
 
@@ -94,13 +94,13 @@ class Service:
 
     @contextlib.contextmanager
     def _place(self) -> Any:
-        """Holds a place for an image while the block runs, and for more that the block asks for."""
+        """Reserves a place for one image while the block runs; the block can reserve more."""
         held = 0
 
         def take(amount: int) -> None:
             nonlocal held
             if not self.places.try_take(amount):
-                raise Refusal(503, "Too many images are waiting.", retry_after=self._retry_after())
+                raise Refusal(503, "Too many images are waiting; try again later.", retry_after=self._retry_after())
             held += amount
 
         take(1)
@@ -110,11 +110,11 @@ class Service:
             self.places.give(held)
 
     def _retry_after(self) -> int:
-        """Estimates the seconds until what waits now is done."""
+        """Estimates the seconds until the images that are waiting now are done."""
         return min(_LONGEST_RETRY, math.ceil(self.places.taken * self.batcher.seconds_per_image) or 1)
 
     async def _while_connected(self, request: Request, work: Any) -> list[ImageDetections]:
-        """Waits for the work; drops it when the client goes away or the time is over."""
+        """Waits for the work; drops it if the client disconnects or the time limit is reached."""
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait(
@@ -131,7 +131,7 @@ class Service:
             await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def _detect_all(self, images: Iterable[uploads.Upload]) -> list[ImageDetections]:
-        """Detects in the images of a request; the first that cannot be used stops the others."""
+        """Detects in the images of a request; the first unusable one cancels the others."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._detect_one(image)) for image in images]
@@ -170,11 +170,11 @@ def make_application(
 
     Args:
         model: a `Detector` whose score threshold is 0.
-        facts: about it.
-        limits: of the service.
-        metrics: to count in.
-        log: takes a line a request; none: no log.
-        cors_origins: of pages elsewhere that may ask; * for all.
+        facts: facts about the model.
+        limits: limits of the service.
+        metrics: counters to update.
+        log: receives one line per request; None means no log.
+        cors_origins: origins of other web pages that may send requests; * for all.
     """
     services: list[Service] = []
 
@@ -217,13 +217,13 @@ def make_application(
 
 
 def make_busy(metrics: Metrics, log: Callable[[str], None] | None) -> ASGIApp:
-    """Makes the application for connections that are too many: each request is told to come later."""
-    response = _problem(503, "Too many connections.", {"retry-after": "1"})
+    """Makes the application for excess connections, which answers each request with 503."""
+    response = _problem(503, "Too many connections; try again later.", {"retry-after": "1"})
     return Gateway(response, metrics.request, log)
 
 
 def _constant(response: Response) -> Callable[[Request], Any]:
-    """Makes an endpoint that gives every request the same answer."""
+    """Makes an endpoint that always returns the same response."""
 
     async def answer(_: Request) -> Response:
         return response
@@ -232,19 +232,19 @@ def _constant(response: Response) -> Callable[[Request], Any]:
 
 
 def _pick(found: ImageDetections, choice: selection.Choice) -> ImageDetections:
-    """Takes the detections that were asked for."""
+    """Selects the detections that were requested."""
     rows = choice.rows(found.boxes, found.labels, found.scores)
     return dataclasses.replace(found, boxes=found.boxes[rows], labels=found.labels[rows], scores=found.scores[rows])
 
 
 async def _disconnected(request: Request) -> None:
-    """Ends when the client goes away; the body has been read."""
+    """Returns when the client disconnects; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Answers with an error, in the form of RFC 9457."""
+    """Makes an error response as in RFC 9457."""
     body = {"status": status, "detail": detail}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
@@ -259,12 +259,12 @@ async def _refuse_route(_: Request, error: HTTPException) -> Response:
 
 
 async def _apologise(_: Request, __: Exception) -> Response:
-    return _problem(500, "The service failed; its log says why.")
+    return _problem(500, "Internal error; see the log of the service.")
 
 
 class _Nothing(Response):
     async def __call__(self, *_: Any) -> None:
-        """Sends nothing: nobody listens."""
+        """Sends nothing, because the client has disconnected."""
 
 
 async def _leave(_: Request, __: Exception) -> Response:

@@ -1,10 +1,10 @@
-"""Images of many requests -> batches for one model, in one thread.
+"""Groups the images of many requests into batches for one model, in one thread.
 
-While the model works, images gather, and the next batch takes them. An idle model waits for more only if some are
-being decoded, and not for long: a client that is alone waits for nobody.
+Images that arrive while the model is busy go into the next batch. An idle model waits for more only if some are being
+decoded, and only briefly, so a single client never waits for others.
 
-Batches are powers of two. A compiled graph may be made for each size of a batch, which takes seconds; so there are few
-sizes, and all are made before the first request.
+Batch sizes are powers of two. Compiling a graph for a new batch size can take seconds, so there are few sizes, and all
+are compiled before the first request.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from efficientdet.serving.admission import Limits
 
 
 class Model(Protocol):
-    """What detects: a `Detector`."""
+    """Anything that detects, such as a `Detector`."""
 
     def detect(self, images: Sequence[np.ndarray]) -> list[ImageDetections]:
         """Detects in images, uint8[h, w, 3] each."""
@@ -37,7 +37,7 @@ class _Job:
 
 
 class Batcher:
-    """Gives images to a model, several at a time."""
+    """Feeds images to a model, several at a time."""
 
     def __init__(
         self, model: Model, limits: Limits, is_more_coming: Callable[[], bool], observe: Callable[[int, float], None]
@@ -45,16 +45,16 @@ class Batcher:
         """Starts the model's thread.
 
         Args:
-            model: used by that thread alone.
-            limits: of the service.
-            is_more_coming: says whether images are being decoded.
-            observe: is told of each batch its size and seconds.
+            model: used only by that thread.
+            limits: limits of the service.
+            is_more_coming: returns whether images are being decoded.
+            observe: called with the size and seconds of each batch.
         """
         self._model, self._limits = model, limits
         self._is_more_coming, self._observe = is_more_coming, observe
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.seconds_per_image = 0.1
-        """Lately, in the model."""
+        """Recent average time in the model."""
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -63,7 +63,7 @@ class Batcher:
 
         Args:
             image: uint8[h, w, 3].
-            close: called in the event loop when the model is done with the image, answered or not.
+            close: called in the event loop when the model no longer needs the image, even without an answer.
         """
         loop = asyncio.get_running_loop()
         job = _Job(image, close, loop.create_future())
@@ -72,26 +72,26 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Says whether the model's thread runs."""
+        """Returns whether the model's thread is running."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Ends the thread once it has answered what it was given."""
+        """Stops the thread after it has answered the queued images."""
         self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        """Takes batches until it is told to end."""
+        """Processes batches until `close` is called."""
         while (job := self._jobs.get()) is not None:
             jobs, is_last = self._gather(job)
             for batch in _powers_of_two(jobs):
                 self._answer(batch)
-            del job, jobs, batch  # an idle thread holds no image
+            del job, jobs, batch  # so that an idle thread holds no image
             if is_last:
                 return
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
-        """Takes what is there, or comes within the wait; says whether the end was among it."""
+        """Collects the jobs that are queued or arrive within the wait; returns whether `close` was among them."""
         jobs = [first]
         until = time.monotonic() + self._limits.batch_wait_ms / 1e3
         while len(jobs) < self._limits.max_batch:
@@ -111,7 +111,7 @@ class Batcher:
         return jobs, False
 
     def _answer(self, jobs: list[_Job]) -> None:
-        """Detects in a batch and hands the answers over; who went away gets none."""
+        """Detects in a batch and delivers the answers, except to clients that have disconnected."""
         wanted = [job for job in jobs if not job.answer.cancelled()]
         found: list[ImageDetections | BaseException] = []
         if wanted:
@@ -127,7 +127,7 @@ class Batcher:
             _hand_over(job, result)
 
     def _detect(self, images: list[np.ndarray]) -> list[ImageDetections | BaseException]:
-        """Detects; if a batch fails, each image alone, so that one cannot spoil the others."""
+        """Detects; if a batch fails, retries each image alone, so that one cannot spoil the others."""
         try:
             return list(self._model.detect(images))
         except Exception as error:
@@ -137,7 +137,7 @@ class Batcher:
 
 
 def warm_up(model: Model, limits: Limits) -> None:
-    """Runs a batch of each size, so that all that is compiled is compiled before the first request."""
+    """Runs a batch of each size, so that everything is compiled before the first request."""
     for size in _sizes(limits.max_batch):
         model.detect([np.zeros((32, 32, 3), np.uint8)] * size)
 
@@ -147,7 +147,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def _powers_of_two(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Splits a batch: 7 are 4, 2 and 1."""
+    """Splits a batch into powers of two: 7 becomes 4, 2 and 1."""
     while jobs:
         size = _sizes(len(jobs))[-1]
         yield jobs[:size]
@@ -155,7 +155,7 @@ def _powers_of_two(jobs: list[_Job]) -> Iterator[list[_Job]]:
 
 
 def _hand_over(job: _Job, result: ImageDetections | BaseException | None) -> None:
-    """Gives an answer to the event loop, if that still runs."""
+    """Passes an answer to the event loop, if it is still running."""
 
     def finish() -> None:
         job.close()

@@ -1,6 +1,6 @@
-"""The service's description of itself: as OpenAPI 3.1, and as a page made from that, without a script.
+"""The documentation of the service: an OpenAPI 3.1 document, and a page without scripts made from it.
 
-Tools that show OpenAPI load theirs from other people's servers; this page is text.
+Tools that render OpenAPI load their scripts from third-party servers, so this page is plain HTML.
 """
 
 import html
@@ -17,7 +17,7 @@ def model_facts(facts: Any, limits: Limits) -> _Json:
 
     Args:
         facts: an `application.Facts`.
-        limits: of the service.
+        limits: limits of the service.
     """
     return {
         "model": facts.name,
@@ -34,7 +34,7 @@ def model_facts(facts: Any, limits: Limits) -> _Json:
 
 
 def describe(facts: Any, limits: Limits) -> _Json:
-    """Writes the OpenAPI document; arguments as of `model_facts`."""
+    """Builds the OpenAPI document; takes the arguments of `model_facts`."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -45,13 +45,13 @@ def describe(facts: Any, limits: Limits) -> _Json:
         "servers": [{"url": "."}],
         "paths": {
             "/v1/detect": {"post": _detect(facts, limits)},
-            "/v1/model": {"get": _plain("What the service was started with.", "model", "Model")},
-            "/healthz": {"get": _plain("Says that the service works.", "health", "Health")},
+            "/v1/model": {"get": _plain("Describes the model and the limits of the service.", "model", "Model")},
+            "/healthz": {"get": _plain("Reports that the service is running.", "health", "Health")},
             "/metrics": {
                 "get": {
                     "operationId": "metrics",
-                    "summary": "Counters and times, for Prometheus.",
-                    "responses": {"200": {"description": "Text format.", "content": {"text/plain": {}}}},
+                    "summary": "Counters and timings for Prometheus.",
+                    "responses": {"200": {"description": "Prometheus text format.", "content": {"text/plain": {}}}},
                 }
             },
         },
@@ -63,31 +63,31 @@ def _detect(facts: Any, limits: Limits) -> _Json:
     binary = {"type": "string", "format": "binary"}
     image, form = {"schema": binary}, {"schema": {"type": "object", "additionalProperties": binary}}
     refusals = {
-        "400": "The body is empty, or a form that is damaged or names files by paths.",
-        "408": f"The body was not there within {limits.upload_seconds:g} s.",
-        "413": f"More than {limits.max_upload_mb:g} MB, {limits.max_images} images, "
-        f"or {limits.max_megapixels:g} million pixels in one of them.",
-        "415": "No image of a format that is read: JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, HEIC.",
-        "422": "A damaged image, or a query that cannot be used.",
-        "503": "Too much at once; Retry-After says when to come again.",
+        "400": "The body is empty, or a form that is damaged or has a path as a file name.",
+        "408": f"The body did not arrive within {limits.upload_seconds:g} s.",
+        "413": f"The request has more than {limits.max_upload_mb:g} MB or {limits.max_images} images, "
+        f"or an image has more than {limits.max_megapixels:g} million pixels.",
+        "415": "The image format is not supported. Supported: JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, HEIC.",
+        "422": "An image is damaged, or an option is not valid.",
+        "503": "The service is overloaded; Retry-After says when to try again.",
     }
     return {
         "operationId": "detect",
-        "summary": "Detects objects in an image, or in several.",
-        "description": "Boxes are in px of the image, upright as its EXIF orientation says. Of an animation, or of "
-        "several pages, the first image is looked at. "
-        "If one image of several cannot be used, none is answered.",
+        "summary": "Detects objects in one or more images.",
+        "description": "Boxes are in pixels of the image, upright according to its EXIF orientation. Only the first "
+        "frame of an animation and the first page of a TIFF are used. If one of several images cannot be used, the "
+        "whole request fails.",
         "parameters": [
             {
                 "name": "score_threshold",
                 "in": "query",
-                "description": "Detections below it are left out.",
+                "description": "Drop detections with a lower score.",
                 "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": facts.score_threshold},
             },
             {
                 "name": "classes",
                 "in": "query",
-                "description": "Names of classes, with commas between or given several times; the others are left out.",
+                "description": "Keep only these classes; separate names with commas or repeat the parameter.",
                 "schema": {"type": "array", "items": {"type": "string"}},
                 "style": "form",
                 "explode": False,
@@ -99,8 +99,8 @@ def _detect(facts: Any, limits: Limits) -> _Json:
         ],
         "requestBody": {
             "required": True,
-            "description": "An image; or a form of images, under any names; or JSON with images in base64. A form "
-            "and JSON may have what the query may have, as fields.",
+            "description": "An image, a form with image files under any names, or JSON with base64 images. A form or "
+            "JSON can also set the query parameters as fields.",
             "content": {
                 "image/*": image,
                 "application/octet-stream": image,
@@ -109,7 +109,7 @@ def _detect(facts: Any, limits: Limits) -> _Json:
             },
         },
         "responses": {
-            "200": {"description": "What was found, best first.", "content": _json_of("Detections")},
+            "200": {"description": "The detections, best first.", "content": _json_of("Detections")},
             **{
                 status: {"description": text, "content": {"application/problem+json": _refers_to("Problem")}}
                 for status, text in refusals.items()
@@ -120,14 +120,14 @@ def _detect(facts: Any, limits: Limits) -> _Json:
 
 _FURTHER: dict[str, tuple[str, _Json]] = {
     "class_thresholds": (
-        "Classes that have a threshold of their own: person:0.5,dog:0.2.",
+        "Score thresholds for single classes, such as person:0.5,dog:0.2.",
         {"type": "string"},
     ),
     "class_agnostic": (
-        "Of boxes that share half of their union, whatever their classes, only the best stays.",
+        "Of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.",
         {"type": "boolean"},
     ),
-    "max_detections": ("Most detections of an image, the best ones.", {"type": "integer", "minimum": 1}),
+    "max_detections": ("Maximum number of detections per image; the best are kept.", {"type": "integer", "minimum": 1}),
 }
 _BASE64: _Json = {"type": "string", "contentEncoding": "base64"}
 _JSON_BODY: _Json = {
@@ -187,7 +187,7 @@ def _schemas() -> _Json:
 
 
 def page(described: _Json) -> str:
-    """Writes an OpenAPI document of ours as a page for people."""
+    """Renders our OpenAPI document as an HTML page."""
     sections = [
         _section(path, method, operation)
         for path, methods in described["paths"].items()
@@ -206,12 +206,12 @@ def page(described: _Json) -> str:
         f"<body class='documentation'><header><h1>{title}</h1>"
         "<nav><a href='.'>Try it</a> <a href='openapi.json'>openapi.json</a></nav></header>"
         f"<main><p>{_text(described['info']['description'])}</p>{''.join(sections)}"
-        f"<section><h2>Answers</h2>{schemas}</section></main></body></html>"
+        f"<section><h2>Responses</h2>{schemas}</section></main></body></html>"
     )
 
 
 def _section(path: str, method: str, operation: _Json) -> str:
-    """Writes one operation."""
+    """Renders one operation."""
     parts = [
         f"<section><h2><code>{_text(method.upper())} {_text(path)}</code></h2>",
         f"<p>{_text(operation['summary'])} {_text(operation.get('description', ''))}</p>",
@@ -237,7 +237,7 @@ def _table(heading: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _example(schema: _Json) -> Any:
-    """Shows the form of an answer."""
+    """Makes an example value of a schema."""
     if schema["type"] == "object":
         return {name: _example(inner) for name, inner in schema["properties"].items()}
     if schema["type"] == "array":

@@ -1,7 +1,7 @@
-"""What every request passes through: headers for browsers, one line in the log, counting, an end to refused uploads.
+"""What every request passes through: headers for browsers, one log line, metrics, and a clean end to refused uploads.
 
-A client that still sends while it is refused often sees its connection break instead of the answer. So the answer goes
-out at once, whole, and what still comes is read and thrown away for a moment before the connection is closed.
+A client that is still sending when it is refused often sees a broken connection instead of the answer. So the whole
+answer is sent at once, and further data is read and discarded for a moment before the connection is closed.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _LINGER_SECONDS = 2.0
 _LONGEST_PATH = 60  # characters in the log
 
-# The page's script, style and images are files of the service; images that a person chooses are `blob:`.
+# The page's script, style and images are served from here; images that the user chooses are `blob:`.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -30,7 +30,7 @@ _HEADERS = {
 }
 
 
-# What a browser asks before it sends JSON from a page elsewhere (Fetch standard, "CORS-preflight").
+# Answers what a browser asks before it sends JSON from another site's page (Fetch standard, "CORS-preflight").
 _PREFLIGHT = {
     "access-control-allow-methods": "GET, POST, OPTIONS",
     "access-control-allow-headers": "content-type",
@@ -39,7 +39,7 @@ _PREFLIGHT = {
 
 
 class Gateway:
-    """An application, with what every request passes through around it."""
+    """Wraps an application in the processing that every request passes through."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class Gateway:
         """Wraps an application.
 
         Args:
-            app: answers requests, and names its route in scope["state"]["route"].
-            observe: is told route, status and seconds of each answer.
-            log: takes a line a request; none: no log.
-            cors_origins: pages of these origins (`https://host`) may ask from a browser, those of all with *.
+            app: answers requests and stores the route in scope["state"]["route"].
+            observe: called with the route, status and seconds of each answer.
+            log: receives one line per request; None means no log.
+            cors_origins: origins (`https://host`) whose pages may send requests from a browser; * for all.
         """
         self._app, self._observe, self._log = app, observe, log
         self._origins = frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one connection's request, as ASGI says."""
+        """Serves one request (ASGI interface)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,7 +75,7 @@ class Gateway:
                 await self._app(scope, exchange.receive, exchange.send)
         finally:
             state, seconds = scope.get("state", {}), time.monotonic() - began
-            # 499: the client went away before its answer, as nginx writes it.
+            # 499: the client disconnected before its answer (nginx's convention).
             status = exchange.status or 499
             self._observe(state.get("route", "other"), status, seconds)
             if self._log is not None:
@@ -112,7 +112,7 @@ class _Exchange:
         await self._send(message)
 
     async def _linger(self) -> None:
-        """Throws away what still comes."""
+        """Discards further data for a moment."""
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 while not self._is_received:
@@ -122,7 +122,7 @@ class _Exchange:
 
 
 def _allowance(origin: str, origins: frozenset[str]) -> dict[str, str]:
-    """Gives the headers that let a page elsewhere read an answer."""
+    """Returns the headers that let another site's page read an answer."""
     return {
         "access-control-allow-origin": "*" if "*" in origins else origin,
         "access-control-expose-headers": "retry-after",
@@ -137,7 +137,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _line(scope: Scope, status: int, seconds: float, images: int) -> str:
-    """Writes an answered request down; what a client chose cannot begin a line of its own."""
+    """Formats the log line of a request; text from the client cannot start a new line."""
     host = scope["client"][0] if scope.get("client") else "-"
     path = ascii(scope["path"][:_LONGEST_PATH])[1:-1]
     counted = f" {images} image{'s' * (images != 1)}" if images else ""

@@ -1,4 +1,4 @@
-"""What a service counts, in Prometheus's text format."""
+"""Metrics of a service, in Prometheus's text format."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -19,26 +19,26 @@ class Metrics:
         )
         self._seconds = Histogram(
             "efficientdet_request_seconds",
-            "From the head of a request to the end of its answer.",
+            "Time from the headers of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._images = Counter("efficientdet_images", "Images that were detected in.", registry=self._registry)
+        self._images = Counter("efficientdet_images", "Images processed.", registry=self._registry)
         self._batches = Histogram(
             "efficientdet_batch_images", "Images in a batch.", buckets=_SIZES, registry=self._registry
         )
         self._model = Histogram(
-            "efficientdet_model_seconds", "A batch in the model.", buckets=_SECONDS, registry=self._registry
+            "efficientdet_model_seconds", "Time of a batch in the model.", buckets=_SECONDS, registry=self._registry
         )
         self.waiting = Gauge(
-            "efficientdet_waiting_images", "Images accepted and not answered yet.", registry=self._registry
+            "efficientdet_waiting_images", "Images accepted but not answered yet.", registry=self._registry
         )
         self.upload_memory = Gauge(
-            "efficientdet_upload_bytes", "Bodies of requests under way.", registry=self._registry
+            "efficientdet_upload_bytes", "Memory of request bodies in progress.", registry=self._registry
         )
         self.image_memory = Gauge(
-            "efficientdet_image_bytes", "Memory counted for decoded images.", registry=self._registry
+            "efficientdet_image_bytes", "Memory reserved for decoded images.", registry=self._registry
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -48,12 +48,12 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, size: int, seconds: float) -> None:
-        """Counts the images of a batch and its time in the model, s."""
+        """Counts a batch: its images and its time in the model, s."""
         self.num_images += size
         self._images.inc(size)
         self._batches.observe(size)
         self._model.observe(seconds)
 
     def text(self) -> bytes:
-        """Writes all counters in Prometheus's text format."""
+        """Returns all metrics in Prometheus's text format."""
         return generate_latest(self._registry)

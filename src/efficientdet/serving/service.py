@@ -1,4 +1,4 @@
-"""`efficientdet serve`: loads a model, listens, and ends in good order."""
+"""`efficientdet serve`: loads a model, serves it, and shuts down cleanly."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ _DEFAULTS = Limits()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Served(Result):
-    """What a service did until it was stopped."""
+    """What a service did before it was stopped."""
 
     address: str
     num_requests: int
@@ -39,7 +39,7 @@ class Served(Result):
     seconds: float
 
     def text(self) -> str:
-        """Says in a line how long it served, and how much."""
+        """Summarizes in one line how long it ran and how much it served."""
         return f"Stopped after {self.seconds:.0f} s: {self.num_requests} requests, {self.num_images} images."
 
 
@@ -61,32 +61,32 @@ def serve(
     access_log: bool = True,
     limits: Limits = _DEFAULTS,
 ) -> Served:
-    """Serves a model over HTTP: /v1/detect, /healthz, /metrics, /docs, and a page for people at /.
+    """Serves a model over HTTP: /v1/detect, /healthz, /metrics, /docs, and a web page at /.
 
-    It stops on SIGTERM or Ctrl-C: requests it has accepted are answered, new ones are refused. There is no password and
-    no encryption; for others than this computer put a reverse proxy before it (docs/serving.md).
+    On SIGTERM or Ctrl-C it finishes accepted requests, refuses new ones and stops. There is no password and no
+    encryption; put a reverse proxy in front of it before you open it to other computers (docs/serving.md).
 
     Args:
-        weights: weights file, folder of a run (its best weights), an export, or a published name such as coco-d0.
-        host: address to listen at; 0.0.0.0: every network this computer is in.
-        port: to listen at; 0: a free one, which is printed.
-        score_threshold: detections below this are left out, where a request names no other.
-        class_thresholds: classes, by name or id, that have a threshold of their own, such as person 0.5 dog 0.2.
-        class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
-        max_detections: most detections an image, the best ones; all if not given.
-        cors_origins: web pages elsewhere that may ask from a browser, such as https://example.com; * for all.
-        image_size: height and width of the network input, px; what the weights were trained with if not given.
-        precision: of the arithmetic inside the network.
-        runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
-        xla: compile Keras's graph with XLA; auto: on a GPU.
-        access_log: write a line a request to standard error.
-        limits: what is accepted from strangers.
+        weights: weights file, run folder (uses its best weights), export, or published name such as coco-d0.
+        host: address to listen on; 0.0.0.0 listens on every network of this computer.
+        port: port to listen on; 0 picks a free one, which is printed.
+        score_threshold: drop detections with a lower score, unless the request sets another threshold.
+        class_thresholds: score thresholds for single classes, by name or id, such as person 0.5 dog 0.2.
+        class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+        max_detections: maximum number of detections per image, best first; default: all.
+        cors_origins: origins of other web pages that may send requests, such as https://example.com; * for all.
+        image_size: height and width of the network input, px; default: what the weights were trained with.
+        precision: precision of the network's arithmetic.
+        runtime: what runs the network; auto picks OpenVINO on a CPU if it is installed, else Keras.
+        xla: compile Keras's graph with XLA; auto does so on a GPU.
+        access_log: write one line per request to standard error.
+        limits: limits on what clients can send.
 
     Returns:
-        What it did, once it was stopped.
+        A summary, after the service was stopped.
 
     Raises:
-        UserError: the model cannot be used, the address is taken, or the extra is not installed.
+        UserError: the model cannot be used, the address is in use, or the extra is not installed.
     """
     _check_extra()
     check(limits)
@@ -106,7 +106,7 @@ def serve(
             "class_agnostic": class_agnostic,
             "max_detections": max_detections,
         }
-        selection.choose(detector.categories, **choice)  # what cannot be is said now
+        selection.choose(detector.categories, **choice)  # fails now rather than at the first request
         name = Path(weights).name.removesuffix(".safetensors")
         batching.warm_up(detector, limits)
         facts = application.Facts(
@@ -122,7 +122,7 @@ def serve(
         busy = application.make_busy(metrics, log)
         _listen(listener, limits)
         address = _address(listener)
-        _print(f"Serving {name} on {address} (documentation at {address}docs); Ctrl-C stops it.")
+        _print(f"Serving {name} on {address} (documentation at {address}docs). Press Ctrl-C to stop.")
         began = time.monotonic()
         _run(app, busy, listener, limits)
     return Served(
@@ -137,51 +137,53 @@ def _check_extra() -> None:
     """Raises a UserError if the web server is not installed."""
     for name in _NEEDED:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"`serve` needs {name}, which is not installed; `pip install 'efficientdet-keras[serve]'`.")
+            raise UserError(
+                f"`serve` needs {name}, which is not installed; run `pip install 'efficientdet-keras[serve]'`."
+            )
 
 
 def _check_origins(origins: tuple[str, ...]) -> None:
-    """Raises a UserError for what no browser calls an origin."""
+    """Raises a UserError for an invalid origin."""
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
             raise UserError(
-                f"`cors_origins` has `{origin}`; expected https://host or http://host:port, without a path, or *."
+                f"`cors_origins` contains `{origin}`; expected https://host or http://host:port without a path, or *."
             )
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Takes the address before the model is loaded; nobody is listened to yet.
+    """Binds the address before the model is loaded, without accepting connections yet.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the address cannot be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio switches Nagle's algorithm off only where the protocol is named; with it an answer waits for 40 ms.
+        # asyncio disables Nagle's algorithm only if the protocol is given; otherwise an answer waits for 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, OverflowError) as error:
         raise UserError(f"`host` is {host}, which is not an address of this computer: {error}.") from error
     try:
-        if os.name == "posix":  # on Windows it would let two programs have one port
+        if os.name == "posix":  # on Windows it would let two programs share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"`port` is {port}, and {host}:{port} cannot be listened at: {reason}.") from error
+        raise UserError(f"`port` is {port}, but the server cannot listen on {host}:{port}: {reason}.") from error
     return listener
 
 
 def _listen(listener: socket.socket, limits: Limits) -> None:
-    """Lets clients come.
+    """Starts to accept connections.
 
     Raises:
-        UserError: another program, which took the address at the same time, was faster.
+        UserError: another program took the address at the same time.
     """
     try:
         listener.listen(2 * limits.max_connections)
     except OSError as error:
-        raise UserError(f"{_address(listener)} cannot be listened at: {error.strerror}.") from error
+        raise UserError(f"The server cannot listen on {_address(listener)}: {error.strerror}.") from error
 
 
 def _address(listener: socket.socket) -> str:
@@ -217,7 +219,7 @@ def _run(app: Any, busy: Any, listener: socket.socket, limits: Limits) -> None:
 
 @contextlib.contextmanager
 def _signals_only_stop() -> Iterator[None]:
-    """Ends well after a signal that asked for the end, which uvicorn would raise once more when it is done."""
+    """Exits normally after a stop signal, which uvicorn would otherwise raise again when it is done."""
     if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
         yield
         return
@@ -232,7 +234,7 @@ def _signals_only_stop() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_about_images() -> Iterator[None]:
-    """Keeps Pillow's remarks on odd images out of the log: threads that decode cannot switch warnings one by one."""
+    """Keeps Pillow's warnings about odd images out of the log; decoding threads cannot filter them individually."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

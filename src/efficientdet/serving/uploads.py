@@ -1,8 +1,8 @@
-"""The body of a request -> images as they were sent, and what is asked for beside them.
+"""Parses the body of a request into undecoded images and options.
 
-The body is an image; or multipart/form-data, where each part is one, but for fields that are called as what can be
-asked for (`wishes.NAMES`) and have no file name; or JSON with images in base64. It stays in memory, which is counted
-while it arrives; a name that a client gives is shown in answers and is never a path.
+The body is an image, or multipart/form-data where each part is an image except for option fields (`wishes.NAMES`)
+without a file name, or JSON with base64 images. It stays in memory, which is counted as it arrives. A name that a
+client sends is only shown in answers and never used as a path.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from efficientdet.serving.admission import Budget, Limits, Refusal
 
 _FORM = "multipart/form-data"
 _JSON = "application/json"
-_MOST_VALUES = 10_000  # of a JSON body; base64 has no brackets and no commas
+_MOST_VALUES = 10_000  # in a JSON body; base64 has no brackets and no commas
 _LONGEST_FIELD = 4096  # bytes
 _LONGEST_NAME = 255
 
@@ -38,11 +38,11 @@ class Upload:
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """What was sent.
+    """The parsed body of a request.
 
     Attributes:
         uploads: images, at least one.
-        asked: names of `wishes.NAMES` and values.
+        asked: options: pairs of a name from `wishes.NAMES` and a value.
     """
 
     uploads: list[Upload]
@@ -51,12 +51,12 @@ class Body:
 
 @contextlib.asynccontextmanager
 async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIterator[Body]:
-    """Receives the images of a request; their memory is counted until the block ends.
+    """Receives the images of a request; their memory stays reserved until the block ends.
 
     Args:
-        request: its body has not been read.
-        limits: of the service.
-        memory: bytes for the bodies of all requests.
+        request: must not have been read yet.
+        limits: limits of the service.
+        memory: budget for the bodies of all requests, bytes.
 
     Raises:
         Refusal: 400, 408, 413, 415, 422 or 503.
@@ -69,14 +69,14 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
             async with asyncio.timeout(limits.upload_seconds):
                 await _fill(body, request, limits, memory)
         except TimeoutError:
-            raise Refusal(408, f"The body was not there within {limits.upload_seconds:g} s.") from None
+            raise Refusal(408, f"The body did not arrive within {limits.upload_seconds:g} s.") from None
         if not body:
             raise Refusal(400, "The body is empty; send an image.")
         if kind == _FORM:
             yield _of_form(bytes(body), request.headers["content-type"], limits)
         elif kind == _JSON:
-            if not memory.try_take(len(body)):  # for what is decoded
-                raise Refusal(503, "Too many uploads at once.", retry_after=1)
+            if not memory.try_take(len(body)):  # for the decoded images
+                raise Refusal(503, "Too many uploads at once; try again later.", retry_after=1)
             taken = len(body)
             yield await asyncio.to_thread(_of_json, bytes(body), limits)
         else:
@@ -86,25 +86,25 @@ async def received(request: Request, limits: Limits, memory: Budget) -> AsyncIte
 
 
 def _content_kind(request: Request) -> str:
-    """Reads how the body is packed.
+    """Reads the content type of the body.
 
     Raises:
-        Refusal: it is none of the ways that are understood, or too large.
+        Refusal: the type or encoding is not supported.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Compressed bodies are not taken; send the image as it is.")
+        raise Refusal(415, "Compressed bodies are not supported; send the image as it is.")
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind not in (_FORM, _JSON, "application/octet-stream") and not kind.startswith("image/"):
         raise Refusal(
             415,
-            f"Content-Type is {kind[:80]!r}; send an image as image/jpeg or the like, several as {_FORM}, "
-            f"or base64 as {_JSON}.",
+            f"Content-Type is {kind[:80]!r}; send one image as image/jpeg or similar, several as {_FORM}, "
+            f"or base64 images as {_JSON}.",
         )
     return kind
 
 
 async def _fill(body: bytearray, request: Request, limits: Limits, memory: Budget) -> None:
-    """Reads the body to its end."""
+    """Reads the whole body."""
     most = int(limits.max_upload_mb * 1e6)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
@@ -113,7 +113,7 @@ async def _fill(body: bytearray, request: Request, limits: Limits, memory: Budge
         if len(body) + len(chunk) > most:
             raise _too_large(limits)
         if not memory.try_take(len(chunk)):
-            raise Refusal(503, "Too many uploads at once.", retry_after=1)
+            raise Refusal(503, "Too many uploads at once; try again later.", retry_after=1)
         body += chunk
 
 
@@ -122,7 +122,7 @@ def _too_large(limits: Limits) -> Refusal:
 
 
 def _of_form(body: bytes, content_type: str, limits: Limits) -> Body:
-    """Parts the files of a form from what is asked for."""
+    """Splits a form into image files and options."""
     uploads: list[Upload] = []
     asked: list[tuple[str, str]] = []
     for name, is_file, content in _split(body, content_type, limits):
@@ -142,7 +142,7 @@ def _of_form(body: bytes, content_type: str, limits: Limits) -> Body:
 
 
 def _of_json(body: bytes, limits: Limits) -> Body:
-    """Reads `{"image": BASE64}` or `{"images": [BASE64, ...]}`, with what is asked for beside it."""
+    """Reads `{"image": BASE64}` or `{"images": [BASE64, ...]}` and the options next to it."""
     if sum(map(body.count, (b"[", b"{", b","))) > _MOST_VALUES:
         raise Refusal(413, f"The JSON has more than {_MOST_VALUES:,} values.")
     try:
@@ -150,11 +150,11 @@ def _of_json(body: bytes, limits: Limits) -> Body:
     except (ValueError, RecursionError):
         raise Refusal(400, "The body is not valid JSON.") from None
     if not isinstance(document, dict) or ("image" in document) == ("images" in document):
-        raise Refusal(422, "The JSON has no image; expected an object with `image`, in base64, or a list `images`.")
+        raise Refusal(422, "The JSON must have either `image`, in base64, or `images`, a list of base64 images.")
     images: Any = document.pop("images", None)
     images = [document.pop("image")] if images is None else images
     if not isinstance(images, list) or not images:
-        raise Refusal(422, "`images` is not a list of images in base64.")
+        raise Refusal(422, "`images` must be a non-empty list of base64 images.")
     if len(images) > limits.max_images:
         raise _too_many(limits)
     wishes.check([(str(name), "") for name in document], "JSON")
@@ -162,7 +162,7 @@ def _of_json(body: bytes, limits: Limits) -> Body:
     for number, text in enumerate(images, 1):
         name = "image" if len(images) == 1 else f"image {number}"
         if not isinstance(text, str):
-            raise Refusal(422, f"`{name}` is of type {type(text).__name__}; expected a text in base64.")
+            raise Refusal(422, f"`{name}` has type {type(text).__name__}; expected a base64 string.")
         try:
             uploads.append(Upload(name, inputs.decode_base64(text, name)))
         except UserError as error:
@@ -171,14 +171,14 @@ def _of_json(body: bytes, limits: Limits) -> Body:
 
 
 def _too_many(limits: Limits) -> Refusal:
-    return Refusal(413, f"There are more than {limits.max_images} images in the request.")
+    return Refusal(413, f"The request has more than {limits.max_images} images.")
 
 
 def _split(body: bytes, content_type: str, limits: Limits) -> Iterator[tuple[str, bool, bytes]]:
     """Splits multipart/form-data (RFC 7578) into its parts: name, whether it is a file, content."""
     boundary = multipart.parse_options_header(content_type)[1].get("boundary")
     if not boundary:
-        raise Refusal(400, f"Content-Type {_FORM} names no boundary.")
+        raise Refusal(400, f"Content-Type {_FORM} has no boundary.")
     number, content = 0, b""
     try:
         with multipart.PushMultipartParser(boundary) as parser:
@@ -186,26 +186,27 @@ def _split(body: bytes, content_type: str, limits: Limits) -> Iterator[tuple[str
                 if isinstance(event, multipart.MultipartSegment):
                     number, content, segment = number + 1, b"", event
                 elif event is not None:
-                    content += event  # all of it at once: the whole body was given
+                    content += event  # comes in one piece, since the whole body was passed
                 elif number > limits.max_images + len(wishes.NAMES):
                     raise _too_many(limits)
                 else:
                     yield _name(segment, number), segment.filename is not None, content
     except multipart.MultipartError as error:
-        raise Refusal(400, f"The form is damaged or cut short, part {number or 1}: {error.args[0]}.") from None
+        raise Refusal(400, f"The form is damaged or truncated, part {number or 1}: {error.args[0]}.") from None
 
 
 def _name(segment: multipart.MultipartSegment, number: int) -> str:
-    """Checks what a part is called.
+    """Returns the checked name of a form part.
 
     Raises:
-        Refusal: it has no name, or one that is a path.
+        Refusal: it has no name, or the name is a path.
     """
     name = segment.filename or segment.name
     if not name:
         raise Refusal(400, f"Part {number} of the form has no name.")
     if len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name):
         raise Refusal(
-            400, f"The name of part {number} is a path, has control characters or is longer than {_LONGEST_NAME}."
+            400,
+            f"The name of part {number} is a path, has control characters or has over {_LONGEST_NAME} characters.",
         )
     return str(name)

@@ -1,6 +1,6 @@
-"""What a request asks for, beside its images: thresholds, classes, one box an object, a limit.
+"""Options of a request: thresholds, classes, class-agnostic suppression, and a limit on detections.
 
-Each may stand in the query, in a form as a field without a file name, or in a JSON body; once, but for lists.
+Each can be in the query, in a form as a field without a file name, or in a JSON body. Only lists may be repeated.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from efficientdet.serving.admission import Refusal
 from efficientdet.structures import Category
 
 NAMES = ("score_threshold", "classes", "class_thresholds", "class_agnostic", "max_detections")
-"""Of what can be asked for."""
+"""Names of the options."""
 
 _LISTS = ("classes", "class_thresholds")
 _MOST_NAMES = 20  # classes that an error lists
@@ -23,13 +23,13 @@ _ANSWERS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What counts where a request does not say.
+    """Values used for options that a request does not set.
 
     Attributes:
         score_threshold: in [0, 1].
-        class_thresholds: names or ids of classes that have a threshold of their own.
-        class_agnostic: one box an object, whatever its class.
-        max_detections: most detections an image; none: as many as the network gives.
+        class_thresholds: score thresholds for single classes, by name or id.
+        class_agnostic: keep one box per object, whatever its class.
+        max_detections: maximum number of detections per image; None keeps all that the network returns.
     """
 
     score_threshold: float = 0.3
@@ -39,39 +39,39 @@ class Defaults:
 
 
 def check(pairs: Sequence[tuple[str, str]], where: str) -> None:
-    """Raises a Refusal (422) for a name that is not known.
+    """Raises a Refusal (422) for an unknown option.
 
     Args:
         pairs: names and values.
-        where: they stand.
+        where: where they come from, for the message.
     """
     unknown = sorted({name for name, _ in pairs} - set(NAMES))
     if unknown:
-        raise Refusal(422, f"The {where} has {unknown[0][:80]!r}; it takes {', '.join(NAMES)}.")
+        raise Refusal(422, f"The {where} has the unknown option {unknown[0][:80]!r}; choose from {', '.join(NAMES)}.")
 
 
 def read(
     pairs: Sequence[tuple[str, str]], categories: Sequence[Category], defaults: Defaults
 ) -> tuple[selection.Choice, float]:
-    """Reads what a request asks for.
+    """Parses the options of a request.
 
     Args:
-        pairs: names of `NAMES` and values, from wherever they stand.
-        categories: of the model.
-        defaults: of the service.
+        pairs: names from `NAMES` and values.
+        categories: classes of the model.
+        defaults: defaults of the service.
 
     Returns:
-        What is shown, and the score threshold.
+        Which detections to show, and the score threshold.
 
     Raises:
-        Refusal: 422, a value cannot be used.
+        Refusal: 422, a value is not valid.
     """
     values: dict[str, list[str]] = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)
     for name, texts in values.items():
         if len(texts) > 1 and name not in _LISTS:
-            raise Refusal(422, f"{name} is given {len(texts)} times; give it once.")
+            raise Refusal(422, f"{name} is set {len(texts)} times; set it once.")
     threshold = _number("score_threshold", values, defaults.score_threshold)
     known = [category.name for category in categories]
     wanted = None
@@ -84,7 +84,9 @@ def read(
         for part in (part for text in values["class_thresholds"] for part in text.split(",")):
             name, colon, number = part.rpartition(":")
             if not colon:
-                raise Refusal(422, f"class_thresholds has {part[:80]!r}; expected CLASS:NUMBER, such as person:0.5.")
+                raise Refusal(
+                    422, f"class_thresholds contains {part[:80]!r}; expected CLASS:NUMBER, such as person:0.5."
+                )
             thresholds[name] = _number(f"class_thresholds of {name[:80]!r}", {}, _float(number))
         _check_classes(list(thresholds), known, "class_thresholds")
     try:
@@ -102,13 +104,13 @@ def read(
 
 
 def flatten(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Turns JSON values into the pairs that a query has.
+    """Converts JSON values to pairs like those of a query.
 
     Args:
-        values: of names of `NAMES`.
+        values: values by name, from `NAMES`.
 
     Raises:
-        Refusal: 422, a value is of a type that cannot be.
+        Refusal: 422, a value has the wrong type.
     """
     pairs: list[tuple[str, str]] = []
     for name, value in values.items():
@@ -126,7 +128,7 @@ def _text(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
-    raise Refusal(422, f"{name} is of type {type(value).__name__}; expected a number or a text.")
+    raise Refusal(422, f"{name} has type {type(value).__name__}; expected a number or a string.")
 
 
 def _float(text: str) -> float:
@@ -137,21 +139,21 @@ def _float(text: str) -> float:
 
 
 def _number(name: str, values: Mapping[str, list[str]], default: float) -> float:
-    """Reads a number in 0..1."""
+    """Reads a number from 0 to 1."""
     text = values.get(name, [str(default)])[0]
     number = _float(text)
     if not 0 <= number <= 1:
-        raise Refusal(422, f"{name} is {text[:80]!r}; it is one number in 0..1.")
+        raise Refusal(422, f"{name} is {text[:80]!r}; expected a number from 0 to 1.")
     return number
 
 
 def _whole(name: str, values: Mapping[str, list[str]], default: int | None) -> int | None:
-    """Reads a whole number from 1 on."""
+    """Reads an integer of at least 1."""
     if name not in values:
         return default
     text = values[name][0].strip()
     if not (text.isdecimal() and text.isascii() and len(text) < 10 and int(text)):
-        raise Refusal(422, f"{name} is {text[:80]!r}; it is a whole number from 1 on.")
+        raise Refusal(422, f"{name} is {text[:80]!r}; expected an integer of at least 1.")
     return int(text)
 
 
@@ -160,7 +162,7 @@ def _flag(name: str, values: Mapping[str, list[str]], default: bool) -> bool:
         return default
     text = values[name][0].strip().lower()
     if text not in _ANSWERS:
-        raise Refusal(422, f"{name} is {text[:80]!r}; it is true or false.")
+        raise Refusal(422, f"{name} is {text[:80]!r}; expected true or false.")
     return _ANSWERS[text]
 
 
@@ -168,4 +170,4 @@ def _check_classes(names: Sequence[str], known: Sequence[str], where: str) -> No
     for name in sorted(set(names)):
         if name not in known:
             shown = ", ".join(known[:_MOST_NAMES]) + (", ..." if len(known) > _MOST_NAMES else "")
-            raise Refusal(422, f"{where} has {name[:80]!r}; the model knows {shown}.")
+            raise Refusal(422, f"{where} has the unknown class {name[:80]!r}; choose from {shown}.")

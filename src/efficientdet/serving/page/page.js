@@ -1,11 +1,11 @@
-// The page: sends an image to v1/detect once, with a low threshold, and shows of the answer what the slider lets through.
+// The page: sends an image to v1/detect once, with a low threshold, and filters the answer by the slider.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const threshold = byId("threshold");
 const state = { classes: [], answer: null, name: "", hidden: new Set(), request: 0, abort: null };
 
-// As in the images that `efficientdet predict` draws: hues a golden angle apart.
+// The colors of `efficientdet predict`: hues a golden angle apart.
 function colour(label) {
   const hue = ((0.58 + label * 0.3819660112501051) % 1) * 6;
   const [saturation, value] = [[0.85, 1.0], [0.6, 1.0], [0.9, 0.75]][Math.floor(label / 8) % 3];
@@ -116,7 +116,7 @@ function show() {
   showChips();
   byId("count").textContent = `${detections.length} detection${detections.length === 1 ? "" : "s"}`;
   byId("nothing").hidden = detections.length > 0;
-  byId("nothing").textContent = "Nothing at this threshold.";
+  byId("nothing").textContent = "No detections at this threshold.";
 }
 
 function fail(message) {
@@ -134,7 +134,7 @@ function forget() {
   byId("classes").hidden = true;
   byId("count").textContent = "Detections";
   byId("nothing").hidden = false;
-  byId("nothing").textContent = "Nothing yet.";
+  byId("nothing").textContent = "No detections yet.";
   show();
 }
 
@@ -142,7 +142,7 @@ function showImage(file) {
   const image = byId("image");
   if (image.src) URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(file);
-  image.alt = `The image ${file.name}`;
+  image.alt = `Image ${file.name}`;
   byId("figure").hidden = false;
   document.body.classList.add("filled");
   document.querySelector("label[for=file]").textContent = "Choose another";
@@ -176,7 +176,7 @@ async function detect(file) {
     byId("status").textContent = `${file.name}, ${width} × ${height} pixels, ${seconds} s`;
     show();
   } catch (error) {
-    if (request === state.request && error.name !== "AbortError") fail("The service cannot be reached.");
+    if (request === state.request && error.name !== "AbortError") fail("Cannot reach the server.");
   } finally {
     if (request === state.request) document.body.classList.remove("busy");
   }
@@ -242,7 +242,7 @@ async function begin() {
     document.body.dataset.ready = "yes";
     show();
   } catch {
-    fail("The service cannot be reached.");
+    fail("Cannot reach the server.");
   }
 }
 
