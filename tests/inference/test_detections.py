@@ -81,7 +81,7 @@ def test_boxes_are_drawn_on_the_image_they_were_found_in(tmp_path):
 def test_an_image_that_cannot_be_drawn_on_is_one_line(tmp_path):
     with pytest.raises(UserError, match="`image` is missing"):
         _detections().draw()
-    with pytest.raises(UserError, match="`image` is 60 x 40 px; these detections are of one of 40 x 60"):
+    with pytest.raises(UserError, match="`image` is 60 x 40 px, but these detections belong to an image of 40 x 60 px"):
         _detections().draw(np.zeros((60, 40, 3), np.uint8))
     with pytest.raises(UserError, match=r"gone\.png` is missing"):
         _detections(image=tmp_path / "gone.png").draw()

@@ -161,7 +161,8 @@ def test_classes_are_chosen_by_name_or_id(finding_weights, detector, photo):
     chosen = detectors.Detector(finding_weights, score_threshold=0.2, classes=("cow", 5))
     assert set(chosen(photo).names) == {"cow", "cat"}
     assert set(chosen(photo, classes=["dog"]).names) == {"dog"}
-    with pytest.raises(UserError, match=r"`classes` has 'god'; these weights know cat \(5\), dog \(9\), cow \(11\)"):
+    unknown = r"`classes` has the unknown class 'god'; choose from cat \(5\), dog \(9\), cow \(11\)"
+    with pytest.raises(UserError, match=unknown):
         detector(photo, classes=["god"])
     for classes in ([], "dog"):
         with pytest.raises(UserError, match="expected a list"):
@@ -194,7 +195,7 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
     options = {"class_agnostic": True, "max_detections": 3, "class_thresholds": {"cat": 0.9}}
     made = detectors.Detector(finding_weights, score_threshold=0.2, **options)
     assert _same(made(photo), detector(photo, **options))
-    with pytest.raises(UserError, match="`class_thresholds` has 'god'"):
+    with pytest.raises(UserError, match="`class_thresholds` has the unknown class 'god'"):
         detectors.Detector(finding_weights, class_thresholds={"god": 0.5})
 
 
@@ -247,7 +248,9 @@ def test_a_fork_is_refused_at_once(detector, photo):
     with os.fdopen(receiving, encoding="utf-8") as file:
         said = file.read()
     os.waitpid(child, 0)
-    assert said.startswith(f"UserError: This Detector was made in process {os.getpid()} and cannot be used in {child}")
+    assert said.startswith(
+        f"UserError: This Detector was created in process {os.getpid()} and cannot be used in {child}"
+    )
 
 
 def test_an_image_of_one_tile_has_the_answer_it_has_without(detector, photo):

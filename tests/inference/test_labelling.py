@@ -122,6 +122,6 @@ def test_csv_has_a_row_a_box(written):
 def test_classes_of_one_name_are_refused_where_names_are_all_there_is():
     twice = (Category(id=1, name="red"), Category(id=2, name="red"))
     for form in ("voc", "labelme", "csv"):
-        with pytest.raises(UserError, match="two are called `red`; take coco"):
+        with pytest.raises(UserError, match="two are named `red`; use coco"):
             labelling.check_names(form, twice)
     labelling.check_names("coco", twice)

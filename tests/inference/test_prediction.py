@@ -92,7 +92,7 @@ def test_sources_that_cannot_be_read_are_left_out_and_named(finding_weights, pho
     where = "-" if output == "-" else str(tmp_path / output)
     assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", where]) == 1
     shown = capsys.readouterr()
-    assert "3 of 5 sources could not be used" in shown.err
+    assert "Skipped 3 of 5 sources:" in shown.err
     for name in ("bad.jpg", "bad.mp4", "cut.png"):
         assert f"{name}` " in shown.err
         assert name not in shown.out
@@ -117,7 +117,7 @@ def test_an_original_is_never_replaced(finding_weights, photo, tmp_path):
     little_videos.write(tmp_path / "b.mp4", 2)
     for name in ("a.jpg", "b.mp4"):
         before = (tmp_path / name).read_bytes()
-        with pytest.raises(UserError, match=rf"where `{name}` would be replaced"):
+        with pytest.raises(UserError, match=rf"where the source `{name}` would be overwritten"):
             _predict(finding_weights, tmp_path / name, output=tmp_path)
         assert (tmp_path / name).read_bytes() == before
     assert _names(tmp_path) == ["a.jpg", "b.mp4"]
@@ -320,7 +320,7 @@ def test_annotations_are_a_dataset_of_copies(finding_weights, photo, tmp_path):
         Image.fromarray(photo).save(tmp_path / "in" / name)
     little_videos.write(tmp_path / "in" / "c.mp4", 2)
     result = _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
-    assert "takes images" in result.skipped[str(tmp_path / "in" / "c.mp4")]
+    assert "`--format coco` supports only images." in result.skipped[str(tmp_path / "in" / "c.mp4")]
     assert _names(tmp_path / "out") == ["annotations", "images", "predictions.jsonl", "skipped.txt"]
     assert _names(tmp_path / "out" / "images") == ["a.png", "b.jpg"]
     assert (tmp_path / "out" / "images" / "a.png").read_bytes() == (tmp_path / "in" / "a.png").read_bytes()
@@ -329,10 +329,10 @@ def test_annotations_are_a_dataset_of_copies(finding_weights, photo, tmp_path):
     Image.fromarray(photo).save(tmp_path / "in" / "d.png")
     with pytest.raises(UserError, match="may have been corrected since"):
         _predict(finding_weights, tmp_path / "in", output=tmp_path / "out", format="coco")
-    for output, said in ((tmp_path / "in", "has sources in it"), (tmp_path / "out" / "images", "is not empty")):
+    for output, said in ((tmp_path / "in", "contains sources"), (tmp_path / "out" / "images", "is not empty")):
         with pytest.raises(UserError, match=said):
             _predict(finding_weights, tmp_path / "in", output=output, format="yolo")
-    with pytest.raises(UserError, match="`format` is csv, which is files"):
+    with pytest.raises(UserError, match="`format` is csv, which cannot be printed"):
         _predict(finding_weights, tmp_path / "in", output=Path("-"), format="csv")
 
 
@@ -368,7 +368,7 @@ def test_folders_that_are_left_out_are_named(finding_weights, photo, tmp_path, c
         Image.fromarray(photo).save(tmp_path / "in" / name)
     result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
     assert list(result.images) == [str(tmp_path / "in" / "a.png")]
-    assert "are left out, such as that of" in capsys.readouterr().err.replace("\n", " ")
+    assert "Skipped the subfolders of " in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, photo, tmp_path):

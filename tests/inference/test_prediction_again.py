@@ -95,7 +95,7 @@ def test_a_pattern_does_not_find_what_was_drawn(finding_weights, tmp_path, rng, 
         result = _predict(finding_weights, "**/*.jpg", output=Path("out"))
         assert list(result.images) == ["a.jpg", "b.jpg"]
     assert sum(looks) == 2
-    with pytest.raises(UserError, match="`sources` are all in `out`, where this writes"):
+    with pytest.raises(UserError, match="`sources` are all in the output folder `out`"):
         _predict(finding_weights, "out/*.jpg", output=Path("out"))
 
 
@@ -105,7 +105,7 @@ def test_other_weights_of_the_same_name_are_refused(finding_weights, tmp_path, r
     weights.write_bytes(finding_weights.read_bytes())
     _predict(weights, tmp_path / "in", output=tmp_path / "out")
     os.utime(weights, (1, 1))
-    with pytest.raises(UserError, match="with other settings \\(the file of `weights` has changed\\)"):
+    with pytest.raises(UserError, match="with different settings \\(the file of `weights` has changed\\)"):
         _predict(weights, tmp_path / "in", output=tmp_path / "out")
 
 
@@ -121,9 +121,9 @@ def test_a_file_that_changed_is_looked_at_again(finding_weights, tmp_path, rng, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"score_threshold": 0.5}, r"`score_threshold` was 0\.2, is 0\.5"),
-        ({"class_agnostic": True}, "`class_agnostic` was false, is true"),
-        ({"tiles": (64, 64), "max_detections": 3}, r"`max_detections` was null, is 3, and 1 more"),
+        ({"score_threshold": 0.5}, r"`score_threshold` was 0\.2, now 0\.5"),
+        ({"class_agnostic": True}, "`class_agnostic` was false, now true"),
+        ({"tiles": (64, 64), "max_detections": 3}, r"`max_detections` was null, now 3, and 1 more"),
         ({"format": "yolo"}, '`format` was "json", is "yolo"'),
     ],
 )
@@ -210,6 +210,6 @@ def test_ctrl_c_says_how_to_go_on(finding_weights, tmp_path, rng, monkeypatch, c
     monkeypatch.setattr(detector.Detector, "detect", interrupted)
     words = ["predict", str(finding_weights), str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     assert cli.main([*words, "--batch-size", "1"]) == 130
-    assert "interrupted, 1 of 2 sources are done; the same command goes on" in capsys.readouterr().err
+    assert "interrupted, 1 of 2 sources done; run the same command to resume" in capsys.readouterr().err
     assert cli.main([*words, "--batch-size", "1"]) == 0
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2

@@ -54,8 +54,8 @@ def test_what_is_shown(options, rows):
         ({"score_threshold": 2}, "`score_threshold` is 2"),
         ({"score_threshold": float("nan")}, "`score_threshold` is nan"),
         ({"class_thresholds": {"dog": -1}}, r"`class_thresholds\['dog'\]` is -1"),
-        ({"class_thresholds": {"god": 0.5}}, r"`class_thresholds` has 'god'; these weights know cat \(5\)"),
-        ({"classes": ["god"]}, "`classes` has 'god'"),
+        ({"class_thresholds": {"god": 0.5}}, r"`class_thresholds` has the unknown class 'god'; choose from cat \(5\)"),
+        ({"classes": ["god"]}, "`classes` has the unknown class 'god'"),
         ({"max_detections": 0}, "`max_detections` is 0; it must be at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What was found in one image, and the forms in which people, COCO and other programs want it."""
+"""The detections of one image, and their conversion to drawings, JSON, COCO and supervision."""
 
 import dataclasses
 import json
@@ -14,19 +14,19 @@ from efficientdet.structures import Category
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDetections:
-    """What was found in one image, best first."""
+    """The detections of one image, best first."""
 
     size: tuple[int, int]
     """Height and width of the image, px."""
     boxes: np.ndarray
-    """float32[K, 4], yxyx px of the image, inside it."""
+    """float32[K, 4], yxyx px, inside the image."""
     labels: np.ndarray
-    """int32[K], positions in `categories`."""
+    """int32[K], indices into `categories`."""
     scores: np.ndarray
     """float32[K] in [0, 1]."""
     categories: tuple[Category, ...]
     image: inputs.AnyImage | None = dataclasses.field(default=None, repr=False)
-    """Where it was found: what the detector was given. A path stays a path, so that many results need little memory."""
+    """The image as passed to the detector. A path stays a path, so that many results need little memory."""
 
     def __len__(self) -> int:
         """Counts the detections."""
@@ -34,11 +34,11 @@ class ImageDetections:
 
     @property
     def names(self) -> list[str]:
-        """Name of each detection's class."""
+        """Returns the class name of each detection."""
         return [self.categories[label].name for label in self.labels.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the detections into plain JSON values; corners in px, x before y."""
+        """Converts the detections to plain JSON values; corners in px, x before y."""
         height, width = self.size
         rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
         found = [
@@ -53,17 +53,17 @@ class ImageDetections:
         return {"height": height, "width": width, "detections": found}
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Writes `to_dict` as JSON; one line unless `indent` says how far to indent."""
+        """Returns `to_dict` as a JSON string, on one line unless `indent` is set."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Turns the detections into rows of COCO's results format.
+        """Converts the detections to COCO's results format.
 
         Args:
-            image_id: the dataset's number of the image.
+            image_id: id of the image in the dataset.
 
         Returns:
-            image_id, category_id (the dataset's), bbox (x, y, width, height, px) and score of each.
+            One dict per detection: image_id, category_id (the dataset's), bbox (x, y, width, height, px) and score.
         """
         rows = zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
         return [
@@ -77,7 +77,7 @@ class ImageDetections:
         ]
 
     def to_supervision(self) -> Any:
-        """Turns the detections into `supervision.Detections`; `class_id` is the label, names and ids are in `data`.
+        """Converts to `supervision.Detections`; `class_id` is the label, `data` has class names and category ids.
 
         Raises:
             UserError: supervision is not installed.
@@ -87,7 +87,7 @@ class ImageDetections:
         except ModuleNotFoundError as error:
             raise UserError(
                 "`to_supervision` needs supervision, which is not installed; "
-                "`pip install 'efficientdet-keras[supervision]'`."
+                "run `pip install 'efficientdet-keras[supervision]'`."
             ) from error
         return supervision.Detections(
             xyxy=self.boxes[:, [1, 0, 3, 2]].astype(np.float32),
@@ -103,23 +103,23 @@ class ImageDetections:
         """Draws the detections on a copy of the image.
 
         Args:
-            image: to draw on, of the same size; none: the one that the detector was given. A path is read again.
-            score_threshold: detections below it are left out.
+            image: image to draw on, of the same size; None means the one passed to the detector. Paths are read again.
+            score_threshold: skip detections with a lower score.
 
         Returns:
-            An image of Pillow's, upright: `.save("found.jpg")`, `.show()`.
+            A Pillow image, upright: `.save("found.jpg")`, `.show()`.
 
         Raises:
-            UserError: the image cannot be read, or has another size.
+            UserError: the image cannot be read, or has a different size.
         """
         ground = self.image if image is None else image
         if ground is None:
-            raise UserError("`image` is missing: these detections do not know the image they were found in.")
+            raise UserError("`image` is missing: these detections have no reference to their image; pass it to `draw`.")
         pixels = inputs.to_array(ground)
         if pixels.shape[:2] != self.size:
             raise UserError(
-                f"`image` is {pixels.shape[0]} x {pixels.shape[1]} px; these detections are of one of "
-                f"{self.size[0]} x {self.size[1]}."
+                f"`image` is {pixels.shape[0]} x {pixels.shape[1]} px, but these detections belong to an image of "
+                f"{self.size[0]} x {self.size[1]} px."
             )
         names = fonts.show(
             [category.name for category in self.categories], [category.id for category in self.categories]

@@ -1,12 +1,12 @@
-"""Raw images -> detections in their own pixels: letterbox, runtime, undo the letterbox.
+"""Detects objects in raw images: letterboxes them, runs the network, and maps the boxes back to their pixels.
 
     import efficientdet
 
     detector = efficientdet.Detector("runs/d0")
     detector("photograph.jpg").draw().save("found.jpg")
 
-One detector serves any number of threads. Keras takes their batches side by side, on both backends; of other runtimes
-not each bears two calls at once, so there one batch waits for the other; images are read and scaled side by side.
+A detector can be used from any number of threads. Keras runs their batches concurrently on both backends. Not all other
+runtimes are thread-safe, so they run one batch at a time; images are always read and scaled concurrently.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from efficientdet.inference.detections import ImageDetections
 from efficientdet.media import inputs
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of one image: boxes float32[K, 4], yxyx px of it; labels int32[K]; scores float32[K]."""
+"""Detections of one image: boxes float32[K, 4], yxyx px; labels int32[K]; scores float32[K]."""
 
 
 class Detector:
-    """Weights, ready to look at images; may be called from several threads at once."""
+    """Detects objects in images with loaded weights; safe to call from several threads."""
 
     def __init__(
         self,
@@ -56,21 +56,21 @@ class Detector:
         """Loads weights.
 
         Args:
-            weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
-            score_threshold: detections below this are left out.
-            class_thresholds: names or the dataset's ids of classes that have a threshold of their own.
-            classes: names or the dataset's ids of the classes that are wanted; none: all.
-            class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
-            max_detections: most detections an image, the best ones; none: all that the network gives (100 at most,
-                unless `postprocess` says otherwise or there are tiles).
-            batch_size: most images, or tiles, in the network at once; longer lists go through in parts.
-            image_size: height and width of the network input, px; None: what the weights were trained with.
-            precision: of the arithmetic inside the network.
-            runtime: what runs the network; auto: OpenVINO on a CPU where it is installed, else Keras.
-            xla: compile Keras's graph with XLA; auto: on a GPU.
+            weights: weights file, run folder (uses its best weights), published name such as coco-d0, or export.
+            score_threshold: drop detections with a lower score.
+            class_thresholds: score thresholds for single classes, by name or dataset id.
+            classes: names or dataset ids of the classes to keep; None keeps all.
+            class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+            max_detections: maximum number of detections per image, best first; None keeps all that the network returns
+                (at most 100, unless `postprocess` sets another limit or tiles are used).
+            batch_size: maximum number of images or tiles per batch; longer lists are split.
+            image_size: height and width of the network input, px; None means what the weights were trained with.
+            precision: precision of the network's arithmetic.
+            runtime: what runs the network; auto picks OpenVINO on a CPU if it is installed, else Keras.
+            xla: compile Keras's graph with XLA; auto does so on a GPU.
             postprocess: limits and thresholds of the suppression.
-            depthwise: how Keras's runtime computes depthwise convolutions; auto: pallas with JAX on a GPU,
-                which it needs, else convolution.
+            depthwise: how Keras's runtime computes depthwise convolutions; auto picks pallas with JAX on a GPU
+                (the only place it works), else convolution.
 
         Raises:
             UserError: the weights cannot be used, or have no such class.
@@ -94,7 +94,7 @@ class Detector:
         self.class_thresholds = class_thresholds
         self.class_agnostic = class_agnostic
         self.max_detections = max_detections
-        self._choose()  # what cannot be is said now
+        self._choose()  # checks the options now rather than at the first call
         self._process = os.getpid()
         is_reentrant = isinstance(self.runtime, keras_runtime.KerasRuntime)
         self._turn = contextlib.nullcontext() if is_reentrant else threading.Lock()
@@ -139,22 +139,22 @@ class Detector:
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> ImageDetections | list[ImageDetections]:
-        """Detects in an image, or in several. `detector(...)` is the same.
+        """Detects objects in one or more images; the same as `detector(...)`.
 
         Args:
-            images: a path; an address (http, https, file, data); the bytes of an image file; a file open in binary
-                mode; an image of Pillow's; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` gives BGR:
-                `image[..., ::-1]`); or several of these, in any sizes.
-            score_threshold: detections below it are left out; none: the detector's.
-            class_thresholds: names or ids of classes that have a threshold of their own; none: the detector's.
-            classes: names or ids of the classes that are wanted; none: the detector's.
-            class_agnostic: one box an object, whatever its class; none: as the detector.
-            max_detections: most detections an image; none: the detector's.
-            tiles: look at pieces of this size too, for small objects in large images; none: at the whole only.
-            tile_overlap: least share of a tile's side that the next one sees too, 0..0.9.
+            images: a path; a URL (http, https, file, data); the bytes of an image file; a file open in binary mode; a
+                Pillow image; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` returns BGR: pass `image[..., ::-1]`);
+                or several of these, in any sizes.
+            score_threshold: drop detections with a lower score; None means the detector's value.
+            class_thresholds: score thresholds for single classes, by name or id; None means the detector's.
+            classes: names or ids of the classes to keep; None means the detector's.
+            class_agnostic: keep one box per object, whatever its class; None means the detector's value.
+            max_detections: maximum number of detections per image; None means the detector's value.
+            tiles: also detect in tiles of this size, for small objects in large images; None uses no tiles.
+            tile_overlap: minimum overlap of neighboring tiles, as a fraction of a tile's side, 0 to 0.9.
 
         Returns:
-            What was found: of one image, or a list in the order of the images.
+            Detections of the image, or a list in the order of the images.
 
         Raises:
             UserError: an image cannot be used, or the weights have no such class.
@@ -186,13 +186,13 @@ class Detector:
         tiles: Tiles | None = None,
         tile_overlap: float = 0.2,
     ) -> Iterator[ImageDetections]:
-        """Detects in images one after the other, for more than fit into memory; arguments as of `detect`.
+        """Yields detections image by image, for more images than fit into memory; takes the arguments of `detect`.
 
-        A batch is read when its first answer is asked for.
+        A batch is read when its first result is requested.
         """
         self._check_process()
         if isinstance(images, Mapping | set | frozenset) or not isinstance(images, Iterable):
-            images = [images]  # type: ignore[list-item]  # no image, and several of them neither: refused as one
+            images = [images]  # type: ignore[list-item]  # neither one image nor several: rejected as one
         choice = self._choose(score_threshold, class_thresholds, classes, class_agnostic, max_detections)
 
         def answer(image: inputs.AnyImage, size: tuple[int, int], found: _Found) -> ImageDetections:
@@ -220,7 +220,7 @@ class Detector:
         class_agnostic: bool | None = None,
         max_detections: int | None = None,
     ) -> selection.Choice:
-        """Says what is shown: what a call asks for, else what the detector was made with."""
+        """Chooses what to show: the options of a call, else those of the detector."""
         return selection.choose(
             self.categories,
             score_threshold=self.score_threshold if score_threshold is None else score_threshold,
@@ -233,21 +233,21 @@ class Detector:
     def _check_process(self) -> None:
         """Raises a UserError in a process that was forked from the one that loaded the weights.
 
-        Threads of the runtime do not survive a fork, so a call there would wait for them for ever.
+        The runtime's threads do not survive a fork, so a call there would wait for them forever.
         """
         if os.getpid() != self._process:
             raise UserError(
-                f"This Detector was made in process {self._process} and cannot be used in {os.getpid()}, a fork of it. "
-                "Make one in each process, or start processes with multiprocessing.get_context('spawn')."
+                f"This Detector was created in process {self._process} and cannot be used in {os.getpid()}, a fork of "
+                "it. Create one in each process, or start processes with multiprocessing.get_context('spawn')."
             )
 
     def _in_batches(
         self, images: Iterable[inputs.AnyImage], answer: Callable[..., ImageDetections]
     ) -> Iterator[ImageDetections]:
-        """Looks at whole images."""
+        """Detects in whole images."""
         left = iter(images)
         while batch := [inputs.to_keep(each) for each in itertools.islice(left, self.batch_size)]:
-            # Of what is read only the small network input stays in memory.
+            # Only the small network inputs stay in memory, not the decoded images.
             boxed = [self._letterbox(inputs.to_array(image)) for image in batch]
             for image, (_, _, _, size), found in zip(batch, boxed, self._run(boxed), strict=True):
                 yield answer(image, size, found)
@@ -259,7 +259,7 @@ class Detector:
         overlap: float,
         answer: Callable[..., ImageDetections],
     ) -> Iterator[ImageDetections]:
-        """Looks at each image as a whole, and at its tiles if it has more than one."""
+        """Detects in each whole image, and in its tiles if there is more than one."""
         for image in map(inputs.to_keep, images):
             pixels = inputs.to_array(image)
             height, width = pixels.shape[:2]
@@ -278,12 +278,12 @@ class Detector:
             yield answer(image, (height, width), (boxes[kept].astype(np.float32), labels[kept], scores[kept]))
 
     def _letterbox(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]:
-        """Makes a network input of an image: uint8[H, W, 3], the size inside, the scale, the image's own size."""
+        """Letterboxes an image; returns uint8[H, W, 3], the valid size, the scale and the original size."""
         boxed = preprocess.letterbox(pixels, self.runtime.image_size, self.runtime.resize)
         return *boxed, (pixels.shape[0], pixels.shape[1])
 
     def _run(self, boxed: list[tuple[np.ndarray, tuple[int, int], float, tuple[int, int]]]) -> list[_Found]:
-        """Runs the network on a batch of `_letterbox`."""
+        """Runs the network on a batch of `_letterbox` results."""
         pixels, valid_sizes, scales, sizes = zip(*boxed, strict=True)
         batch, valid_size = np.stack(pixels), np.array(valid_sizes, np.int32)
         with self._turn:

@@ -1,7 +1,7 @@
-"""Sources of `predict` -> batches of images, the same batches in a run that goes on as in one that was never stopped.
+"""Groups the sources of `predict` into batches of images that are the same whether or not a run was interrupted.
 
-The numbers that a network gives depend a little on what else is in its batch. So a run that goes on forms its batches
-of all images, those that are done included, and runs again what shares a batch with one that is not.
+The output of a network depends slightly on the other images in its batch. So a resumed run forms its batches from all
+images, including finished ones, and recomputes finished images that share a batch with unfinished ones.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Task:
     """A source, and what is known about it.
 
     Attributes:
-        medium: what it is.
-        source: what results call it; unique.
-        stem: of the names of files about it; unique.
-        mark: what tells this version of a file from others; none of the web, a camera or a stream.
-        entry: of the journal, if it was done before.
-        results: name of each image in it -> what was found.
-        files: written about it, relative to the output directory.
+        medium: the image, video, camera or stream.
+        source: its name in the results; unique.
+        stem: stem of the names of its output files; unique.
+        mark: identifies this version of a file; None for the web, a camera or a stream.
+        entry: its journal entry, if it was finished before.
+        results: detections by image name.
+        files: its output files, relative to the output folder.
         error: why it, or a frame of it, cannot be used; empty if it can.
     """
 
@@ -48,7 +48,7 @@ class Task:
     error: str = ""
 
     def to_entry(self) -> dict[str, Any]:
-        """Turns what is known into an entry of the journal."""
+        """Converts the task to a journal entry."""
         entry = {"mark": self.mark, "stem": self.stem, "files": self.files, "results": self.results}
         return entry | ({"error": self.error} if self.error else {})
 
@@ -58,12 +58,12 @@ class Piece:
     """An image of a source: the file, or one of its frames.
 
     Attributes:
-        task: of the source.
-        number: of the frame, from 0.
-        total: frames that are looked at.
-        pixels: uint8[H, W, 3]; none where it cannot be read.
-        path: the file, while the batch is worked on.
-        error: why it cannot be read; frames behind it are not tried.
+        task: the task of its source.
+        number: frame number, from 0.
+        total: number of frames to process.
+        pixels: uint8[H, W, 3]; None if it cannot be read.
+        path: the file, while the batch is being processed.
+        error: why it cannot be read; later frames are not tried.
     """
 
     task: Task
@@ -75,28 +75,28 @@ class Piece:
 
     @property
     def is_last(self) -> bool:
-        """Says whether the source has no more."""
+        """Returns whether this is the last piece of its source."""
         return bool(self.error) or self.number == self.total - 1
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Returns its name in the results."""
         return self.task.source if self.total == 1 else f"{self.task.source}#{self.number + 1}"
 
 
 Detect = Callable[[Sequence[np.ndarray]], list[ImageDetections]]
-"""Finds what is in several images, uint8[H, W, 3] each."""
+"""Detects in several images, uint8[H, W, 3] each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """How images and frames are looked at.
+    """How images and frames are processed.
 
     Attributes:
-        load: loads weights; gives what detects, and the classes.
-        batch_size: most images in a batch.
-        max_frames: of a source with several; none: all.
-        folder: for files from the web.
+        load: loads the weights; returns the detection function and the classes.
+        batch_size: maximum number of images per batch.
+        max_frames: maximum number of frames per source; None means all.
+        folder: folder for files from the web.
     """
 
     load: Callable[[], tuple[Detect, tuple[Category, ...]]]
@@ -105,7 +105,7 @@ class Work:
     folder: Path
 
     def pieces(self, tasks: Sequence[Task], detect: Detect) -> Iterator[tuple[Piece, ImageDetections | None]]:
-        """Looks at images that are not done; those that cannot be read have no detections."""
+        """Yields the unfinished images with their detections; unreadable ones have None."""
         tasks = [task for task in tasks if task.medium.kind == "image"]
         if all(task.entry is not None for task in tasks):
             return
@@ -123,11 +123,11 @@ class Work:
 
 
 def plan(found: Sequence[locations.Medium], earlier: Journal) -> list[Task]:
-    """Names each source and finds what is known about it; a file that is given twice is one source.
+    """Makes a task for each source; a file that is passed twice is one source.
 
     Args:
-        found: sources.
-        earlier: results that are there.
+        found: the sources.
+        earlier: existing results.
     """
     tasks: dict[str, Task] = {}
     paths: set[Path] = set()
@@ -138,7 +138,7 @@ def plan(found: Sequence[locations.Medium], earlier: Journal) -> list[Task]:
         mark = None if medium.path is None else _mark(medium.path)
         if medium.path is not None:
             paths.add(medium.path.resolve())
-        # Today's look at a camera or an address is not another day's.
+        # A finished result of a camera or an address is kept; a new run of it gets a new name.
         is_new = medium.path is None and earlier.is_finished
         source = _free(medium.name, {*tasks, *(earlier.entries if is_new else ())}, "{} ({})")
         entry = earlier.entries.get(source)
@@ -150,7 +150,7 @@ def plan(found: Sequence[locations.Medium], earlier: Journal) -> list[Task]:
 
 
 def _free(name: str, taken: set[str], pattern: str) -> str:
-    """Numbers a name that is taken, from 2 on."""
+    """Appends a number, from 2, to a name that is taken."""
     free, number = name, 2
     while free in taken:
         free, number = pattern.format(name, number), number + 1
@@ -160,22 +160,22 @@ def _free(name: str, taken: set[str], pattern: str) -> str:
 def _mark(path: Path) -> list[int] | None:
     try:
         facts = path.stat()
-    except OSError:  # said when it is read
+    except OSError:  # reported when it is read
         return None
     return [facts.st_size, facts.st_mtime_ns]
 
 
 def batches(tasks: Sequence[Task], batch_size: int, folder: Path, max_frames: int | None) -> Iterator[list[Piece]]:
-    """Reads images, several at a time, by number and by pixels; batches that are done are left out.
+    """Reads images in batches limited by number and by pixels; skips finished batches.
 
     Args:
-        tasks: whose media are images.
-        batch_size: most images in a batch.
-        folder: for files from the web, each for as long as its batch is worked on.
-        max_frames: of a file with several; all if not given.
+        tasks: tasks whose media are images.
+        batch_size: maximum number of images per batch.
+        folder: folder for files from the web, which are removed after their batch.
+        max_frames: maximum number of frames per file; None means all.
 
     Yields:
-        Pieces in the order of the sources; those without pixels have an error, or are done and could not be read again.
+        Pieces in the order of the sources. Those without pixels have an error, or are finished and can't be read again.
     """
     batch: list[Piece] = []
     number = pixels = 0
@@ -190,7 +190,7 @@ def batches(tasks: Sequence[Task], batch_size: int, folder: Path, max_frames: in
 
 
 def _pieces(tasks: Sequence[Task], folder: Path, max_frames: int | None) -> Iterator[tuple[Piece, tuple[int, int]]]:
-    """Reads the images of each task in turn, and their sizes; of one that is done only the sizes, from its entry."""
+    """Reads the images of each task and their sizes; for a finished task only the sizes, from its entry."""
     for task in tasks:
         if task.entry is not None:
             sizes = [(found["height"], found["width"]) for found in task.entry["results"].values()]
@@ -219,7 +219,7 @@ def _read(task: Task, folder: Path, max_frames: int | None) -> Iterator[Piece]:
 
 
 def _filled(batch: list[Piece], folder: Path) -> Iterator[list[Piece]]:
-    """Gives a batch with all its pixels, if something in it is not done; removes what was fetched for it."""
+    """Yields a batch with all its pixels, unless it is finished; then removes the files fetched for it."""
     if all(piece.task.entry is not None for piece in batch):
         return
     for piece in batch:
@@ -227,7 +227,7 @@ def _filled(batch: list[Piece], folder: Path) -> Iterator[list[Piece]]:
             try:
                 for again in itertools.islice(_read(piece.task, folder, None), piece.number, piece.number + 1):
                     piece.pixels, piece.path = again.pixels, again.path
-            except UserError:  # its result is there; what shares its batch is found all the same
+            except UserError:  # it already has a result; the rest of its batch is still processed
                 piece.pixels = None
     yield batch
     for piece in batch:

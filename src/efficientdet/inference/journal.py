@@ -1,9 +1,8 @@
-"""Results of `predict`, one line of JSON a source, written as they come.
+"""The journal of `predict`: one line of JSON per source, written as soon as the source is finished.
 
-The first line holds the settings; a line for each source follows as soon as it is done. A process that is killed leaves
-at most half a line, which is cut off when the next one goes on. One process at a time writes. Running the same command
-again goes on, results for other sources join those that are there, and other settings are refused: nothing earlier is
-ever replaced without `overwrite`.
+The first line holds the settings. A process that is killed leaves at most half a line, which the next one cuts off. One
+process at a time writes. Running the same command again resumes it, results of other sources are added to the existing
+ones, and different settings are refused: earlier results are never replaced without `overwrite`.
 """
 
 import contextlib
@@ -18,60 +17,60 @@ from efficientdet.errors import UserError
 from efficientdet.storage import files
 
 NAME = "predictions.jsonl"
-"""Of the file in the output directory."""
+"""Name of the journal in the output folder."""
 FINAL = "predictions.json"
-"""Of the file that is made of it, for images with boxes drawn."""
+"""Name of the final file made from it if boxes are drawn on images."""
 SKIPPED = "skipped.txt"
-"""Of the list of sources that could not be used."""
+"""Name of the list of skipped sources."""
 
-ADVICE = "give another `--output`, or `--overwrite` to replace them"
-"""What to do about results that are in the way."""
+ADVICE = "use another `--output`, or `--overwrite` to replace the results"
+"""What to do about existing results."""
 
 _VERSION = 2
-_MARK = "_mark"  # ends the name of a setting that tells versions of a file apart
+_MARK = "_mark"  # suffix of a setting that identifies the version of a file
 _TEMPORARY = f"{files.PARTIAL}*"
 
 
 class Journal:
-    """The lines of an output directory; of a source the last one counts. Made by `read`, open inside `writing`."""
+    """The journal of an output folder; the last line of a source counts. Made by `read`, writable inside `writing`."""
 
     def __init__(self, path: Path, settings: dict[str, Any]):
-        """Starts with no entry; nothing is written before the first one.
+        """Starts empty; nothing is written before the first entry.
 
         Args:
             path: the file.
-            settings: plain JSON values; what they must be to go on.
+            settings: plain JSON values; must be the same to resume.
         """
         self.path, self.settings = path, settings
         self.facts: dict[str, Any] = {}
-        """Plain JSON values written beside the settings, which need not be the same to go on."""
+        """Plain JSON values written next to the settings; they may differ when resuming."""
         self.entries: dict[str, dict[str, Any]] = {}
-        """Source -> `mark` (what tells this version of it from another), `files` and whatever was found."""
+        """Entries by source: `mark` (identifies the version of the file), `files` and the results."""
         self.is_finished = False
-        """Whether the last command came to its end."""
+        """Whether the last command finished."""
         self._whole = 0  # bytes
         self._file: TextIO | None = None
 
     @property
     def exists(self) -> bool:
-        """Says whether an earlier process has begun to write."""
+        """Returns whether an earlier process has written to it."""
         return self._whole > 0
 
     def append(self, source: str, entry: dict[str, Any]) -> None:
         """Writes the entry of a source.
 
         Args:
-            source: what it is called.
+            source: name of the source.
             entry: plain JSON values.
         """
         self._write({"source": source, **entry})
         self.entries[source], self.is_finished = entry, False
 
     def finish(self, named: Sequence[str]) -> None:
-        """Notes that the command came to its end.
+        """Records that the command finished.
 
         Args:
-            named: files that were made of the entries, relative to the directory, beside those of this module.
+            named: files made from the entries, relative to the folder, other than those of this module.
         """
         if not self.is_finished:
             self._write({"finished": len(self.entries), "files": list(named)})
@@ -79,10 +78,10 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Lets `append` write while the block runs.
+        """Opens the journal for `append` while the block runs.
 
         Raises:
-            UserError: another process writes into it, or the disk is full.
+            UserError: another process is writing to it, or the disk is full.
         """
         with files.explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +89,11 @@ class Journal:
         with file:
             if not filelock.lock_descriptor(file.fileno(), blocking=False):
                 raise UserError(
-                    f"`{self.path}` is being written by another `predict`; wait for it, or give another `--output`."
+                    f"`{self.path}` is being written by another `predict`; wait for it, or use another `--output`."
                 )
             with files.explained(self.path):
                 file.truncate(self._whole)
-                for left in self.path.parent.rglob(_TEMPORARY):  # of a process that was killed
+                for left in self.path.parent.rglob(_TEMPORARY):  # left by a killed process
                     left.unlink(missing_ok=True)
             self._file = file
             if not self._whole:
@@ -105,15 +104,15 @@ class Journal:
         assert self._file is not None, "outside of `writing`"
         with files.explained(self.path):
             self._file.write(json.dumps(values) + "\n")
-            self._file.flush()  # to the system: a killed process loses nothing
+            self._file.flush()  # to the operating system, so that a killed process loses nothing
 
     def take(self, content: bytes) -> None:
         """Reads the lines of an earlier process.
 
         Raises:
-            UserError: they are not such lines, or those of other settings.
+            UserError: the lines are damaged, or have different settings.
         """
-        *lines, _ = content.split(b"\n")  # what stands behind the last line's end is half a line
+        *lines, _ = content.split(b"\n")  # anything after the last newline is half a line
         try:
             head, *rest = [json.loads(line) for line in lines] or [None]
             if head is None:
@@ -126,32 +125,32 @@ class Journal:
                     self.entries[values.pop("source")] = values
             assert all(isinstance(entry["files"], list) for entry in self.entries.values())
         except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-            raise UserError(f"`{self.path}` is damaged, line {1 + _first_bad(lines)}; {ADVICE}.") from error
+            raise UserError(f"`{self.path}` is damaged at line {1 + _first_bad(lines)}; {ADVICE}.") from error
         if known is None:
-            raise UserError(f"`{self.path}` is of another version of this program; {ADVICE}.")
+            raise UserError(f"`{self.path}` was written by another version of this program; {ADVICE}.")
         names = [name for name in {**known, **self.settings} if known.get(name) != self.settings.get(name)]
         if names:
             was, now = (json.dumps(settings.get(names[0])) for settings in (known, self.settings))
-            changed = f"`{names[0]}` was {was}, is {now}"
+            changed = f"`{names[0]}` was {was}, now {now}"
             if names[0].endswith(_MARK):
                 changed = f"the file of `{names[0].removesuffix(_MARK)}` has changed"
             others = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"`{self.path.parent}` has results of {len(self.entries)} sources with other settings ({changed}"
+                f"`{self.path.parent}` has results of {len(self.entries)} sources with different settings ({changed}"
                 f"{others}); {ADVICE}."
             )
         self._whole = sum(len(line) + 1 for line in lines)
 
 
 def read(output: Path, settings: dict[str, Any]) -> Journal:
-    """Reads what an earlier process wrote; empty if there is nothing.
+    """Reads the journal of an earlier process; it is empty if there is none.
 
     Args:
-        output: the directory.
+        output: the folder.
         settings: plain JSON values.
 
     Raises:
-        UserError: the earlier results are of other settings, or there are some without a journal.
+        UserError: the earlier results have different settings, or there is no journal for them.
     """
     path = output / NAME
     found = Journal(path, json.loads(json.dumps(settings)))
@@ -159,16 +158,16 @@ def read(output: Path, settings: dict[str, Any]) -> Journal:
         if path.exists():
             found.take(path.read_bytes())
         elif (output / FINAL).exists():
-            raise UserError(f"`{output / FINAL}` has results of an earlier `predict`; {ADVICE}.")
+            raise UserError(f"`{output / FINAL}` already has results of `predict`; {ADVICE}.")
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
     return found
 
 
 def remove(output: Path) -> None:
-    """Removes earlier results: the files that the journal and `predictions.json` of a directory name, and these two.
+    """Removes earlier results: the journal, `predictions.json`, and the files that these two name.
 
-    Earlier versions called an image `picture` there.
+    Earlier versions used the key `picture` for an image.
     """
     named: set[str] = set()
     with contextlib.suppress(OSError):

@@ -1,15 +1,15 @@
-"""Detections of many images as annotations that tools read, to be corrected by hand: pre-labels.
+"""Writes the detections of many images as pre-labels: annotations to correct by hand in labeling tools.
 
-Each form is a whole dataset, with copies of the images, that `convert` reads back to the same boxes. Boxes are px of
-the upright image, to 0.01 px; 0 is the left or upper edge of the first pixel, also in VOC.
+Each form is a whole dataset, with copies of the images, that `convert` reads back to the same boxes. Boxes are in px of
+the upright image, rounded to 0.01 px; 0 is the left or upper edge of the first pixel, in VOC too.
 
 | form | files |
 | --- | --- |
-| coco | annotations/instances_train.json, images/; each annotation has a `score` too |
-| yolo | data.yaml, images/, labels/; classes are numbered from 0 in the order of the network |
+| coco | annotations/instances_train.json, images/; each annotation also has a `score` |
+| yolo | data.yaml, images/, labels/; classes are numbered from 0 in the network's order |
 | voc | Annotations/, JPEGImages/ |
-| labelme | a JSON file beside each image |
-| csv | annotations.csv beside the images: filename, width, height, class, xmin, ymin, xmax, ymax, score |
+| labelme | a JSON file next to each image |
+| csv | annotations.csv next to the images: filename, width, height, class, xmin, ymin, xmax, ymax, score |
 """
 
 import csv
@@ -29,10 +29,10 @@ from efficientdet.storage import files
 from efficientdet.structures import Category
 
 Form = Literal["json", "coco", "yolo", "voc", "labelme", "csv"]
-"""How `predict` writes: json draws boxes on images, the others are datasets."""
+"""What `predict` writes: json draws boxes on images; the others are datasets."""
 
 _Found = Mapping[str, Any]
-"""`ImageDetections.to_dict` of an image."""
+"""The result of `ImageDetections.to_dict`."""
 
 _FOLDERS = {"coco": "images", "yolo": "images", "voc": "JPEGImages", "labelme": ".", "csv": "."}
 _COPIED = {
@@ -40,27 +40,27 @@ _COPIED = {
     "PNG": (".png",),
     "BMP": (".bmp",),
     "WEBP": (".webp",),
-}  # what annotation tools read
+}  # formats that labeling tools read
 
 
 def image_path(form: Form, stem: str, source: Path | None) -> Path:
-    """Says where the copy of an image belongs, relative to the directory.
+    """Returns the path of the copy of an image, relative to the output folder.
 
     Args:
-        form: of the annotations.
-        stem: of its name.
-        source: the file to copy as it is; none, or one that tools may not read or show upright: it becomes a JPEG.
+        form: format of the annotations.
+        stem: stem of its name.
+        source: the file to copy. If it is None, or if tools may not read it or show it upright, the copy is a JPEG.
     """
     return Path(_FOLDERS[form]) / f"{stem}{_suffix(source) or '.jpg'}"
 
 
 def copy_image(source: Path | None, pixels: Any, path: Path) -> None:
-    """Writes the copy of an image that `image_path` has named.
+    """Writes the copy of an image to the path that `image_path` returned.
 
     Args:
-        source: as of `image_path`.
-        pixels: uint8[H, W, 3], of the image, for one that is not copied as it is.
-        path: of the copy.
+        source: as in `image_path`.
+        pixels: uint8[H, W, 3], used if the file is not copied as it is.
+        path: path of the copy.
     """
     if _suffix(source) and source is not None:
         content = images.read_file(source, str(source))
@@ -71,7 +71,7 @@ def copy_image(source: Path | None, pixels: Any, path: Path) -> None:
 
 
 def _suffix(source: Path | None) -> str:
-    """Says how the name of a file ends that is copied as it is; empty: none is."""
+    """Returns the suffix of a file that can be copied as it is, else an empty string."""
     if source is None:
         return ""
     facts = images.inspect(source, str(source))
@@ -80,16 +80,16 @@ def _suffix(source: Path | None) -> str:
 
 
 def write(form: Form, output: Path, found: Sequence[tuple[str, _Found]], categories: Sequence[Category]) -> list[str]:
-    """Writes annotations; those of an earlier call are replaced.
+    """Writes annotations; replaces those of an earlier call.
 
     Args:
-        form: not json.
-        output: the directory.
-        found: copy of each image, relative to the directory as of `image_path`, and what is in it.
-        categories: of the network.
+        form: any but json.
+        output: the folder.
+        found: for each image, the path of its copy (from `image_path`) and its detections.
+        categories: classes of the network.
 
     Returns:
-        Names of the files, relative to the directory.
+        Names of the files, relative to the folder.
     """
     writers: dict[str, Callable[..., dict[str, str]]] = {
         "coco": _coco,
@@ -105,12 +105,12 @@ def write(form: Form, output: Path, found: Sequence[tuple[str, _Found]], categor
 
 
 def check_names(form: Form, categories: Sequence[Category]) -> None:
-    """Raises a UserError for classes that a form cannot tell apart, before anything is looked at."""
+    """Raises a UserError if the form cannot distinguish the classes; called before any image is processed."""
     names = [category.name for category in categories]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated and form in ("voc", "labelme", "csv"):
         raise UserError(
-            f"`format` is {form}, which knows classes by their names, but two are called `{repeated[0]}`; take coco."
+            f"`format` is {form}, which identifies classes by name, but two are named `{repeated[0]}`; use coco."
         )
 
 
@@ -226,7 +226,7 @@ def _csv(found: Sequence[tuple[str, _Found]], _: Sequence[Category]) -> dict[str
 
 
 def _xywh(box: Mapping[str, float]) -> tuple[float, float, float, float]:
-    """Turns corners into x, y, width and height, px."""
+    """Converts corners to x, y, width and height, px."""
     return box["x1"], box["y1"], round(box["x2"] - box["x1"], 2), round(box["y2"] - box["y1"], 2)
 
 

@@ -1,9 +1,9 @@
-"""`predict`: what is in images, videos, cameras and streams, drawn and written down, or as annotations.
+"""`predict`: detects objects in images, videos, cameras and streams; draws them or writes annotations.
 
-Into a directory it writes each image and each video with its boxes, and a line of JSON a source as soon as it is done
-(predictions.jsonl); at the end predictions.json is made of the lines. With `format` it writes a dataset of annotations
-to correct instead. A source that cannot be read is left out and named. A run that is stopped goes on when the same
-command runs again; earlier results are only ever replaced on request. To standard output it writes lines of JSON alone.
+In the output folder it writes each image and video with its boxes and, as soon as a source is finished, a line of JSON
+(predictions.jsonl), from which it makes predictions.json at the end. With `format` it writes a dataset of annotations
+to correct instead. Unreadable sources are skipped and reported. Running an interrupted command again resumes it;
+earlier results are replaced only on request. To standard output it writes only lines of JSON.
 """
 
 from __future__ import annotations
@@ -37,35 +37,37 @@ class Prediction(Result):
 
     output: str
     images: dict[str, dict[str, Any]]
-    """Image as it was given -> its size, its detections, and the annotated image, or its copy. `a.gif#2` is the second
-    frame of a.gif. Empty if lines were written."""
+    """For each image as it was named: its size, its detections, and the annotated image or its copy. `a.gif#2` is the
+    second frame of a.gif. Empty if lines went to standard output."""
     videos: dict[str, dict[str, Any]]
-    """Video, camera or stream -> its size, number of frames, seconds, the annotated video, the lines of its frames."""
+    """For each video, camera or stream: size, number of frames, seconds, annotated video, and lines of its frames."""
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source that could not be used -> why."""
+    """Skipped sources, with the reason."""
     num_kept: int = 0
-    """Sources whose results were there from an earlier run of the same command."""
+    """Number of sources with results from an earlier run of the same command."""
     format: str = "json"
-    """Of the annotations."""
+    """Format of the annotations."""
 
     @property
     def is_shown(self) -> bool:
-        """Whether a line an image went to standard output."""
+        """Returns whether the results went to standard output."""
         return self.output == str(_STANDARD_OUTPUT)
 
     def status(self) -> int:
-        """Returns 1 where sources could not be used."""
+        """Returns 1 if sources were skipped, else 0."""
         return 1 if self.skipped else 0
 
     def text(self) -> str:
-        """Says what was found and where it is."""
-        lines = [f"{name}: {len(found['detections'])} found, {found['image']}" for name, found in self.images.items()]
+        """Summarizes what was found and where it was written."""
+        lines = [
+            f"{name}: {len(found['detections'])} detections, {found['image']}" for name, found in self.images.items()
+        ]
         lines += [f"{name}: {found['frames']} frames, {found['video']}" for name, found in self.videos.items()]
         if self.format != "json":
             number = sum(len(found["detections"]) for found in self.images.values())
             lines.append(f"{self.output}: {len(self.images)} images, {number} boxes, format {self.format}")
         if self.num_kept:
-            lines.append(f"{self.num_kept} of these were there from an earlier run.")
+            lines.append(f"Reused the results of {self.num_kept} sources from an earlier run.")
         return "\n".join(map(one_line, lines))
 
 
@@ -91,50 +93,50 @@ def predict(
     runtime: RuntimeName = "auto",
     xla: Switch = "auto",
 ) -> Prediction:
-    """Detects in images, videos, cameras and streams, draws what was found, and writes it down as JSON.
+    """Detects objects in images, videos, cameras and streams; draws boxes and writes JSON.
 
-    A source that cannot be read is left out and named, and the exit status is 1 then. The same command goes on where it
-    was stopped.
+    Unreadable sources are skipped and reported, and the exit status is then 1. Running an interrupted command again
+    resumes it.
 
     Args:
-        weights: weights file, folder of a run (its best weights), a published name such as coco-d0, or an export.
+        weights: weights file, run folder (uses its best weights), published name such as coco-d0, or export.
         sources: images, videos, folders of them, patterns such as 'photos/**/*.jpg', http(s) addresses, streams such as
             rtsp://host/path, or the number of a camera; Ctrl-C ends a camera or a stream.
-        output: directory for annotated images and videos and predictions.json; - prints a line of JSON for each image
-            and each frame of a video instead.
-        format: json: images with boxes drawn, and predictions.json; coco, yolo, voc, labelme, csv: copies of the images
-            with annotations to correct, which `convert` reads.
+        output: folder for annotated images and videos and predictions.json; - prints one line of JSON per image and
+            per video frame instead.
+        format: json draws boxes on images and writes predictions.json; coco, yolo, voc, labelme and csv write copies of
+            the images with annotations to correct, which `convert` reads.
         overwrite: replace the results of another command in `output`.
-        score_threshold: detections below this are left out.
-        class_thresholds: classes, by name or id, that have a threshold of their own, such as person 0.5 dog 0.2.
-        classes: names or ids of the classes that are wanted; all if not given.
-        class_agnostic: of boxes that share half of their union, whatever their classes, only the best stays.
-        max_detections: most detections an image, the best ones; all if not given.
-        tiles: look at pieces of this height and width too, px, for small objects in large images; input: as large as
+        score_threshold: drop detections with a lower score.
+        class_thresholds: score thresholds for single classes, by name or id, such as person 0.5 dog 0.2.
+        classes: names or ids of the classes to keep; default: all.
+        class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+        max_detections: maximum number of detections per image, best first; default: all.
+        tiles: also detect in tiles of this height and width, px, for small objects in large images; input: the size of
             the network input.
-        tile_overlap: least share of a tile's side that the next one sees too.
-        batch_size: most images in the network at once; a camera or a stream has 1.
-        max_frames: of each video, animation, camera or stream; all if not given.
-        image_size: height and width of the network input, px; what the weights were trained with if not given.
-        precision: of the arithmetic inside the network.
-        runtime: what runs the network; auto: OpenVINO on a CPU, where its extra is installed, else Keras.
-        xla: compile Keras's graph with XLA; auto: on a GPU.
+        tile_overlap: minimum overlap of neighboring tiles, as a fraction of a tile's side.
+        batch_size: maximum number of images per batch; cameras and streams always use 1.
+        max_frames: maximum number of frames per video, animation, camera or stream; default: all.
+        image_size: height and width of the network input, px; default: what the weights were trained with.
+        precision: precision of the network's arithmetic.
+        runtime: what runs the network; auto picks OpenVINO on a CPU if it is installed, else Keras.
+        xla: compile Keras's graph with XLA; auto does so on a GPU.
 
     Returns:
-        What was found; boxes in px of each image, upright as its EXIF orientation says.
+        The detections; boxes in px of each image, upright according to its EXIF orientation.
 
     Raises:
         UserError: the weights cannot be used, `output` has results of another command, or no source can be read;
             nothing is written then.
     """
-    # In Python a path is often a string, and one source is often alone.
+    # Python callers may pass strings instead of paths, and a single source.
     weights, output = Path(weights), Path(output)
     sources = (sources,) if isinstance(sources, str | Path) else tuple(sources)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"`max_frames` is {max_frames}; it must be at least 1.")
     is_printed = output == _STANDARD_OUTPUT
     if is_printed and format != "json":
-        raise UserError(f"`format` is {format}, which is files; give a directory as `--output`.")
+        raise UserError(f"`format` is {format}, which cannot be printed; set `--output` to a folder.")
     found = [locations.resolve(medium) for medium in locations.find(sources)]
     _say_left_out(sources, output)
     choice: dict[str, Any] = {
@@ -169,15 +171,15 @@ def predict(
 
 
 def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
-    """Says which folders have images in folders inside them, which are not looked at."""
+    """Reports source folders whose subfolders have images, which are skipped."""
     for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
         if inside := locations.find_inside(folder, without=folder / output.name):
-            text = f"Folders inside `{folder}` are left out, such as that of `{inside}`; '{folder}/**/*' takes them."
+            text = f"Skipped the subfolders of `{folder}`, such as that of `{inside}`; '{folder}/**/*' includes them."
             progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
 
 def _summary(directory: prediction_directory.Directory) -> Prediction:
-    """Gathers what there is of the sources of a command."""
+    """Collects the results of a command's sources."""
     images: dict[str, dict[str, Any]] = {}
     videos: dict[str, dict[str, Any]] = {}
     for task in directory.tasks:
@@ -186,7 +188,7 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
     skipped = {task.source: task.error for task in directory.tasks if task.error}
     _say_skipped(skipped, len(directory.tasks), directory.output / journal.SKIPPED)
     if images and not videos and not any(found["detections"] for found in images.values()):
-        text = "Nothing was found; a lower `--score-threshold` shows what the model is less sure of."
+        text = "No detections; a lower `--score-threshold` shows those that the model is less sure of."
         progress.console.print(text, soft_wrap=True, markup=False)
     return Prediction(
         output=str(directory.output),
@@ -199,7 +201,7 @@ def _summary(directory: prediction_directory.Directory) -> Prediction:
 
 
 def _print(found: Sequence[locations.Medium], work: image_batches.Work) -> Prediction:
-    """Prints a line for each image, and for each frame of a video."""
+    """Prints one line of JSON per image and per video frame."""
     tasks = image_batches.plan(found, journal.Journal(_STANDARD_OUTPUT, {}))
     detect, _ = work.load()
     num_lines = 0
@@ -234,19 +236,19 @@ def _say(values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _broken_pipe_ends() -> Iterator[None]:
-    """Ends the work quietly when nobody reads its lines any more, as behind `| head`."""
+    """Stops quietly when the reader closes the pipe, as `| head` does."""
     try:
         yield
     except BrokenPipeError:
-        # Python flushes standard output once more at its end.
+        # Python flushes standard output again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_skipped(skipped: dict[str, str], total: int, path: Path | None) -> None:
-    """Names the sources that could not be used, on standard error."""
+    """Reports the skipped sources on standard error."""
     if not skipped:
         return
-    lines = [f"{len(skipped)} of {total} sources could not be used:"]
+    lines = [f"Skipped {len(skipped)} of {total} sources:"]
     lines += [f"  {one_line(reason)}" for reason in list(skipped.values())[:_MOST_NAMED]]
     if len(skipped) > _MOST_NAMED:
         lines.append(f"  and {len(skipped) - _MOST_NAMED} more" + (f", all in {path}" if path else ""))
@@ -254,12 +256,12 @@ def _say_skipped(skipped: dict[str, str], total: int, path: Path | None) -> None
 
 
 def _mark(weights: Path) -> list[list[Any]]:
-    """Says what tells these weights from others of the same name; of a run its best ones count."""
+    """Returns what identifies this version of the weights; for a run, of its best ones."""
     try:
         if (weights / "weights" / "best.safetensors").is_file():
             found = [weights / "weights" / "best.safetensors"]
         else:
             found = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    except OSError:  # a published name, or said when they are loaded
+    except OSError:  # a published name, or an error that is reported when they are loaded
         return []

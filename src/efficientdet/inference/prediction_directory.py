@@ -1,6 +1,6 @@
-"""The directory that `predict` fills: images and videos as they are done, a line each in a journal, final files last.
+"""The output folder of `predict`: images and videos as they are finished, a journal line for each, final files last.
 
-A command that is stopped goes on when it runs again. What is there already is never replaced unless that was asked for.
+An interrupted command resumes when it runs again. Existing files are replaced only on request.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from efficientdet.structures import Category
 
 
 class Directory:
-    """An output directory that is being filled."""
+    """An output folder that is being filled."""
 
     def __init__(
         self,
@@ -30,36 +30,36 @@ class Directory:
         work: Work,
         overwrite: bool,
     ):
-        """Reads what is there.
+        """Reads existing results.
 
         Args:
-            output: the directory; it is made when there is a first result.
-            form: what is written.
-            found: sources.
-            settings: plain JSON values; what they must be to go on with what is there.
-            work: how sources are looked at.
-            overwrite: replaces what is there.
+            output: the folder; created with the first result.
+            form: what to write.
+            found: the sources.
+            settings: plain JSON values; must equal those of existing results.
+            work: how sources are processed.
+            overwrite: replace existing results.
 
         Raises:
-            UserError: what is there is of other settings.
+            UserError: existing results have different settings.
         """
         self.output, self.form, self.work, self.overwrite = output, form, work, overwrite
         path = output / journal.NAME
         self.journal = journal.Journal(path, settings) if overwrite else journal.read(output, settings)
-        if path.exists():  # a pattern such as **/*.jpg finds what was drawn, too
+        if path.exists():  # a pattern such as **/*.jpg also matches the images that we drew
             own = output.resolve()
             found = [one for one in found if one.path is None or not one.path.resolve().is_relative_to(own)]
             if not found:
-                raise UserError(f"`sources` are all in `{output}`, where this writes; {journal.ADVICE}.")
+                raise UserError(f"`sources` are all in the output folder `{output}`; {journal.ADVICE}.")
         self.tasks = image_batches.plan(found, self.journal)
         self.open = contextlib.ExitStack()
         self.is_open = False
 
     def write(self) -> None:
-        """Looks at what is not done, and makes the final files.
+        """Processes the unfinished sources and makes the final files.
 
         Raises:
-            UserError: no source can be read, or something would be replaced that must not be.
+            UserError: no source can be read, or an existing file would be replaced.
         """
         fresh = [task for task in self.tasks if task.entry is None]
         self._check(bool(fresh))
@@ -78,7 +78,7 @@ class Directory:
             self._finish(fresh)
 
     def _check(self, has_work: bool) -> None:
-        """Raises a UserError where something would be replaced that must not be."""
+        """Raises a UserError if an existing file would be replaced."""
         originals = {task.medium.path.resolve() for task in self.tasks if task.medium.path is not None}
         is_ours = self.journal.exists or self.overwrite
         if self.form == "json":
@@ -87,22 +87,23 @@ class Directory:
                 for target in [self.output / f"{task.stem}{suffix}" for suffix in suffixes]:
                     if target.resolve() in originals:
                         raise UserError(
-                            f"`output` is `{self.output}`, where `{target.name}` would be replaced; "
-                            "give another folder."
+                            f"`output` is `{self.output}`, where the source `{target.name}` would be overwritten; "
+                            "use another folder."
                         )
                     if task.entry is None and not is_ours and target.exists():
-                        raise UserError(f"`{target}` is there already; {journal.ADVICE}.")
+                        raise UserError(f"`{target}` already exists; {journal.ADVICE}.")
         elif any(path.is_relative_to(self.output.resolve()) for path in originals):
-            raise UserError(f"`output` is `{self.output}`, which has sources in it; give another directory.")
+            raise UserError(f"`output` is `{self.output}`, which contains sources; use another folder.")
         elif not self.journal.path.exists() and files.is_filled(self.output):
-            raise UserError(f"`output` is `{self.output}`, which is not empty; give another directory.")
+            raise UserError(f"`output` is `{self.output}`, which is not empty; use another folder.")
         elif self.journal.is_finished and has_work:
             raise UserError(
-                f"`{self.output}` is finished, and its annotations may have been corrected since; {journal.ADVICE}."
+                f"`{self.output}` is finished, and its annotations may have been corrected since then; "
+                f"{journal.ADVICE}."
             )
 
     def _look(self, detect: Detect) -> None:
-        """Looks at images, then at videos."""
+        """Processes the images, then the videos."""
         for piece, detections in self.work.pieces(self.tasks, detect):
             task = piece.task
             if detections is not None:
@@ -113,7 +114,9 @@ class Directory:
         for task in self.tasks:
             if task.entry is None and task.medium.kind != "image":
                 if self.form != "json":
-                    task.error = f"`{task.source}` is a {task.medium.kind}; `--format {self.form}` takes images."
+                    task.error = (
+                        f"`{task.source}` is a {task.medium.kind}; `--format {self.form}` supports only images."
+                    )
                     continue
                 target = self.output / f"{task.stem}.mp4"
                 try:
@@ -127,7 +130,7 @@ class Directory:
                     self._append(task)
 
     def _write_image(self, piece: Piece, detections: ImageDetections) -> str:
-        """Writes an image with its boxes, or a copy of it, and returns where."""
+        """Writes an image with its boxes, or a copy of it, and returns the path."""
         stem = piece.task.stem
         if piece.total > 1:
             stem = f"{stem}-{piece.number + 1:03d}"
@@ -150,7 +153,7 @@ class Directory:
         self.journal.append(task.source, task.to_entry())
 
     def _start(self) -> None:
-        """Opens the journal at the first result, so that a command without any leaves nothing."""
+        """Opens the journal at the first result, so that a command without results leaves nothing."""
         if not self.is_open:
             self.is_open = True
             if self.overwrite:
@@ -158,7 +161,7 @@ class Directory:
             self.open.enter_context(self.journal.writing())
 
     def _finish(self, fresh: Sequence[Task]) -> None:
-        """Makes the final files of the lines.
+        """Makes the final files from the journal.
 
         Raises:
             UserError: no source could be read.
@@ -191,7 +194,7 @@ class Directory:
         self.journal.finish(named)
 
     def _entries(self) -> list[dict[str, Any]]:
-        """Gathers what the directory has: of other sources than these, then of images, then of videos."""
+        """Lists the entries of the folder: other commands' sources first, then our images, then our videos."""
         mine = {task.source for task in self.tasks}
         names = [name for name in self.journal.entries if name not in mine]
         for is_film in (False, True):
@@ -199,24 +202,24 @@ class Directory:
         return [self.journal.entries[name] for name in names if name in self.journal.entries]
 
     def _interruption(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
-        """Says how to go on."""
+        """Reports the progress and how to resume."""
         if not self.is_open:
             return error
         number = sum(task.source in self.journal.entries for task in self.tasks)
-        said = f"predict: interrupted, {number} of {len(self.tasks)} sources are done; the same command goes on."
+        said = f"predict: interrupted, {number} of {len(self.tasks)} sources done; run the same command to resume."
         progress.console.print(said, soft_wrap=True, markup=False)
         return KeyboardInterrupt(said)
 
 
 def _say_legend(categories: Sequence[Category]) -> None:
-    """Names the classes that are numbers in the images, because no font here has their letters."""
+    """Reports the classes that are drawn as numbers because no installed font has their characters."""
     names = [category.name for category in categories]
     shown = fonts.show(names, [category.id for category in categories])
     legend = [
         f"{text} is {name}" for text, name in zip(shown, names, strict=True) if text.startswith("#") and text != name
     ]
     if legend:
-        text = f"No font here has the letters of some classes; in the images {', '.join(legend)}."
+        text = f"No installed font has the characters of some class names; in the images {', '.join(legend)}."
         progress.console.print(
-            f"{one_line(text)} Install one that has them, such as Noto Sans.", soft_wrap=True, markup=False
+            f"{one_line(text)} Install a font that has them, such as Noto Sans.", soft_wrap=True, markup=False
         )

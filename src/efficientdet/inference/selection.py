@@ -1,8 +1,8 @@
-"""Which of the network's detections are shown: thresholds, classes, one box an object, a limit.
+"""Selects which of the network's detections to show.
 
-In this order: a score below the threshold of its class is out, then classes that are not wanted; with `class_agnostic`,
-of two boxes that share half of their union or more, whatever their classes, the better one stays (greedily, best
-first); and of what is left the best `max_detections` stay. The network's own suppression, per class, came before.
+In this order: drops scores below the threshold of their class and unwanted classes; with `class_agnostic`, of two boxes
+with an IoU of at least 0.5, whatever their classes, keeps the better one (greedily, best first); then keeps the best
+`max_detections`. The network's own per-class suppression comes before all this.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ import numpy as np
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-_SAME_OBJECT = 0.5  # intersection over union from which on two boxes are taken for one object
+_SAME_OBJECT = 0.5  # minimum IoU at which two boxes count as one object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """What is shown of what a network finds. Made by `choose`."""
+    """Which of a network's detections to show. Made by `choose`."""
 
     thresholds: np.ndarray
-    """float32[C], least score of each class; above 1 for a class that is not wanted."""
+    """float32[C], minimum score of each class; above 1 for an unwanted class."""
     class_agnostic: bool
     max_detections: int | None
 
     def rows(self, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Finds the detections of one image that are shown.
+        """Selects the detections of one image to show.
 
         Args:
             boxes: float32[N, 4], yxyx px.
@@ -34,7 +34,7 @@ class Choice:
             scores: float32[N].
 
         Returns:
-            int[K], rows, best first.
+            int[K], row indices, best first.
         """
         found = np.flatnonzero(scores >= self.thresholds[labels])
         found = found[np.argsort(-scores[found], kind="stable")]
@@ -52,15 +52,15 @@ def choose(
     class_agnostic: bool = False,
     max_detections: int | None = None,
 ) -> Choice:
-    """Checks what is wanted of a network's detections.
+    """Checks the options and makes a `Choice`.
 
     Args:
-        categories: of the network.
-        score_threshold: least score, in [0, 1].
-        class_thresholds: names or ids of classes that have a threshold of their own.
-        classes: names or ids of the classes that are wanted; none: all.
-        class_agnostic: one box an object, whatever its class.
-        max_detections: most detections an image; none: as many as the network gives.
+        categories: classes of the network.
+        score_threshold: minimum score, in [0, 1].
+        class_thresholds: score thresholds for single classes, by name or id.
+        classes: names or ids of the classes to keep; None keeps all.
+        class_agnostic: keep one box per object, whatever its class.
+        max_detections: maximum number of detections per image; None keeps all that the network returns.
 
     Raises:
         UserError: a number is out of range, or the network has no such class.
@@ -68,7 +68,7 @@ def choose(
     check_threshold(score_threshold, "score_threshold")
     if max_detections is not None and max_detections < 1:
         raise UserError(f"`max_detections` is {max_detections}; it must be at least 1.")
-    thresholds = np.full(len(categories), score_threshold, np.float32)  # as the scores: 0.9 is 0.9
+    thresholds = np.full(len(categories), score_threshold, np.float32)  # same dtype as the scores, so 0.9 equals 0.9
     for each, threshold in dict(class_thresholds or {}).items():
         check_threshold(threshold, f"class_thresholds[{each!r}]")
         thresholds[_labels([each], categories, "class_thresholds")] = threshold
@@ -82,13 +82,13 @@ def choose(
 
 
 def check_threshold(threshold: float, name: str) -> None:
-    """Raises a UserError for a score that cannot be."""
+    """Raises a UserError if a threshold is out of range."""
     if not 0 <= threshold <= 1:
         raise UserError(f"`{name}` is {threshold}; it must be in [0, 1].")
 
 
 def _labels(classes: Sequence[str | int], categories: Sequence[Category], name: str) -> list[int]:
-    """Finds the labels of classes by their names or ids; a number is an id unless a class is called so."""
+    """Finds the labels of classes by name or id; a number is an id unless a class has that name."""
     labels: dict[str, list[int]] = {}
     for label, category in enumerate(categories):
         labels.setdefault(category.name, []).append(label)
@@ -97,15 +97,15 @@ def _labels(classes: Sequence[str | int], categories: Sequence[Category], name: 
     unknown = [each for each in classes if str(each) not in labels]
     if unknown:
         known = ", ".join(f"{category.name} ({category.id})" for category in categories)
-        raise UserError(f"`{name}` has {unknown[0]!r}; these weights know {known}.")
+        raise UserError(f"`{name}` has the unknown class {unknown[0]!r}; choose from {known}.")
     return [label for each in classes for label in labels[str(each)]]
 
 
 def _distinct(boxes: np.ndarray) -> np.ndarray:
-    """Leaves the first of boxes (float[N, 4], best first) that show the same object.
+    """Keeps the first of the boxes (float[N, 4], best first) that show the same object.
 
     Returns:
-        int[K], rows.
+        int[K], row indices.
     """
     boxes = boxes.astype(np.float64)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)

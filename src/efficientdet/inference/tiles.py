@@ -1,18 +1,18 @@
-"""Large images in tiles: where the tiles lie, and which of their detections are one and the same object.
+"""Splits large images into tiles and merges their detections so that each object is found once.
 
-An image is scaled down to the network's input, and small objects with it. Tiles are looked at in their own pixels;
-they overlap, so that what is cut at the border of one is whole in the next. Of what several of them, and the look at
-the whole image, have seen, three rules leave each object once:
+Scaling an image down to the network's input also shrinks small objects. Tiles are processed at full resolution and
+overlap, so an object cut by the border of one tile is whole in the next. Three rules merge the detections of the tiles
+and of the whole image:
 
-- Who sees best decides: a box that its tile has cut goes if it lies inside another tile, and so does a box of the
-  whole image: whether there is something, the tile knows.
-- Whole boxes come before cut ones, better ones before worse ones. A box goes where one that came before, of its class
-  and from another tile, shares half of their union with it, or covers half of it and its tile has cut it: a piece.
-- Two detections of the same tile never compete. The suppression of the network's answer has judged them, so that a
-  image of one tile has the answer that it has without tiles.
+- The best view decides: a box that its tile cuts is dropped if it lies inside another tile, and so is a box of the
+  whole image, since the tile is the better judge of whether there is an object.
+- Whole boxes come before cut ones, and higher scores before lower ones. A box is dropped if an earlier box of its class
+  from another tile has an IoU above 0.5 with it, or covers more than half of it and its tile has cut it (a fragment).
+- Detections of the same tile never compete: the network's suppression has already judged them, so an image with one
+  tile has the same result as without tiles.
 
-Slicers of other packages (supervision's, SAHI's) hand a tile to a function that does not learn where the tile lies, and
-then compare all boxes alike; the first rule and half of the second need to know it (benchmarks/tiles.py compares).
+Slicers in other packages (supervision, SAHI) pass a tile to a function that doesn't know the tile's position, and then
+treat all boxes alike; the first rule and half of the second need the position (benchmarks/tiles.py compares them).
 """
 
 import math
@@ -22,23 +22,23 @@ import numpy as np
 from efficientdet.errors import UserError
 
 LEAST_TILE = 32
-"""Smallest side of a tile, px."""
+"""Minimum side of a tile, px."""
 
 _MOST_OVERLAP = 0.9
-_SAME = 0.5  # share from which on two boxes are of one object
-_BORDER = 2.0  # px; a box that ends so near to where its tile was cut out is taken for cut
+_SAME = 0.5  # overlap above which two boxes count as one object
+_BORDER = 2.0  # px; a box that ends this close to an inner border of its tile counts as cut
 
 
 def split(size: tuple[int, int], tile_size: tuple[int, int], overlap: float) -> np.ndarray:
-    """Covers an image with tiles, evenly spread.
+    """Covers an image with evenly spaced tiles.
 
     Args:
         size: height and width of the image, px.
         tile_size: height and width of a tile, px.
-        overlap: least share of a tile's side that the next tile sees too.
+        overlap: minimum overlap of neighboring tiles, as a fraction of a tile's side.
 
     Returns:
-        int[T, 4], yxyx px, row after row; of `tile_size`, or of the image's side where that is smaller.
+        int[T, 4], yxyx px, row by row; sides are those of `tile_size`, or of the image where it is smaller.
 
     Raises:
         UserError: the tiles are too small, or overlap too much.
@@ -53,7 +53,7 @@ def split(size: tuple[int, int], tile_size: tuple[int, int], overlap: float) -> 
 
 
 def _starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Finds where tiles begin along a side."""
+    """Computes where tiles start along a side."""
     if side <= tile:
         return [0]
     step = max(tile * (1 - overlap), 1)
@@ -69,18 +69,18 @@ def merge(
     grid: np.ndarray,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Finds what stays of the detections of several tiles, and of the whole image.
+    """Selects which detections of the tiles and of the whole image to keep.
 
     Args:
         boxes: float32[N, 4], yxyx px of the image.
         labels: int[N].
         scores: float32[N].
-        origins: int[N, 4], the tile that each was seen in, or the whole image, yxyx px of the image.
-        grid: int[T, 4], the tiles, of `split`.
+        origins: int[N, 4], the tile (or whole image) that each was detected in, yxyx px of the image.
+        grid: int[T, 4], the tiles from `split`.
         size: height and width of the image, px.
 
     Returns:
-        int[K], rows that stay, best first.
+        int[K], row indices to keep, best first.
     """
     cut = is_cut(boxes, origins, size)
     is_coarse = (origins == [0, 0, *size]).all(axis=1) & (len(grid) > 1)
@@ -92,7 +92,7 @@ def merge(
 
 
 def _distinct(rows: np.ndarray, boxes: np.ndarray, origins: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """Leaves the first of those rows of a class, the most welcome first, that show the same object."""
+    """Keeps the first of the rows of a class (sorted by priority) that show the same object."""
     kept = []
     while len(rows):
         first, rows = rows[0], rows[1:]
@@ -112,11 +112,11 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def is_cut(boxes: np.ndarray, origins: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Finds boxes that end where their tile was cut out of the image.
+    """Finds boxes that end at an inner border of their tile.
 
     Args:
         boxes: float32[N, 4], yxyx px of the image.
-        origins: int[N, 4], the tile that each was seen in.
+        origins: int[N, 4], the tile that each was detected in.
         size: height and width of the image, px.
 
     Returns:
@@ -127,11 +127,11 @@ def is_cut(boxes: np.ndarray, origins: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def is_inside(boxes: np.ndarray, grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Finds boxes that lie inside some tile, not near to where it is cut.
+    """Finds boxes that lie inside some tile, away from its inner borders.
 
     Args:
         boxes: float32[N, 4], yxyx px of the image.
-        grid: int[T, 4], of `split`.
+        grid: int[T, 4], the tiles from `split`.
         size: height and width of the image, px.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is in the frames of a video, a camera or a stream: drawn into a video, and a line of JSON a frame."""
+"""Detects objects in the frames of a video, camera or stream; draws them into a video and writes a line per frame."""
 
 import contextlib
 import itertools
@@ -23,21 +23,21 @@ _Detect = Callable[[Sequence[np.ndarray]], list[ImageDetections]]
 def write(
     medium: Medium, target: Path, detect: _Detect, batch_size: int, max_frames: int | None, folder: Path
 ) -> dict[str, Any]:
-    """Writes a video with boxes, and its detections as lines beside it.
+    """Writes a video with boxes, and a .jsonl file of its detections next to it.
 
     Args:
-        medium: not an image.
-        target: an .mp4; the lines end in .jsonl.
-        detect: finds what is in several frames.
-        batch_size: of frames; a camera or a stream has 1.
-        max_frames: none: all.
-        folder: for files from the web.
+        medium: any medium but an image.
+        target: path of the .mp4.
+        detect: detects in several frames.
+        batch_size: frames per batch; cameras and streams always use 1.
+        max_frames: maximum number of frames; None means all.
+        folder: folder for files from the web.
 
     Returns:
-        Its size, number of frames, seconds, and where they are.
+        Size, number of frames, seconds, and paths of both files.
 
     Raises:
-        UserError: it cannot be read to its end, or not written; nothing is left then.
+        UserError: it cannot be read to the end or written; nothing is left then.
     """
     path = target.with_suffix(".jsonl")
     number, seconds = 0, 0.0
@@ -60,7 +60,7 @@ def write(
 def lines(
     medium: Medium, detect: _Detect, batch_size: int, max_frames: int | None, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Gives what is in each frame as plain JSON values; arguments as of `write`."""
+    """Yields the detections of each frame as plain JSON values; takes the arguments of `write`."""
     with _opened(medium, folder) as film:
         for number, (frame, detections) in enumerate(_look(medium, film, detect, batch_size, max_frames)):
             yield _line(number, frame, detections)
@@ -73,7 +73,7 @@ def _line(number: int, frame: video.Frame, detections: ImageDetections) -> dict[
 def _look(
     medium: Medium, film: video.Video, detect: _Detect, batch_size: int, max_frames: int | None
 ) -> Iterator[tuple[video.Frame, ImageDetections]]:
-    """Looks at frame after frame; Ctrl-C ends a camera or a stream."""
+    """Detects frame by frame; Ctrl-C ends a camera or a stream."""
     total = film.num_frames if max_frames is None else min(film.num_frames or max_frames, max_frames)
     with progress.track(medium.name, total, unit="frames") as bar, _ended_by_hand(medium) as is_asked:
         wanted = itertools.takewhile(lambda _: not is_asked.is_set(), itertools.islice(film.frames, max_frames))
@@ -84,7 +84,7 @@ def _look(
 
 
 def _frames_a_batch(film: video.Video, batch_size: int) -> int:
-    """Says how many frames are in the network at once; all of them are in memory."""
+    """Returns the number of frames per batch; the whole batch is in memory."""
     return max(1, min(batch_size, _MOST_PIXELS // (film.size[0] * film.size[1])))
 
 
@@ -93,7 +93,7 @@ _MOST_PIXELS = 64_000_000  # in a batch; the frames are kept to draw on them
 
 @contextlib.contextmanager
 def _opened(medium: Medium, folder: Path) -> Iterator[video.Video]:
-    """Opens a video, which is fetched first if it is on the web, a camera or a stream."""
+    """Opens a camera, a stream or a video, which is fetched first if it is on the web."""
     if medium.camera is not None:
         opened = video.open_camera(medium.camera)
     elif medium.kind == "stream":
@@ -109,7 +109,7 @@ def _opened(medium: Medium, folder: Path) -> Iterator[video.Video]:
 
 @contextlib.contextmanager
 def _ended_by_hand(medium: Medium) -> Iterator[threading.Event]:
-    """Takes Ctrl-C for the end of what is live while the block runs, so that what is written is whole."""
+    """Turns Ctrl-C into the end of a live source while the block runs, so that the output is complete."""
     is_asked = threading.Event()
     if not medium.is_live or threading.current_thread() is not threading.main_thread():
         yield is_asked
