@@ -576,7 +576,7 @@ _REFUSED = {
     "a list of COCO's documents": ({"instances.json": [red.coco()]}, r"looks like a list of COCO documents"),
     "an image of another ending": (
         {"images/instances.json": red.coco(["a.png"])},
-        r"`a.png` is missing: there is no file .*a.png, but a.jpg",
+        r"`a.png` is missing: there is no file .*a.png, but there is a.jpg",
     ),
     "CVAT without images": (
         {"data.yaml": "train: train.txt\nnames: [red]\n", "train.txt": "data/images/train/b.jpg\n"},
@@ -603,18 +603,18 @@ def test_a_case_is_refused_in_one_line(tmp_path, files, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "but an empty file; expected JPEG"),
-        (b"<!DOCTYPE html><title>404</title>", "but a web page"),
+        (b"", r"\(it is an empty file\); expected JPEG"),
+        (b"<!DOCTYPE html><title>404</title>", r"\(it is a web page"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n",
-            "but a pointer of Git LFS, which `git lfs pull`",
+            r"\(it is a Git LFS pointer; run `git lfs pull`",
         ),
     ],
     ids=["empty", "web page", "Git LFS"],
 )
 def test_what_stands_in_the_place_of_an_image_is_named(tmp_path, content, words):
     _lay_out(tmp_path / "source", {"data.yaml": _ONE, "labels/a.txt": _LINE, "images/b.jpg": content}, ["images/a.jpg"])
-    with pytest.raises(UserError, match=rf"`images/b.jpg` is not an image that can be read {words}"):
+    with pytest.raises(UserError, match=rf"`images/b.jpg` is not a supported image {words}"):
         _convert(tmp_path)
 
 

@@ -116,7 +116,7 @@ def test_files_and_images_of_pillow_are_turned_upright(detector, photo, tmp_path
     [
         (np.zeros((8, 8, 3), np.float32), r"`image` is float32\[8, 8, 3\]; expected uint8\[height, width, 3\]"),
         (np.zeros((8, 8), np.uint8), r"`image` is uint8\[8, 8\]"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "give a list of images for several"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "pass several images as a list"),
         (np.zeros((0, 8, 3), np.uint8), r"uint8\[0, 8, 3\]"),
         ([3], "`image` is of type int"),
         ("no.jpg", r"`no\.jpg` is missing"),
@@ -211,8 +211,8 @@ def test_weights_that_are_no_path_are_refused(weights):
         (None, r"`image` is None \(`cv2\.imread`"),
         (3, "`image` is of type int; expected a path"),
         ({"a.jpg": 1}, "`image` is of type dict"),
-        (b"hello", "`image` is not an image that can be read"),
-        ("ftp://host/a.jpg", "is an address that is not read here"),
+        (b"hello", "`image` is not a supported image"),
+        ("ftp://host/a.jpg", "is not a supported URL"),
     ],
 )
 def test_what_is_neither_an_image_nor_several_is_refused(detector, given, said):

@@ -230,7 +230,7 @@ def test_an_image_from_the_web_is_judged_as_a_file(finding_weights, photo, tmp_p
         local = _predict(finding_weights, tmp_path / "a.png", output=tmp_path / "local")
         found, expected = (next(iter(each.images.values())) for each in (result, local))
         assert found["detections"] == expected["detections"] != []
-        with pytest.raises(UserError, match=r"/b\.png` is not an image that can be read"):
+        with pytest.raises(UserError, match=r"/b\.png` is not a supported image"):
             _predict(finding_weights, f"{server.address}/b.png", output=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -368,7 +368,8 @@ def test_folders_that_are_left_out_are_named(finding_weights, photo, tmp_path, c
         Image.fromarray(photo).save(tmp_path / "in" / name)
     result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
     assert list(result.images) == [str(tmp_path / "in" / "a.png")]
-    assert "Skipped the subfolders of " in capsys.readouterr().err.replace("\n", " ")
+    said = f"Skipped the subfolders of `{tmp_path / 'in'}`, such as that of "
+    assert said in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_in_python_paths_may_be_strings_and_a_source_alone(finding_weights, photo, tmp_path):

@@ -56,27 +56,31 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        pytest.param(None, r"`image` is None \(`cv2\.imread` gives it", id="None"),
-        pytest.param(3, "`image` is of type int; expected a path, an address, bytes", id="a number"),
+        pytest.param(None, r"`image` is None \(`cv2\.imread` returns it", id="None"),
+        pytest.param(3, "`image` is of type int; expected a path, a URL, bytes", id="a number"),
         pytest.param({"a": 1}, "`image` is of type dict", id="a dictionary"),
-        pytest.param(b"", "`image` is empty bytes", id="no bytes"),
+        pytest.param(b"", "`image` is empty; expected the bytes", id="no bytes"),
         pytest.param(b"hello", "`image` is not an image", id="other bytes"),
         pytest.param("", "`image` is an empty string", id="no name"),
         pytest.param("no.jpg", r"`no\.jpg` is missing", id="a file that is not there"),
-        pytest.param("ftp://host/a.jpg", "is an address that is not read here", id="another address"),
-        pytest.param("data:image/png,abc", "is a data: address without base64", id="data without base64"),
+        pytest.param("ftp://host/a.jpg", "is not a supported URL", id="another address"),
+        pytest.param("data:image/png,abc", "is a data: URL without base64", id="data without base64"),
         pytest.param("data:image/png;base64,???", "is not valid base64", id="damaged base64"),
-        pytest.param(io.BytesIO(), r"has no bytes left to read; open it again, or `seek\(0\)`", id="a file at its end"),
-        pytest.param(io.StringIO("abc"), "is open as text; open it with mode 'rb'", id="a file of text"),
-        pytest.param(io.TextIOWrapper(io.BytesIO(b"\xff\xd8")), "is open as text", id="an image open as text"),
-        pytest.param("/9j/" * 5000, "is a string of 20000 characters, too long for a path; base64", id="bare base64"),
-        pytest.param(os.path.dirname(__file__), "is a directory; expected an image file", id="a directory"),  # noqa: PTH120
+        pytest.param(
+            io.BytesIO(), r"has no bytes left to read; open it again, or call `seek\(0\)`", id="a file at its end"
+        ),
+        pytest.param(io.StringIO("abc"), "is open in text mode; open it with mode 'rb'", id="a file of text"),
+        pytest.param(io.TextIOWrapper(io.BytesIO(b"\xff\xd8")), "is open in text mode", id="an image open as text"),
+        pytest.param(
+            "/9j/" * 5000, "is a string of 20000 characters, too long for a path; if it is base64", id="bare base64"
+        ),
+        pytest.param(os.path.dirname(__file__), "is a folder; expected an image file", id="a directory"),  # noqa: PTH120
         pytest.param(np.zeros((8, 8, 3)), r"float64\[8, 8, 3\].*\(255 \* image\)", id="floats"),
         pytest.param(np.zeros((8, 8), np.uint8), r"uint8\[8, 8\].*np\.stack\(\[image\] \* 3", id="grey"),
         pytest.param(np.zeros((8, 8, 1), np.uint8), r"image\.repeat\(3", id="grey with a channel"),
         pytest.param(np.zeros((8, 8, 4), np.uint8), r"image\[\.\.\., :3\]", id="with alpha"),
         pytest.param(np.zeros((3, 8, 8), np.uint8), r"np\.moveaxis\(image, 0, -1\)", id="channels first"),
-        pytest.param(np.zeros((2, 8, 8, 3), np.uint8), "a list of images", id="several"),
+        pytest.param(np.zeros((2, 8, 8, 3), np.uint8), "several images as a list", id="several"),
         pytest.param(np.zeros((8, 8, 3), np.uint16), r"uint16\[8, 8, 3\]; expected uint8.* in RGB", id="16 bits"),
     ],
 )
@@ -100,7 +104,7 @@ def test_all_frames_are_read_and_of_one_alone_it_is_said(format):
     found = list(images.read_frames(content, "a"))
     assert [total for total, _ in found] == [3, 3, 3]
     assert all(abs(int(frame[5, 5, 0]) - level) < 12 for (_, frame), level in zip(found, (250, 130, 10), strict=True))
-    with pytest.warns(UserWarning, match="`image` has 3 frames; only the first is looked at"):
+    with pytest.warns(UserWarning, match="`image` has 3 frames; only the first is used"):
         first = inputs.to_array(content)
     np.testing.assert_array_equal(first, found[0][1])
 
@@ -159,7 +163,7 @@ def test_heic_is_read_upright(pixels):
     assert images.inspect(content, "a").format == "HEIF"
     found = images.read_image(content, "a").astype(int)
     np.testing.assert_allclose(found[8::16, 8::16], np.rot90(pixels, -1), atol=12)
-    with pytest.raises(UserError, match="`a` cannot be decoded, it is damaged or cut short"):
+    with pytest.raises(UserError, match="`a` cannot be decoded; it is damaged or truncated"):
         images.read_image(content[: len(content) // 2], "a")
 
 

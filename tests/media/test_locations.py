@@ -58,14 +58,14 @@ def test_words_stand_for_what_is_there(folder, word, found):
     ("word", "said"),
     [
         ("no.jpg", r"`no\.jpg` does not exist"),
-        ("none", "`none` has no images and no videos"),
-        ("*.gif", r"`\*\.gif` matches no images and no videos"),
+        ("none", "`none` has no images or videos"),
+        ("*.gif", r"`\*\.gif` matches no images or videos"),
         ("1234", "`1234` does not exist"),
         ("x" * 300, "x` cannot be read: File name too long"),
         ("a\0b", "does not exist"),
         ("file:///etc/passwd", "is not an address of a file on the web"),
-        ("rtsp://", "is not the address of a stream; expected rtsp://host/"),
-        ("rtsp://host:x/a", "is not the address of a stream"),
+        ("rtsp://", "is not a valid stream address; expected rtsp://host/"),
+        ("rtsp://host:x/a", "is not a valid stream address"),
         ("ftp://host/a.jpg", "expected http://"),
         ("http://", "is not an address"),
     ],
@@ -180,5 +180,5 @@ def test_hidden_files_of_a_folder_are_left_out_and_folders_inside_are_found(tmp_
     assert locations.find_inside(tmp_path, without=tmp_path / "b") == tmp_path / "out" / "a.jpg"
     assert locations.find_inside(tmp_path / "b") is None
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"only in folders inside, such as `.*c\.jpg`; '.*/\*\*/\*' takes them"):
+    with pytest.raises(UserError, match=r"only in subfolders, such as `.*c\.jpg`; use '.*/\*\*/\*'"):
         locations.find([tmp_path])

@@ -126,7 +126,7 @@ def test_a_dropped_image_is_detected_in_and_a_refusal_is_told(page, file):
     page.wait(f"{_BOXES} > 0")
     page.run(drop, base64.b64encode(b"<svg onload='alert(1)'>").decode(), "a.svg")
     page.wait("!document.getElementById('error').hidden")
-    assert "not an image that can be read" in page.run("return document.getElementById('error').textContent")
+    assert "is not a supported image" in page.run("return document.getElementById('error').textContent")
     assert page.run(f"return {_BOXES}") == 0
     assert page.run("return document.getElementById('download').disabled")
 

@@ -1,7 +1,7 @@
-"""Boxes on images, for people: detections or truth, side by side, many on a sheet.
+"""Draws boxes on images: detections or ground truth, side by side, or many on a sheet.
 
-Lines and letters follow the size of the image. A class has one colour everywhere: hues a golden angle apart, so that
-any two neighbours in the list of classes differ. Letters are black or white, whichever reads better on the colour.
+Line width and font size scale with the image. Each class always has the same color: hues are a golden angle apart, so
+that neighbors in the class list differ. Text is black or white, whichever is more readable on the color.
 """
 
 import colorsys
@@ -14,7 +14,7 @@ from efficientdet.media import fonts
 
 _GOLDEN_ANGLE = 0.3819660112501051  # of a full turn
 _SMALLEST_FONT = 8  # px
-_MOST_TAGS = 300  # beyond them an image is no more readable, and their places take minutes to find
+_MOST_TAGS = 300  # with more, an image is unreadable anyway, and placing the tags takes minutes
 _PAPER, _INK = (250, 250, 250), (30, 30, 30)
 
 _Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, px; the last row and column are outside
@@ -29,19 +29,19 @@ def draw_detections(
     *,
     score_threshold: float = 0.0,
 ) -> np.ndarray:
-    """Draws boxes with their names on a copy of an image, the most confident on top.
+    """Draws boxes with their class names on a copy of an image, the most confident on top.
 
     Args:
         image: uint8[H, W, 3], RGB.
-        boxes: float32[K, 4], yxyx px; what is outside the image is not seen.
-        labels: int32[K], positions in `names`; rows with -1 are padding.
-        scores: float32[K] in [0, 1], written as a percentage; none for truth.
-        names: of the classes.
-        score_threshold: boxes below it are left out.
+        boxes: float32[K, 4], yxyx px; parts outside the image are cut off.
+        labels: int32[K], indices into `names`; -1 marks padding.
+        scores: float32[K] in [0, 1], shown as a percentage; None for ground truth.
+        names: class names.
+        score_threshold: skip boxes with a lower score.
 
     Returns:
-        uint8[H, W, 3]. A tag that has no room in the image loses its percentage, then its name; beyond 300 boxes the
-        worst have no tag.
+        uint8[H, W, 3]. A tag that doesn't fit into the image loses its percentage, then its name; only the best 300
+        boxes have tags.
     """
     height, width = image.shape[:2]
     canvas = Image.fromarray(image)
@@ -64,7 +64,7 @@ def draw_detections(
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """Gives a class its colour, RGB in 0..255."""
+    """Returns the color of a class, RGB, 0 to 255."""
     hue = (0.58 + label * _GOLDEN_ANGLE) % 1.0
     saturation, value = ((0.85, 1.0), (0.6, 1.0), (0.9, 0.75))[label // 8 % 3]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
@@ -72,34 +72,34 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Chooses black or white, RGB, whichever has the higher contrast: at least 4.58 on any colour."""
+    """Chooses black or white, RGB, whichever has the higher contrast: at least 4.58 on any color."""
     black, white = (0, 0, 0), (255, 255, 255)
     return black if contrast(black, background) >= contrast(white, background) else white
 
 
 def contrast(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
-    """Computes the contrast ratio of two colours, 1..21 (WCAG 2.2, "contrast ratio")."""
+    """Computes the contrast ratio of two colors, 1 to 21 (WCAG 2.2, "contrast ratio")."""
     darker, lighter = sorted((_luminance(first), _luminance(second)))
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def _luminance(rgb: tuple[int, int, int]) -> float:
-    """Computes relative luminance in [0, 1] (WCAG 2.2)."""
+    """Computes the relative luminance, in [0, 1] (WCAG 2.2)."""
     fractions = (part / 255 for part in rgb)
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in fractions]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def enlarge(image: np.ndarray, boxes: np.ndarray, least_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Enlarges a small image with its boxes by a whole number, so that letters on it can be read.
+    """Enlarges a small image and its boxes by an integer factor, so that text on it is readable.
 
     Args:
         image: uint8[H, W, 3].
         boxes: float32[K, 4], yxyx px.
-        least_side: the shorter side has at least so many px afterwards.
+        least_side: minimum length of the shorter side afterward, px.
 
     Returns:
-        image: uint8[s * H, s * W, 3] and boxes: float32[K, 4], for the smallest fitting s.
+        image: uint8[s * H, s * W, 3] and boxes: float32[K, 4], for the smallest sufficient s.
     """
     height, width = image.shape[:2]
     scale = -(-least_side // min(height, width))
@@ -110,12 +110,12 @@ def enlarge(image: np.ndarray, boxes: np.ndarray, least_side: int) -> tuple[np.n
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str]) -> np.ndarray:
-    """Puts two images beside each other, each below its caption.
+    """Places two images side by side, each below its caption.
 
     Args:
         left: uint8[H, W, 3].
         right: uint8[H', W', 3].
-        captions: of the left and the right one; cut off where it is wider than its image.
+        captions: captions of the left and the right image; shortened to the width of their image.
 
     Returns:
         uint8[H'', W'', 3].
@@ -136,11 +136,11 @@ def side_by_side(left: np.ndarray, right: np.ndarray, captions: tuple[str, str])
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Arranges images in rows of equal cells, each in the middle of its cell.
+    """Arranges images in rows of equal cells, each centered in its cell.
 
     Args:
         images: uint8[H, W, 3] each, at least one; sizes may differ.
-        columns: images a row, at least 1.
+        columns: images per row, at least 1.
 
     Returns:
         uint8[H', W', 3].
@@ -163,7 +163,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def _best_first(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, threshold: float, size: tuple[int, int]
 ) -> list[int]:
-    """Finds the rows to draw, best first; truth from the smallest box, so that none is buried under a larger one."""
+    """Finds the rows to draw, best first; for ground truth smallest first, so that larger boxes don't hide smaller."""
     if not len(labels):
         return []
     y1, x1, y2, x2 = np.asarray(boxes, np.float64).T
@@ -177,14 +177,14 @@ def _best_first(
 
 
 def _frame(box: np.ndarray, size: tuple[int, int]) -> _Rectangle:
-    """Rounds a box (float[4], yxyx) to whole pixels in the image, at least one."""
+    """Rounds a box (float[4], yxyx) to whole pixels inside the image, at least one."""
     y1, x1, y2, x2 = np.clip(np.round(box), 0, (*size, *size)).astype(int).tolist()
     y1, x1 = min(y1, size[0] - 1), min(x1, size[1] - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, frame: _Rectangle, line: int, rgb: tuple[int, int, int]) -> None:
-    """Draws a box; from 2 px on with a thin dark rim inside, which parts it from a ground of its colour."""
+    """Draws a box; lines of 2 px or more get a thin dark inner rim that keeps them visible on a similar background."""
     x1, y1, x2, y2 = frame
     if line >= 2 and min(x2 - x1, y2 - y1) > 4 * line:
         rim = line + max(1, line // 3)
@@ -200,17 +200,17 @@ def _place_tags(
     line: int,
     size: tuple[int, int],
 ) -> dict[int, tuple[_Rectangle, str]]:
-    """Finds for each box, best first, a text that fits into the image and the place that hides the fewest tags.
+    """Finds for each box, best first, a text that fits into the image and the position that overlaps tags the least.
 
     Args:
-        frames: of the boxes, best first.
-        texts: of each box that gets a tag, the wished one first.
-        font: of all tags; one of its size for letters that it lacks.
+        frames: the boxes, best first.
+        texts: candidate texts of each box that gets a tag, the preferred one first.
+        font: font of all tags; replaced by one of the same size for characters that it lacks.
         line: width of a box's line, px.
         size: height and width of the image, px.
 
     Returns:
-        Place and text; nothing for a box none of whose texts fits.
+        Position and text; boxes whose texts don't fit are missing.
     """
     tags: dict[int, tuple[_Rectangle, str]] = {}
     for row in texts:
@@ -224,7 +224,7 @@ def _place_tags(
 
 
 def _places(frame: _Rectangle, width: int, height: int, line: int) -> list[_Rectangle]:
-    """Lists places of a tag, the best first: above the box, in its top, below, in its bottom; left, right, middle."""
+    """Lists positions of a tag, best first: above, inside the top, below, inside the bottom; left, right, middle."""
     x1, y1, x2, y2 = frame
     above, below = y1 - height + line, y2 - line
     tops = [above, y1, below, y2 - height] if above >= 0 else [y1, below, y2 - height]
@@ -233,7 +233,7 @@ def _places(frame: _Rectangle, width: int, height: int, line: int) -> list[_Rect
 
 
 def _shift(place: _Rectangle, size: tuple[int, int]) -> _Rectangle:
-    """Moves a tag that fits into the image wholly into it."""
+    """Moves a tag that fits into the image completely inside it."""
     x1, y1, x2, y2 = place
     right, down = max(0, -x1) - max(0, x2 - size[1]), max(0, -y1) - max(0, y2 - size[0])
     return x1 + right, y1 + down, x2 + right, y2 + down
@@ -247,7 +247,7 @@ def _overlap(first: _Rectangle, second: _Rectangle) -> int:
 
 
 def _tag_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Measures width and height of a tag, px."""
+    """Measures the width and height of a tag, px."""
     return round(_with_letters(font, text).getlength(text) + font.size * 0.5) + 1, round(font.size * 1.3)
 
 
@@ -265,7 +265,7 @@ def _draw_tag(
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cuts a text to at most `width` px, with an ellipsis where something is missing."""
+    """Shortens a text to at most `width` px, with an ellipsis if something is missing."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -274,10 +274,10 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Loads the font that comes with Pillow at a size in px."""
+    """Loads Pillow's own font at a size in px."""
     return fonts.load("", size)
 
 
 def _with_letters(font: ImageFont.FreeTypeFont, text: str) -> ImageFont.FreeTypeFont:
-    """Gives a font back, or one of its size that has the letters of a text."""
+    """Returns the font, or one of the same size that has the characters of a text."""
     return font if text.isascii() else fonts.load(text, round(font.size))

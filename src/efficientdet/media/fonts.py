@@ -1,7 +1,7 @@
-"""Fonts that have the letters of a text: Pillow's own for ASCII, else matplotlib's DejaVu Sans, else the system's.
+"""Finds fonts with the characters of a text: Pillow's own for ASCII, else matplotlib's DejaVu Sans, else a system font.
 
-A name whose letters no font has loses its accents if that helps, else it is shown as a number: an empty box for each
-letter would say nothing.
+If no font has the characters of a name, it loses its accents if that helps, else it is shown as a number: a row of
+empty boxes would be useless.
 """
 
 import functools
@@ -11,28 +11,38 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-_FANCY = ("bold", "italic", "oblique", "light", "thin", "black", "condensed", "mono", "serif")  # if there is no other
+_FANCY = (
+    "bold",
+    "italic",
+    "oblique",
+    "light",
+    "thin",
+    "black",
+    "condensed",
+    "mono",
+    "serif",
+)  # used only as a last resort
 
 
 def load(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """Loads a font that has the letters of a text, or Pillow's own if there is none.
+    """Loads a font that has the characters of a text, or Pillow's own if there is none.
 
     Args:
-        text: what will be written.
-        size: px.
+        text: the text to draw.
+        size: font size, px.
     """
     return _load(_find(frozenset(text)), size)
 
 
 def show(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Writes names so that there are letters for them.
+    """Rewrites names that no font can display.
 
     Args:
         names: any text.
-        numbers: that stand for names without letters; none: positions.
+        numbers: numbers to show instead of such names; None means their indices.
 
     Returns:
-        Each name as it is, without its accents, or as `#3`.
+        Each name unchanged, without accents, or as `#3`.
     """
     shown = []
     for number, name in zip(range(len(names)) if numbers is None else numbers, names, strict=True):
@@ -47,7 +57,7 @@ def _can_write(text: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _find(letters: frozenset[str]) -> Path | None:
-    """Finds a font with letters beyond ASCII; none: Pillow's own is enough, or no font has them."""
+    """Finds a font with non-ASCII characters; None if Pillow's own is enough or no font has them."""
     codes = {ord(letter) for letter in letters if letter.isprintable() and not letter.isspace()}
     if all(code < 128 for code in codes):
         return None
@@ -57,7 +67,7 @@ def _find(letters: frozenset[str]) -> Path | None:
 @functools.cache
 def _candidates() -> tuple[Path, ...]:
     """Lists fonts: matplotlib's own, then those of the system, the plainest first."""
-    from matplotlib import font_manager, get_data_path  # take a while, and ASCII needs no font but Pillow's
+    from matplotlib import font_manager, get_data_path  # slow to import, and not needed for ASCII
 
     paths = [Path(name) for name in font_manager.findSystemFonts()]
     paths.sort(
@@ -68,7 +78,7 @@ def _candidates() -> tuple[Path, ...]:
 
 @functools.cache
 def _codes(path: Path) -> frozenset[int]:
-    """Reads which letters a font has; none of one that cannot be read."""
+    """Reads which characters a font has; empty if it cannot be read."""
     from matplotlib import ft2font
 
     try:

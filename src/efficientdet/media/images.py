@@ -1,14 +1,14 @@
-"""Image files: any common format in, uint8 RGB or a plain JPEG out.
+"""Reads image files of all common formats as uint8 RGB, or re-encodes them as plain JPEG.
 
-Images come from strangers, so a file is judged by its header before its pixels are decoded, a file that decodes only
-in part is refused, and each refusal is a `UserError` that names the file. Needs Pillow only, no TensorFlow, no Keras.
+Images are untrusted, so the header is checked before pixels are decoded, a file that decodes only in part is refused,
+and each refusal is a `UserError` that names the file. Needs only Pillow, not TensorFlow or Keras.
 
-Choices that another reader might make otherwise:
+Choices on which image readers differ:
 - EXIF rotation is applied (PyTorch's and TensorFlow's decoders ignore it; people and phones do not).
-- A transparent image is laid over white, as a browser shows it; dropping the alpha would uncover whatever colour
-  an editor left behind in the transparent part.
-- 16 bits become 8 by round(v / 257), so that 65535 is 255. Values beyond 16 bits and floats have no agreed white:
-  refused.
+- A transparent image is composited over white, as in a browser; dropping the alpha channel would reveal whatever color
+  an editor left in the transparent part.
+- 16 bits become 8 by round(v / 257), so that 65535 is 255. Values beyond 16 bits and floats have no agreed white, so
+  they are refused.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from efficientdet.errors import UserError
 
 
 class UnknownFormatError(UserError):
-    """The file is not an image of a format that is read."""
+    """The file is not an image of a supported format."""
 
 
 class TooManyPixelsError(UserError):
@@ -34,24 +34,24 @@ class TooManyPixelsError(UserError):
 
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is decoded (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
+"""Maximum number of pixels to decode (0.5 GB as RGB): Pillow's own limit for a decompression bomb."""
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
     *(".avif", ".heic", ".heif"),
 )
-"""How names of image files end, lower case."""
+"""Suffixes of image files, lower case."""
 
-# Pillow opens the photographs with a second image inside that phones write (MPO) as JPEG.
+# Pillow opens the photographs with an embedded second image that phones write (MPO) as JPEG.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
-# What a file of boxes (ISO 14496-12) calls itself in its first one: the first is AVIF, the others are HEIC.
+# Brands in the first box of an ISO 14496-12 file.
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-# Several images of equal rank. The second one of an MPO is a preview or a depth map.
+# Formats with several images of equal rank. The second image of an MPO is a preview or a depth map.
 _OF_SEVERAL = ("GIF", "WEBP", "TIFF", "PNG", "AVIF")
 _SUBFILE_TYPE = 254  # of a TIFF's page; bit 0: a reduced copy of another page, bit 2: a mask
 _EXIF_ORIENTATION = 0x0112
-# Start-of-frame markers: baseline, extended sequential, progressive. Few decoders know lossless and arithmetic coding.
+# Start-of-frame markers: baseline, extended sequential, progressive. Few decoders support lossless or arithmetic JPEG.
 _COMMON_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
@@ -65,9 +65,9 @@ class Facts:
         height: stored rows, px, before any rotation.
         width: stored columns, px.
         orientation: EXIF orientation 1..8; 1 is upright.
-        is_plain_jpeg: any decoder reads it: baseline or progressive, RGB or grey.
-        has_more_frames: it is the first frame of an animation or the first page of several.
-        decoded_pixels: px that decoding makes: more than the image has where a TIFF's tiles are larger than it.
+        is_plain_jpeg: whether any decoder can read it: baseline or progressive JPEG, RGB or gray.
+        has_more_frames: whether it is an animation or has several pages.
+        decoded_pixels: number of pixels to decode: more than the image has if a TIFF's tiles are larger than it.
     """
 
     format: str
@@ -81,12 +81,12 @@ class Facts:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Height and width in the file, px."""
+        """Returns the height and width in the file, px."""
         return self.height, self.width
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Height and width after the EXIF rotation, px."""
+        """Returns the height and width after the EXIF rotation, px."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
@@ -95,24 +95,24 @@ def read_image(source: Path | bytes, name: str) -> np.ndarray:
 
     Args:
         source: the file or its content.
-        name: what an error calls the image.
+        name: name of the image in errors.
 
     Returns:
         uint8[H, W, 3], RGB.
 
     Raises:
-        UserError: the file is missing, no image, cut short, or larger than `MAX_PIXELS`.
+        UserError: the file is missing, not an image, truncated, or larger than `MAX_PIXELS`.
     """
     with _open(source, name) as image:
         return upright(image, name)
 
 
 def upright(image: Image.Image, name: str) -> np.ndarray:
-    """Takes the pixels of an image of Pillow's, turned upright as its EXIF orientation says.
+    """Returns the pixels of a Pillow image, rotated upright according to its EXIF orientation.
 
     Args:
-        image: open; of several frames the one it stands at.
-        name: what an error calls the image.
+        image: an open image; its current frame is used.
+        name: name of the image in errors.
 
     Returns:
         uint8[H, W, 3], RGB.
@@ -126,23 +126,23 @@ def upright(image: Image.Image, name: str) -> np.ndarray:
 
 
 def read_frames(source: Path | bytes, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes every frame of an animation or page of a TIFF, one in memory at a time; most files have one.
+    """Decodes every frame of an animation or page of a TIFF, one at a time; most files have one.
 
-    Reduced copies and masks among the pages of a TIFF are left out.
+    Skips reduced copies and masks among the pages of a TIFF.
 
     Args:
         source: the file or its content.
-        name: what an error calls the image.
+        name: name of the image in errors.
 
     Yields:
-        How many frames there are, and each frame: uint8[H, W, 3], RGB, upright; sizes may differ.
+        The number of frames, and a frame: uint8[H, W, 3], RGB, upright; sizes may differ.
 
     Raises:
-        UserError: as of `read_image`; frames before a damaged one have been given.
+        UserError: as in `read_image`; frames before a damaged one are still yielded.
     """
     content = source if isinstance(source, bytes) else read_file(source, name)
     with contextlib.ExitStack() as closed_at_the_end:
-        with _explained(name), _quiet():  # not across a yield: what else runs meanwhile may warn
+        with _explained(name), _quiet():  # not across a yield: other code that runs in between may warn
             image = closed_at_the_end.enter_context(_opened(content, name))
             places = _frame_places(image)
         for place in places:
@@ -154,7 +154,7 @@ def read_frames(source: Path | bytes, name: str) -> Iterator[tuple[int, np.ndarr
 
 
 def count_frames(source: Path | bytes, name: str) -> int:
-    """Counts the frames that `read_frames` gives; no pixel is decoded."""
+    """Counts the frames that `read_frames` yields, without decoding pixels."""
     with _open(source, name) as image:
         return len(_frame_places(image))
 
@@ -174,7 +174,7 @@ def _frame_places(image: Image.Image) -> list[int]:
 
 
 def inspect(source: Path | bytes, name: str) -> Facts:
-    """Reads the header of an image; no pixel is decoded."""
+    """Reads the header of an image, without decoding pixels."""
     content = source if isinstance(source, bytes) else read_file(source, name)
     with _open(content, name) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -198,18 +198,18 @@ def check_decodes(source: Path | bytes, name: str) -> None:
 
 
 def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
-    """Re-encodes an image as RGB JPEG without EXIF: quality 95, colour at full resolution (4:4:4).
+    """Re-encodes an image as RGB JPEG without EXIF: quality 95, no chroma subsampling (4:4:4).
 
     Args:
         source: the file or its content.
-        name: what an error calls the image.
-        rotate: applies the EXIF rotation first.
+        name: name of the image in errors.
+        rotate: apply the EXIF rotation first.
     """
     with _open(source, name) as image:
         rgb = _to_rgb(ImageOps.exif_transpose(image) if rotate else image, name)
         if max(rgb.size) > 65_500:
             raise UserError(
-                f"`{name}` is {rgb.height} x {rgb.width} px; a JPEG holds at most 65500 a side. Make it smaller."
+                f"`{name}` is {rgb.height} x {rgb.width} px; a JPEG has at most 65500 px per side. Make it smaller."
             )
         buffer = io.BytesIO()
         rgb.save(buffer, "JPEG", quality=95, subsampling=0, exif=b"")
@@ -217,16 +217,16 @@ def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Reads an image file without looking into it.
+    """Reads an image file without parsing it.
 
     Raises:
         UserError: it is missing or cannot be read.
     """
     if path.is_dir():
-        raise UserError(f"`{name}` is a directory; expected an image file.")
+        raise UserError(f"`{name}` is a folder; expected an image file.")
     if not path.is_file():
         others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other.is_file())
-        hint = f", but {others[0]}" if others else ""
+        hint = f", but there is {others[0]}" if others else ""
         raise UserError(f"`{name}` is missing: there is no file {path}{hint}.")
     try:
         return path.read_bytes()
@@ -235,7 +235,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def strip_exif(jpeg: bytes) -> bytes:
-    """Removes the EXIF block of a JPEG, and so its rotation; the pixels stay bit for bit."""
+    """Removes the EXIF block of a JPEG, and with it the rotation; the pixels don't change."""
     kept = [jpeg[:2]]
     for marker, start, end in _segments(jpeg):
         if not (marker == 0xE1 and jpeg[start + 4 : start + 10] == b"Exif\x00\x00"):
@@ -245,22 +245,22 @@ def strip_exif(jpeg: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _open(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """Opens an image; whatever Pillow raises inside the block becomes a UserError that names the file."""
+    """Opens an image; anything Pillow raises inside the block becomes a UserError that names the file."""
     content = source if isinstance(source, bytes) else read_file(source, name)
     with _explained(name), _quiet(), _opened(content, name) as image:
         yield image
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    """Opens the content of a file and judges its header."""
+    """Opens the content of a file and checks its header."""
     further = _further_formats(content, name)
     try:
         image = Image.open(io.BytesIO(content), formats=(*_FORMATS, *further))
     except UnidentifiedImageError:
-        if further:  # its first bytes say what it is
-            raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short.") from None
+        if further:  # its first bytes identify the format
+            raise UserError(f"`{name}` cannot be decoded; it is damaged or truncated.") from None
         raise UnknownFormatError(
-            f"`{name}` is not an image that can be read{_what_else(content)}; expected {', '.join(_FORMATS)}."
+            f"`{name}` is not a supported image{_what_else(content)}; expected {', '.join(_FORMATS)}."
         ) from None
     _check_pixels(image)
     return image
@@ -268,17 +268,17 @@ def _opened(content: bytes, name: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Pillow's remarks on files that it reads all the same: broken EXIF, odd palettes, large images."""
+    """Silences Pillow's warnings about files that it can still read: broken EXIF, odd palettes, large images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _further_formats(content: bytes, name: str) -> tuple[str, ...]:
-    """Names the format of a file that Pillow cannot always read, and makes it readable.
+    """Detects AVIF and HEIC, which Pillow cannot always read, and registers a decoder if needed.
 
     Raises:
-        UserError: it needs something that is not installed.
+        UserError: the decoder is not installed.
     """
     if content[4:8] != b"ftyp":
         return ()
@@ -292,21 +292,21 @@ def _further_formats(content: bytes, name: str) -> tuple[str, ...]:
         import pillow_heif
     except ModuleNotFoundError as error:
         raise UserError(
-            f"`{name}` is {kind}, which needs pillow-heif; `pip install 'efficientdet-keras[heif]'`."
+            f"`{name}` is {kind}, which needs pillow-heif; run `pip install 'efficientdet-keras[heif]'`."
         ) from error
     pillow_heif.register_heif_opener()
     return ("HEIF",)
 
 
 def _what_else(content: bytes) -> str:
-    """Says what a file is that stands in the place of an image, where its first bytes show it."""
+    """Describes a file that is not an image, if its first bytes show what it is."""
     start = content[:512].lstrip().lower()
     if not content:
-        return " but an empty file"
+        return " (it is an empty file)"
     if start.startswith(b"version https://git-lfs"):
-        return " but a pointer of Git LFS, which `git lfs pull` replaces by the image"
+        return " (it is a Git LFS pointer; run `git lfs pull` to download the image)"
     if start.startswith((b"<!doctype html", b"<html")):
-        return " but a web page, such as a server's error"
+        return " (it is a web page, perhaps a server's error page)"
     return ""
 
 
@@ -317,7 +317,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns whatever Pillow raises inside the block into a UserError that names the image."""
+    """Turns anything Pillow raises inside the block into a UserError that names the image."""
     try:
         yield
     except UserError:
@@ -326,11 +326,11 @@ def _explained(name: str) -> Iterator[None]:
         raise TooManyPixelsError(f"`{name}` has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"`{name}` cannot be decoded, it is damaged or cut short: {reason}.") from error
+        raise UserError(f"`{name}` cannot be decoded; it is damaged or truncated: {reason}.") from error
 
 
 def _decoded_pixels(image: Image.Image) -> int:
-    """Counts the pixels that decoding makes; a TIFF of 10 x 10 px may have one tile of gigabytes."""
+    """Counts the pixels to decode; a TIFF of 10 x 10 px may have one tile of gigabytes."""
     pixels = image.width * image.height
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
@@ -340,12 +340,12 @@ def _decoded_pixels(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Turns any pixel type into 8-bit RGB; see the choices at the top."""
+    """Converts any pixel type to 8-bit RGB; see the choices in the module docstring."""
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
     if image.mode == "F":
-        raise UserError(f"`{name}` has floating-point pixels, whose white is unknown; save it with 8 or 16 bits.")
+        raise UserError(f"`{name}` has floating-point pixels, whose range is unknown; save it with 8 or 16 bits.")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -359,13 +359,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _frame_type(jpeg: bytes) -> int:
-    """Finds the start-of-frame marker of a JPEG; 0 if there is none."""
+    """Finds the start-of-frame marker of a JPEG, or 0 if there is none."""
     frames = (marker for marker, _, _ in _segments(jpeg) if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
     return next(frames, 0)
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Walks the (marker, start, end) of the segments behind the first two bytes; the last one is all scan data."""
+    """Yields (marker, start, end) of each segment after the first two bytes; the last one is all scan data."""
     start = 2
     while start + 4 <= len(jpeg):
         marker, end = jpeg[start + 1], start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")

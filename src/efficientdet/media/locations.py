@@ -1,8 +1,8 @@
-"""What people point at: images, videos, folders, patterns, addresses on the web, streams, the number of a camera.
+"""Resolves sources: images, videos, folders, patterns, web addresses, streams and camera numbers.
 
-A word is taken for what exists: a file called `*.jpg` or `0` is that file, before a pattern or a camera. Of folders and
-patterns, files that are neither images nor videos by their names are left out; a file that was named itself is judged
-by its content. From the web nothing is kept: a file of bounded size, in bounded time, into a folder of the caller's.
+Existing files come first: a file named `*.jpg` or `0` is that file, not a pattern or a camera. In folders and patterns,
+only files with the suffix of an image or a video count; a file that is named explicitly is judged by its content. Files
+from the web are fetched into a folder of the caller's, within size and time limits, and not cached.
 """
 
 import dataclasses
@@ -23,24 +23,24 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg"),
     *(".mpeg", ".wmv", ".flv", ".ogv", ".mts", ".3gp"),
 )
-"""How names of video files end, lower case."""
+"""Suffixes of video files, lower case."""
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps")
-"""Of addresses of streams."""
+"""URL schemes of streams."""
 STREAM_SUFFIXES = (".m3u8", ".mjpg", ".mjpeg")
-"""How http(s) addresses of streams end: HLS, and the JPEG after JPEG of network cameras."""
+"""Suffixes of http(s) streams: HLS, and the motion JPEG of network cameras."""
 
 MAX_BYTES = {"image": 100 * 10**6, "video": 4 * 10**9}
-"""Of a file from the web."""
+"""Maximum size of a file from the web."""
 MAX_SECONDS = {"image": 60.0, "video": 3600.0}
-"""For a file from the web, all in all."""
+"""Maximum total time to fetch a file from the web."""
 
 _LONGEST_STEM = 100  # bytes
 _STREAM_TYPES = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 
 
 Kind = Literal["image", "video", "camera", "stream"]
-"""A stream comes from the network and is looked at as it comes; like a camera it may never end."""
+"""A stream is processed as it arrives from the network; like a camera, it may never end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,12 @@ class Medium:
     """An image, a video, a camera or a stream.
 
     Attributes:
-        name: what people call it: the path, the address without passwords, `camera 0`.
+        name: display name: the path, the address without passwords, or `camera 0`.
         kind: what it is.
-        stem: of files that are written about it; no path, of a bounded length.
-        path: the file; none of a camera or a stream, and before `fetch`.
-        url: its address on the web.
-        camera: its number.
+        stem: stem of its output files; not a path, limited in length.
+        path: the file; None for a camera or a stream, and before `fetch`.
+        url: its web address.
+        camera: number of the camera.
     """
 
     name: str
@@ -65,34 +65,35 @@ class Medium:
 
     @property
     def is_live(self) -> bool:
-        """Says whether it may never end."""
+        """Returns whether it may never end."""
         return self.kind in ("camera", "stream")
 
 
 def find(words: Sequence[str | Path]) -> list[Medium]:
-    """Finds what words stand for, in their order; files of folders and patterns in the order of their names.
+    """Resolves sources in their order; files of folders and patterns are sorted by name.
 
     Args:
-        words: files, folders, patterns such as `photos/**/*.jpg`, http(s) addresses, streams (rtsp://..., an http(s)
-            address that ends in .m3u8, .mjpg or .mjpeg), numbers of cameras.
+        words: files, folders, patterns such as `photos/**/*.jpg`, http(s) addresses, streams (rtsp://..., or an http(s)
+            address that ends in .m3u8, .mjpg or .mjpeg), or camera numbers.
 
     Returns:
-        One at least; nothing has been opened or fetched.
+        At least one medium; nothing is opened or fetched yet.
 
     Raises:
-        UserError: a word stands for nothing.
+        UserError: a source does not exist.
     """
     if not words:
-        raise UserError("`sources` is empty; give at least one image, folder, video, address or camera.")
+        raise UserError("`sources` is empty; pass at least one image, folder, video, address or camera.")
     return [medium for word in words for medium in _find(word)]
 
 
 def resolve(medium: Medium, *, max_seconds: float = 10.0) -> Medium:
-    """Asks a server what an address is whose name does not say it: an image, a video or a stream.
+    """Asks the server whether an address without a known suffix is an image, a video or a stream.
 
     Args:
-        medium: one of `find`; others than such an address are given back as they are.
-        max_seconds: to wait for the server; later, or if it fails, the address stays an image, and `fetch` says why.
+        medium: a medium from `find`; any other kind is returned unchanged.
+        max_seconds: time to wait for the server. If it takes longer or fails, the address stays an image, and `fetch`
+            reports the error.
     """
     suffix = Path(urlsplit(medium.url or "").path).suffix.lower()
     if medium.url is None or medium.kind != "image" or suffix in images.SUFFIXES:
@@ -107,23 +108,23 @@ def resolve(medium: Medium, *, max_seconds: float = 10.0) -> Medium:
 
 
 def _ask_type(url: str, timeout: float) -> str:
-    """Asks for the content type of an address, lower case; empty if there is none."""
+    """Fetches the content type of an address, lower case; empty if there is none."""
     with connection.ask(url, timeout=timeout) as response:
         kind = response.headers.get("Content-Type", "") if response.status_code == 200 else ""
         return kind.partition(";")[0].strip().lower()
 
 
 def fetch(medium: Medium, folder: Path, *, max_bytes: int | None = None, max_seconds: float | None = None) -> Medium:
-    """Fetches a medium that is on the web; others are given back as they are.
+    """Fetches a medium from the web; other media are returned unchanged.
 
     Args:
-        medium: one of `find`.
-        folder: exists; the file is written into it.
-        max_bytes: none: `MAX_BYTES`.
-        max_seconds: none: `MAX_SECONDS`.
+        medium: a medium from `find`.
+        folder: existing folder for the file.
+        max_bytes: maximum size; None means `MAX_BYTES`.
+        max_seconds: maximum time; None means `MAX_SECONDS`.
 
     Raises:
-        UserError: the server or the way there fails, or the file is too large or too slow.
+        UserError: the server or the network fails, or the file is too large or too slow.
     """
     if medium.url is None or medium.kind == "stream":
         return medium
@@ -140,7 +141,7 @@ def fetch(medium: Medium, folder: Path, *, max_bytes: int | None = None, max_sec
 
 
 def _find(word: str | Path) -> list[Medium]:
-    """Finds what one word stands for."""
+    """Resolves one source."""
     if isinstance(word, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", word):
         return [_from_web(word)]
     path = Path(word)
@@ -153,31 +154,31 @@ def _find(word: str | Path) -> list[Medium]:
             number = int(str(word))
             return [Medium(name=f"camera {number}", kind="camera", stem=f"camera-{number}", camera=number)]
         if glob.has_magic(str(word)):
-            # Path.glob takes no pattern that begins at the root.
+            # Path.glob doesn't support absolute patterns.
             matches = [Path(match) for match in glob.glob(str(word), recursive=True)]  # noqa: PTH207
             return _only_media([match for match in matches if match.is_file()], f"`{word}` matches")
     except OSError as error:
         raise UserError(f"`{word}` cannot be read: {error.strerror or error}.") from error
     raise UserError(
-        f"`{path}` does not exist; give an image, a video, a folder, a pattern, an address (http, https, rtsp) or a "
-        "camera's number."
+        f"`{path}` does not exist; pass an image, a video, a folder, a pattern, an address (http, https, rtsp) or a "
+        "camera number."
     )
 
 
 def _of_folder(path: Path) -> list[Medium]:
-    """Finds what a folder has itself; hidden files, such as `._a.jpg` of macOS, are none."""
+    """Lists the media of a folder, without subfolders and hidden files, such as `._a.jpg` of macOS."""
     files = [child for child in path.iterdir() if child.is_file() and not child.name.startswith(".")]
     if not any(map(_is_medium, files)) and (inside := find_inside(path)):
-        raise UserError(f"`{path}` has images only in folders inside, such as `{inside}`; '{path}/**/*' takes them.")
+        raise UserError(f"`{path}` has images only in subfolders, such as `{inside}`; use '{path}/**/*'.")
     return _only_media(files, f"`{path}` has")
 
 
 def find_inside(path: Path, without: Path | None = None) -> Path | None:
-    """Finds an image or a video in the folders inside a folder, which `find` leaves out; none if there is none.
+    """Finds an image or a video in the subfolders of a folder, which `find` skips; returns None if there is none.
 
     Args:
         path: the folder.
-        without: a folder that does not count.
+        without: a subfolder to ignore.
     """
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and Path(folder, name) != without)
@@ -192,10 +193,10 @@ def _is_medium(path: Path) -> bool:
 
 
 def _only_media(paths: list[Path], what: str) -> list[Medium]:
-    """Takes images and videos out of files, by their names."""
+    """Selects the images and videos among files, by suffix."""
     known = [path for path in sorted(paths) if _is_medium(path)]
     if not known:
-        raise UserError(f"{what} no images and no videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
+        raise UserError(f"{what} no images or videos ({', '.join((*images.SUFFIXES, *VIDEO_SUFFIXES))}).")
     return [_from_file(path) for path in known]
 
 
@@ -204,7 +205,7 @@ def _from_file(path: Path) -> Medium:
 
 
 def _from_web(url: str) -> Medium:
-    """Takes an address; its name may hold anything, so that only letters, digits, `.`, `-` and `_` of it are used."""
+    """Parses a web address; keeps only letters, digits, `.`, `-` and `_` of its file name, which is untrusted."""
     scheme = url.partition(":")[0].lower()
     if scheme in STREAM_SCHEMES:
         try:
@@ -212,7 +213,7 @@ def _from_web(url: str) -> Medium:
         except ValueError:
             is_usable = False
         if not is_usable:
-            raise UserError(f"`{url}` is not the address of a stream; expected {scheme}://host/...")
+            raise UserError(f"`{url}` is not a valid stream address; expected {scheme}://host/...")
     else:
         connection.check_url(url)
     last = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
@@ -227,5 +228,5 @@ def _kind(suffix: str) -> Literal["image", "video"]:
 
 
 def _short(stem: str) -> str:
-    """Cuts a name that would leave no room for a number and a suffix; names of files have 255 bytes at most."""
+    """Shortens a stem to leave room for a number and a suffix; file names have at most 255 bytes."""
     return stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore") or "image"

@@ -1,8 +1,8 @@
-"""Videos and cameras, frame by frame, with PyAV (the libraries of FFmpeg): upright RGB in, H.264 in MP4 out.
+"""Reads videos and cameras frame by frame as upright RGB and writes H.264 in MP4, with PyAV (FFmpeg's libraries).
 
-A frame keeps its time, so that a video of variable rate comes out at that rate. A few frames are in memory at a time,
-whatever the length. Videos come from strangers: only containers that hold their frames themselves are opened, no
-playlists, which name other files and addresses; and a video that cannot be decoded to its end is refused in one line.
+Frames keep their timestamps, so a variable frame rate is preserved. Only a few frames are in memory at a time. Videos
+are untrusted: only self-contained formats are opened, not playlists, which name other files and addresses, and a video
+that cannot be decoded to the end is refused with a one-line error.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from efficientdet import progress
 from efficientdet.errors import UserError
 
 MAX_PIXELS = 8192 * 8192
-"""Pixels of the largest frame that is decoded."""
+"""Maximum number of pixels of a frame to decode."""
 
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg"
 _PROTOCOLS = "rtsp,rtsps,rtmp,rtmps,rtp,srtp,udp,tcp,tls,http,https,crypto,httpproxy"
-_STREAM_SECONDS = (15.0, 15.0)  # of silence, when connecting and later
-_FINEST = 1_000_000  # ticks a second of what is written
-_MISSING_SECONDS = 1.0  # a file that ends so much earlier than it says is cut short
+_STREAM_SECONDS = (15.0, 15.0)  # timeouts without data, when connecting and later
+_FINEST = 1_000_000  # maximum ticks per second of written videos
+_MISSING_SECONDS = 1.0  # a file that ends earlier than declared by more than this is truncated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """An image of a video.
+    """A frame of a video.
 
     Attributes:
         image: uint8[H, W, 3], RGB, upright.
-        ticks: its time since the first frame, in units of `Video.time_base`.
+        ticks: time since the first frame, in units of `Video.time_base`.
         seconds: the same in s.
     """
 
@@ -46,14 +46,14 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Video:
-    """A video or a camera that is open.
+    """An open video or camera.
 
     Attributes:
         size: height and width of the frames, upright, px.
-        rate: frames/s on average.
-        time_base: s a tick.
-        num_frames: how many there will be, as far as the file says; none if nobody knows.
-        frames: each frame; raises a UserError where the video is damaged.
+        rate: average frames/s.
+        time_base: s per tick.
+        num_frames: number of frames according to the file; None if unknown.
+        frames: the frames; raises a UserError if the video is damaged.
     """
 
     size: tuple[int, int]
@@ -65,20 +65,20 @@ class Video:
 
 @contextlib.contextmanager
 def open_video(path: Path, name: str) -> Iterator[Video]:
-    """Opens a video; its first frame has been decoded.
+    """Opens a video and decodes its first frame.
 
     Args:
         path: the file.
-        name: what an error calls it.
+        name: name of the video in errors.
 
     Raises:
-        UserError: PyAV is not installed, or the file is missing, no video, or damaged.
+        UserError: PyAV is not installed, or the file is missing, not a video, or damaged.
     """
     av = _import_av()
     if not path.is_file():
         raise UserError(f"`{name}` is missing: there is no file {path}.")
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-    with _opened(av, str(path.absolute()), name, "not a video that can be read, or damaged", options=options) as video:
+    with _opened(av, str(path.absolute()), name, "not a supported video, or damaged", options=options) as video:
         yield video
 
 
@@ -87,10 +87,10 @@ def open_camera(number: int) -> Iterator[Video]:
     """Opens a camera of this computer.
 
     Args:
-        number: 0 is the first one.
+        number: 0 is the first camera.
 
     Raises:
-        UserError: PyAV is not installed, or there is no such camera.
+        UserError: PyAV is not installed, or the camera does not exist.
     """
     av = _import_av()
     address, format_name = camera_address(number)
@@ -100,13 +100,13 @@ def open_camera(number: int) -> Iterator[Video]:
 
 @contextlib.contextmanager
 def open_stream(url: str, name: str) -> Iterator[Video]:
-    """Opens a stream from the network: RTSP, RTMP, HLS, or a network camera's JPEG after JPEG over HTTP.
+    """Opens a network stream: RTSP, RTMP, HLS, or a network camera's motion JPEG over HTTP.
 
-    One that breaks off after its first frame has ended: what was seen of it stays.
+    If it breaks off after its first frame, it counts as ended and earlier frames stay valid.
 
     Args:
-        url: its address; no file of this computer is opened by what it sends.
-        name: what an error calls it, without passwords.
+        url: its address; the data that it sends cannot open local files.
+        name: name of the stream in errors, without passwords.
 
     Raises:
         UserError: PyAV is not installed, or the stream cannot be opened.
@@ -114,35 +114,35 @@ def open_stream(url: str, name: str) -> Iterator[Video]:
     av = _import_av()
     options = {"protocol_whitelist": _PROTOCOLS}
     if url.lower().startswith("rtsp"):
-        options["rtsp_transport"] = "tcp"  # UDP loses packets, and firewalls stop it
+        options["rtsp_transport"] = "tcp"  # UDP loses packets, and firewalls block it
     otherwise = "not a stream that can be opened"
     with _opened(av, url, name, otherwise, is_live=True, options=options, timeout=_STREAM_SECONDS) as video:
         yield video
 
 
 def camera_address(number: int) -> tuple[str, str]:
-    """Says what FFmpeg calls a camera: its address and the format."""
+    """Returns FFmpeg's address and format of a camera."""
     if sys.platform == "linux":
         return f"/dev/video{number}", "v4l2"
     if sys.platform == "darwin":
         return f"{number}:none", "avfoundation"
-    raise UserError(f"`camera {number}` cannot be opened by its number on {sys.platform}, only on Linux and macOS.")
+    raise UserError(f"`camera {number}`: cameras are supported only on Linux and macOS, not on {sys.platform}.")
 
 
 class VideoWriter:
-    """A video that is being written: H.264 in MP4, without sound. Made by `write_video`."""
+    """Writes a video: H.264 in MP4, without sound. Made by `write_video`."""
 
     def __init__(self, container: Any, video: Video):
-        """Writes frames of the size and the times of `video`; a side that is odd gains a row or column."""
+        """Sets up an encoder with the size and timing of `video`; an odd side gains a row or column."""
         import av
 
         self._av, self._container = av, container
         height, width = video.size
-        self._padding = ((0, height % 2), (0, width % 2), (0, 0))  # H.264 shares colour among four pixels
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))  # H.264 shares color among four pixels
         self._stream = container.add_stream("libx264", rate=video.rate, options={"preset": "veryfast", "crf": "20"})
         self._stream.height, self._stream.width = height + height % 2, width + width % 2
         self._stream.pix_fmt = "yuv420p"
-        # Ticks of a nanosecond would overflow the times of an hour.
+        # With nanosecond ticks, the timestamps would overflow within an hour.
         self._coarser = max(1, round(1 / (video.time_base * _FINEST)))
         self._stream.codec_context.time_base = video.time_base * self._coarser
         self._last = -1
@@ -152,7 +152,7 @@ class VideoWriter:
 
         Args:
             image: uint8[H, W, 3], RGB.
-            ticks: its time, in units of the `time_base` of the video that this one follows.
+            ticks: its time, in units of the source video's `time_base`.
         """
         padded = np.pad(image, self._padding, mode="edge") if any(map(any, self._padding)) else image
         frame = self._av.VideoFrame.from_ndarray(padded, format="rgb24")
@@ -161,20 +161,20 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Writes what the encoder still holds."""
+        """Flushes the encoder."""
         self._container.mux(self._stream.encode(None))
 
 
 @contextlib.contextmanager
 def write_video(path: Path, video: Video) -> Iterator[VideoWriter]:
-    """Writes a video at the size and rate of another while the block runs.
+    """Opens a writer for a video with the size and rate of another while the block runs.
 
     Args:
-        path: an .mp4; `files.write_aside` gives one.
-        video: whose frames are drawn on.
+        path: path of the .mp4, such as a temporary one from `files.write_aside`.
+        video: the source video.
 
     Raises:
-        UserError: such a video cannot be encoded.
+        UserError: the video cannot be encoded.
     """
     av = _import_av()
     try:
@@ -183,7 +183,7 @@ def write_video(path: Path, video: Video) -> Iterator[VideoWriter]:
             yield writer
             writer.finish()
     except (av.error.FFmpegError, ValueError) as error:
-        if isinstance(error, UserError | OSError):  # PyAV's errors of the disk are OSErrors too
+        if isinstance(error, UserError | OSError):  # PyAV's disk errors are OSErrors too
             raise
         height, width = video.size
         raise UserError(f"`{path.suffix}` of {height} x {width} px cannot be written: {_reason(error)}.") from error
@@ -194,7 +194,7 @@ def _import_av() -> Any:
         import av
     except ModuleNotFoundError as error:
         raise UserError(
-            "Videos and cameras need PyAV, which is not installed; `pip install 'efficientdet-keras[video]'`."
+            "Videos and cameras need PyAV, which is not installed; run `pip install 'efficientdet-keras[video]'`."
         ) from error
     return av
 
@@ -203,14 +203,14 @@ def _import_av() -> Any:
 def _opened(
     av: Any, address: str, name: str, otherwise: str, *, is_live: bool = False, **arguments: Any
 ) -> Iterator[Video]:
-    """Opens an address of FFmpeg's and decodes the first frame."""
+    """Opens an address with FFmpeg and decodes the first frame."""
     try:
         container = av.open(address, **arguments)
     except (OSError, ValueError) as error:  # FFmpegError is one of these or of both
         raise UserError(f"`{name}` is {otherwise}: {_reason(error)}.") from error
     with container:
         if not container.streams.video:
-            raise UserError(f"`{name}` is {otherwise}: it has no images, at most sound.")
+            raise UserError(f"`{name}` is {otherwise}: it has no video track.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -229,7 +229,7 @@ def _opened(
 
 
 def _decode(av: Any, container: Any, stream: Any, name: str, is_live: bool) -> Iterator[Frame]:
-    """Decodes frame after frame, in the size of the first; what breaks off in a stream is its end."""
+    """Decodes frame by frame, at the size of the first; an error in a stream ends it."""
     start: int | None = None
     size: tuple[int, int] | None = None
     seconds, ticks, number = 0.0, -1, 0
@@ -239,7 +239,7 @@ def _decode(av: Any, container: Any, stream: Any, name: str, is_live: bool) -> I
             if frame.is_corrupt and is_live:
                 continue
             if frame.is_corrupt:
-                raise UserError(f"`{name}` is damaged at {seconds:.1f} s: a frame cannot be decoded as it was.")
+                raise UserError(f"`{name}` is damaged at {seconds:.1f} s: a frame cannot be decoded.")
             start = (frame.pts or 0) if start is None else start
             ticks = max(ticks + 1, round(number * step) if frame.pts is None else frame.pts - start)
             seconds, number = float(ticks * stream.time_base), number + 1
@@ -255,28 +255,28 @@ def _decode(av: Any, container: Any, stream: Any, name: str, is_live: bool) -> I
             )
             return
         raise UserError(
-            f"`{name}` cannot be decoded beyond {seconds:.1f} s, it is damaged or cut short: {_reason(error)}."
+            f"`{name}` cannot be decoded after {seconds:.1f} s; it is damaged or truncated: {_reason(error)}."
         ) from error
     length = None if is_live else _length(container, stream)
     if length is not None and length - seconds > float(step * stream.time_base) + _MISSING_SECONDS:
-        raise UserError(f"`{name}` is cut short: it ends after {seconds:.1f} of {length:.1f} s.")
+        raise UserError(f"`{name}` is truncated: it ends after {seconds:.1f} of {length:.1f} s.")
 
 
 def _length(container: Any, stream: Any) -> float | None:
-    """Reads how long the images last, s; a file's length as a whole may be that of its sound."""
+    """Reads the length of the video track, s; the length of the whole file may be that of its sound."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
 def _upright(pixels: np.ndarray, rotation: int) -> np.ndarray:
-    """Turns a frame as the file says that it was held: `rotation` degrees counterclockwise."""
+    """Rotates a frame upright: `rotation` degrees counterclockwise, from the file's metadata."""
     turns = round(rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _count(container: Any, stream: Any, rate: Fraction) -> int | None:
-    """Says how many frames a file has, exactly or by its length in time; none of a camera."""
+    """Returns the number of frames of a file, exact or estimated from its length; None for a camera."""
     if stream.frames:
         return int(stream.frames)
     if container.duration:
@@ -285,5 +285,5 @@ def _count(container: Any, stream: Any, rate: Fraction) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """Takes FFmpeg's reason from an error of PyAV's."""
+    """Extracts FFmpeg's reason from a PyAV error."""
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
