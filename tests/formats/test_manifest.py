@@ -65,14 +65,14 @@ def _link(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        pytest.param(_longer, "data` is damaged or was changed: its SHA-256", id="another file"),
+        pytest.param(_longer, "data` was damaged or changed: its SHA-256", id="another file"),
         pytest.param(lambda f: (f / "variables" / "data").unlink(), "data` is missing", id="no file"),
         pytest.param(lambda f: (f / "saved_model.pbtxt").write_text("x"), "pbtxt` is not in", id="one more file"),
-        pytest.param(_link, "is a link", id="a link"),
+        pytest.param(_link, "is a symbolic link", id="a link"),
         pytest.param(lambda f: (f / manifests.FILE).unlink(), "export.json` is missing", id="no manifest"),
         pytest.param(lambda f: (f / manifests.FILE).write_text("{"), "is not valid JSON", id="half a manifest"),
-        pytest.param(lambda f: (f / manifests.FILE).write_text("[]"), "has the format 'None'", id="no object"),
-        pytest.param(lambda f: _edit(f, lambda v: v.update(format="9")), "has the format '9'", id="another format"),
+        pytest.param(lambda f: (f / manifests.FILE).write_text("[]"), "has format 'None'", id="no object"),
+        pytest.param(lambda f: _edit(f, lambda v: v.update(format="9")), "has format '9'", id="another format"),
         pytest.param(lambda f: _edit(f, lambda v: v.update(target="x")), "target` is 'x'", id="unknown target"),
         pytest.param(lambda f: _edit(f, lambda v: v.update(target="onnx")), "has no model.onnx", id="another target"),
         pytest.param(lambda f: _edit(f, lambda v: v.update(more=1)), "unknown field `more`", id="unknown field"),
@@ -82,7 +82,7 @@ def _link(folder):
         ),
         pytest.param(
             lambda f: _edit(f, lambda v: v["model"].update(image_size=[32, 32])),
-            "contradicts itself",
+            "is inconsistent",
             id="another size",
         ),
         pytest.param(
@@ -91,7 +91,7 @@ def _link(folder):
             id="out",
         ),
         pytest.param(
-            lambda f: _edit(f, lambda v: v["postprocess"].update(nms_sigma=0)), "settings that cannot work", id="sigma"
+            lambda f: _edit(f, lambda v: v["postprocess"].update(nms_sigma=0)), "has invalid settings", id="sigma"
         ),
     ],
 )

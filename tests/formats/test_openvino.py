@@ -160,7 +160,7 @@ def test_without_openvino_keras_runs_and_a_wish_for_openvino_is_one_line(weights
         loading.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
     )
     assert isinstance(loading.load_runtime(weights_file), KerasRuntime)
-    with pytest.raises(UserError, match=r"not installed; `pip install 'efficientdet-keras\[openvino\]'`"):
+    with pytest.raises(UserError, match=r"not installed; run `pip install 'efficientdet-keras\[openvino\]'`"):
         loading.load_runtime(weights_file, runtime="openvino")
 
 
@@ -178,7 +178,7 @@ def test_a_precision_without_hardware_is_said(weights_file, monkeypatch):
     has_bfloat16 = "BF16" in runtime._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if has_bfloat16:
         pytest.skip("this processor computes in bfloat16")
-    with pytest.warns(UserWarning, match="mixed_bfloat16, for which this processor has no instructions"):
+    with pytest.warns(UserWarning, match="mixed_bfloat16, which this CPU does not support"):
         openvino_runtime.OpenVinoRuntime(weights_file, precision="mixed_bfloat16")
 
 

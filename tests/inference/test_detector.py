@@ -201,7 +201,7 @@ def test_a_limit_thresholds_of_classes_and_one_box_an_object(finding_weights, de
 
 @pytest.mark.parametrize("weights", [None, 3, [Path("a")]])
 def test_weights_that_are_no_path_are_refused(weights):
-    with pytest.raises(UserError, match=r"`weights` is of type .*; expected the path of weights"):
+    with pytest.raises(UserError, match=r"`weights` is of type .*; expected the path of a weights file"):
         detectors.Detector(weights)
 
 

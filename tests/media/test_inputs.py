@@ -60,7 +60,7 @@ def test_one_image_has_the_same_pixels_however_it_is_given(pixels, tmp_path, mon
         pytest.param(3, "`image` is of type int; expected a path, a URL, bytes", id="a number"),
         pytest.param({"a": 1}, "`image` is of type dict", id="a dictionary"),
         pytest.param(b"", "`image` is empty; expected the bytes", id="no bytes"),
-        pytest.param(b"hello", "`image` is not an image", id="other bytes"),
+        pytest.param(b"hello", "`image` is not a supported image", id="other bytes"),
         pytest.param("", "`image` is an empty string", id="no name"),
         pytest.param("no.jpg", r"`no\.jpg` is missing", id="a file that is not there"),
         pytest.param("ftp://host/a.jpg", "is not a supported URL", id="another address"),

@@ -1,1 +1,1 @@
-"""Models in formats that other programs run; each is written, run by its real program and compared with Keras."""
+"""Exports models to the formats of other runtimes; each export is run by its runtime and compared with Keras."""

@@ -1,4 +1,4 @@
-"""Weights -> an export that was seen to answer as they do: written aside, run, compared, put in its place."""
+"""Exports weights: writes a temporary export, runs it, compares it with Keras, and only then moves it into place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRECISIONS: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "litert": ("float32", "float16", "int8"),
     "openvino": ("float32", "float16", "int8"),
 }
-"""What each format has."""
+"""Precisions that each format supports."""
 
 _FORMATS = f"{{{','.join(get_args(ExportFormat))}}}"
 _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
@@ -38,33 +38,33 @@ _RAW_ONLY: dict[ExportFormat, tuple[ExportPrecision, ...]] = {
     "openvino": ("int8",),
 }
 _GENERATED = 8  # images
-_MOST_IMAGES = 64  # of a folder
-_MOST_SAMPLES = 16  # of calibration, for the comparison
+_MOST_IMAGES = 64  # images of a folder
+_MOST_SAMPLES = 16  # calibration images used for the comparison
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(Result):
-    """An export, and how far from Keras it answers."""
+    """An export, and how closely it matches Keras."""
 
     path: str
     format: ExportFormat
     precision: ExportPrecision
     answer: Answer
     num_bytes: int
-    """Of all files."""
+    """Total size of its files."""
     agreement: dict[str, Any]
-    """Figures of the comparison (`verification.Agreement`); of int8 also AP of both and the loss."""
+    """Results of the comparison (`verification.Agreement`); for int8 also the AP of both."""
 
     def text(self) -> str:
-        """Says where the export is and what was compared."""
+        """Summarizes where the export is and how closely it matches Keras."""
         found = self.agreement
         what = f"{self.path}: {self.format}, {self.precision}, {files.size_text(self.num_bytes)}; "
         if "ap" in found:
-            return what + f"AP {100 * found['ap']:.1f}, Keras's {100 * found['keras_ap']:.1f}"
+            return what + f"AP {100 * found['ap']:.1f}, Keras {100 * found['keras_ap']:.1f}"
         return what + (
-            f"{found['detections']} detections on {found['images']} images differ from Keras's by at most "
+            f"{found['detections']} detections on {found['images']} images differ from Keras by at most "
             f"{found['score_difference']:.1e} in score and {found['box_difference']:.2g} px, {found['apart']} by more; "
-            f"{found['extra']} are in the export alone"
+            f"{found['extra']} exist only in the export"
         )
 
 
@@ -73,7 +73,7 @@ def export(
     /,
     *,
     format: Annotated[
-        ExportFormat | None, tyro.conf.arg(metavar=_FORMATS, help_behavior_hint="(required, but for --verify)")
+        ExportFormat | None, tyro.conf.arg(metavar=_FORMATS, help_behavior_hint="(required, except with --verify)")
     ] = None,
     output: Path | None = None,
     precision: ExportPrecision = "float32",
@@ -89,38 +89,38 @@ def export(
     max_ap_loss: float = 0.01,
     verify: Path | None = None,
 ) -> Export:
-    """Writes a model for another program, runs it there, and compares its answers with Keras's.
+    """Exports a model to another runtime, runs it there, and compares its results with Keras.
 
-    Only an export that answers as Keras does comes to its place. `Detector`, `predict` and `evaluate` take its folder
-    in place of weights.
+    Exports that disagree with Keras are rejected. `Detector`, `predict` and `evaluate` accept the folder of an export
+    instead of weights.
 
     Args:
-        weights: weights file, folder of a run (its best weights), or a published name such as coco-d0.
+        weights: weights file, run folder (uses its best weights), or published name such as coco-d0.
         format: saved_model (TensorFlow, TensorFlow Serving), onnx, litert (TensorFlow Lite) or openvino.
-        output: folder of the export; `exports/FORMAT-PRECISION` if not given. An earlier export there is replaced.
+        output: folder of the export; default: `exports/FORMAT-PRECISION`. An earlier export there is overwritten.
         precision: float32; float16; bfloat16 (saved_model); int8 (onnx, litert, openvino).
-        answer: what the graph ends with: detections, or raw predictions, for suppression on the host. auto: detections
-            of a saved_model, else raw.
-        letterbox: included: a saved_model also takes files of images, and images of any size.
-        batch_size: images a call; 0: any number.
-        image_size: height and width of the network input, px; what the weights were trained with if not given.
-        images: folder of photographs to compare on, the first 64; generated ones if not given.
-        calibration: of int8: folder of images, or records (their split train); those of `data` if not given.
-        calibration_images: how many of them.
-        data: of int8: records on which AP is measured, of Keras and of the export.
+        answer: output of the graph: detections, or raw predictions for suppression on the host. auto: detections for
+            saved_model, else raw.
+        letterbox: included: a saved_model also accepts image files and images of any size.
+        batch_size: images per call; 0: any number.
+        image_size: height and width of the network input, px; default: what the weights were trained with.
+        images: folder of photographs to compare on (the first 64); default: generated images.
+        calibration: for int8: folder of images, or records (split train); default: those of `data`.
+        calibration_images: number of calibration images.
+        data: for int8: records on which the AP of Keras and of the export is measured.
         split: split of these records.
-        max_ap_loss: of int8: with a larger loss of AP (a fraction; 0.01 is a point) nothing is written.
-        verify: folder of an export of these weights: compare it again, by `images` or `data`, instead of writing one.
+        max_ap_loss: for int8: reject the export if it loses more AP than this (a fraction; 0.01 is one point).
+        verify: folder of an export of these weights; compare it again, on `images` or `data`, instead of writing one.
 
     Raises:
-        UserError: a program is not installed, weights or images cannot be used, the format has no such precision or
-            answer, the export answers otherwise than Keras, or `verify` is damaged or of another model.
+        UserError: a runtime is not installed, weights or images cannot be used, the format doesn't support the
+            precision or answer, the export disagrees with Keras, or `verify` is damaged or of another model.
     """
     if verify is not None:
         written = {"format": format, "output": output, "precision": precision, "answer": answer, "letterbox": letterbox}
         shape = {"batch_size": batch_size, "image_size": image_size}
         samples_of = {"calibration": calibration, "calibration_images": calibration_images}
-        errors.refuse(export, {**written, **shape, **samples_of}, "`verify` only compares an export that exists")
+        errors.refuse(export, {**written, **shape, **samples_of}, "`verify` only compares an existing export")
         return _verify_again(weights, verify, images, data=data, split=split, max_ap_loss=max_ap_loss)
     if format is None:
         raise UsageError(f"`format` is missing; choose from {', '.join(PRECISIONS)}.")
@@ -158,11 +158,11 @@ def export(
 def _verify_again(
     weights: Path, verify: Path, images: Path | None, *, data: str, split: str, max_ap_loss: float
 ) -> Export:
-    """Compares an export with the weights it was made of."""
+    """Compares an existing export with the weights it was made from."""
     folder, manifest = manifests.read(verify)
     loaded = weight_files.load(pretrained.find_weights(weights))
     if dataclasses.replace(manifest.model, image_size=loaded.model.image_size) != loaded.model:
-        raise UserError(f"`{verify}` is an export of another model ({manifest.model.name}) than `{weights}`.")
+        raise UserError(f"`{verify}` is an export of a different model ({manifest.model.name}) than `{weights}`.")
     keras = keras_runtime.KerasRuntime(loaded, postprocess=manifest.postprocess, image_size=manifest.model.image_size)
     gate = gates.find_gate(manifest.precision, keras, data=data, split=split, max_ap_loss=max_ap_loss)
     found = _verify(loaded, keras, folder, _shown(manifest, images), gate)
@@ -170,7 +170,7 @@ def _verify_again(
 
 
 def require(format: ExportFormat, precision: ExportPrecision = "float32") -> None:
-    """Raises a UserError if what writes and runs a format is not installed."""
+    """Raises a UserError if the packages that write and run a format are not installed."""
     if format == "onnx":
         from efficientdet.formats import onnx
 
@@ -188,39 +188,39 @@ def require(format: ExportFormat, precision: ExportPrecision = "float32") -> Non
 
 
 def _check(format: ExportFormat, precision: str, answer: Answer, letterbox: str, batch_size: int, data: str) -> None:
-    """Raises a UserError for a wish that cannot be met."""
+    """Raises a UserError for options that are not valid together."""
     if format not in PRECISIONS:
-        raise UserError(f"`format` is {format!r}; expected one of {', '.join(PRECISIONS)}.")
+        raise UserError(f"`format` is {format!r}; choose from {', '.join(PRECISIONS)}.")
     if precision not in PRECISIONS[format]:
-        raise UserError(f"`precision` is {precision}; {format} has {', '.join(PRECISIONS[format])}.")
+        raise UserError(f"`precision` is {precision}; for {format}, choose from {', '.join(PRECISIONS[format])}.")
     if answer == "detections" and precision in _RAW_ONLY[format]:
-        raise UserError(f"`answer` is detections, but {precision} of {format} has raw answers only.")
+        raise UserError(f"`answer` is detections, but {format} in {precision} supports only raw.")
     if letterbox == "included" and (format, answer) != ("saved_model", "detections"):
-        raise UserError("`letterbox` is included, which a saved_model with detections has only.")
+        raise UserError("`letterbox` is included, which is supported only by a saved_model with detections.")
     if not 0 <= batch_size <= manifests.LARGEST_BATCH:
         raise UserError(f"`batch_size` is {batch_size}; it must be 0 (any number) to {manifests.LARGEST_BATCH}.")
     if precision == "int8" and not data:
         raise UserError(
-            "`precision` is int8, whose AP is measured; give labelled records: `--data RECORDS --split val`."
+            "`precision` is int8, which needs labeled records to measure AP; pass `--data RECORDS --split val`."
         )
 
 
 def _check_place(target: Path) -> None:
-    """Raises a UserError if a folder cannot be written, or has something else in it than an export."""
+    """Raises a UserError if a folder cannot be written, or contains anything but an export."""
     if files.is_filled(target) and not (target / manifests.FILE).is_file():
-        raise UserError(f"`output` is `{target}`, which holds files that are not an export; give another folder.")
+        raise UserError(f"`output` is `{target}`, which contains files that are not an export; use another folder.")
     files.check_writable(target / manifests.FILE)
 
 
 def _shown(manifest: manifests.Manifest, images: Path | None) -> list[calibration.Sample]:
-    """Finds the images to compare on."""
+    """Returns the images to compare on."""
     if images is None:
         return list(calibration.generated(manifest.model, _GENERATED))
     return calibration.from_folder(images, manifest.model, _MOST_IMAGES, "images")
 
 
 def _samples(manifest: manifests.Manifest, location: str, count: int) -> list[calibration.Sample]:
-    """Finds the images of calibration; none if nobody named any."""
+    """Returns the calibration images, or an empty list without a location."""
     if not location:
         return []
     if count < 1:
@@ -257,10 +257,10 @@ def _verify(
     samples: list[calibration.Sample],
     gate: gates.Gate | None,
 ) -> dict[str, Any]:
-    """Runs an export and compares it.
+    """Runs an export and compares it with Keras.
 
     Raises:
-        UserError: it answers otherwise than Keras.
+        UserError: it disagrees with Keras.
     """
     _, manifest = manifests.read(folder)
     ours = loading.load_runtime(folder)
@@ -271,19 +271,19 @@ def _verify(
         _verify_letterbox(folder, manifest)
     if gate is None:
         if problem := compared.problem(bounds):
-            raise UserError(f"The {manifest.target} of `{loaded.path}` does not answer as Keras does: {problem}.")
+            raise UserError(f"The {manifest.target} export of `{loaded.path}` disagrees with Keras: {problem}.")
         return found
     return {**found, **gate.pass_through(ours, manifest.target)}
 
 
 def _verify_letterbox(folder: Path, manifest: manifests.Manifest) -> None:
-    """Raises a UserError if the letterbox inside a SavedModel is another than ours."""
+    """Raises a UserError if the letterbox inside a SavedModel differs from ours."""
     from efficientdet.formats import saved_model
 
     score, box = saved_model.letterbox_difference(folder, manifest)
     bounds = verification.LIMITS["float32"]
     if not (score <= bounds.score and box <= bounds.box):
-        raise UserError(f"The letterbox of `{folder}` moves scores by {score:.1e} and boxes by {box:.2g} px.")
+        raise UserError(f"The letterbox of `{folder}` changes scores by {score:.1e} and boxes by {box:.2g} px.")
 
 
 def _result(folder: Path, manifest: manifests.Manifest, found: dict[str, Any]) -> Export:

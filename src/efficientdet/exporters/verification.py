@@ -1,17 +1,17 @@
-"""Whether an export answers as Keras does from the same weights.
+"""Checks whether an export returns the same results as Keras from the same weights.
 
 Two comparisons on the same letterboxed images, with Keras in float32:
 
-- Raw predictions, where the export gives them: the score of each class of each anchor.
-- Detections. Those of Keras above a threshold are paired with the export's of the same class in the same image, the
-  pairs with the highest IoU (at least 0.5) first; then scores and sides of a pair are compared. The place in the list
-  does not count: two scores that differ in their last digit may come in either order. One more thing may: of two boxes
-  that overlap, the better lowers the other, so that the rounding of almost equal scores may swap which one was lowered.
-  So a small share of detections may have no partner, or a worse one; the share is counted, and has a limit.
+- Raw predictions, if the export returns them: the score of each class at each anchor.
+- Detections. Keras's detections above a threshold are paired with the export's of the same class in the same image,
+  highest IoU first (at least 0.5); then the scores and box sides of each pair are compared. The order in the list
+  doesn't matter, since two scores that differ in their last digit may come in either order. Rounding has another
+  effect: of two overlapping boxes, the better one lowers the score of the other, so with almost equal scores either may
+  be lowered. So a small share of detections may have no partner, or a worse one; that share is limited.
 
-Limits are of the precision. float32 differs by the order of sums. float16 and bfloat16 have 11 and 8 binary digits, so
-that a logit of 2 is known to 0.001 and 0.008 at best, and errors of a hundred layers add up. int8 has no such limit;
-its AP is measured instead.
+The limits depend on the precision. float32 differs only by the order of sums. float16 and bfloat16 have 11 and 8 binary
+digits, so a logit of 2 is accurate to 0.001 and 0.008 at best, and the errors of a hundred layers add up. int8 has no
+such limits; its AP is measured instead.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from efficientdet.formats.loading import Runtime
 from efficientdet.structures import Detections
 
 LEAST_SCORE = 0.05
-"""Detections below are not compared, unless all of a model's are low: then those below half of its best are not."""
+"""Minimum score of compared detections, or half of the model's best score if that is lower."""
 
 _LEAST_IOU = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How far answers may be apart."""
+    """How far results may differ."""
 
     score: float
-    """Of a class at an anchor, and of a detection."""
+    """Maximum difference in the score of a class at an anchor, or of a detection."""
     box: float
-    """Of a side of a box, px of the network input."""
+    """Maximum difference in a side of a box, px of the network input."""
     share: float
-    """Of the detections that may be further apart, fraction."""
+    """Fraction of the detections that may differ by more."""
 
 
 LIMITS: dict[ExportPrecision, Limits] = {
@@ -52,49 +52,49 @@ LIMITS: dict[ExportPrecision, Limits] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far the answers of an export are from Keras's."""
+    """How far the results of an export differ from Keras."""
 
     images: int
     detections: int
-    """Of Keras, compared."""
+    """Number of Keras's detections that were compared."""
     apart: int
-    """Those of them without a partner within the limits."""
+    """Number of them without a partner within the limits."""
     extra: int
-    """Detections of the export that have no partner at all."""
+    """Number of the export's detections without any partner."""
     score_difference: float
-    """Largest of the other detections."""
+    """Largest difference of the other detections."""
     box_difference: float
-    """Largest of the other detections, px of the network input."""
+    """Largest difference of the other detections, px of the network input."""
     raw_score_difference: float | None
-    """Largest of all classes of all anchors; none where the export answers detections."""
+    """Largest difference over all classes and anchors; None if the export returns detections."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the figures into plain JSON values."""
+        """Converts the figures to plain JSON values."""
         return dataclasses.asdict(self)
 
     def problem(self, limits: Limits) -> str | None:
-        """Says which limit is exceeded, if one is."""
+        """Describes which limit is exceeded; None means no limit is."""
         if self.apart + self.extra > limits.share * self.detections:
             return (
-                f"of Keras's {self.detections} detections {self.apart} are missing or further apart than "
-                f"{limits.score:g} in score and {limits.box:g} px, and the export has {self.extra} that Keras does not "
-                f"have; {limits.share:.0%} together is the most"
+                f"of Keras's {self.detections} detections, {self.apart} are missing or differ by more than "
+                f"{limits.score:g} in score or {limits.box:g} px, and the export has {self.extra} that Keras does not "
+                f"have; together at most {limits.share:.0%} is allowed"
             )
         raw = self.raw_score_difference
         if raw is not None and not raw <= limits.score:
-            return f"scores of anchors differ by {raw:.1e}; {limits.score:g} is the most"
+            return f"scores of anchors differ by {raw:.1e}; the limit is {limits.score:g}"
         return None
 
 
 def compare(export: Runtime, keras: Runtime, samples: Iterable[Sample], limits: Limits, *, has_raw: bool) -> Agreement:
-    """Compares the answers to images.
+    """Compares an export with Keras on images.
 
     Args:
-        export: the export, loaded by its program.
+        export: the export, loaded by its runtime.
         keras: the weights in Keras, float32, with the same size and thresholds.
-        samples: images; at least one.
-        limits: beyond which a detection counts as apart.
-        has_raw: whether the export gives raw predictions.
+        samples: images, at least one.
+        limits: limits beyond which a detection counts as apart.
+        has_raw: whether the export returns raw predictions.
     """
     pairs, raw = [], [0.0]
     for sample in samples:
@@ -126,7 +126,7 @@ def _scores(logits: np.ndarray) -> np.ndarray:
 
 
 def _row(detections: Detections) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Takes the boxes, labels and scores of the only image."""
+    """Returns the boxes, labels and scores of a batch of one image."""
     count = int(detections["num_detections"][0])
     boxes, labels, scores = (np.asarray(detections[name][0])[:count] for name in ("boxes", "labels", "scores"))
     return boxes, labels, scores
@@ -138,8 +138,8 @@ def _pair(
     """Pairs the detections of an image.
 
     Returns:
-        Differences of score and box of the pairs within the limits; detections of the export that Keras does not have;
-        how many of Keras there are.
+        Score and box differences of the pairs within the limits; number of the export's detections that Keras doesn't
+        have; number of Keras's detections.
     """
     boxes, labels, scores = found
     their_boxes, their_labels, their_scores = expected
@@ -154,13 +154,13 @@ def _pair(
         if is_counted[theirs] and score <= limits.score and box <= limits.box:
             near.append((score, box))
     count = int(is_counted.sum())
-    # What Keras does not see at all, a little above the threshold so that rounding at it does not count.
+    # Detections that Keras doesn't have, with a margin above the threshold so that rounding doesn't count.
     extra = int((~taken & (scores >= least + limits.score)).sum())
     return near, extra, count
 
 
 def _best_first(iou: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs rows and columns, each at most once, highest first, down to the least IoU."""
+    """Pairs rows and columns, each at most once, in order of decreasing IoU, down to the minimum."""
     pairs: list[tuple[int, int]] = []
     rows, columns = set(), set()
     for place in np.argsort(-iou, axis=None, kind="stable"):
@@ -175,7 +175,7 @@ def _best_first(iou: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Computes `boxes.iou` of all pairs in NumPy: float64[N, M]; a pixel more a side, so that a line has an area."""
+    """Computes `boxes.iou` of all pairs in NumPy: float64[N, M]; adds a pixel to each side so that lines have an area."""
     a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
     shared = np.clip(sides, 0, None).prod(axis=-1)

@@ -1,4 +1,4 @@
-"""Images to compare and to calibrate with, one letterboxed sample each: from files, from records, generated."""
+"""Images for comparison and calibration, letterboxed one by one: from files, from records, or generated."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from efficientdet.structures import Category
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One image, as a network takes it."""
+    """One image in the form of a network input."""
 
     images: np.ndarray
     """uint8[1, H, W, 3], letterboxed."""
@@ -30,22 +30,22 @@ def letterboxed(image: np.ndarray, model: ModelConfig) -> Sample:
 
 
 def from_folder(folder: Path, model: ModelConfig, count: int, name: str) -> list[Sample]:
-    """Reads the first images of a folder and of those in it, in the order of their names.
+    """Reads the first images of a folder and its subfolders, sorted by path.
 
     Args:
-        folder: with images.
-        model: with the size of the network input.
-        count: images at most.
-        name: what an error calls the folder.
+        folder: folder of images.
+        model: model config, for the size of the network input.
+        count: maximum number of images.
+        name: name of the argument in errors.
 
     Raises:
-        UserError: there is no image, or one cannot be decoded.
+        UserError: there are no images, or one cannot be decoded.
     """
     if not folder.is_dir():
         raise UserError(f"`{name}` is `{folder}`, which is not a folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES)[:count]
     if not paths:
-        raise UserError(f"`{name}` is `{folder}`, where there are no images ({', '.join(images.SUFFIXES)}).")
+        raise UserError(f"`{name}` is `{folder}`, which has no images ({', '.join(images.SUFFIXES)}).")
     return [letterboxed(images.read_image(path, str(path)), model) for path in paths]
 
 
@@ -68,7 +68,7 @@ def from_records(
 
 
 def generated(model: ModelConfig, count: int) -> Iterator[Sample]:
-    """Draws images, of different shapes, so that padding counts too."""
+    """Generates images of different shapes, so that padding is tested too."""
     height, width = model.image_size
     for number in range(count):
         size = (max(32, height - 9 * number), width) if number % 2 else (height, max(32, width - 9 * number))
@@ -78,10 +78,10 @@ def generated(model: ModelConfig, count: int) -> Iterator[Sample]:
 def find(
     location: str, model: ModelConfig, categories: tuple[Category, ...], count: int, *, split: str = "train"
 ) -> list[Sample]:
-    """Finds images for calibration: a folder of images, or records.
+    """Reads images for calibration from a folder of images or from records.
 
     Raises:
-        UserError: there is nothing of either kind.
+        UserError: the location is neither.
     """
     folder = Path(location).expanduser()
     if folder.is_dir() and not (folder / "dataset.json").is_file():

@@ -1,7 +1,7 @@
-"""An export as a runtime: its graph in the program it was written for, suppression in it or on the host.
+"""Runs an export: its graph in the runtime it was written for, with suppression in the graph or on the host.
 
-Graphs end with detections or with raw predictions and each anchor's best logit; `kernels/host_postprocess.py` makes
-detections of the latter. OpenVINO's have a runtime of their own, which keeps several images in work.
+Graphs output either detections, or raw predictions and each anchor's best logit, which `kernels/host_postprocess.py`
+turns into detections. OpenVINO exports have a separate runtime, which processes several images at a time.
 """
 
 from pathlib import Path
@@ -29,12 +29,12 @@ class ExportRuntime:
 
         Args:
             location: its folder, or the graph in it.
-            postprocess: limits and thresholds; None: the export's. One with detections has no others.
-            image_size: None, or what the export was made for.
-            num_threads: processor threads to use; 0: all. TensorFlow has a setting of its own.
+            postprocess: limits and thresholds; None means the export's. An export of detections allows no others.
+            image_size: None, or the size of the export.
+            num_threads: number of CPU threads; 0 means all. TensorFlow ignores it.
 
         Raises:
-            UserError: the export is damaged or hostile, cannot be run here, or was made for something else.
+            UserError: the export is damaged or unsafe, cannot run here, or doesn't match the arguments.
         """
         from efficientdet.model import anchors
 
@@ -48,7 +48,7 @@ class ExportRuntime:
         self._program = _open(self.path, self.manifest, num_threads)
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects, as `loading.Runtime` says."""
+        """Detects; see `loading.Runtime`."""
         from efficientdet.kernels import host_postprocess
 
         found = self._run(images, valid_size)
@@ -58,17 +58,17 @@ class ExportRuntime:
         return host_postprocess.detect(logits, deltas, best, self.anchors, self._postprocess)
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`.
+        """Runs only the network, without post-processing; otherwise like `detect`.
 
         Raises:
-            UserError: the suppression is in the graph.
+            UserError: the graph includes the suppression.
         """
         manifests.require_raw(self.path, self.manifest)
         found = self._run(images, valid_size)
         return {"class_logits": found["class_logits"], "box_deltas": found["box_deltas"]}
 
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
-        """Runs the graph, in pieces where it takes a certain number of images; the last one is filled up."""
+        """Runs the graph; splits the batch if the graph has a fixed batch size, and pads the last part."""
         size = self.manifest.batch_size
         if size in (0, len(images)):
             return self._program(images, valid_size)
@@ -83,7 +83,7 @@ class ExportRuntime:
 
 
 def _open(folder: Path, manifest: Manifest, num_threads: int) -> manifests.Program:
-    """Opens a graph in the program of its format."""
+    """Opens a graph in the runtime of its format."""
     path = folder / manifests.GRAPHS[manifest.target]
     if manifest.target == "saved_model":
         from efficientdet.formats import saved_model

@@ -1,4 +1,4 @@
-"""Keras as a runtime: network and post-processing in one compiled graph, on the running backend and its device."""
+"""Runs weights in Keras: network and post-processing in one compiled graph, on the current backend and its device."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class KerasRuntime:
         """Loads weights.
 
         Args:
-            location: weights file, folder of a run, or a published name such as `coco-d0`; or weights that are loaded.
-            postprocess: limits and thresholds; None: those of the run that the weights come from.
-            image_size: height and width of the network input, px; None: what the weights were trained with.
-            precision: of the arithmetic inside the network.
+            location: weights file, run folder, published name such as `coco-d0`, or loaded weights.
+            postprocess: limits and thresholds; None means those of the run that the weights come from.
+            image_size: height and width of the network input, px; None means what the weights were trained with.
+            precision: precision of the network's arithmetic.
             xla: auto, on or off.
             depthwise: how depthwise convolutions are computed.
         """
@@ -70,7 +70,7 @@ class KerasRuntime:
             [variable.value for variable in self._model.trainable_variables],
             [variable.value for variable in self._model.non_trainable_variables],
         )
-        # XLA computes what depends on constants alone once, such as weights in 16 bits: half of all kernels of a GPU.
+        # XLA folds expressions of constants, such as casting weights to 16 bits: half of all kernels on a GPU.
         self._values: tuple[Any, ...] = () if _are_constants(values) else values
         detect = detect_function(self._model, self.anchors, postprocess or loaded.postprocess)
         predict = predict_function(self._model)
@@ -85,49 +85,49 @@ class KerasRuntime:
         return self._run(self._detect, images, valid_size)
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`."""
+        """Runs only the network, without post-processing; otherwise like `detect`."""
         return self._run(self._predict, images, valid_size)
 
     def place(self, images: np.ndarray, valid_size: np.ndarray) -> dict[str, Any]:
-        """Brings a batch to the device."""
+        """Copies a batch to the device."""
         from keras import ops
 
         return {"images": ops.convert_to_tensor(images), "valid_size": ops.convert_to_tensor(valid_size)}
 
     def detect_placed(self, inputs: dict[str, Any]) -> Detections:
-        """Detects in a batch that `place` made, and waits; what was found stays on the device."""
+        """Detects in a batch from `place` and waits for the result, which stays on the device."""
         found: Detections = self._call(self._detect, inputs)
         backend.wait_for(found)
         return found
 
     def predict_placed(self, inputs: dict[str, Any]) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect_placed`."""
+        """Runs only the network, without post-processing; otherwise like `detect_placed`."""
         found: RawPredictions = self._call(self._predict, inputs)
         backend.wait_for(found)
         return found
 
     def _run(self, function: Callable[..., Any], images: np.ndarray, valid_size: np.ndarray) -> Any:
-        """Calls a compiled function; NumPy in and out."""
+        """Calls a compiled function with NumPy arrays and returns NumPy arrays."""
         from keras import ops
 
         found = self._call(function, self.place(images, valid_size))
         return {name: np.asarray(ops.convert_to_numpy(value)) for name, value in found.items()}
 
     def _call(self, function: Callable[..., Any], inputs: dict[str, Any]) -> Any:
-        """Calls a compiled function; a GPU may still be at work on what it returns."""
-        backend.use_precision(self._precision)  # the process may have several; JAX would compile for the last one
+        """Calls a compiled function; a GPU may still be computing the result when it returns."""
+        backend.use_precision(self._precision)  # several runtimes may differ; JAX would compile for the last one
         return function(*self._values, inputs)
 
 
 def _are_constants(values: Any) -> bool:
-    """Says whether weights are compiled into the program: with JAX on a GPU, unless compiling takes long then."""
+    """Returns whether to compile weights into the program: with JAX on a GPU, unless they are too large to compile."""
     if backend.running() != "jax" or not backend.gpus():
         return False
     return sum(math.prod(value.shape) for part in values for value in part) <= _MOST_CONSTANTS
 
 
 def predict_function(model: Any) -> Callable[..., RawPredictions]:
-    """Makes the pure function (trainable, non_trainable, inputs) -> RawPredictions: the network alone."""
+    """Makes the pure function (trainable, non_trainable, inputs) -> RawPredictions: only the network."""
 
     def predict(trainable: list[Any], non_trainable: list[Any], inputs: dict[str, Any]) -> RawPredictions:
         raw, _ = model.stateless_call(trainable, non_trainable, inputs, training=False)

@@ -1,9 +1,9 @@
-"""LiteRT (TensorFlow Lite): one flat file for telephones and small computers, run here on the processor with XNNPACK.
+"""LiteRT (TensorFlow Lite): one flat file for phones and embedded devices, run here on the CPU with XNNPACK.
 
-float16: values are stored in 16 bits and computed with in float32 on a processor, in float16 on a GPU that has it.
-int8: weights and activations of 8 bits, images in and predictions out as ever.
+float16: values are stored in 16 bits; arithmetic is float32 on a CPU, and float16 on a GPU that supports it.
+int8: weights and activations have 8 bits; inputs and outputs are unchanged.
 
-Only operations that LiteRT has itself are run; custom ones, TensorFlow's among them, are refused.
+Only LiteRT's built-in operations are run; custom ones, including TensorFlow's, are refused.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
     """Writes model.tflite.
 
     Args:
-        folder: empty.
+        folder: an empty folder.
         loaded: the weights.
         manifest: what to write.
-        samples: of int8, images whose activations are measured.
+        samples: for int8, images whose activations are measured.
     """
     require()
     import tensorflow as tf
@@ -57,7 +57,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: _representatives(samples)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the converter's, of its own interpreter
+            warnings.simplefilter("ignore")  # the converter warns about its own interpreter
             content = converter.convert()
     (folder / GRAPHS["litert"]).write_bytes(content)
 
@@ -70,7 +70,7 @@ def _representatives(samples: Iterable[Sample]) -> Iterator[tuple[str, dict[str,
 def require() -> None:
     """Raises a UserError if LiteRT is not installed."""
     if importlib.util.find_spec("ai_edge_litert") is None:
-        raise UserError("LiteRT is not installed; `pip install 'efficientdet-keras[litert]'`.")
+        raise UserError("LiteRT is not installed; run `pip install 'efficientdet-keras[litert]'`.")
 
 
 def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Program:
@@ -78,11 +78,11 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Progra
 
     Args:
         path: model.tflite.
-        manifest: what it should be.
-        num_threads: 0: all.
+        manifest: manifest that the graph must match.
+        num_threads: number of CPU threads; 0 means all.
 
     Raises:
-        UserError: LiteRT is not installed, or the graph is none, hostile, or another than the manifest says.
+        UserError: LiteRT is not installed, or the graph is not valid, unsafe, or doesn't match the manifest.
     """
     require()
     from ai_edge_litert.interpreter import Interpreter
@@ -93,16 +93,16 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Progra
         interpreter = Interpreter(model_content=content, num_threads=num_threads or os.cpu_count())
         signatures = interpreter.get_signature_list()
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"`{path}` is not a graph that LiteRT runs: {error}.") from error
+        raise UserError(f"`{path}` cannot be loaded by LiteRT: {error}.") from error
     if SIGNATURE not in signatures:
         raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it is not an export of this program.")
     signature = signatures[SIGNATURE]
     check_outputs(path, manifest, [*signature["inputs"], *signature["outputs"]])
     runner = interpreter.get_signature_runner(SIGNATURE)
-    lock = threading.Lock()  # one set of arrays
+    lock = threading.Lock()  # calls share one set of arrays
 
     def run(images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
-        with lock:  # the runner makes room for as many images as come
+        with lock:  # the runner resizes its arrays to the batch
             found: dict[str, np.ndarray] = runner(images=images, valid_size=valid_size)
             return found
 
@@ -119,7 +119,7 @@ def _check(content: bytes, path: Path) -> None:
         model = schema.Model.GetRootAs(content, 0)
         codes = [model.OperatorCodes(number) for number in range(model.OperatorCodesLength())]
         custom = [name.decode(errors="replace")[:60] for code in codes if (name := code.CustomCode()) is not None]
-    except Exception as error:  # a damaged table points anywhere
+    except Exception as error:  # offsets in a damaged table may point anywhere
         raise UserError(f"`{path}` is a damaged LiteRT graph: {error}.") from error
     if custom:
-        raise UserError(f"`{path}` has the custom operation `{custom[0]}`, which is refused.")
+        raise UserError(f"`{path}` has the custom operation `{custom[0]}`, which is not allowed.")

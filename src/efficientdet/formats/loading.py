@@ -1,6 +1,6 @@
-"""What runs a model: batch -> Detections.
+"""Loads weights or an export into a runtime, which turns batches into Detections.
 
-Every runtime answers the same from the same weights, up to rounding; they differ in where they run and how fast.
+From the same weights, all runtimes return the same results up to rounding; they differ in hardware and speed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Runtime(Protocol):
     image_size: tuple[int, int]
     """Height and width of the network input, px."""
     resize: Resize
-    """How an image is resampled to it."""
+    """How images are resampled to that size."""
     anchors: np.ndarray
     """float32[A, 4], yxyx px."""
 
@@ -44,7 +44,7 @@ class Runtime(Protocol):
         ...
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone."""
+        """Runs only the network, without post-processing."""
         ...
 
 
@@ -58,31 +58,30 @@ def load_runtime(
     xla: Switch = "auto",
     depthwise: Depthwise = "auto",
 ) -> Runtime:
-    """Loads weights into the runtime asked for.
+    """Loads weights into the requested runtime.
 
     Args:
-        location: weights file, folder of a run, a published name such as `coco-d0`, or an export (its folder, or the
-            graph in it).
-        runtime: of weights. auto: the fastest that is installed for this device: OpenVINO on a CPU, else Keras. An
-            export runs in the program that it was written for.
-        postprocess: limits and thresholds; None: those of the run that the weights come from.
-        image_size: height and width of the network input, px; None: what the weights were trained with.
-        precision: of the arithmetic inside the network; an export has its own, but for OpenVINO's.
-        xla: of Keras's runtime.
-        depthwise: of Keras's runtime, how depthwise convolutions are computed.
+        location: weights file, run folder, published name such as `coco-d0`, or export (its folder or its graph).
+        runtime: runtime for weights. auto picks the fastest one installed for this device: OpenVINO on a CPU, else
+            Keras. An export always runs in the runtime that it was written for.
+        postprocess: limits and thresholds; None means those of the run that the weights come from.
+        image_size: height and width of the network input, px; None means what the weights were trained with.
+        precision: precision of the network's arithmetic; an export has its own, except for OpenVINO.
+        xla: for Keras's runtime, whether to compile with XLA.
+        depthwise: for Keras's runtime, how to compute depthwise convolutions.
 
     Raises:
         UserError: the weights cannot be used, or the runtime is not installed.
     """
     if not isinstance(location, str | os.PathLike):
         raise UserError(
-            f"`weights` is of type {type(location).__name__}; expected the path of weights, of a run or of an export, "
-            "or a published name such as coco-d0."
+            f"`weights` is of type {type(location).__name__}; expected the path of a weights file, run or export, or a "
+            "published name such as coco-d0."
         )
     knobs: dict[str, Any] = {"postprocess": postprocess, "image_size": image_size, "precision": precision}
     if manifest.is_export(location):
         if xla == "on":
-            raise UserError(f"`xla` is on, but `{location}` is an export, which has its own program; leave it out.")
+            raise UserError(f"`xla` is on, but `{location}` is an export, which has its own runtime; omit `--xla`.")
         return _load_export(location, runtime, knobs)
     name = _best(xla) if runtime == "auto" else runtime
     if name == "keras":
@@ -96,10 +95,10 @@ def load_runtime(
 
 
 def _load_export(location: str | Path, runtime: RuntimeName, knobs: dict[str, Any]) -> Runtime:
-    """Loads an export into the program that it was written for."""
+    """Loads an export into the runtime that it was written for."""
     _, found = manifest.read(location)
     if runtime not in ("auto", found.target):
-        raise UserError(f"`runtime` is {runtime}, but `{location}` is an export for {found.target}; leave it out.")
+        raise UserError(f"`runtime` is {runtime}, but `{location}` is an export for {found.target}; omit `--runtime`.")
     if found.target == "openvino":
         from efficientdet.formats.openvino_runtime import OpenVinoRuntime
 
@@ -107,12 +106,14 @@ def _load_export(location: str | Path, runtime: RuntimeName, knobs: dict[str, An
     from efficientdet.formats.exported import ExportRuntime
 
     if (precision := knobs.pop("precision")) not in ("float32", "tf32"):
-        raise UserError(f"`precision` is {precision}, but `{location}` has its own, {found.precision}; leave it out.")
+        raise UserError(
+            f"`precision` is {precision}, but `{location}` was exported with {found.precision}; omit `--precision`."
+        )
     return ExportRuntime(location, **knobs)
 
 
 def _best(xla: Switch) -> RuntimeName:
-    """Names the fastest runtime; a wish for XLA is one for Keras. Weights are converted on TensorFlow."""
+    """Returns the fastest runtime. `--xla on` implies Keras; OpenVINO needs TensorFlow to convert weights."""
     if importlib.util.find_spec("openvino") is None or xla == "on" or backend.prefer() != "tensorflow":
         return "keras"
     if not backend.may_have_gpu():

@@ -1,8 +1,8 @@
-"""What an export says of itself: export.json beside its files.
+"""The manifest of an export: export.json next to its files.
 
-Format and precision, classes, what an image must be like, the settings of anchors and suppression, the version that
-wrote it, how far its answers were from Keras's, and the SHA-256 of each file, which is compared whenever it is loaded.
-That finds damage and mix-ups. It proves nothing about who wrote it: whoever can change a file can change its sum.
+It records format and precision, classes, the expected images, the settings of anchors and suppression, the version that
+wrote it, how far its results were from Keras's, and the SHA-256 of each file, which is checked on every load. That
+detects damage and mix-ups but not tampering: whoever can change a file can also change its checksum.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ OUTPUTS: dict[Answer, tuple[str, ...]] = {
     "raw": ("class_logits", "box_deltas", "best_logits"),
     "detections": ("boxes", "labels", "scores", "num_detections"),
 }
-"""What each answer consists of."""
+"""Names of the outputs for each kind of answer."""
 
 Program = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-"""uint8[B, H, W, 3], int32[B, 2] -> the outputs by name; B is the export's where it has one."""
+"""uint8[B, H, W, 3], int32[B, 2] -> the outputs by name; B is the export's batch size if it is fixed."""
 
 LARGEST_BATCH = 4096
-"""Images a call of a graph that takes a certain number."""
+"""Maximum fixed batch size of a graph."""
 
 _LARGEST = 10**7  # bytes of export.json
 _MOST_FILES = 1000
@@ -48,28 +48,28 @@ _MOST_FILES = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What belongs to a graph."""
+    """Everything there is to know about the graph of an export."""
 
     target: ExportFormat
     precision: ExportPrecision
     answer: Answer
     batch_size: int
-    """Images a call; 0: any number."""
+    """Images per call; 0 means any number."""
     has_letterbox: bool
-    """Whether it also takes images of any size, and files of images."""
+    """Whether it also accepts images of any size, and image files."""
     model: ModelConfig
-    """With the image size of the export."""
+    """Model config, with the image size of the export."""
     categories: tuple[Category, ...]
     postprocess: PostprocessConfig
     version: str = efficientdet.__version__
-    """Of the program that wrote it."""
+    """Version of the program that wrote it."""
     agreement: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How far its answers were from Keras's when it was written."""
+    """How far its results were from Keras's when it was written."""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Name -> SHA-256, of every file but this one."""
+    """SHA-256 of every other file, by name."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Turns the manifest into plain JSON values, what a person wants to know first."""
+        """Converts the manifest to plain JSON values, the most interesting ones first."""
         return {
             "format": FORMAT,
             "version": self.version,
@@ -88,7 +88,7 @@ class Manifest:
 
 
 def _excerpts(model: ModelConfig) -> dict[str, Any]:
-    """Repeats what other programs need of the model's settings, in words of its own."""
+    """Repeats the model settings that other programs need, in a self-explanatory form."""
     return {
         "preprocessing": {
             "image_size": list(model.image_size),
@@ -109,7 +109,7 @@ def _excerpts(model: ModelConfig) -> dict[str, Any]:
 
 
 def is_export(location: str | Path) -> bool:
-    """Tells whether a location is meant as an export: its folder, or the file in it that is opened first."""
+    """Returns whether a location is an export: its folder, its manifest or its graph."""
     path = Path(location).expanduser()
     if path.is_dir():
         return any((path / name).exists() for name in (FILE, *GRAPHS.values()))
@@ -117,10 +117,10 @@ def is_export(location: str | Path) -> bool:
 
 
 def write(folder: Path, manifest: Manifest) -> Manifest:
-    """Writes export.json with the sums of all other files of a folder.
+    """Writes export.json with the checksums of all other files of a folder.
 
     Returns:
-        The manifest with the sums.
+        The manifest with the checksums.
     """
     found = {name: files.sha256(folder / name) for name in _list(folder)}
     complete = dataclasses.replace(manifest, files=found)
@@ -129,51 +129,52 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def read(location: str | Path) -> tuple[Path, Manifest]:
-    """Reads the manifest of an export and compares its files with it.
+    """Reads the manifest of an export and checks its files against it.
 
     Args:
         location: the folder of an export, or a file in it.
 
     Returns:
-        The folder and what is in it.
+        The folder and the manifest.
 
     Raises:
-        UserError: there is no export, export.json cannot be understood, or a file is missing, left over or not the one
-            that was written.
+        UserError: there is no export, export.json is not valid, or a file is missing, unexpected or changed.
     """
     path = Path(location).expanduser()
     if not path.exists():
-        raise UserError(f"`{location}` does not exist; give the folder of an export.")
+        raise UserError(f"`{location}` does not exist; pass the folder of an export.")
     folder = path if path.is_dir() else path.parent
     manifest = _parse(folder / FILE)
     if path.is_file() and path.name not in (FILE, GRAPHS[manifest.target]):
-        raise UserError(f"`{location}` does not belong to `{folder / FILE}`, which is of {GRAPHS[manifest.target]}.")
+        raise UserError(f"`{location}` does not belong to `{folder / FILE}`, which is for {GRAPHS[manifest.target]}.")
     found = set(_list(folder))
     if missing := sorted(manifest.files.keys() - found):
         raise UserError(f"`{folder / missing[0]}` is missing; export the weights again.")
     if unknown := sorted(found - manifest.files.keys()):
-        raise UserError(f"`{folder / unknown[0]}` is not in `{FILE}`; an export has no other files.")
+        raise UserError(f"`{folder / unknown[0]}` is not listed in `{FILE}`; remove it, or export the weights again.")
     for name, expected in manifest.files.items():
         if files.sha256(folder / name) != expected:
-            raise UserError(f"`{folder / name}` is damaged or was changed: its SHA-256 is not the one in `{FILE}`.")
+            raise UserError(f"`{folder / name}` was damaged or changed: its SHA-256 does not match `{FILE}`.")
     return folder, manifest
 
 
 def check_wishes(
     path: Path, manifest: Manifest, postprocess: PostprocessConfig | None, image_size: tuple[int, int] | None
 ) -> None:
-    """Raises a UserError if an export was made for another size or other thresholds than those asked for."""
+    """Raises a UserError if an export has a different size or different thresholds than requested."""
     if image_size not in (None, manifest.model.image_size):
         height, width = manifest.model.image_size
         raise UserError(f"`image_size` is {image_size}, but `{path}` was exported for ({height}, {width}).")
     if manifest.answer == "detections" and postprocess not in (None, manifest.postprocess):
-        raise UserError(f"`postprocess` differs from that in the graph of `{path}`; export with `--answer raw`.")
+        raise UserError(
+            f"`postprocess` differs from the settings in the graph of `{path}`; export with `--answer raw`."
+        )
 
 
 def require_raw(path: Path, manifest: Manifest) -> None:
-    """Raises a UserError if an export answers detections."""
+    """Raises a UserError if an export returns detections."""
     if manifest.answer != "raw":
-        raise UserError(f"`{path}` answers detections, no raw predictions; export with `--answer raw`.")
+        raise UserError(f"`{path}` returns detections, not raw predictions; export with `--answer raw`.")
 
 
 def check_outputs(path: Path, manifest: Manifest, names: Any) -> None:
@@ -181,22 +182,22 @@ def check_outputs(path: Path, manifest: Manifest, names: Any) -> None:
     expected = {"images", "valid_size", *OUTPUTS[manifest.answer]}
     if set(names) != expected:
         found = ", ".join(sorted(map(str, names)))
-        raise UserError(f"`{path}` has the inputs and outputs {found}; expected {', '.join(sorted(expected))}.")
+        raise UserError(f"`{path}` has inputs and outputs {found}; expected {', '.join(sorted(expected))}.")
 
 
 def _parse(path: Path) -> Manifest:
     """Reads export.json.
 
     Raises:
-        UserError: it is missing, or not as `write` writes it.
+        UserError: it is missing, or not in the form that `write` produces.
     """
     if not path.is_file():
         raise UserError(
-            f"`{path}` is missing; an export is a folder with this file, as `efficientdet export` makes it."
+            f"`{path}` is missing; an export is a folder with this file, as written by `efficientdet export`."
         )
     try:
         if path.stat().st_size > _LARGEST:
-            raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is not a manifest of an export.")
+            raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; it is not the manifest of an export.")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
@@ -206,7 +207,7 @@ def _parse(path: Path) -> Manifest:
         raise UserError(f"`{path}` is not valid JSON: {error}.") from error
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
-        raise UserError(f"`{path}` has the format {str(found)[:60]!r}; expected {FORMAT!r}. Export the weights again.")
+        raise UserError(f"`{path}` has format {str(found)[:60]!r}; expected {FORMAT!r}. Export the weights again.")
     rest = {name: value for name, value in values.items() if name not in ("format", "preprocessing", "anchors")}
     sums, note = _check_sums(rest.pop("files", None), path), rest.pop("agreement", None)
     try:
@@ -216,24 +217,24 @@ def _parse(path: Path) -> Manifest:
     if GRAPHS[manifest.target] not in sums:
         raise UserError(f"`{path}: files` has no {GRAPHS[manifest.target]}, the graph of {manifest.target}.")
     if any(values.get(name) != excerpt for name, excerpt in _excerpts(manifest.model).items()):
-        raise UserError(f"`{path}` contradicts itself: `preprocessing` and `anchors` are not those of `model`.")
+        raise UserError(f"`{path}` is inconsistent: `preprocessing` and `anchors` do not match `model`.")
     if len(manifest.categories) != manifest.model.num_classes:
         raise UserError(
-            f"`{path}` has {len(manifest.categories)} classes and a model for {manifest.model.num_classes}."
+            f"`{path}` has {len(manifest.categories)} classes, but its model has {manifest.model.num_classes}."
         )
     if not 0 <= manifest.batch_size <= LARGEST_BATCH:
         raise UserError(f"`{path}: batch_size` is {manifest.batch_size}; expected 0 (any) to {LARGEST_BATCH}.")
     try:
         configs.check(configs.ExperimentConfig(model=manifest.model, postprocess=manifest.postprocess))
     except UserError as error:
-        raise UserError(f"`{path}` has settings that cannot work: {error}") from error
+        raise UserError(f"`{path}` has invalid settings: {error}") from error
     return dataclasses.replace(manifest, files=sums, agreement=note if isinstance(note, dict) else {})
 
 
 def _check_sums(sums: Any, path: Path) -> dict[str, str]:
-    """Raises a UserError unless `sums` are names below the folder and sums."""
+    """Raises a UserError unless `sums` maps names inside the folder to checksums."""
     if not isinstance(sums, dict) or not 0 < len(sums) <= _MOST_FILES:
-        raise UserError(f"`{path}: files` must name the files of the export, 1 to {_MOST_FILES}.")
+        raise UserError(f"`{path}: files` must list the files of the export, 1 to {_MOST_FILES}.")
     for name, value in sums.items():
         parts = Path(name).parts
         if Path(name).is_absolute() or ".." in parts or not isinstance(value, str) or len(value) != 64:
@@ -242,13 +243,13 @@ def _check_sums(sums: Any, path: Path) -> dict[str, str]:
 
 
 def _list(folder: Path) -> list[str]:
-    """Lists the files of an export but its manifest, by name; links are not followed into other folders."""
+    """Lists the files of an export except its manifest, sorted by name; symbolic links are errors."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise UserError(f"`{path}` is a link; the files of an export are in its folder.")
+            raise UserError(f"`{path}` is a symbolic link; the files of an export must be in its folder.")
         if path.is_file() and path != folder / FILE:
             found.append(path.relative_to(folder).as_posix())
         if len(found) > _MOST_FILES:
-            raise UserError(f"`{folder}` has more than {_MOST_FILES} files; that is not an export.")
+            raise UserError(f"`{folder}` has more than {_MOST_FILES} files; it is not an export.")
     return found

@@ -1,9 +1,9 @@
-"""ONNX: one file, opset 17, of operations that ONNX itself defines; written by tf2onnx, run by ONNX Runtime.
+"""ONNX: one file, opset 17, only standard operations; written by tf2onnx, run by ONNX Runtime.
 
-float16 and int8 are of raw predictions only: suppression counts in pixels, for which float16 has too few digits.
+float16 and int8 exist only for raw predictions: suppression works in pixels, which float16 is too coarse for.
 
-A graph computes and does nothing else, as long as it has no operations of other makers (they are native code) and no
-values in other files (their names may lead anywhere). Both are refused before ONNX Runtime sees the graph.
+A graph can only compute as long as it has no custom operations (which are native code) and no values in other files
+(whose names may point anywhere). Both are refused before ONNX Runtime loads the graph.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: Iterable[Sample]) -> None:
-    """Writes model.onnx; arguments as of `litert.write`."""
+    """Writes model.onnx; takes the arguments of `litert.write`."""
     require()
     import onnx
 
@@ -47,7 +47,7 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest, samples: It
 
 
 def convert(loaded: weights.Weights, manifest: Manifest) -> Any:
-    """Converts weights to an `onnx.ModelProto` of float32."""
+    """Converts weights to a float32 `onnx.ModelProto`."""
     import tf2onnx
 
     from efficientdet.formats import tracing
@@ -59,12 +59,12 @@ def convert(loaded: weights.Weights, manifest: Manifest) -> Any:
 
 
 def _quantize(graph: Any, path: Path, samples: Iterable[Sample]) -> None:
-    """Quantises convolutions to 8 bits, as pairs of operations that ONNX Runtime and TensorRT fuse.
+    """Quantizes convolutions to 8 bits, as pairs of operations that ONNX Runtime and TensorRT fuse.
 
-    Weights a channel, activations as they were seen. Weights have 7 bits: processors without VNNI add pairs of products
-    in 16 bits, and those of 8 bits overflow, which cost the demo's detector 15 points of AP. Depthwise convolutions
-    stay float32: their channels differ in range, so that one scale for all of them costs a third of what int8 loses,
-    and they are no faster in 8 bits. So do the predictions' own convolutions.
+    Weights are scaled per channel, activations by their measured range. Weights use 7 bits: CPUs without VNNI add pairs
+    of products in 16 bits, which overflow with 8-bit weights and cost the demo's detector 15 points of AP. Depthwise
+    convolutions stay float32: their channels differ in range, so that one scale for all of them accounts for a third of
+    the loss of int8, and they aren't faster in 8 bits. The same holds for the convolutions of the predictions.
     """
     import onnx
     from onnxruntime import quantization
@@ -96,18 +96,18 @@ def _quantize(graph: Any, path: Path, samples: Iterable[Sample]) -> None:
 
 
 def _is_depthwise(node: Any) -> bool:
-    """Says whether a node is a convolution in groups."""
+    """Returns whether a node is a grouped convolution."""
     return node.op_type == "Conv" and any(each.name == "group" and each.i > 1 for each in node.attribute)
 
 
 def require() -> None:
     """Raises a UserError if ONNX Runtime is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")):
-        raise UserError("ONNX Runtime is not installed; `pip install 'efficientdet-keras[onnx]'`.")
+        raise UserError("ONNX Runtime is not installed; run `pip install 'efficientdet-keras[onnx]'`.")
 
 
 def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Program:
-    """Opens a graph; arguments and errors as of `litert.open_program`."""
+    """Opens a graph; takes the arguments and raises the errors of `litert.open_program`."""
     require()
     import onnxruntime
 
@@ -119,8 +119,8 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Progra
     providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
-    except Exception as error:  # a dozen types of its own
-        raise UserError(f"`{path}` is not a graph that ONNX Runtime runs: {error}.") from error
+    except Exception as error:  # it has a dozen exception types
+        raise UserError(f"`{path}` cannot be loaded by ONNX Runtime: {error}.") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     check_outputs(path, manifest, [value.name for value in (*inputs, *outputs)])
     names = OUTPUTS[manifest.answer]
@@ -133,25 +133,27 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Progra
 
 
 def _check(content: bytes, path: Path) -> None:
-    """Raises a UserError for a file that is not a graph, or one that reaches beyond itself."""
+    """Raises a UserError for a file that is not a graph, or for a graph with custom operations or external data."""
     import onnx
 
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # protobuf's exception types
         raise UserError(f"`{path}` is not an ONNX graph: {error}.") from error
     for function in model.functions:
-        raise UserError(f"`{path}` has the function `{function.name}`; exports of this program have none.")
+        raise UserError(f"`{path}` has the function `{function.name}`, which is not allowed.")
     for graph in _graphs(model.graph):
         for node in graph.node:
             if node.domain not in _DOMAINS:
-                raise UserError(f"`{path}` has the custom operation `{node.domain}.{node.op_type}`, which is refused.")
+                raise UserError(
+                    f"`{path}` has the custom operation `{node.domain}.{node.op_type}`, which is not allowed."
+                )
         if any(value.data_location == onnx.TensorProto.EXTERNAL for value in _values(graph)):
-            raise UserError(f"`{path}` has values in other files, which is refused.")
+            raise UserError(f"`{path}` has values in other files, which is not allowed.")
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """Goes through a graph and those inside its loops."""
+    """Yields a graph and the nested graphs of its loops."""
     pending = [graph]
     while pending:
         yield (current := pending.pop())
@@ -162,7 +164,7 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _values(graph: Any) -> Iterator[Any]:
-    """Goes through the values in a graph."""
+    """Yields the constant tensors of a graph."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)

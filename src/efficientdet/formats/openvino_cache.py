@@ -1,4 +1,4 @@
-"""What is kept for OpenVINO: weights converted to its form, and what it compiles of a graph; the newest few of each."""
+"""A cache for OpenVINO: converted weights and compiled graphs, the newest few of each."""
 
 import dataclasses
 import hashlib
@@ -19,11 +19,11 @@ _KEPT = 16  # graphs in the cache
 
 
 def find_converted(location: str | Path, image_size: tuple[int, int] | None = None) -> Path:
-    """Finds weights converted in the cache, or converts them.
+    """Returns converted weights from the cache, and converts them if they are missing.
 
     Args:
-        location: weights file, folder of a run, or a published name.
-        image_size: height and width of the network input, px; None: what the weights were trained with.
+        location: weights file, run folder or published name.
+        image_size: height and width of the network input, px; None means what the weights were trained with.
 
     Returns:
         The folder of an export.
@@ -48,17 +48,17 @@ def find_converted(location: str | Path, image_size: tuple[int, int] | None = No
 
 
 def _fingerprint_of_network() -> str:
-    """Hashes the sources that say what a network computes."""
+    """Hashes the source code that defines what a network computes."""
     package = Path(efficientdet.__file__).parent
     sources = sorted(path for room in ("model", "kernels", "formats") for path in (package / room).glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def find_compiled(graph: Path) -> Path | None:
-    """Finds the folder for what OpenVINO compiles of a graph; none where the cache cannot be written.
+    """Returns the folder for the compiled form of a graph, or None if the cache cannot be written.
 
-    OpenVINO itself tells graphs, properties, processors and versions apart, and compiles again what is damaged. Each
-    graph has a folder by its content all the same, so that the oldest can go.
+    OpenVINO itself distinguishes graphs, properties, CPUs and versions, and recompiles damaged files. Each graph still
+    has its own folder, named after its content, so that the oldest can be removed.
     """
     content = b"".join(path.read_bytes() for path in (graph, graph.with_suffix(".bin")) if path.exists())
     folder = web.cache_dir() / "openvino-compiled" / hashlib.sha256(content).hexdigest()[:32]
@@ -72,14 +72,14 @@ def find_compiled(graph: Path) -> Path | None:
 
 
 def _forget_oldest(folder: Path, pattern: str = f"*/{openvino.GRAPH}") -> None:
-    """Removes all but the newest folders of a cache: those that match, or hold what matches."""
+    """Removes all but the newest folders of a cache; the pattern matches the folders or a file in each."""
     found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
     for path in found[:-_KEPT]:
         shutil.rmtree(path if path.is_dir() else path.parent, ignore_errors=True)
 
 
 def _write_folder(folder: Path, loaded: Any, image_size: tuple[int, int] | None) -> None:
-    """Converts weights into a folder, aside and then renamed."""
+    """Converts weights into a temporary folder, then renames it."""
     model = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
     with files.folder_aside(folder) as temporary:
         openvino.save(temporary / openvino.GRAPH, openvino.convert(loaded, image_size))

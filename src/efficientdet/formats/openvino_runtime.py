@@ -1,13 +1,13 @@
-"""OpenVINO as a runtime: the network on a CPU in a graph of OpenVINO's, post-processing on the host.
+"""Runs the network with OpenVINO on a CPU, with post-processing on the host.
 
-The graph ends with the raw predictions and each anchor's best logit. A loop of suppression inside it takes as long
-as the network; `kernels/host_postprocess.py` takes a twentieth. An export may have it all the same.
+The graph outputs raw predictions and each anchor's best logit. A suppression loop inside the graph would take as long
+as the network; `kernels/host_postprocess.py` takes a twentieth of that. An export may still include it.
 
-One image has all cores, which wait for each other after each layer. Of a batch every core takes an image of its own
-and waits for nobody, and images are post-processed while others are in the network.
+A single image uses all cores, which synchronize after every layer. In a batch, each core processes its own image
+without waiting, and images are post-processed while others are still in the network.
 
-Weights are converted once, with TensorFlow, and kept in the cache, in the form of an export. An export needs none. What
-OpenVINO compiles of a graph, which takes seconds, is kept there too.
+Weights are converted once, with TensorFlow, and cached in the form of an export; exports need no conversion. Compiled
+graphs, which take seconds to build, are cached too.
 """
 
 import warnings
@@ -40,14 +40,14 @@ class OpenVinoRuntime:
         """Loads weights or an export.
 
         Args:
-            location: weights file, folder of a run, a published name such as `coco-d0`, or an export.
-            postprocess: limits and thresholds; None: those of the run that the weights come from.
-            image_size: height and width of the network input, px; None: what the weights were trained with.
-            precision: of the arithmetic; what the processor has no instructions for is computed in float32, and said.
-            num_threads: processor threads to use; 0: all.
+            location: weights file, run folder, published name such as `coco-d0`, or export.
+            postprocess: limits and thresholds; None means those of the run that the weights come from.
+            image_size: height and width of the network input, px; None means what the weights were trained with.
+            precision: precision of the arithmetic; if the CPU doesn't support it, float32 is used, with a warning.
+            num_threads: number of CPU threads; 0 means all.
 
         Raises:
-            UserError: OpenVINO is not installed, or weights or export cannot be used.
+            UserError: OpenVINO is not installed, or the weights or export cannot be used.
         """
         openvino.import_openvino()
 
@@ -64,7 +64,7 @@ class OpenVinoRuntime:
         self._core = openvino.find_core()
         self._model = openvino.read(self._core, self.path / openvino.GRAPH, self.manifest)
         self._properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # its own choice is bfloat16 where there is hardware
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],  # OpenVINO's default is bfloat16 if the CPU supports it
         }
         if num_threads:
             self._properties["INFERENCE_NUM_THREADS"] = num_threads
@@ -75,7 +75,7 @@ class OpenVinoRuntime:
         self._requests: dict[str, list[Any]] = {}
 
     def detect(self, images: np.ndarray, valid_size: np.ndarray) -> Detections:
-        """Detects, as `loading.Runtime` says. The first image takes seconds more, and the first batch."""
+        """Detects; see `loading.Runtime`. The first image and the first batch take seconds longer."""
         from efficientdet.kernels import host_postprocess
 
         found: list[Any] = []
@@ -89,7 +89,7 @@ class OpenVinoRuntime:
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}  # type: ignore[return-value]
 
     def predict(self, images: np.ndarray, valid_size: np.ndarray) -> RawPredictions:
-        """Runs the network alone; otherwise as `detect`. Arrays of one image are views that the next call changes."""
+        """Runs only the network; otherwise like `detect`. One image returns views that the next call overwrites."""
         manifests.require_raw(self.path, self.manifest)
         parts = list(self._run(images, valid_size))
         if len(parts) == 1:  # a copy would take a tenth of the network's time
@@ -98,9 +98,9 @@ class OpenVinoRuntime:
         return {"class_logits": class_logits, "box_deltas": box_deltas}
 
     def _run(self, images: np.ndarray, valid_size: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """Runs the graph: of each image, in their order, views of its outputs, which the next call writes into.
+        """Runs the graph; yields views of each call's outputs, in order, which the next run overwrites.
 
-        A graph with a fixed batch size gets that many images a call; the last batch is padded.
+        A graph with a fixed batch size gets that many images per call; the last batch is padded.
         """
         size = self.manifest.batch_size or 1
         starts = range(0, len(images), size)
@@ -116,7 +116,7 @@ class OpenVinoRuntime:
             yield tuple(request.get_tensor(name).data[: len(images) - start] for name in names)
 
     def _requests_for(self, count: int) -> list[Any]:
-        """Makes room for `count` calls at once; the graph is compiled for one at a time, and for several."""
+        """Returns `count` parallel requests; the graph is compiled separately for a single call and for several."""
         hint = "LATENCY" if count == 1 else "THROUGHPUT"
         requests = self._requests.setdefault(hint, [])
         if not requests:
@@ -130,15 +130,15 @@ class OpenVinoRuntime:
         return requests[:count]
 
     def _warn_if_emulated(self, precision: Precision) -> None:
-        """Warns if the processor has no arithmetic of that precision: OpenVINO then takes float32 without a word."""
+        """Warns if the CPU doesn't support the precision, since OpenVINO then silently uses float32."""
         if not has_arithmetic(precision):
             warnings.warn(
-                f"`precision` is {precision}, for which this processor has no instructions; float32 is used.",
+                f"`precision` is {precision}, which this CPU does not support; using float32 instead.",
                 stacklevel=3,
             )
 
 
 def has_arithmetic(precision: Precision) -> bool:
-    """Tells whether this processor has instructions of a precision, as OpenVINO sees it."""
+    """Returns whether OpenVINO reports that this CPU supports a precision."""
     name = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[_PRECISIONS[precision]]
     return name in openvino.find_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

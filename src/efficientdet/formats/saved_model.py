@@ -1,20 +1,18 @@
-"""TensorFlow's SavedModel, as TensorFlow Serving and TensorFlow load it: a program, not a table of numbers.
+"""TensorFlow's SavedModel, for TensorFlow and TensorFlow Serving: a program, not just a table of numbers.
 
-Signatures, all with the same answer:
+Signatures, all with the same outputs:
 
     letterboxed      images uint8[B, H, W, 3], valid_size int32[B, 2]; boxes in px of the network input
-    serving_default  the same; with the letterbox inside:
+    serving_default  the same, or with the letterbox included:
     serving_default  encoded string[B], JPEG, PNG, GIF or BMP files; boxes in px of each image, inside it
-    images         images uint8[B, h, w, 3] of any size; likewise
+    images           images uint8[B, h, w, 3] of any size; boxes likewise
 
-TensorFlow's decoders do not turn an image as its EXIF orientation says; whoever sends photographs of telephones turns
-them before.
+TensorFlow's decoders ignore the EXIF orientation; rotate photographs from phones before sending them.
 
-Operations of TensorFlow read and write files, and a SavedModel may use any of them. What comes from elsewhere is
-therefore read before it is loaded: every operation must be one that an export of ours consists of, and the object graph
-may only hold variables, constants and functions. Operations that save and restore variables are in every SavedModel;
-they are allowed in the two functions made for it, which nothing here calls, and nowhere else. TensorFlow Serving does
-no such thing: give it only what you trust.
+TensorFlow operations can read and write files, and a SavedModel may use any of them. So a SavedModel is checked before
+it is loaded: every operation must be one that our exports use, and the object graph may hold only variables, constants
+and functions. Every SavedModel has operations that save and restore variables; they are allowed only in the two
+functions made for them, which nothing here calls. TensorFlow Serving has no such checks: give it only models you trust.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 _POLICIES = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
 SIGNATURE = "letterboxed"
 
-# Pure functions of their inputs, but for ReadVariableOp. A new version of TensorFlow or of the network may need more.
+# Pure functions of their inputs, except ReadVariableOp. A new version of TensorFlow or of the network may need more.
 _OPERATIONS_OF_OURS = """
     Add AddV2 Any BiasAdd Bitcast BroadcastTo Cast ConcatV2 Const Conv2D DecodeImage DecodeJpeg DepthwiseConv2dNative
     EnsureShape Equal Exp ExpandDims Fill FloorDiv FloorMod GatherV2 Greater Identity IdentityN Less LogicalAnd Max
@@ -52,14 +50,14 @@ _OPERATIONS_OF_SAVERS = """
 """
 _SAVERS = ("__inference__traced_save", "__inference__traced_restore")
 _OBJECTS = ("user_object", "function", "bare_concrete_function", "variable", "constant", "captured_tensor")
-_LARGEST = 2 * 10**9  # bytes of the program, as protobuf has it
+_LARGEST = 2 * 10**9  # bytes of the program; protobuf's limit
 
 
 def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
     """Writes a SavedModel.
 
     Args:
-        folder: empty.
+        folder: an empty folder.
         loaded: the weights.
         manifest: what to write: precision (of the arithmetic; variables stay float32), answer, batch and size.
     """
@@ -78,18 +76,18 @@ def write(folder: Path, loaded: weights.Weights, manifest: Manifest) -> None:
 
 
 def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float]:
-    """Compares the signatures with the letterbox inside with the one without, on an image of another shape.
+    """Compares the signatures that include the letterbox with the one that doesn't, on an image of another shape.
 
     Returns:
-        Largest difference of a score, and of a side of a box in px of the image, of detections at the same place of
-        the list.
+        Largest difference in score, and in a side of a box in px of the image, between detections at the same position
+        in the list.
     """
     import tensorflow as tf
 
     signatures = tf.saved_model.load(folder).signatures
     if "images" not in signatures:
         raise UserError(
-            f"`{folder}` has no signature `images`, as exports of earlier versions; export the weights again."
+            f"`{folder}` has no signature `images`, like exports of earlier versions; export the weights again."
         )
     height, width = manifest.model.image_size
     image, _, _ = synthetic.draw_image(0, 0, (height + 31, width // 2 + 40))
@@ -110,7 +108,7 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
 
 
 def _encoded(letterboxed: Any, manifest: Manifest) -> Any:
-    """Makes the signature that takes files of images."""
+    """Makes the signature that takes image files."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([manifest.batch_size or None], tf.string, name="encoded")]
@@ -136,7 +134,7 @@ def _images(letterboxed: Any, manifest: Manifest) -> Any:
 
 
 def _detect(letterboxed: Any, manifest: Manifest, batch: Any, decode: Any) -> dict[str, Any]:
-    """Decodes and letterboxes one image after the other, detects in all, and moves the boxes back."""
+    """Decodes and letterboxes the images one by one, detects in all of them, and maps the boxes back."""
     import tensorflow as tf
 
     image_size = manifest.model.image_size
@@ -164,12 +162,11 @@ def open_program(folder: Path, manifest: Manifest) -> Program:
     """Opens a SavedModel.
 
     Args:
-        folder: with saved_model.pb.
-        manifest: what it should be.
+        folder: folder with saved_model.pb.
+        manifest: manifest that the SavedModel must match.
 
     Raises:
-        UserError: TensorFlow is not installed, or this is not a SavedModel, a hostile one, or another than the manifest
-            says.
+        UserError: TensorFlow is not installed, or the SavedModel is not valid, unsafe, or doesn't match the manifest.
     """
     backend.require_tensorflow("A SavedModel")
     path = folder / "saved_model.pb"
@@ -179,16 +176,14 @@ def open_program(folder: Path, manifest: Manifest) -> Program:
     try:
         loaded = tf.saved_model.load(folder)
         function = loaded.signatures[SIGNATURE]
-    except Exception as error:  # whatever a damaged graph leads to
-        raise UserError(
-            f"`{folder}` is not a SavedModel that TensorFlow loads: {' '.join(str(error).split())}."
-        ) from error
+    except Exception as error:  # a damaged graph can raise anything
+        raise UserError(f"`{folder}` cannot be loaded by TensorFlow: {' '.join(str(error).split())}.") from error
     inputs = function.structured_input_signature[1]
     check_outputs(path, manifest, [*inputs, *function.structured_outputs])
     names = OUTPUTS[manifest.answer]
 
     def run(images: np.ndarray, valid_size: np.ndarray) -> dict[str, np.ndarray]:
-        # The loaded object owns the variables; the function alone would not keep them.
+        # The loaded object owns the variables; the function alone would not keep them alive.
         found = loaded.signatures[SIGNATURE](images=tf.constant(images), valid_size=tf.constant(valid_size))
         return {name: found[name].numpy() for name in names}
 
@@ -196,29 +191,31 @@ def open_program(folder: Path, manifest: Manifest) -> Program:
 
 
 def _check(path: Path) -> None:
-    """Raises a UserError for a program that could do more than compute."""
+    """Raises a UserError for a SavedModel that could do more than compute."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     if path.stat().st_size > _LARGEST:
-        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; that is not an export of this program.")
+        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; it is not an export of this program.")
     program = saved_model_pb2.SavedModel()
     try:
         program.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise UserError(f"`{path}` is not a SavedModel: {error}.") from error
     if len(program.meta_graphs) != 1 or not program.meta_graphs[0].object_graph_def.nodes:
-        raise UserError(f"`{path}` is not a SavedModel of TensorFlow 2 with one graph, as exports of this program are.")
+        raise UserError(
+            f"`{path}` is not an export of this program: expected a TensorFlow 2 SavedModel with one graph."
+        )
     graph = program.meta_graphs[0]
     allowed = frozenset(_OPERATIONS_OF_OURS.split())
     with_saving = allowed | frozenset(_OPERATIONS_OF_SAVERS.split())
     for node in graph.object_graph_def.nodes:
         if (kind := node.WhichOneof("kind")) not in _OBJECTS:
-            raise UserError(f"`{path}` holds an object of the kind `{kind}`, which is refused.")
+            raise UserError(f"`{path}` has an object of kind `{kind}`, which is not allowed.")
     for function in graph.graph_def.library.function:
         is_saver = function.signature.name.startswith(_SAVERS)
         _check_operations(path, function.node_def, with_saving if is_saver else allowed)
-    # TensorFlow runs none of the outer graph here; it calls the savers.
+    # TensorFlow doesn't run the outer graph here, which calls the savers.
     _check_operations(path, graph.graph_def.node, with_saving, may_save=True)
 
 
@@ -226,7 +223,7 @@ def _check_operations(path: Path, nodes: Iterable[Any], allowed: frozenset[str],
     """Raises a UserError for an operation that is not allowed, or a call of a function that saves."""
     for node in nodes:
         if node.op not in allowed:
-            raise UserError(f"`{path}` has the operation `{node.op}`, which no export of this program needs: refused.")
+            raise UserError(f"`{path}` has the operation `{node.op}`, which is not allowed in an export.")
         called = [node.attr[name].func.name for name in node.attr if node.attr[name].HasField("func")]
         if not may_save and any(name.startswith(_SAVERS) for name in called):
-            raise UserError(f"`{path}` would write files when it is called, which is refused.")
+            raise UserError(f"`{path}` would write files when it is called, which is not allowed.")

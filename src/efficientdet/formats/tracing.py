@@ -1,4 +1,4 @@
-"""The network as a function of TensorFlow's, its weights inside: what the converters of other formats begin with."""
+"""The network as a TensorFlow function with its weights, the starting point of all converters."""
 
 import dataclasses
 from typing import Any
@@ -13,21 +13,21 @@ from efficientdet.model.efficientdet import EfficientDet
 
 
 def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, precision: str = "float32") -> Any:
-    """Makes the network of weights, for another size if one is given.
+    """Builds the network of weights, optionally for another size.
 
     Args:
         loaded: the weights.
-        image_size: height and width of the network input, px; None: what the weights were trained with.
-        precision: Keras dtype policy of the arithmetic inside.
+        image_size: height and width of the network input, px; None means what the weights were trained with.
+        precision: Keras dtype policy of the network's arithmetic.
 
     Returns:
-        EfficientDet; its config has the size.
+        EfficientDet; its config has the new size.
 
     Raises:
-        UserError: Keras does not run on TensorFlow, or the size is impossible.
+        UserError: the Keras backend is not TensorFlow, or the size is not valid.
     """
     if backend.running() != "tensorflow":
-        raise UserError("Weights are converted on TensorFlow; `--backend tensorflow`.")
+        raise UserError("Converting weights needs the TensorFlow backend; use `--backend tensorflow`.")
     config = dataclasses.replace(loaded.model, image_size=image_size or loaded.model.image_size)
     configs.check_image_size(config, "image_size")
     network = EfficientDet(config, precision=precision, kernels=choice.portable())
@@ -36,13 +36,13 @@ def build(loaded: weights.Weights, image_size: tuple[int, int] | None = None, pr
 
 
 def trace(network: Any, loaded: weights.Weights, *, answer: Answer, batch_size: int = 0) -> Any:
-    """Makes the function letterboxed images -> answer.
+    """Makes the TensorFlow function from letterboxed images to the answer.
 
     Args:
-        network: of `build`.
-        loaded: the weights it was built of.
-        answer: raw: the predictions of each anchor, and its best logit; detections: after the suppression.
-        batch_size: images a call; 0: any number.
+        network: a network from `build`.
+        loaded: the weights it was built from.
+        answer: raw: the predictions of each anchor and its best logit; detections: after the suppression.
+        batch_size: images per call; 0 means any number.
 
     Returns:
         tf.function with one signature: images uint8[B, H, W, 3], valid_size int32[B, 2] -> dict, either

@@ -1,9 +1,8 @@
-"""Archives of strangers, .zip and .tar.gz, unpacked safely and whole or not at all.
+"""Unpacks untrusted .zip and .tar.gz archives safely, and completely or not at all.
 
-An archive may hold anything, so it is taken for hostile. Only plain files come out of it, and nothing outside of the
-folder: no links, no devices, no absolute names, no `..`. A small archive may grow without end (a bomb): what is read
-and what is written are bounded. Everything is written into `<folder>.part`, which is renamed at the end; what a killed
-process has left of it is removed by the next call.
+An archive is assumed to be hostile. Only regular files inside the folder are unpacked: no links, devices, absolute
+names or `..`. A small archive may expand without end (a bomb), so both reading and writing are bounded. Everything is
+written to `<folder>.part`, which is renamed at the end; the next call removes what a killed process left of it.
 """
 
 import contextlib
@@ -26,38 +25,38 @@ from efficientdet.errors import UserError
 from efficientdet.storage import files
 
 _CHUNK = 2**20  # bytes
-# Of a .tar between the contents of two files: names and padding.
+# Names and padding between two files of a .tar.
 _MAX_HEADER = 2**20  # bytes
-# ValueError: how tarfile says that a number in an extended header is none.
+# tarfile raises ValueError for an invalid number in an extended header.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, ValueError)
-# What no system takes for a name: drives and streams (:), separators (\), what no keyboard types.
+# Characters that are not safe in a file name: drives and streams (:), separators (\), control characters.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f:\\]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Limits:
-    """What may come out of an archive."""
+    """Limits on what may be unpacked from an archive."""
 
     archive: Path
     max_bytes: int
     max_files: int
 
     def check(self, num_bytes: int, num_files: int) -> None:
-        """Raises a UserError if it is too much."""
+        """Raises a UserError if a limit is exceeded."""
         if num_bytes > self.max_bytes:
             raise UserError(
-                f"`{self.archive}` unpacks to more than {files.size_text(self.max_bytes)}; it is damaged, made to fill "
-                "the disk, or not the archive that was expected."
+                f"`{self.archive}` unpacks to more than {files.size_text(self.max_bytes)}; it is damaged, malicious, "
+                "or not the expected archive."
             )
         if num_files > self.max_files:
             raise UserError(
-                f"`{self.archive}` holds more than {self.max_files:,} files; it is not the archive that was expected."
+                f"`{self.archive}` contains more than {self.max_files:,} files; it is not the expected archive."
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A plain file in an archive."""
+    """A regular file in an archive."""
 
     name: str
     open: Callable[[], IO[bytes]]
@@ -68,8 +67,8 @@ class _Opened:
     """An archive that is being read.
 
     Attributes:
-        members: its plain files; each must be read before the next is taken.
-        advance: to be called with the number of bytes that were written.
+        members: its regular files; each must be read before the next one.
+        advance: call it with the number of bytes written.
     """
 
     members: Iterator[_Member]
@@ -86,16 +85,16 @@ def unpack(
     require: Collection[str] = (),
     label: str | None = None,
 ) -> Path:
-    """Unpacks an archive into a folder, unless the folder is there and not empty.
+    """Unpacks an archive into a folder, unless the folder already exists and is not empty.
 
     Args:
-        archive: its name ends in .zip, .tar.gz or .tgz.
-        folder: where the files will be. It appears when all of them are there.
-        max_bytes: of all unpacked files together; more is refused.
-        max_files: number of files and folders in the archive; more is refused.
-        root: folder in the archive that becomes `folder`; what lies outside of it is left out. Empty: everything.
+        archive: a file with the suffix .zip, .tar.gz or .tgz.
+        folder: target folder; appears only when it is complete.
+        max_bytes: maximum total size of the unpacked files.
+        max_files: maximum number of files and folders in the archive.
+        root: folder in the archive that becomes `folder`; the rest is skipped. Empty means everything.
         require: names, relative to `root`, that the archive must have.
-        label: what the progress bar says; none: the name of the archive.
+        label: label of the progress bar; None means the name of the archive.
 
     Returns:
         `folder`.
@@ -115,7 +114,7 @@ def unpack(
     except UserError:
         raise
     except _DAMAGED as error:
-        raise UserError(f"`{archive}` is damaged or cut short ({error}); remove it and fetch it again.") from error
+        raise UserError(f"`{archive}` is damaged or truncated ({error}); delete it and download it again.") from error
     except OSError as error:
         raise UserError(f"`{archive}` cannot be unpacked into {folder}: {error.strerror or error}.") from error
     return folder
@@ -123,15 +122,15 @@ def unpack(
 
 @contextlib.contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """Gives a folder that becomes `folder` if the block succeeds, and vanishes if it does not."""
+    """Yields a folder that becomes `folder` if the block succeeds, and is removed otherwise."""
     part = folder.with_name(f"{folder.name}.part")
-    if part.exists():  # of a call that was killed; nobody else works here
+    if part.exists():  # left by a killed process; the lock keeps others out
         shutil.rmtree(part)
     try:
         part.mkdir()
         yield part
         if hasattr(os, "sync"):
-            os.sync()  # once for all: a hundred thousand images would take minutes one by one
+            os.sync()  # once for all files: syncing a hundred thousand images one by one would take minutes
         if folder.is_dir():
             folder.rmdir()
         part.replace(folder)
@@ -140,24 +139,24 @@ def _staged(folder: Path) -> Iterator[Path]:
 
 
 def _check_names(archive: Path, names: set[str], root: str, require: Collection[str]) -> None:
-    """Raises a UserError if the archive does not have what it must."""
+    """Raises a UserError if the archive lacks a required file."""
     where = f"`{archive}`" + (f" (folder `{root}`)" if root else "")
     if not names:
-        raise UserError(f"{where} holds no files; it is not the archive that was expected.")
+        raise UserError(f"{where} contains no files; it is not the expected archive.")
     missing = sorted(set(require) - names)
     if missing:
-        raise UserError(f"{where} holds no `{missing[0]}`; it is not the archive that was expected.")
+        raise UserError(f"{where} does not contain `{missing[0]}`; it is not the expected archive.")
 
 
 def _write_all(limits: _Limits, folder: Path, root: str, label: str) -> set[str]:
-    """Writes the files of an archive into an empty folder, and returns their names relative to `root`."""
+    """Unpacks an archive into an empty folder and returns the file names relative to `root`."""
     kind = limits.archive.name.lower()
     if kind.endswith(".zip"):
         open_archive = _open_zip
     elif kind.endswith((".tar.gz", ".tgz")):
         open_archive = _open_tar
     else:
-        raise UserError(f"`{limits.archive}` is not an archive of a known kind; expected .zip, .tar.gz or .tgz.")
+        raise UserError(f"`{limits.archive}` is not a supported archive; expected .zip, .tar.gz or .tgz.")
     names: set[str] = set()
     num_bytes = 0
     with open_archive(limits, folder, f"Unpacking {label}") as opened:
@@ -180,7 +179,7 @@ def _write_all(limits: _Limits, folder: Path, root: str, label: str) -> set[str]
 
 @contextlib.contextmanager
 def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
-    """Opens a .zip. The checksum of each file is compared when it has been read."""
+    """Opens a .zip; the checksum of each file is checked after reading it."""
     with zipfile.ZipFile(limits.archive) as opened:
         entries = opened.infolist()
         total = sum(entry.file_size for entry in entries)
@@ -188,10 +187,10 @@ def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
         for entry in entries:
             _check_name(limits.archive, entry.filename)
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(limits.archive, entry.filename, "is not a plain file but a link or a device")
+                raise _unsafe(limits.archive, entry.filename, "is a link or a device, not a regular file")
             if entry.flag_bits & 0x1:
-                raise UserError(f"`{limits.archive}` is locked with a password; unpack it yourself.")
-        files.check_space(folder.parent, total, f"what is in {limits.archive.name}")
+                raise UserError(f"`{limits.archive}` is protected by a password; unpack it yourself.")
+        files.check_space(folder.parent, total, f"the content of {limits.archive.name}")
         plain = (entry for entry in entries if not entry.is_dir())
         with progress.track(label, total, unit="bytes") as tracker:
             members = (_Member(name=entry.filename, open=_opener(opened, entry)) for entry in plain)
@@ -202,7 +201,7 @@ def _opener(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], IO[
     def open_entry() -> IO[bytes]:
         try:
             return opened.open(entry)
-        except NotImplementedError as error:  # compressed in a way that Python does not know
+        except NotImplementedError as error:  # a compression method that Python doesn't support
             raise zipfile.BadZipFile(f"{entry.filename}: {error}") from error
 
     return open_entry
@@ -212,7 +211,7 @@ def _opener(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], IO[
 def _open_tar(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
     """Opens a .tar.gz.
 
-    Nobody knows beforehand what it will unpack to, so progress is measured in its own bytes.
+    Its unpacked size is not known in advance, so progress is measured in compressed bytes.
     """
     with (
         limits.archive.open("rb") as file,
@@ -230,33 +229,33 @@ def _open_tar(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
         with tarfile.open(fileobj=stream, mode="r|") as opened:  # type: ignore[call-overload]
             yield _Opened(members=_walk_tar(limits, folder, opened, stream), advance=advance)
         stream.allow(0)
-        while stream.read(_CHUNK):  # padding; behind it stands gzip's checksum
+        while stream.read(_CHUNK):  # skip the padding, so that gzip verifies its checksum
             pass
         advance(0)
 
 
 class _BoundedStream:
-    """Reads so much and no more: tarfile takes headers into memory however large they say they are."""
+    """Limits how much can be read: tarfile loads headers into memory, however large they claim to be."""
 
     def __init__(self, archive: Path, stream: gzip.GzipFile):
         self._archive, self._stream = archive, stream
         self._left = _MAX_HEADER
 
     def allow(self, num_bytes: int) -> None:
-        """Lets the content of a file be read, and the header of the next."""
+        """Allows reading the content of a file and the header of the next."""
         self._left = num_bytes + _MAX_HEADER
 
     def read(self, size: int) -> bytes:
-        """Reads, and raises a UserError beyond what is allowed."""
+        """Reads up to `size` bytes; raises a UserError beyond the limit."""
         chunk = self._stream.read(size)
         self._left -= len(chunk)
         if self._left < 0:
-            raise UserError(f"`{self._archive}` has a header without end; it is damaged, or made to fill the memory.")
+            raise UserError(f"`{self._archive}` has an endless header; it is damaged or malicious.")
         return chunk
 
 
 def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _BoundedStream) -> Iterator[_Member]:
-    """Gives the plain files of a .tar, in their order."""
+    """Yields the regular files of a .tar in order."""
     num_bytes = 0
     for index, entry in enumerate(opened):
         if entry.size < 0:
@@ -268,21 +267,21 @@ def _walk_tar(limits: _Limits, folder: Path, opened: tarfile.TarFile, stream: _B
         if entry.isdir():
             continue
         if not entry.isreg() or entry.issparse():
-            raise _unsafe(limits.archive, entry.name, "is not a plain file but a link or a device")
+            raise _unsafe(limits.archive, entry.name, "is a link or a device, not a regular file")
         try:
-            tarfile.data_filter(entry, str(folder))  # Python's own opinion, after ours
+            tarfile.data_filter(entry, str(folder))  # Python's own checks, after ours
         except tarfile.FilterError as error:
-            raise _unsafe(limits.archive, entry.name, "is refused by Python's filter `data`") from error
+            raise _unsafe(limits.archive, entry.name, "is rejected by Python's filter `data`") from error
         source = opened.extractfile(entry)
-        assert source is not None, "a plain file has content"
+        assert source is not None, "a regular file has content"
         yield _Member(name=entry.name, open=lambda source=source: source)  # type: ignore[misc]
 
 
 def _check_name(archive: Path, name: str) -> None:
-    """Raises a UserError for a name that leads, or on some system could lead, out of the folder."""
+    """Raises a UserError for a name that points, or on some system could point, outside the folder."""
     if not name or name.startswith("/") or ".." in name.split("/") or _NO_NAME.search(name):
-        raise _unsafe(archive, name, "is not a plain name inside a folder")
+        raise _unsafe(archive, name, "is not a safe name inside a folder")
 
 
 def _unsafe(archive: Path, name: str, why: str) -> UserError:
-    return UserError(f"`{archive}` holds {name[:200]!r}, which {why}; nothing of it was unpacked.")
+    return UserError(f"`{archive}` contains {name[:200]!r}, which {why}; nothing was unpacked.")

@@ -1,4 +1,4 @@
-"""One question to a web server and its answer; what goes wrong on the way becomes a few plain words."""
+"""One request to a web server and its response; network errors become short plain messages."""
 
 import concurrent.futures
 import contextlib
@@ -18,35 +18,35 @@ _Answer = TypeVar("_Answer")
 _CHUNK = 2**18  # bytes
 _MOST_REDIRECTS = 10
 _PASSING = {429, 500, 502, 503, 504}
-_REASONS = {401: "wants a password", 403: "is not open to us", 404: "does not exist", 410: "does not exist any more"}
+_REASONS = {401: "needs a password", 403: "is not accessible", 404: "does not exist", 410: "no longer exists"}
 
 
 class BrokenError(Exception):
-    """A question without a whole answer; the message says why, without a full stop.
+    """A request without a complete response; the message gives the reason, without a period.
 
     Attributes:
-        is_passing: asking again may help even if nothing has ever arrived.
+        is_passing: whether a retry may help even if nothing has arrived yet.
     """
 
     def __init__(self, reason: str, *, is_passing: bool):
-        """Takes the reason in a few words."""
+        """Stores a short reason and whether a retry may help."""
         super().__init__(reason)
         self.is_passing = is_passing
 
 
 def check_url(url: str) -> None:
-    """Raises a UserError for anything but the address of a file on the web."""
+    """Raises a UserError unless the URL is a web address."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # such as a port that is not a number
         usable = False
     if not usable:
-        raise UserError(f"`{url}` is not an address of a file on the web; expected http://... or https://...")
+        raise UserError(f"`{url}` is not a web address; expected http://... or https://...")
 
 
 def without_secrets(url: str) -> str:
-    """Leaves out what may be a password or a key: the user, and what stands behind `?`."""
+    """Removes parts of a URL that may hold a password or a key: the user, and everything after `?`."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
@@ -55,17 +55,17 @@ def without_secrets(url: str) -> str:
 def ask(
     url: str, *, timeout: float, headers: Mapping[str, str] | None = None, method: str = "GET"
 ) -> Iterator[requests.Response]:
-    """Asks a server and gives its answer, whose body has not been read yet.
+    """Sends a request and yields the response, whose body has not been read yet.
 
     Args:
-        url: http or https; ten redirects are followed, to http and https only.
-        timeout: seconds of silence after which the server is taken for dead.
-        headers: of the question. Compression on the way is never asked for: sizes and ranges would be those of
-            something else than the file.
-        method: GET, or HEAD for an answer without body.
+        url: http or https; follows up to ten redirects, to http and https only.
+        timeout: seconds without data after which the server counts as dead.
+        headers: request headers. Compression is never requested, because sizes and ranges would then not be those of
+            the file.
+        method: GET, or HEAD for a response without a body.
 
     Raises:
-        BrokenError: there is no answer, or one that may be another soon.
+        BrokenError: there is no response, or only a temporary error.
     """
     own = {"User-Agent": "efficientdet-keras", "Accept-Encoding": "identity"}
     with requests.Session() as session:
@@ -78,17 +78,17 @@ def ask(
             raise _broken(error, url, timeout) from error
         with response:
             if response.status_code in _PASSING:
-                raise BrokenError(f"the server answers {_status(response)}", is_passing=True)
+                raise BrokenError(f"the server responded with {_status(response)}", is_passing=True)
             yield response
 
 
 def within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
-    """Does some work, at most so long, and returns its result; work that takes longer goes on, and nobody waits for it.
+    """Runs a function in a thread for at most `seconds` and returns its result; after that, the thread is abandoned.
 
-    A server can keep each single wait short and never come to an end, so the time is measured from outside.
+    A server can keep each single wait short and never finish, so the total time is measured from outside.
 
     Raises:
-        TimeoutError: it takes longer. What the work raises is raised too.
+        TimeoutError: it takes longer. Exceptions of the function are raised too.
     """
     answer: concurrent.futures.Future[_Answer] = concurrent.futures.Future()
 
@@ -103,9 +103,9 @@ def within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
 
 
 def refusal(url: str, response: requests.Response) -> UserError:
-    """Makes the error for an answer that is not the file."""
+    """Makes the error for a response that is not the file."""
     reason = _REASONS.get(response.status_code, "cannot be fetched")
-    return UserError(f"`{without_secrets(url)}` {reason} (the server answers {_status(response)}).")
+    return UserError(f"`{without_secrets(url)}` {reason} (the server responded with {_status(response)}).")
 
 
 def _status(response: requests.Response) -> str:
@@ -113,10 +113,10 @@ def _status(response: requests.Response) -> str:
 
 
 def chunks(response: requests.Response, url: str, timeout: float) -> Iterator[bytes]:
-    """Gives the bytes of an answer as they come, as they stand on the server.
+    """Yields the raw bytes of a response as they arrive.
 
     Raises:
-        BrokenError: the connection broke off, or the server fell silent.
+        BrokenError: the connection was lost, or the server stopped sending.
     """
     while True:
         try:
@@ -129,7 +129,7 @@ def chunks(response: requests.Response, url: str, timeout: float) -> Iterator[by
 
 
 def _broken(error: Exception, url: str, timeout: float) -> BrokenError:
-    """Says in a few words why a connection failed."""
+    """Describes briefly why a connection failed."""
     causes = list(_causes(error))
 
     def caused_by(*kinds: type) -> bool:
@@ -137,26 +137,26 @@ def _broken(error: Exception, url: str, timeout: float) -> BrokenError:
 
     host = urlsplit(without_secrets(url)).netloc
     if caused_by(urllib3.exceptions.ProxyError):
-        reason = "the proxy that this computer is set to use does not answer"
+        reason = "the configured proxy does not respond"
     elif caused_by(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
         reason = f"the certificate of {host} cannot be verified"
     elif caused_by(socket.gaierror, urllib3.exceptions.NameResolutionError):
-        reason = f"the name {host} is not known, perhaps this computer is offline"
+        reason = f"the host {host} was not found; this computer may be offline"
     elif caused_by(ConnectionRefusedError):
-        reason = f"{host} refuses the connection"
-    elif caused_by(urllib3.exceptions.NewConnectionError):  # which urllib3 counts among the time-outs
-        reason = f"there is no way to {host}, perhaps this computer is offline"
+        reason = f"{host} refused the connection"
+    elif caused_by(urllib3.exceptions.NewConnectionError):  # which urllib3 counts among the timeouts
+        reason = f"{host} cannot be reached; this computer may be offline"
     elif caused_by(TimeoutError, urllib3.exceptions.TimeoutError):
-        reason = f"{host} was silent for {timeout:g} s"
+        reason = f"{host} sent nothing for {timeout:g} s"
     elif caused_by(urllib3.exceptions.ProtocolError, ConnectionResetError):
-        return BrokenError(f"the connection to {host} broke off", is_passing=True)
-    else:  # such as a redirect in a circle, or to an address that is none
-        reason = f"{host} gives no usable answer ({type(error).__name__})"
+        return BrokenError(f"the connection to {host} was lost", is_passing=True)
+    else:  # such as a redirect loop, or a redirect to an invalid address
+        reason = f"{host} sent no usable response ({type(error).__name__})"
     return BrokenError(reason, is_passing=False)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Walks from an error to what it was raised from, and to the errors that it wraps."""
+    """Yields an error, its causes and the errors that it wraps."""
     yield error
     for cause in (error.__cause__, getattr(error, "reason", None), *error.args):
         if isinstance(cause, BaseException):

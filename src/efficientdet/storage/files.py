@@ -1,4 +1,4 @@
-"""Writes files so that nobody ever sees half of one: aside, then renamed; by one process at a time; if they fit."""
+"""Writes files atomically: to a temporary file, then renamed; with locks between processes and checks of disk space."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from typing import Any
 from efficientdet.errors import UserError
 
 PARTIAL = ".partial-"
-"""How names begin of what is being written; one that is left is of a process that was killed."""
+"""Prefix of temporary files; a leftover one comes from a killed process."""
 
 
 def sha256(path: Path) -> str:
@@ -24,11 +24,11 @@ def sha256(path: Path) -> str:
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary file beside `path`, makes it durable, and renames it.
+    """Calls `write` with a temporary file next to `path`, syncs it to disk, and renames it.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        write: fills the file it is given; the name ends as `path` does.
+        path: the file; its folder is created if it is missing.
+        write: writes the file at the path it is given, which has the suffix of `path`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -41,7 +41,7 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
             os.close(handle)
             temporary = Path(name)
             write(temporary)
-            temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
+            temporary.chmod(0o644)  # mkstemp creates files that only their owner can read
             put_in_place(temporary, path)
     finally:
         if temporary is not None:
@@ -50,18 +50,18 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `folder` that takes its place if the block succeeds, and vanishes if it does not.
+    """Yields an empty folder next to `folder` that replaces it if the block succeeds, and is removed otherwise.
 
-    A folder that was there before goes when the new one has come; after a block that failed it is as it was.
+    An existing folder is removed only after the new one is in place; if the block fails, it stays as it was.
 
     Args:
-        folder: where the result belongs; the folders above it are made.
+        folder: target folder; its parents are created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{folder.name}-", dir=folder.parent))
     earlier = partial.with_name(partial.name + "-earlier")
     try:
-        partial.chmod(0o755)  # mkdtemp makes folders that only their owner reads
+        partial.chmod(0o755)  # mkdtemp creates folders that only their owner can read
         yield partial
         if folder.exists():
             folder.rename(earlier)
@@ -74,10 +74,10 @@ def folder_aside(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises a UserError if a file cannot be written, before hours of work for it; nothing is left behind.
+    """Raises a UserError if a file cannot be written, before hours of work for it; leaves nothing behind.
 
     Args:
-        path: the file; where folders on the way are missing, the one that they would be made in is tried.
+        path: the file; if its folder is missing, its nearest existing parent is checked.
     """
     with explained(path):
         if path.is_dir():
@@ -91,7 +91,7 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns what goes wrong while the block writes into a line that names `path`.
+    """Turns an OSError while the block writes into a one-line error that names `path`.
 
     Raises:
         UserError: the disk is full, or the file cannot be written.
@@ -103,7 +103,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Makes a finished file durable and gives it its name."""
+    """Syncs a finished file to disk and renames it."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -111,7 +111,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power loss, where the system can."""
+    """Makes a rename survive a power loss, if the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -122,17 +122,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON, indented, aside and then renamed."""
+    """Writes indented JSON atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text in UTF-8, aside and then renamed."""
+    """Writes UTF-8 text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes, aside and then renamed."""
+    """Writes bytes atomically."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
@@ -142,10 +142,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets one process, and one thread of it, work on `path` while the block runs; others wait for it.
+    """Locks `path` for one thread of one process while the block runs; others wait.
 
     Args:
-        path: what is worked on; its folder exists.
+        path: the file or folder to lock; its parent folder must exist.
     """
     import filelock
 
@@ -155,32 +155,32 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             yield
         finally:
             if os.name == "posix":  # on Windows filelock removes it
-                lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone and makes another
+                lock.unlink(missing_ok=True)  # a waiting process notices that it is gone and creates another
 
 
 def is_filled(folder: Path) -> bool:
-    """Says whether there is a folder with something in it."""
+    """Returns whether a folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
 def check_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Raises a UserError if the disk of a folder has less room than something needs.
+    """Raises a UserError if the disk of a folder has too little free space.
 
     Args:
-        folder: exists.
-        num_bytes: what will be written.
-        what: what needs the room, such as the name of a file.
+        folder: an existing folder.
+        num_bytes: number of bytes to write.
+        what: what needs the space, such as the name of a file.
     """
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise UserError(
             f"`{folder}` has {size_text(free)} free, but {what} needs {size_text(num_bytes)}; "
-            "make room, or name a folder on another disk."
+            "free some space, or use a folder on another disk."
         )
 
 
 def size_text(num_bytes: int) -> str:
-    """Writes a number of bytes for people: 253 MB, 19.3 GB."""
+    """Formats a number of bytes: 253.0 MB, 19.3 GB."""
     if num_bytes < 10**6:
         return f"{num_bytes:,} bytes"
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 10**9 else f"{num_bytes / 1e9:.1f} GB"

@@ -1,10 +1,10 @@
-"""Files from the web: resumed after an interruption, checked, and never seen half.
+"""Downloads files: resumable, checked, and visible only when complete.
 
-What arrives is kept in `<name>.part`. `<name>.part.json` beside it remembers which version of the file it is part of:
-the server's strong ETag, else its Last-Modified. The next call asks for the rest under the condition that this is
-still the version (If-Range, RFC 9110, section 13.1.5), so a server whose file has changed, and one that knows no
-ranges, sends everything, and the part is begun again. It asks from the last byte that is there, not from the one after
-it: then a part that only lacks its new name needs no case of its own.
+Data is kept in `<name>.part`, and `<name>.part.json` records which version of the file it belongs to: the server's
+strong ETag, else its Last-Modified. The next call requests the rest on the condition that the version is still the same
+(If-Range, RFC 9110, section 13.1.5). If the file has changed, or the server doesn't support ranges, it sends everything
+and the part starts over. The request starts at the last byte that is present, not after it, so a complete part that
+only has to be renamed needs no special case.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from efficientdet.storage import connection, files
 from efficientdet.storage.connection import BrokenError
 
 _PART = ".part"
-# After so many new bytes a failure counts as the first again: a long download may break off often.
+# After this many new bytes the failure count restarts: a long download may be interrupted often.
 _FRUITFUL = 10**6
 _LONGEST_PAUSE = 30.0  # s
-# Some servers call the file x.tar.gz an encoding of x.tar; its bytes are those that we want all the same.
+# Some servers declare x.tar.gz as an encoding of x.tar; its bytes are still the ones we want.
 _ENCODED_ANYWAY = ("gz", "bz2", "xz")
 
 
@@ -57,18 +57,18 @@ class _Wanted:
         return connection.without_secrets(self.url)
 
     def forget(self) -> None:
-        """Removes what has arrived."""
+        """Removes the partial download."""
         self.part.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Version:
-    """What tells a version of a file from others.
+    """Identifies a version of a file.
 
     Attributes:
         mark: strong ETag or Last-Modified.
-        size: bytes; none if the server did not say.
+        size: bytes; None if the server doesn't report it.
     """
 
     mark: str
@@ -76,7 +76,7 @@ class _Version:
 
 
 def cache_dir() -> Path:
-    """Says where this program keeps what it can fetch or make again."""
+    """Returns the folder for files that can be downloaded or created again."""
     return platformdirs.user_cache_path("efficientdet-keras")
 
 
@@ -91,26 +91,25 @@ def fetch(
     timeout: float = 30.0,
     attempts: int = 8,
 ) -> Path:
-    """Fetches a file, unless it is there.
+    """Downloads a file, unless it already exists.
 
-    A call that was interrupted goes on where it stopped. Of several processes that want the same file one fetches it
-    while the others wait.
+    An interrupted download is resumed. If several processes want the same file, one downloads it while the others wait.
 
     Args:
         url: http or https.
-        path: where the file will be; its folder is made.
-        sha256: what the file must hash to, hexadecimal; none: not checked.
-        size: bytes that the file must have; none: what the server says.
-        max_bytes: a larger file is refused; none: any that the disk has room for.
-        label: what the progress bar says; none: the name of the file.
-        timeout: seconds of silence, when connecting and later, after which the server is taken for dead.
-        attempts: how often in a row a connection may break off without anything new arriving.
+        path: target file; its folder is created.
+        sha256: expected SHA-256, hexadecimal; None means it is not checked.
+        size: expected size, bytes; None means what the server reports.
+        max_bytes: maximum size; None means whatever fits on the disk.
+        label: label of the progress bar; None means the name of the file.
+        timeout: seconds without data, when connecting and later, after which the server counts as dead.
+        attempts: maximum number of consecutive failures without new data.
 
     Returns:
         `path`.
 
     Raises:
-        UserError: the server or the way there fails, or the file is not the one that is wanted.
+        UserError: the server or the network fails, or the file is not the expected one.
     """
     connection.check_url(url)
     path = Path(path)
@@ -140,10 +139,10 @@ def fetch(
 
 
 def remote_size(url: str, *, timeout: float = 30.0) -> int | None:
-    """Asks how large a file on the web is, bytes; none if the server does not say.
+    """Returns the size of a file on the web, bytes; None if the server doesn't report it.
 
     Raises:
-        UserError: the server cannot be reached, or has no such file.
+        UserError: the server cannot be reached, or the file does not exist.
     """
     connection.check_url(url)
     try:
@@ -156,17 +155,17 @@ def remote_size(url: str, *, timeout: float = 30.0) -> int | None:
 
 
 def fetch_within(url: str, path: Path, *, max_bytes: int, max_seconds: float, timeout: float = 10.0) -> None:
-    """Fetches a file once, in bounded time and size; of one that does not come whole nothing is kept.
+    """Downloads a file once, with limits on time and size; keeps nothing of an incomplete download.
 
     Args:
         url: http or https.
-        path: where the file will be; its folder exists.
-        max_bytes: a larger file is refused.
-        max_seconds: for everything together, from the look-up of the server's name to the last byte.
-        timeout: seconds of silence after which the server is taken for dead.
+        path: target file; its folder must exist.
+        max_bytes: maximum size.
+        max_seconds: maximum total time, from the name lookup to the last byte.
+        timeout: seconds without data after which the server counts as dead.
 
     Raises:
-        UserError: the server or the way there fails, or the file is too large or too slow.
+        UserError: the server or the network fails, or the file is too large or too slow.
     """
     connection.check_url(url)
     shown = connection.without_secrets(url)
@@ -175,7 +174,7 @@ def fetch_within(url: str, path: Path, *, max_bytes: int, max_seconds: float, ti
         connection.within(max_seconds, lambda: _receive_once(url, path, max_bytes, timeout, is_late))
     except TimeoutError:
         is_late.set()
-        raise UserError(f"`{shown}` did not come within {max_seconds:g} s; fetch it beforehand.") from None
+        raise UserError(f"`{shown}` did not arrive within {max_seconds:g} s; download it first.") from None
     except BrokenError as error:
         raise UserError(f"`{shown}` cannot be fetched: {error}; try again later.") from error
     except OSError as error:
@@ -183,9 +182,9 @@ def fetch_within(url: str, path: Path, *, max_bytes: int, max_seconds: float, ti
 
 
 def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late: threading.Event) -> None:
-    """Writes an answer into a file, and removes the file where that fails."""
+    """Writes a response to a file, and removes the file if that fails."""
     shown = connection.without_secrets(url)
-    too_large = UserError(f"`{shown}` has more than {files.size_text(max_bytes)}; fetch it beforehand.")
+    too_large = UserError(f"`{shown}` is larger than {files.size_text(max_bytes)}; download it first.")
     arrived = 0
     try:
         with connection.ask(url, timeout=timeout) as response, path.open("wb") as file:
@@ -199,7 +198,7 @@ def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late:
                 if arrived > max_bytes:
                     raise too_large
                 if is_late.is_set():
-                    raise BrokenError("nobody waits any more", is_passing=False)
+                    raise BrokenError("the time limit has passed", is_passing=False)
                 file.write(chunk)
             if total is not None and arrived != total:
                 raise BrokenError(f"the connection ended after {arrived:,} of {total:,} bytes", is_passing=True)
@@ -209,31 +208,31 @@ def _receive_once(url: str, path: Path, max_bytes: int, timeout: float, is_late:
 
 
 def arrived(path: Path) -> int:
-    """Says how many bytes of a file are there, whole or as a part."""
+    """Returns how many bytes of a file have been downloaded so far."""
     path = Path(path)
     return _size(path) or _size(path.with_name(f"{path.name}{_PART}"))
 
 
 def _check_present(wanted: _Wanted) -> None:
-    """Raises a UserError if a file that is there is not the one that is wanted."""
+    """Raises a UserError if the existing file is not the expected one."""
     wrong = _what_is_wrong(wanted, wanted.path) if wanted.path.is_file() else "is not a file"
     if wrong:
-        raise UserError(f"`{wanted.path}` is there, but {wrong}, so it is not {wanted.shown}; remove it and try again.")
+        raise UserError(f"`{wanted.path}` exists but {wrong}, so it is not {wanted.shown}; delete it and try again.")
 
 
 def _check_received(wanted: _Wanted) -> None:
-    """Removes a received file that is not the one that is wanted, and raises a UserError."""
+    """Removes a downloaded file that is not the expected one, and raises a UserError."""
     wrong = _what_is_wrong(wanted, wanted.part)
     if wrong:
         wanted.forget()
         raise UserError(
-            f"`{wanted.shown}` was fetched, but {wrong}; it was removed. Try again; if that does not help, the file on "
-            "the server is damaged or another one."
+            f"`{wanted.shown}` was downloaded but {wrong}, so it was deleted. Try again; if that does not help, the "
+            "file on the server is damaged or was replaced."
         )
 
 
 def _what_is_wrong(wanted: _Wanted, path: Path) -> str:
-    """Compares size and checksum with those that are wanted; empty if both fit."""
+    """Compares size and checksum with the expected ones; returns an empty string if both match."""
     size = path.stat().st_size
     if wanted.size is not None and size != wanted.size:
         return f"has {size:,} bytes instead of {wanted.size:,}"
@@ -244,7 +243,7 @@ def _what_is_wrong(wanted: _Wanted, path: Path) -> str:
 
 
 def _receive_all(wanted: _Wanted) -> None:
-    """Fills the part, in as many attempts as are worth it."""
+    """Downloads the file, retrying as long as it makes sense."""
     before = most = _size(wanted.part)
     failures = 0
     while True:
@@ -255,18 +254,18 @@ def _receive_all(wanted: _Wanted) -> None:
             failures = 1 if size > most + _FRUITFUL else failures + 1
             most = max(most, size)
             if failures >= wanted.attempts or not (error.is_passing or most > before):
-                kept = f"{files.size_text(size)} of it are kept, " if _known_version(wanted) else ""
+                kept = f"the first {files.size_text(size)} are kept; " if _known_version(wanted) else ""
                 raise UserError(f"`{wanted.shown}` cannot be fetched: {error}; {kept}try again later.") from error
             progress.console.print(f"{wanted.label}: {error}; trying again", markup=False, soft_wrap=True)
-            # The first time at once, then after 1, 2, 4, ... s.
+            # Retries immediately, then after 1, 2, 4, ... s.
             time.sleep(0.0 if failures == 1 else min(2.0 ** (failures - 2), _LONGEST_PAUSE))
 
 
 def _receive(wanted: _Wanted) -> None:
-    """Connects once and appends what comes to the part.
+    """Connects once and appends the data to the part.
 
     Raises:
-        BrokenError: not everything came; the part keeps what did.
+        BrokenError: the download is incomplete; the part keeps what arrived.
     """
     version = _known_version(wanted)
     first, headers = 0, {}
@@ -288,7 +287,7 @@ def _receive(wanted: _Wanted) -> None:
 
 
 def _append(wanted: _Wanted, response: requests.Response, first: int, total: int | None) -> int:
-    """Writes what comes into the part, from a byte on, and returns how many bytes it then has."""
+    """Writes a response to the part, starting at byte `first`, and returns the new size of the part."""
     arrived = first
     with (
         wanted.part.open("r+b" if first else "wb") as file,
@@ -304,19 +303,19 @@ def _append(wanted: _Wanted, response: requests.Response, first: int, total: int
 
 
 def _known_version(wanted: _Wanted) -> _Version | None:
-    """Reads which version of the file the part is of; none if there is no part, or it cannot be gone on with."""
+    """Reads which version of the file the part belongs to; None if there is no part, or it cannot be resumed."""
     if not _size(wanted.part):
         return None
     try:
         notes: dict[str, Any] = json.loads(wanted.notes.read_text(encoding="utf-8"))
         same = notes["url"] == wanted.shown and isinstance(notes["version"], str)
         return _Version(mark=notes["version"], size=notes["size"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or not ours
         return None
 
 
 def _mark(response: requests.Response) -> str | None:
-    """Takes what tells one version of a file from another; a weak ETag (W/...) does not."""
+    """Returns what identifies the version of a file; a weak ETag (W/...) doesn't."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
@@ -327,10 +326,12 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _begin(wanted: _Wanted, response: requests.Response) -> int | None:
-    """Forgets an earlier part, notes the version of the new one, and returns its size in bytes."""
+    """Discards an earlier part, records the version of the new one, and returns its size in bytes."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity" and not wanted.path.name.endswith(_ENCODED_ANYWAY):
-        raise UserError(f"`{wanted.shown}` comes encoded ({encoding}), which was not asked for; use another server.")
+        raise UserError(
+            f"`{wanted.shown}` is sent with the encoding {encoding}, which was not requested; use another server."
+        )
     wanted.forget()
     total, mark = _length(response), _mark(response)
     if mark is not None:
@@ -339,10 +340,10 @@ def _begin(wanted: _Wanted, response: requests.Response) -> int | None:
 
 
 def _check_rest(wanted: _Wanted, response: requests.Response, first: int, version: _Version) -> int | None:
-    """Checks that the rest that comes belongs to the part that is there, and returns the size of the whole."""
+    """Checks that the rest belongs to the existing part, and returns the size of the whole file."""
     matched = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     total = int(matched[2]) if matched and matched[2] != "*" else None
-    # A server may know ranges and not If-Range; then its answer tells that the file has changed (416: it is shorter).
+    # A server may support ranges but not If-Range; then its response shows that the file changed (416: it is shorter).
     if (
         response.status_code == 416
         or matched is None
@@ -356,7 +357,7 @@ def _check_rest(wanted: _Wanted, response: requests.Response, first: int, versio
 
 
 def _check_total(wanted: _Wanted, total: int, first: int) -> None:
-    """Raises a UserError if a file of `total` bytes is not the one that is wanted, or its rest has no room."""
+    """Raises a UserError if a file of `total` bytes is not the expected one, or the rest doesn't fit on the disk."""
     if wanted.size is not None and total != wanted.size:
         raise UserError(f"`{wanted.shown}` has {total:,} bytes; expected {wanted.size:,}.")
     _check_limit(wanted, total)
@@ -364,12 +365,12 @@ def _check_total(wanted: _Wanted, total: int, first: int) -> None:
 
 
 def _check_limit(wanted: _Wanted, num_bytes: int) -> None:
-    """Raises a UserError if a file has so many bytes or more, and may not."""
+    """Raises a UserError if a file exceeds its size limit."""
     limit = wanted.max_bytes if wanted.size is None else wanted.size
     if limit is not None and num_bytes > limit:
         wanted.forget()
         raise UserError(
-            f"`{wanted.shown}` has {files.size_text(num_bytes)} or more; expected {files.size_text(limit)} at most."
+            f"`{wanted.shown}` has at least {files.size_text(num_bytes)}; expected at most {files.size_text(limit)}."
         )
 
 
