@@ -97,10 +97,10 @@ def test_a_connection_that_breaks_off_goes_on(server, archive):
 _FAILURES = {
     "not there": (None, "404"),
     "hangs": ({"hangs_after": 1000}, "0.5 s"),
-    "truncated": ({"cut": 100_000}, "damaged or cut short"),
+    "truncated": ({"cut": 100_000}, "damaged or truncated"),
     "damaged checkpoint": ({"archive": "damaged"}, "not a complete TensorFlow checkpoint"),
     "another network": ({"archive": "another"}, "class predictor's bias `.*` is missing"),
-    "no archive": ({"text": True}, "damaged or cut short"),
+    "no archive": ({"text": True}, "damaged or truncated"),
 }
 
 

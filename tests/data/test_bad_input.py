@@ -40,7 +40,11 @@ _COCO, _VOC, _YOLO = little_datasets.write_coco, little_datasets.write_voc, litt
 _BAD_INPUTS = {
     "image cut short": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: c[:-200]), "`a.jpg` cannot be decoded"),
     "image missing": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: None), "`a.jpg` is missing"),
-    "image that is text": ("coco", _edit_file(_COCO, "images/a.jpg", lambda c: b"x"), "`a.jpg` is not a supported image"),
+    "image that is text": (
+        "coco",
+        _edit_file(_COCO, "images/a.jpg", lambda c: b"x"),
+        "`a.jpg` is not a supported image",
+    ),
     "other size declared": ("coco", _edit_coco(lambda d: d["images"][0].update(height=41)), "`a.jpg` is 40 x 60"),
     "json cut short": (
         "coco",

@@ -217,7 +217,7 @@ def test_a_damaged_archive_is_named_and_leaves_nothing_that_looks_complete(serve
     server.files[VAL].content = bytes(content)
     archive = tmp_path / "coco" / "archives" / "val2017.zip"
     message = _fail(server, tmp_path / "coco", splits=("val",))
-    assert f"`{archive}` is damaged or cut short (Bad CRC-32" in message
+    assert f"`{archive}` is damaged or truncated (Bad CRC-32" in message
     assert little_datasets.names(tmp_path / "coco" / "images") == []
     archive.unlink()
     server.files[VAL] = little_server.File(content=contents[VAL])
@@ -236,7 +236,7 @@ def test_an_archive_without_instances_is_refused(server, tmp_path):
     # What NVIDIA's script converted: captions have no boxes.
     server.files[ANNOTATIONS].content = _zip({"annotations/captions_val2017.json": b"{}"})
     message = _fail(server, tmp_path / "coco", splits=("val",))
-    assert "holds no `instances_val2017.json`" in message
+    assert "does not contain `instances_val2017.json`" in message
     assert not (tmp_path / "coco" / "annotations").exists()
     (tmp_path / "coco" / "annotations").mkdir()
     (tmp_path / "coco" / "annotations" / "captions_val2017.json").touch()
@@ -267,7 +267,7 @@ def test_records_of_something_else_are_left_alone(server, tmp_path):
     [
         ({"splits": ()}, "`splits` is ``"),
         ({"splits": ("test",)}, "`splits` is `test`"),
-        ({"mirror": "images"}, "`images` is not an address"),
+        ({"mirror": "images"}, "`images` is not a web address"),
         ({"num_workers": -1}, "`num_workers` is -1"),
     ],
 )

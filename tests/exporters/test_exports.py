@@ -185,14 +185,14 @@ def test_an_export_with_one_tensor_zeroed_is_refused(made, weights_file, tmp_pat
     assert "was damaged or changed" in capsys.readouterr().err
     manifests.write(folder, manifest)  # and whoever changes a file may change its sum
     assert cli.main(["export", str(weights_file), "--verify", str(folder)]) == 1
-    assert f"The {format} of `{weights_file}` does not answer as Keras does" in capsys.readouterr().err
+    assert f"The {format} export of `{weights_file}` disagrees with Keras" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "`format` is missing; choose from saved_model, onnx, litert, openvino."),
-        (["--verify", "there", "--format", "onnx"], "`format` is onnx, but `verify` only compares an export that exi"),
+        (["--verify", "there", "--format", "onnx"], "`format` is onnx, but `verify` only compares an existing"),
         (["--verify", "there", "--calibration-images", "3"], "`calibration_images` is 3, but `verify` only compares"),
     ],
 )
@@ -210,7 +210,7 @@ def test_an_export_that_answers_otherwise_is_not_written(made, weights_file, tmp
         _zero_onnx(folder)
 
     monkeypatch.setattr(exports, "_write", write)
-    with pytest.raises(UserError, match="does not answer as Keras does"):
+    with pytest.raises(UserError, match="disagrees with Keras: "):
         exports.export(weights_file, format="onnx", answer="detections", output=tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
@@ -278,9 +278,11 @@ def test_int8_of_a_detector_that_has_learnt_stays_within_its_loss_of_ap(learnt, 
     assert made.agreement["keras_ap"] - made.agreement["ap"] <= loss
     assert b"QuantizeLinear" in (tmp_path / "int8" / "model.onnx").read_bytes()
     assert json.loads((tmp_path / "int8" / "export.json").read_text())["agreement"] == made.agreement
-    with pytest.raises(UserError, match=r"int8 of onnx loses too much: AP .* `max_ap_loss` is -1"):
+    with pytest.raises(UserError, match=r"onnx in int8 loses too much AP: .* `max_ap_loss` is -1"):
         exports.export(run, verify=tmp_path / "int8", max_ap_loss=-1.0, **gate)
-    with pytest.raises(UserError, match=r"too small to tell what int8 loses: it must be 5 times as large\."):
+    with pytest.raises(
+        UserError, match=r"too low to measure what int8 loses; it must be at least 5 times `max_ap_loss`"
+    ):
         exports.export(run, verify=tmp_path / "int8", max_ap_loss=0.25, **gate)
 
 
@@ -334,7 +336,7 @@ def test_int8_that_loses_more_is_not_written(learnt, tmp_path, monkeypatch):
         return verify(loaded, keras, folder, *rest)
 
     monkeypatch.setattr(exports, "_verify", look)
-    with pytest.raises(UserError, match=r"int8 of openvino loses too much: AP 0\.\d+ on .*, Keras's is 0\.\d+;"):
+    with pytest.raises(UserError, match=r"openvino in int8 loses too much AP: 0\.\d+ on .*, 0\.\d+ in Keras;"):
         exports.export(run, format="openvino", precision="int8", output=tmp_path / "int8", **gate)
     assert has_integers == [True]
     assert not list(tmp_path.iterdir())
@@ -350,12 +352,21 @@ def test_int8_of_a_detector_that_has_learnt_nothing_is_refused(weights_file, rec
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
-        ({"format": "coreml"}, "`format` is 'coreml'; expected one of saved_model, onnx, litert, openvino"),
-        ({"format": "saved_model", "precision": "int8"}, "`precision` is int8; saved_model has float32, float16"),
-        ({"format": "onnx", "precision": "bfloat16"}, "`precision` is bfloat16; onnx has"),
-        ({"format": "onnx", "precision": "float16", "answer": "detections"}, "float16 of onnx has raw answers only"),
-        ({"format": "litert", "letterbox": "included"}, "`letterbox` is included, which a saved_model"),
-        ({"format": "litert", "precision": "int8"}, "give labelled records"),
+        ({"format": "coreml"}, "`format` is 'coreml'; choose from saved_model, onnx, litert, openvino"),
+        (
+            {"format": "saved_model", "precision": "int8"},
+            "`precision` is int8; for saved_model, choose from float32, float16",
+        ),
+        ({"format": "onnx", "precision": "bfloat16"}, "`precision` is bfloat16; for onnx, choose from"),
+        (
+            {"format": "onnx", "precision": "float16", "answer": "detections"},
+            "`answer` is detections, but onnx in float16 supports only raw",
+        ),
+        (
+            {"format": "litert", "letterbox": "included"},
+            "`letterbox` is included, which is supported only by a saved_model",
+        ),
+        ({"format": "litert", "precision": "int8"}, "needs labeled records"),
         ({"format": "litert", "batch_size": -1}, "`batch_size` is -1"),
         ({"format": "saved_model", "image_size": (16, 64)}, "`image_size` is 16 x 64"),
         ({"format": "saved_model", "images": "missing"}, "`images` is `missing`, which is not a folder"),
@@ -372,7 +383,7 @@ def test_impossible_wishes_are_one_line(weights_file, tmp_path, monkeypatch, kno
 
 def test_a_folder_with_something_else_in_it_is_left_alone(weights_file, tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
-    with pytest.raises(UserError, match="which holds files that are not an export"):
+    with pytest.raises(UserError, match="which contains files that are not an export"):
         exports.export(weights_file, format="saved_model", output=tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "Dear"
 

@@ -83,7 +83,7 @@ def test_a_small_share_may_be_apart():
     figures = {"images": 1, "score_difference": 0.0, "box_difference": 0.0, "raw_score_difference": None}
     assert Agreement(detections=100, apart=1, extra=0, **figures).problem(_LIMITS) is None
     problem = Agreement(detections=100, apart=2, extra=0, **figures).problem(_LIMITS)
-    assert "of Keras's 100 detections 2 are missing or further apart than 0.001" in problem
+    assert "of Keras's 100 detections, 2 are missing or differ by more than 0.001" in problem
     assert "has 2 that Keras does not have" in Agreement(detections=100, apart=0, extra=2, **figures).problem(_LIMITS)
 
 

@@ -63,11 +63,11 @@ def test_words_stand_for_what_is_there(folder, word, found):
         ("1234", "`1234` does not exist"),
         ("x" * 300, "x` cannot be read: File name too long"),
         ("a\0b", "does not exist"),
-        ("file:///etc/passwd", "is not an address of a file on the web"),
+        ("file:///etc/passwd", "is not a web address"),
         ("rtsp://", "is not a valid stream address; expected rtsp://host/"),
         ("rtsp://host:x/a", "is not a valid stream address"),
         ("ftp://host/a.jpg", "expected http://"),
-        ("http://", "is not an address"),
+        ("http://", "is not a web address"),
     ],
 )
 def test_what_stands_for_nothing_is_one_line(folder, word, said):
@@ -113,17 +113,21 @@ def test_what_is_not_on_the_web_is_left_as_it_is(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        pytest.param({}, r"has more than 50,000 bytes", id="too large, and says so"),
-        pytest.param({"length": "chunked"}, r"has more than 50,000 bytes", id="too large, and does not say so"),
-        pytest.param({"cuts": [10_000]}, "broke off", id="broken off"),
-        pytest.param({"hangs_after": 10_000}, r"did not come within 0\.5 s", id="too slow"),
+        pytest.param({}, r"is larger than 50,000 bytes", id="too large, and says so"),
+        pytest.param({"length": "chunked"}, r"is larger than 50,000 bytes", id="too large, and does not say so"),
+        pytest.param({"cuts": [10_000]}, "was lost", id="broken off"),
+        pytest.param({"hangs_after": 10_000}, r"did not arrive within 0\.5 s", id="too slow"),
         pytest.param({"statuses": [404]}, "does not exist", id="not there"),
-        pytest.param({"statuses": [500]}, "the server answers 500", id="broken"),
+        pytest.param({"statuses": [500]}, "the server responded with 500", id="broken"),
         pytest.param(
-            {"statuses": [302] * 30, "headers": {"Location": "/a.png"}}, "no usable answer", id="redirected in a circle"
+            {"statuses": [302] * 30, "headers": {"Location": "/a.png"}},
+            "no usable response",
+            id="redirected in a circle",
         ),
         pytest.param(
-            {"statuses": [302], "headers": {"Location": "file:///etc/passwd"}}, "no usable answer", id="sent to a file"
+            {"statuses": [302], "headers": {"Location": "file:///etc/passwd"}},
+            "no usable response",
+            id="sent to a file",
         ),
     ],
 )
@@ -168,7 +172,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(UserError, match="refuses the connection"):
+    with pytest.raises(UserError, match="refused the connection"):
         _fetch(f"http://127.0.0.1:{port}/a.png", tmp_path)
 
 

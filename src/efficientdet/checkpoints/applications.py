@@ -1,11 +1,11 @@
 """ImageNet weights of EfficientNet-B0..B7, from `keras.applications` or the files it downloads.
 
-Their layers are named by stage and letter, `block3b_expand_conv` for our `block_4/expand`; layouts are the same.
+Their layers are named by stage and letter, `block3b_expand_conv` for our `block_4/expand`; the layouts are the same.
 
-Their network normalises by itself: (x / 255 - mean) / sqrt(variance). In the ImageNet files `variance` holds the
-standard deviation, so with those weights (and only then) a layer more divides by the square root of it again. Ours
-gets (x / 255 - mean) / std. What is left between the two, a factor a channel, goes into the stem's kernel; that is
-exact, because the stem pads with zeros after the normalisation. A difference of means would not be.
+Their network includes the normalization: (x / 255 - mean) / sqrt(variance). In the ImageNet files `variance` holds the
+standard deviation, so with those weights (and only then) an extra layer divides by its square root again. Our network
+gets (x / 255 - mean) / std. The remaining factor per channel is folded into the stem's kernel, which is exact because
+the stem pads with zeros after the normalization. A difference in means could not be folded in exactly.
 """
 
 import contextlib
@@ -48,16 +48,16 @@ _BLOCK_LAYERS = {
     "project": "project_conv",
     "project_norm": "project_bn",
 }
-# What the additional layer takes for the standard deviation, whatever the file says.
+# The standard deviation that the extra layer assumes, whatever the file says.
 _STDDEV = np.array([0.229, 0.224, 0.225])
 
 
 def applications_names(config: BackboneConfig) -> dict[str, tuple[str, str]]:
-    """Lists what `keras.applications` calls the variables of a backbone.
+    """Lists the names that `keras.applications` uses for the variables of a backbone.
 
     Returns:
-        Path of our variable, `backbone/block_4/expand/kernel` -> names of their layer and of its variable,
-        (`block3b_expand_conv`, `kernel`).
+        For the path of each of our variables, such as `backbone/block_4/expand/kernel`, the names of their layer and
+        variable, such as (`block3b_expand_conv`, `kernel`).
     """
     layers = {"stem": "stem_conv", "stem_norm": "stem_bn"}
     number = 0
@@ -75,21 +75,21 @@ def applications_names(config: BackboneConfig) -> dict[str, tuple[str, str]]:
 
 
 def _variables(layer: str) -> tuple[str, ...]:
-    """Names the variables of a layer of ours."""
+    """Returns the variable names of one of our layers."""
     if layer.endswith("norm"):
         return ("gamma", "beta", "moving_mean", "moving_variance")
     return ("kernel", "bias") if "squeeze_excite" in layer else ("kernel",)
 
 
 def read_network(network: Any, config: BackboneConfig) -> dict[str, np.ndarray]:
-    """Reads the backbone of a network of `keras.applications`; its normalisation of pixels is left out.
+    """Reads the backbone of a `keras.applications` network, without its pixel normalization.
 
     Args:
         network: EfficientNetB0..B7, with or without its classifier.
         config: the same backbone.
 
     Returns:
-        Path of our variable -> float32 values.
+        float32 values by the path of our variable.
     """
     arrays = {}
     for path, (layer, name) in applications_names(config).items():
@@ -105,27 +105,27 @@ def imagenet_backbone(
     pixel_mean: tuple[float, float, float] = ModelConfig.pixel_mean,
     pixel_std: tuple[float, float, float] = ModelConfig.pixel_std,
 ) -> dict[str, np.ndarray]:
-    """Reads a backbone that learnt to classify ImageNet.
+    """Reads a backbone pretrained on ImageNet.
 
     Args:
         config: EfficientNet-B0..B7.
-        weights: `imagenet`, which is downloaded once, or a file that `keras.applications` downloaded or wrote,
+        weights: `imagenet`, which is downloaded once, or a file that `keras.applications` downloaded or wrote, such as
             `efficientnetb0_notop.h5`.
-        pixel_mean: what the model subtracts from the pixels, fraction of 255.
-        pixel_std: what it divides them by, fraction of 255.
+        pixel_mean: mean that the model subtracts from the pixels, fraction of 255.
+        pixel_std: standard deviation that it divides them by, fraction of 255.
 
     Returns:
-        Path of the variable, `backbone/stem/kernel` -> float32 values.
+        float32 values by the path of the variable, such as `backbone/stem/kernel`.
 
     Raises:
-        UserError: this backbone has no such weights, they cannot be had, or they normalise with another mean.
+        UserError: there are no weights for this backbone, they cannot be downloaded, or they need a different mean.
     """
     make_network = _NETWORKS.get(config.name)
     published = {model.backbone.name: model.backbone for model in presets.MODELS.values()}
     if make_network is None or config != dataclasses.replace(published[config.name], survival=config.survival):
         raise UserError(
-            f"`backbone` is {config.name} of width {config.width:g} and depth {config.depth:g}, for which "
-            "`keras.applications` has no ImageNet weights; it has those of EfficientNet-B0 to B7 as in the presets."
+            f"`backbone` is {config.name} with width {config.width:g} and depth {config.depth:g}, for which "
+            "`keras.applications` has no ImageNet weights; it has only EfficientNet-B0 to B7 as in the presets."
         )
     file = f"{config.name.replace('-', '')}_notop.h5"
     if str(weights) == IMAGENET:
@@ -140,14 +140,14 @@ def imagenet_backbone(
 
 
 def _download(make_network: Callable[..., Any], file: str) -> Any:
-    """Makes the network with the weights that Keras keeps in its cache, or downloads."""
+    """Makes the network with weights from Keras's cache, downloading them if necessary."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Keras reports the download
+        with contextlib.redirect_stdout(sys.stderr):  # Keras prints the progress of the download
             return make_network(weights=IMAGENET, include_top=False)
     except Exception as error:  # A failed download raises a bare `Exception`.
         raise UserError(
-            f"`{file}`, weights from ImageNet, cannot be downloaded ({_first_line(error)}); download it elsewhere and "
-            "give its path, or put it into the folder `models` of Keras's cache, by default ~/.keras."
+            f"`{file}` (ImageNet weights) cannot be downloaded ({_first_line(error)}); download it elsewhere and pass "
+            "its path, or put it into the folder `models` of Keras's cache (default ~/.keras)."
         ) from error
 
 
@@ -157,13 +157,13 @@ def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"`{path}` does not exist; {expected}.")
     if path.suffix != ".h5":
-        raise UserError(f"`{path}` is no .h5 file; {expected}.")
+        raise UserError(f"`{path}` is not an .h5 file; {expected}.")
     network = make_network(weights=None, include_top=False)
     try:
         _check_sizes(network, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", UserWarning)  # what the file lacks stays random, says Keras
+            warnings.simplefilter("error", UserWarning)  # Keras warns if variables are missing and stay random
             network.load_weights(path)
     except (OSError, KeyError, RuntimeError, ValueError, UserWarning) as error:
         raise UserError(f"`{path}` does not fit {network.name} ({_first_line(error)}); {expected}.") from error
@@ -171,9 +171,9 @@ def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
 
 
 def _check_sizes(network: Any, path: Path) -> None:
-    """Raises if a file says that it holds more numbers than any variable has.
+    """Raises if a file claims a tensor larger than any variable.
 
-    Keras reads a tensor before it looks at its shape, and HDF5 stores nothing for values that were never written.
+    Keras reads a tensor before checking its shape, and HDF5 takes no space for values that were never written.
     """
     largest = max(math.prod(variable.shape) for variable in network.weights)
     for name, tensor in hdf5.read_datasets(path).items():
@@ -184,7 +184,7 @@ def _check_sizes(network: Any, path: Path) -> None:
 def _normalization_factors(
     network: Any, weights: str | Path, pixel_mean: np.ndarray, pixel_std: np.ndarray
 ) -> np.ndarray:
-    """Computes what the stem's inputs are multiplied by, from our normalised pixels to theirs: float64[3].
+    """Computes the factors from our normalized pixels to theirs: float64[3].
 
     Raises:
         UserError: the means differ.
@@ -193,14 +193,14 @@ def _normalization_factors(
     mean, variance = (np.asarray(array, np.float64) for array in layer.get_weights()[:2])
     if not np.allclose(mean, pixel_mean, atol=1e-6):
         raise UserError(
-            f"`{weights}` belongs to pixels less their mean {mean.round(6).tolist()}, and `model.pixel_mean` is "
-            f"{pixel_mean.tolist()}; the two must agree."
+            f"`{weights}` was trained with the pixel mean {mean.round(6).tolist()}, but `model.pixel_mean` is "
+            f"{pixel_mean.tolist()}; they must be the same."
         )
-    # A network that was made without ImageNet weights does not normalise, and has no additional layer either.
+    # A network that was created without ImageNet weights doesn't normalize and has no extra layer.
     is_identity = not mean.any() and (variance == 1).all()
     return pixel_std / np.sqrt(variance if is_identity else variance * _STDDEV)
 
 
 def _first_line(error: Exception) -> str:
-    """Returns the first sentence of an error, without its full stop."""
+    """Returns the first sentence of an error, without its period."""
     return re.split(r"\.\s", str(error).strip() + " ", maxsplit=1)[0].splitlines()[0].strip()

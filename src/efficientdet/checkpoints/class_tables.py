@@ -1,7 +1,7 @@
-"""Class tables: files that name classes, one a line or a JSON with COCO's `categories`; and COCO's own.
+"""Class tables: files with class names, one per line or as JSON with COCO's `categories`; and COCO's own table.
 
-COCO's category ids are 1..90, of which ten belong to no class. The published checkpoints have 90 outputs, output l for
-id l + 1; those of the ten ids were trained to stay silent.
+COCO's category ids are 1 to 90, of which ten are unused. The published checkpoints have 90 outputs, output l for id
+l + 1; those of the ten unused ids were trained to never fire.
 """
 
 import collections
@@ -29,47 +29,47 @@ CATEGORIES: tuple[Category, ...] = tuple(
 """In the order of the published checkpoints' outputs."""
 
 
-_LARGEST = 1_000_000_000  # bytes; COCO's largest annotation file has half of that
+_LARGEST = 1_000_000_000  # bytes; twice the size of COCO's largest annotation file
 
 
 def read_classes(path: Path) -> tuple[Category, ...]:
     """Reads a class table.
 
     Args:
-        path: a JSON with `categories` (COCO's annotations, or the dataset.json of a converted dataset), the folder of
-            a converted dataset, or a text file with one name a line, whose ids are 1, 2, ...
+        path: a JSON file with `categories` (COCO annotations, or the dataset.json of a converted dataset), the folder
+            of a converted dataset, or a text file with one name per line, whose ids are 1, 2, ...
 
     Returns:
-        The classes by id, which is the order of a detector's outputs.
+        The classes sorted by id, which is the order of a detector's outputs.
 
     Raises:
-        UserError: the file cannot be read, or names no class, or one twice.
+        UserError: the file cannot be read, has no classes, or has a class twice.
     """
     if path.is_dir():
         path = path / "dataset.json"
     try:
-        if path.exists() and not path.is_file():  # a device, such as /dev/zero, has no end
-            raise UserError(f"`{path}` is not a file; expected names of classes.")
+        if path.exists() and not path.is_file():  # a device such as /dev/zero has no end
+            raise UserError(f"`{path}` is not a file; expected class names.")
         if path.stat().st_size > _LARGEST:
-            raise UserError(f"`{path}` has {path.stat().st_size} bytes; expected names of classes.")
+            raise UserError(f"`{path}` has {path.stat().st_size:,} bytes; expected class names.")
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             rows = json.loads(text)["categories"]
             table = [Category(id=int(row["id"]), name=str(row["name"])) for row in rows]
-            table.sort(key=lambda category: category.id)  # as outputs are, in whatever order the file lists them
+            table.sort(key=lambda category: category.id)  # the order of outputs, whatever the order in the file
         else:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             table = [Category(id=number, name=name) for number, name in enumerate(lines, start=1)]
     except OSError as error:
-        raise UserError(f"`{path}` cannot be read: {error.strerror}; expected names of classes.") from error
+        raise UserError(f"`{path}` cannot be read: {error.strerror}; expected class names.") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"`{path}` is not text, or not valid JSON: {error}.") from error
+        raise UserError(f"`{path}` is not valid UTF-8 text or JSON: {error}.") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`{path}` has no list `categories` of objects with `id` and `name`.") from error
     if not table:
-        raise UserError(f"`{path}` names no class.")
+        raise UserError(f"`{path}` has no class names.")
     for field in ("id", "name"):
         values = [getattr(category, field) for category in table]
         if len(set(values)) < len(values):

@@ -1,6 +1,6 @@
-"""Keras 2's HDF5 weight files: groups of layers, datasets named by variable.
+"""Reads Keras 2's HDF5 weight files: groups named by layer, datasets named by variable.
 
-Links to other files and data kept outside are refused: a file of weights needs neither.
+Links and external data are refused, since weight files need neither.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ _MOST_ENTRIES = 100_000
 
 
 def read_datasets(path: Path) -> dict[str, Tensor]:
-    """Describes all datasets of a file by their paths, `:0` left out.
+    """Describes all datasets of a file, by path without `:0`.
 
     Raises:
         UserError: the file is damaged, or refers to other files.
@@ -31,15 +31,15 @@ def read_datasets(path: Path) -> dict[str, Tensor]:
         for name in group:
             seen += 1
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise UserError(f"`{path}` has the link `{prefix}{name}` in the place of data; it was not followed.")
+                raise UserError(f"`{path}` has a link `{prefix}{name}` instead of data, which is not allowed.")
             inner = group.get(name)
-            if seen > _MOST_ENTRIES or depth > 32:  # groups too: one may stand in another one many times
+            if seen > _MOST_ENTRIES or depth > 32:  # counts groups too, which may be nested repeatedly
                 raise ValueError("it has too many entries")
             if isinstance(inner, h5py.Group):
                 describe(inner, f"{prefix}{name}/", depth + 1)
             elif isinstance(inner, h5py.Dataset):
                 if inner.external or inner.is_virtual:
-                    raise UserError(f"`{path}` keeps `{prefix}{name}` in another file; it was not read.")
+                    raise UserError(f"`{path}` stores `{prefix}{name}` in another file, which is not allowed.")
                 key = f"{prefix}{name}"
                 found[key.removesuffix(":0")] = Tensor(
                     key=key, shape=tuple(inner.shape or ()), dtype=inner.dtype.name, read=_reader(path, key)

@@ -1,4 +1,4 @@
-"""Our variables and a checkpoint's tensors find each other, one to one, or the import stops."""
+"""Matches our variables with a checkpoint's tensors, one to one; otherwise the import stops."""
 
 import collections
 import math
@@ -21,22 +21,22 @@ def read_variables(
     *,
     raw: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Reads variables from a checkpoint; every one of them, and every tensor of the file, must find its partner.
+    """Reads variables from a checkpoint; every variable and every tensor of the file must have a counterpart.
 
     Args:
         checkpoint: the file.
-        sources: path of our variable -> its place in the file.
-        shapes: path of our variable -> its shape, where it is to be read from `sources`.
-        raw: take the values of the last step, not averages.
+        sources: location in the file, by the path of our variable.
+        shapes: expected shape, by the path of our variable.
+        raw: use the values of the last step, not averages.
 
     Returns:
-        Path of the variable -> float32 values.
+        float32 values by the path of the variable.
 
     Raises:
-        UserError: names what does not fit, the first few of it.
+        UserError: something does not fit; the message lists the first few problems.
     """
     entries = collections.Counter(source.name for source in sources.values())
-    problems = [f"`{path}` has no place in it" for path in shapes if path not in sources]
+    problems = [f"it has no counterpart of `{path}`" for path in shapes if path not in sources]
     for path, source in sources.items():
         tensor = pick(checkpoint, source.name, raw)
         if tensor is None:
@@ -45,12 +45,12 @@ def read_variables(
         shape = (entries[source.name],) if source.entry is not None else shapes[path]
         expected = _their_shape(shape, source)
         if tensor.shape != expected:
-            problems.append(f"`{tensor.key}` has the shape {tensor.shape}; expected {expected}")
+            problems.append(f"`{tensor.key}` has shape {tensor.shape}; expected {expected}")
         elif tensor.dtype not in _FLOATS:
-            problems.append(f"`{tensor.key}` has the type {tensor.dtype}; expected float32")
+            problems.append(f"`{tensor.key}` has type {tensor.dtype}; expected float32")
     known = {source.name for source in sources.values()}
     left = sorted({*checkpoint.tensors, *checkpoint.averages} - known)
-    problems += [f"`{name}` is left over" for name in left]
+    problems += [f"`{name}` is unexpected" for name in left]
     _raise(checkpoint, list(dict.fromkeys(problems)))
     arrays = {path: _read(checkpoint, source, raw) for path, source in sources.items()}
     problems = [
@@ -68,7 +68,7 @@ def read_variables(
 
 
 def _raise(checkpoint: Checkpoint, problems: Iterable[str]) -> None:
-    """Raises one line for a list of problems, if there are any."""
+    """Raises a one-line UserError for a list of problems, if there are any."""
     listed = list(problems)
     if listed:
         more = f"; and {len(listed) - _FEW} more" if len(listed) > _FEW else ""
@@ -77,7 +77,7 @@ def _raise(checkpoint: Checkpoint, problems: Iterable[str]) -> None:
 
 
 def pick(checkpoint: Checkpoint, name: str, raw: bool = False) -> Tensor | None:
-    """Returns the tensor called `name`: the averaged one where there is one and `raw` does not forbid it."""
+    """Returns the tensor called `name`: the averaged one if it exists, unless `raw` is set."""
     return checkpoint.tensors.get(name) if raw else checkpoint.averages.get(name, checkpoint.tensors.get(name))
 
 
@@ -92,7 +92,7 @@ def _their_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
 
 
 def our_shape(tensor: Tensor, source: Source) -> tuple[int, ...]:
-    """Computes our shape of a variable from the checkpoint's; empty if the tensor has another number of axes."""
+    """Computes our shape of a variable from the checkpoint's; empty if the number of axes differs."""
     if source.axes is None:
         return tensor.shape
     return tuple(tensor.shape[axis] for axis in source.axes) if len(tensor.shape) == len(source.axes) else ()
@@ -105,7 +105,7 @@ def _read(checkpoint: Checkpoint, source: Source, raw: bool) -> np.ndarray:
     array = np.asarray(tensor.read())
     if math.prod(array.shape) != math.prod(tensor.shape):
         raise UserError(f"`{checkpoint.path}` is damaged at `{tensor.key}`: it has {array.size} numbers.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is said later
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, which is reported later
         array = array.reshape(tensor.shape).astype(np.float32)
     if source.entry is not None:
         return array[source.entry]

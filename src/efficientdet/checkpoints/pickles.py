@@ -1,12 +1,12 @@
-"""PyTorch's checkpoint files, read without PyTorch and without executing what a pickle asks for.
+"""Reads PyTorch checkpoint files without PyTorch and without executing arbitrary code from a pickle.
 
-A pickle is a program. The only calls it can make here are ours: those that rebuild a tensor, and a few harmless
-containers; anything else is refused by name. Its operations are looked at before it runs: Python's own unpickler takes
-memory for whatever number a single one of them names. Tensors are described first and read later, from storages that
-must lie inside the file, so that no tensor can ask for more memory than its file's size.
+A pickle is a program. Here it can call only our own functions, which rebuild tensors and a few harmless containers;
+anything else is refused by name. Its operations are checked before it runs, because a single operation can make
+Python's unpickler allocate any amount of memory. Tensors are described first and read later, from storages that must
+lie inside the file, so no tensor can need more memory than the size of its file.
 
-Both of PyTorch's forms: the zip archive (since 1.6) and the row of pickles before it, in which timm's and effdet's
-files of 2020 are written.
+Supports both PyTorch formats: the zip archive (since 1.6) and the older sequence of pickles, which timm's and effdet's
+files of 2020 use.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from efficientdet.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)[:12]
-"""How the older form begins."""
+"""First bytes of the older format."""
 
-# A training checkpoint of D7x with averages and momenta has 0.7 MB and 210,000 operations. The largest thing that an
-# operation can make of nothing is an empty set, 216 bytes.
+# The pickle of a D7x training checkpoint with averages and momenta has 0.7 MB and 210,000 operations. The largest object
+# that a single operation can create is an empty set, 216 bytes.
 _PICKLE_BYTES = 8 * 2**20
 _MOST_OPERATIONS = 1_000_000
 _MOST_ENTRIES = 200_000
-_NOTES = ("PUT", "BINPUT", "LONG_BINPUT")  # operations that note a value under a number
+_NOTES = ("PUT", "BINPUT", "LONG_BINPUT")  # operations that memoize a value under a number
 _TYPES = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
@@ -48,7 +48,7 @@ _TYPES = {
 }
 _SIZES = {name: 2 if name == "bfloat16" else np.dtype(name).itemsize for name in _TYPES.values()}
 
-# What timm keeps beside the weights and nobody needs here: they become empty objects.
+# Objects that timm stores next to the weights and we don't need: they become empty objects.
 _INERT = {
     "argparse.Namespace",
     "numpy.dtype",
@@ -61,7 +61,7 @@ _INERT = {
 
 
 class _Refused(pickle.UnpicklingError):
-    """A pickle asks for something that weights do not need."""
+    """A pickle does something that weights don't need."""
 
 
 class _Callable:
@@ -84,14 +84,14 @@ class _Callable:
 
 
 class _Dict(dict):
-    """An OrderedDict whose attributes (PyTorch's `_metadata`) are left out."""
+    """An OrderedDict that drops attributes (PyTorch's `_metadata`)."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _Inert:
-    """Something nobody needs, whatever it is given."""
+    """A placeholder for objects that we don't need."""
 
     __slots__ = ()
 
@@ -100,7 +100,7 @@ class _Inert:
 
 
 class _Storage:
-    """Numbers in the file: where they begin is known when the whole file has been looked at."""
+    """A storage in the file; its position is known only after the whole file was scanned."""
 
     __slots__ = ("count", "key", "type")
 
@@ -121,7 +121,7 @@ class _Rebuilt:
             raise _Refused("builds a tensor without a storage")
         numbers = (offset, *shape, *strides)
         if len(shape) != len(strides) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise _Refused("builds a tensor with a strange shape")
+            raise _Refused("builds a tensor with an invalid shape")
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
         count = int(np.prod(shape, dtype=object))
         if count > storage.count or (count and last >= storage.count):
@@ -133,10 +133,10 @@ class _Rebuilt:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Runs a pickle that can call nothing but the harmless functions here."""
+    """Runs a pickle that can call only the harmless functions in this module."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what a pickle may call."""
+        """Returns the replacement for a name that a pickle may call."""
         full = f"{module}.{name}"
         if full == "collections.OrderedDict":
             return _Callable(_Dict)
@@ -151,21 +151,21 @@ class _Unpickler(pickle.Unpickler):
         raise _Refused(f"asks to run `{full}`")
 
     def persistent_load(self, pid: Any) -> Any:
-        """Notes a storage: ("storage", type, key, device, numbers[, view])."""
+        """Records a storage: ("storage", type, key, device, numbers[, view])."""
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and pid[1] in _SIZES):
-            raise _Refused("names a storage of an unknown kind")
+            raise _Refused("refers to a storage of an unknown kind")
         if len(pid) == 6 and pid[5] is not None:
             raise _Refused("uses a view of a storage")
         if type(pid[4]) is not int or pid[4] < 0:
-            raise _Refused("names a storage of a strange size")
+            raise _Refused("refers to a storage of an invalid size")
         return _Storage(str(pid[2]), pid[1], pid[4])
 
 
 def read_pickled(path: Path) -> Any:
-    """Reads a .pth file: what was saved, with `Tensor` in the place of each tensor, dicts and lists as they were.
+    """Reads a .pth file: the saved object, with a `Tensor` for each tensor and dicts preserved.
 
     Raises:
-        UserError: the file is damaged, or its pickle asks for more than tensors.
+        UserError: the file is damaged, or its pickle needs more than tensors.
     """
     with _one_line(path):
         return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
@@ -173,12 +173,12 @@ def read_pickled(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turns whatever a damaged file raises into one line."""
+    """Turns any exception caused by a damaged file into a one-line error."""
     try:
         yield
     except _Refused as error:
         raise UserError(
-            f"`{path}` {error}, which weights do not need; nothing was run. Expected a PyTorch file of tensors."
+            f"`{path}` {error}, which is not allowed; nothing was executed. Expected a PyTorch file of tensors."
         ) from error
     except (
         pickle.UnpicklingError, zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError, KeyError, IndexError,
@@ -190,12 +190,12 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _load(file: io.BytesIO) -> Any:
-    """Runs a pickle, if what it asks for can be in memory; the file then stands behind it."""
+    """Runs a pickle, if it is within limits; leaves the file at its end."""
     begin = file.tell()
     for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if count >= _MOST_OPERATIONS:
             raise ValueError("its pickle is too long")
-        # The unpickler's list of notes is as long as the largest number; pickles count them.
+        # The unpickler's memo is as long as its largest number; valid pickles number entries consecutively.
         if operation.name in _NOTES and argument is not None and argument > count:
             raise ValueError("its pickle is damaged")
     end = file.tell()
@@ -211,7 +211,7 @@ def _read_zip(path: Path) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("data.pkl") and name.count("/") <= 1]
         if len(pickles) != 1:
-            raise ValueError("there is no data.pkl inside")
+            raise ValueError("it contains no data.pkl")
         prefix = pickles[0].removesuffix("data.pkl")
         for entry in entries.values():
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -238,12 +238,12 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """Reads the older form: pickles of magic number, version, system, what was saved, keys; then the storages."""
+    """Reads the older format: pickles of magic number, version, system, saved object and keys; then the storages."""
     size = path.stat().st_size
     with path.open("rb") as file:
         pickles = io.BytesIO(file.read(_PICKLE_BYTES))
         if _load(pickles) != _MAGIC or _load(pickles) != 1001:
-            raise ValueError("it does not begin as one")
+            raise ValueError("it has an invalid header")
         _load(pickles)
         saved = _load(pickles)
         keys = _load(pickles)
@@ -255,7 +255,7 @@ def _read_legacy(path: Path) -> Any:
             (count,) = struct.unpack("<q", file.read(8))
             length = count * _SIZES[storage.type]
             if count != storage.count or file.tell() + length > size:
-                raise ValueError(f"storage {key} is cut short")
+                raise ValueError(f"storage {key} is truncated")
             places[str(key)] = (file.tell(), length)
             file.seek(length, 1)
 
@@ -273,14 +273,14 @@ def _read_legacy(path: Path) -> Any:
 
 
 def _storages(saved: Any) -> dict[str, _Storage]:
-    """Finds the storages of everything that was saved."""
+    """Finds all storages of the saved object."""
     found: dict[str, _Storage] = {}
     _walk(saved, lambda rebuilt, _: found.setdefault(rebuilt.storage.key, rebuilt.storage))
     return found
 
 
 def _describe(path: Path, saved: Any, reader: Callable[[_Storage], Callable[[], bytes]]) -> Any:
-    """Puts a `Tensor` in the place of each tensor."""
+    """Replaces each tensor with a `Tensor`."""
 
     def tensor(rebuilt: _Rebuilt, name: str) -> Tensor:
         read_storage = reader(rebuilt.storage)
@@ -295,13 +295,13 @@ def _describe(path: Path, saved: Any, reader: Callable[[_Storage], Callable[[], 
 
 
 def _walk(saved: Any, on_tensor: Callable[[_Rebuilt, str], Any]) -> Any:
-    """Copies dicts with names as keys; what is neither that, nor a tensor or a plain value, becomes none."""
+    """Copies nested dicts with string or integer keys; values other than tensors and plain values become None."""
     seen = 0
 
     def walk(value: Any, name: str) -> Any:
         nonlocal seen
         seen += 1
-        if seen > _MOST_ENTRIES:  # a dict that holds another one many times over, and so on
+        if seen > _MOST_ENTRIES:  # a dict may contain another one many times, and so on
             raise ValueError("it has too many entries")
         if isinstance(value, _Rebuilt):
             return on_tensor(value, name)
@@ -316,8 +316,8 @@ def _walk(saved: Any, on_tensor: Callable[[_Rebuilt, str], Any]) -> Any:
 def _values(rebuilt: _Rebuilt, data: bytes) -> np.ndarray:
     """Builds the array of a tensor from its storage's bytes."""
     storage = rebuilt.storage
-    # Strides are applied without bounds: they were checked against the storage that the pickle claims, and one of the
-    # same name may be smaller, or an entry of the archive shorter than its directory says.
+    # Strides are applied without bounds checks. They were checked against the storage size that the pickle claims, but
+    # the storage may be smaller, or an entry of the archive shorter than its directory says.
     if len(data) != storage.count * _SIZES[storage.type]:
         raise ValueError(f"storage {storage.key} has {len(data)} bytes")
     if storage.type == "bfloat16":

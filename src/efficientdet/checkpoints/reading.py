@@ -1,4 +1,4 @@
-"""Opens a checkpoint file of any known format: found out from the file itself."""
+"""Opens a checkpoint file of any known format, which is detected from the file itself."""
 
 import contextlib
 import re
@@ -18,27 +18,27 @@ _KNOWN = (
     "TensorFlow checkpoints and Keras .h5 files of google/automl, TensorFlow 2 checkpoints and SavedModels of NVIDIA, "
     ".pth and .safetensors files of effdet and timm"
 )
-# Where a name of google/automl begins inside an HDF5 path that repeats the names of layers.
+# Where a google/automl name starts inside an HDF5 path that repeats layer names.
 _ROOTS = re.compile(r"efficientnet-[^/]+|resample_p\d|fpn_cells|class_net|box_net")
-# Optimizers' slots, steps and what Keras keeps beside a network.
+# Optimizer slots, step counters and other values that Keras stores next to a network.
 _SLOTS = re.compile(r".*/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad)")
 _COUNTERS = re.compile(
     r"global_step|learning_rate|moving_normalizer|beta[12]_power|save_counter.*|.*optimizer/.*|.*keras_api/.*"
 )
-# google/automl numbers what its authors gave no name: a second network of a process has the layer `stem_1/conv2d_1`.
+# Layers without explicit names are numbered: a second network in a process has the layer `stem_1/conv2d_1`.
 _NUMBERED_STEM = re.compile(r"(efficientnet-[^/]+/stem)(?:_\d+)?/(conv2d|tpu_batch_normalization)(?:_\d+)?/")
 _CLASSIFIER = "tensors of the classifier"
 _CLASSIFIERS = re.compile(r"(_fc|_conv_head|_bn1|conv_head|bn2|classifier)\..*")
 
 
 def open_checkpoint(location: Path) -> Checkpoint:
-    """Opens a checkpoint and describes its tensors; no value is read yet.
+    """Opens a checkpoint and describes its tensors without reading their values.
 
     Args:
-        location: a file, the prefix of a TensorFlow checkpoint, the folder of one, or a SavedModel.
+        location: a file, the prefix or folder of a TensorFlow checkpoint, or a SavedModel.
 
     Raises:
-        UserError: there is nothing, the format is unknown, or the file is damaged.
+        UserError: the file is missing or damaged, or the format is unknown.
     """
     try:
         prefix = bundles.find_prefix(location.absolute())
@@ -47,9 +47,9 @@ def open_checkpoint(location: Path) -> Checkpoint:
     if prefix is not None:
         return _open_bundle(location, prefix)
     if location.is_dir():
-        raise UserError(f"`{location}` has no checkpoint inside; expected {_KNOWN}.")
+        raise UserError(f"`{location}` does not contain a checkpoint; expected {_KNOWN}.")
     try:
-        if location.exists() and not location.is_file():  # a device, such as /dev/zero, has no end
+        if location.exists() and not location.is_file():  # a device such as /dev/zero has no end
             raise UserError(f"`{location}` is not a file; expected {_KNOWN}.")
         with location.open("rb") as file:
             start = file.read(16)
@@ -59,23 +59,23 @@ def open_checkpoint(location: Path) -> Checkpoint:
         return _open_hdf5(location)
     if zipfile.is_zipfile(location) and _is_whole_keras_model(location):
         raise UserError(
-            f"`{location}` is a whole model saved by Keras (.keras), with layers of its own; expected {_KNOWN}. "
+            f"`{location}` is a complete Keras model (.keras) with its own layers; expected {_KNOWN}. "
             "Import the checkpoint that it was made from."
         )
     if start.startswith(pickles.LEGACY_START) or zipfile.is_zipfile(location):
         return _open_pytorch(location, pickles.read_pickled(location))
     if start[8:9] == b"{":
         return _open_pytorch(location, _describe_safetensors(location))
-    raise UserError(f"`{location}` is in no known format; expected {_KNOWN}.")
+    raise UserError(f"`{location}` has an unknown format; expected {_KNOWN}.")
 
 
 def is_archive(location: Path) -> bool:
-    """Says whether a file is an archive with a checkpoint inside, by its name; .pth files are zip archives too."""
+    """Returns whether a file is an archive, judging by its name, since .pth files are zip archives too."""
     return location.name.endswith((".tar.gz", ".tgz", ".zip")) and location.is_file()
 
 
 def _is_whole_keras_model(location: Path) -> bool:
-    """Says whether a zip archive is a model that Keras 3 saved whole."""
+    """Returns whether a zip archive is a complete model saved by Keras 3."""
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(location) as archive:
         return "model.weights.h5" in archive.namelist()
     return False
@@ -111,10 +111,10 @@ def _open_bundle(location: Path, prefix: Path) -> Checkpoint:
 
 
 def _classifier_of_backbone(network: Mapping[str, Tensor]) -> set[str]:
-    """Finds what a detector does not use of its backbone.
+    """Finds the parts of a backbone that a detector doesn't use.
 
-    google/automl's SavedModels have it with random values, since exporting builds it. Of NVIDIA's backbones it is the
-    last three layers, of which the very last has a matrix in the place of a convolution's kernel.
+    google/automl's SavedModels include them with random values, since exporting builds them. In NVIDIA's backbones they
+    are the last three layers, the very last of which has a matrix instead of a convolution kernel.
     """
     classifier = {name for name in network if re.match(r"(backbone/)?_head/", name)}
     layers = {name: int(m[1]) for name in network if (m := re.match(r"layer_with_weights-(\d+)/", name))}
@@ -138,7 +138,7 @@ def _open_tensorflow1(location: Path, tensors: Mapping[str, Tensor]) -> Checkpoi
 
 
 def _open_hdf5(location: Path) -> Checkpoint:
-    """Names the datasets as google/automl's variables: layer groups come before the names, once or more."""
+    """Maps HDF5 datasets to google/automl's variable names, which follow one or more layer groups."""
     named: dict[str, Tensor] = {}
     for path, tensor in hdf5.read_datasets(location).items():
         segments = path.split("/")
@@ -162,7 +162,7 @@ def _open_hdf5(location: Path) -> Checkpoint:
 def _open_pytorch(location: Path, saved: Any) -> Checkpoint:
     """Finds the state dictionaries of effdet, timm or the Lite packages, and the wrappers' prefixes."""
     if not isinstance(saved, dict):
-        raise UserError(f"`{location}` holds no dictionary of tensors; expected {_KNOWN}.")
+        raise UserError(f"`{location}` does not contain a dictionary of tensors; expected {_KNOWN}.")
     average: dict[str, Any] = next(
         (saved[k] for k in ("state_dict_ema", "model_ema") if isinstance(saved.get(k), dict)), {}
     )
@@ -187,7 +187,7 @@ def _open_pytorch(location: Path, saved: Any) -> Checkpoint:
 
 
 def _strip(location: Path, saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], Counter[str]]:
-    """Removes the prefixes of wrappers, the counters of PyTorch's batch normalisation, and a bench's anchors."""
+    """Removes wrapper prefixes, the counters of PyTorch's batch normalization, and the anchors of effdet's wrappers."""
     tensors: dict[str, Tensor] = {}
     aside = Counter[str]()
     for name, tensor in saved.items():
@@ -207,7 +207,7 @@ def _strip(location: Path, saved: Mapping[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _sort_out(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Counter[str]]:
-    """Parts what may belong to a network from optimizers' slots and counters."""
+    """Separates the tensors of a network from optimizer slots and counters."""
     own, aside = {}, Counter[str]()
     for name, tensor in tensors.items():
         if _SLOTS.fullmatch(name) or ".OPTIMIZER_SLOT/" in name:
@@ -226,7 +226,7 @@ def _describe_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("format") == weights.FORMAT:
-                raise UserError(f"`{path}` is a weights file of this project already; use it as it is.")
+                raise UserError(f"`{path}` is already a weights file of this project; use it as it is.")
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             described = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:

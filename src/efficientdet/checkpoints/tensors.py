@@ -1,6 +1,6 @@
-"""What every reader of a checkpoint gives: tensors that are read only when somebody wants them.
+"""The result of every checkpoint reader: tensors whose values are read only on demand.
 
-Shapes and types are known before a value is read, so that a file that claims to hold something huge costs nothing.
+Shapes and types are known before values are read, so a file that claims to be huge costs nothing.
 """
 
 import dataclasses
@@ -17,26 +17,26 @@ class Tensor:
     """A tensor of a checkpoint file."""
 
     key: str
-    """What the file calls it."""
+    """Its name in the file."""
     shape: tuple[int, ...]
     dtype: str
-    """NumPy's name of the type, or the file's own where NumPy has none."""
+    """NumPy's name of the type, or the file's own name if NumPy lacks the type."""
     read: Callable[[], np.ndarray]
-    """Reads the values; what NumPy has no type for comes as float32."""
+    """Reads the values; types that NumPy lacks are returned as float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint file, opened."""
+    """An open checkpoint file."""
 
     path: Path
     format: str
-    """What it is, for people."""
+    """Human-readable description of the format."""
     naming: Naming
-    """How its tensors are called."""
+    """Naming convention of its tensors."""
     tensors: Mapping[str, Tensor]
-    """Name in the naming -> tensor; values as the last training step left them."""
+    """Tensors by name, with the values of the last training step."""
     averages: Mapping[str, Tensor]
-    """The same names -> averaged values; empty where the file has none."""
+    """Averaged values under the same names; empty if the file has none."""
     set_aside: Mapping[str, int]
-    """What the file holds beside the network -> number of tensors: optimizer slots, counters."""
+    """Number of skipped tensors by kind, such as optimizer slots and counters."""

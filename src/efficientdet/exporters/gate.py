@@ -47,7 +47,7 @@ class Gate:
 def find_gate(
     precision: ExportPrecision, keras: loading.Runtime, *, data: str, split: str, max_ap_loss: float
 ) -> Gate | None:
-    """Measures the AP of the weights; returns None for precisions other than int8, whose detections are compared instead.
+    """Measures the AP of the weights; returns None for other precisions, whose detections are compared instead.
 
     Raises:
         UserError: there are no records, or the AP is too low to measure the loss.

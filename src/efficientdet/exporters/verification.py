@@ -175,7 +175,7 @@ def _best_first(iou: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Computes `boxes.iou` of all pairs in NumPy: float64[N, M]; adds a pixel to each side so that lines have an area."""
+    """Computes `boxes.iou` of all pairs in NumPy: float64[N, M]; adds a pixel per side so that lines have an area."""
     a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
     shared = np.clip(sides, 0, None).prod(axis=-1)
