@@ -133,7 +133,7 @@ def test_a_network_that_never_normalised_fits_a_model_that_does_not_either(tmp_p
     arrays = applications.imagenet_backbone(_B0, weights=path, pixel_mean=(0, 0, 0), pixel_std=(0.5, 0.25, 0.125))
     kernel = network.get_layer("stem_conv").get_weights()[0]
     np.testing.assert_allclose(arrays["backbone/stem/kernel"][0, 0, :, 0], kernel[0, 0, :, 0] * [0.5, 0.25, 0.125])
-    with pytest.raises(UserError, match=r"b0.h5` belongs to pixels less their mean \[0.0, 0.0, 0.0\], and `model.pix"):
+    with pytest.raises(UserError, match=r"b0.h5` was trained with the pixel mean \[0.0, 0.0, 0.0\], but `model.pix"):
         applications.imagenet_backbone(_B0, weights=path)
 
 
@@ -218,7 +218,7 @@ def _without_a_block_in_keras_3(folder, rng):
         pytest.param(_missing, "does not exist", id="missing"),
         pytest.param(_no_hdf5, "does not fit efficientnetb0", id="no HDF5"),
         pytest.param(_cut, "does not fit efficientnetb0", id="cut short"),
-        pytest.param(_pytorch, "is no .h5 file", id="another kind"),
+        pytest.param(_pytorch, "is not an .h5 file", id="another kind"),
         pytest.param(_with_classifier, "does not fit efficientnetb0", id="with its classifier"),
         pytest.param(_with_a_huge_tensor, r"kernel` has the shape \(1099511627776,\)", id="a huge tensor"),
         pytest.param(_of_b1, "does not fit efficientnetb0", id="of B1"),
@@ -241,7 +241,7 @@ def test_a_download_that_fails_is_one_line_with_the_file_to_bring(keras_cache, m
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        UserError, match=r"`efficientnetb0_notop.h5`, weights from ImageNet, cannot be downloaded"
+        UserError, match=r"`efficientnetb0_notop.h5` \(ImageNet weights\) cannot be downloaded"
     ) as caught:
         applications.imagenet_backbone(_B0)
     assert "\n" not in str(caught.value)

@@ -128,7 +128,7 @@ def test_the_lite_package_s_statistics_are_those_of_photographs_as_we_normalise_
 
 
 def test_a_lite_model_without_a_package_is_told(tmp_path):
-    with pytest.raises(UserError, match="no package brings weights of efficientnet-lite4"):
+    with pytest.raises(UserError, match="there are no weights for efficientnet-lite4"):
         backbones.read_backbone("imagenet", presets.MODELS["lite4"])
 
 

@@ -47,7 +47,7 @@ def _cut_safetensors(folder, state, arrays):
 def _cut_pytorch_zip(folder, state, arrays):
     little_checkpoints.write_pytorch(folder / "cut.pth", state)
     os.truncate(folder / "cut.pth", (folder / "cut.pth").stat().st_size // 2)
-    return folder / "cut.pth", "no known format"
+    return folder / "cut.pth", "has an unknown format"
 
 
 def _cut_pytorch_legacy(folder, state, arrays):
@@ -92,7 +92,7 @@ def _damaged_index(folder, state, arrays):
 
 def _another_network(folder, state, arrays):
     resnet = {f"layer{n}.0.conv1.weight": np.zeros((8, 8, 3, 3), np.float32) for n in range(4)}
-    return _saved(folder / "resnet.safetensors", resnet), "holds no EfficientDet that is known here"
+    return _saved(folder / "resnet.safetensors", resnet), "is not a known EfficientDet"
 
 
 def _another_model_than_asked_for(folder, state, arrays):
@@ -106,13 +106,13 @@ def _a_tensor_missing(folder, state, arrays):
 
 def _a_tensor_left_over(folder, state, arrays):
     more = {**state, "seg_net.predict.weight": np.zeros(3, np.float32)}
-    return _saved(folder / "more.safetensors", more), "`seg_net.predict.weight` is left over"
+    return _saved(folder / "more.safetensors", more), "`seg_net.predict.weight` is unexpected"
 
 
 def _a_tensor_transposed(folder, state, arrays):
     name = "fpn.resample.3.conv.conv.weight"
     turned = {**state, name: np.ascontiguousarray(state[name].transpose(1, 0, 2, 3))}
-    return _saved(folder / "turned.safetensors", turned), "has the shape (320, 64, 1, 1); expected (64, 320, 1, 1)"
+    return _saved(folder / "turned.safetensors", turned), "has shape (320, 64, 1, 1); expected (64, 320, 1, 1)"
 
 
 def _not_a_number(folder, state, arrays):
@@ -135,14 +135,14 @@ def _a_variance_below_0(folder, state, arrays):
 def _integers(folder, state, arrays):
     name = "backbone.bn1.bias"
     bad = {**state, name: state[name].astype(np.int64)}
-    return _saved(folder / "int.safetensors", bad), "has the type int64; expected float32"
+    return _saved(folder / "int.safetensors", bad), "has type int64; expected float32"
 
 
 def _other_classes(folder, state, arrays):
     model = EfficientDet(presets.MODELS["d0"].__class__(num_classes=20))
     of_voc = little_checkpoints.effdet({weights.variable_name(v): v.numpy() for v in model.weights})
     path = _saved(folder / "voc.safetensors", {k: np.ascontiguousarray(v) for k, v in of_voc.items()})
-    return path, "has 20 classes, not COCO's 90; give their names with `--classes FILE`"
+    return path, "has 20 classes, not COCO's 90; pass their names with `--classes FILE`"
 
 
 def _effdet_s_own_model(folder, state, arrays):
@@ -258,7 +258,7 @@ def _a_number_of_a_million_digits(folder, state, arrays):
     body = io.BytesIO()
     with little_checkpoints._torch_names() as modules:
         little_checkpoints._Pickler(body, modules).dump({_POINTWISE: _Huge("0", np.zeros(4, np.float32), modules)})
-    return _pickled(folder / "digits.pth", body.getvalue()), "with a strange shape"
+    return _pickled(folder / "digits.pth", body.getvalue()), "with an invalid shape"
 
 
 def _a_flipped_bit(folder, state, arrays):
@@ -282,7 +282,7 @@ def _a_huge_dataset(folder, state, arrays):
         name = "box_net/box_net/box-predict/bias:0"
         del file[name]
         file.create_dataset(name, shape=(2**40,), dtype="float32", chunks=(1024,))
-    return folder / "huge.h5", "has the shape (1099511627776,); expected (36,)"
+    return folder / "huge.h5", "has shape (1099511627776,); expected (36,)"
 
 
 def _a_huge_number_of_classes(folder, state, arrays):
@@ -308,7 +308,7 @@ def _a_link_to_another_file(folder, state, arrays):
     (folder / "secret.h5").write_bytes(b"")
     with h5py.File(folder / "link.h5", "w") as file:
         file["class_net"] = h5py.ExternalLink(str(folder / "secret.h5"), "/")
-    return folder / "link.h5", "has the link `class_net`"
+    return folder / "link.h5", "has a link `class_net`"
 
 
 def _values_in_another_file(folder, state, arrays):
@@ -329,16 +329,16 @@ def _a_damaged_object_graph(folder, state, arrays):
 def _several_checkpoints(folder, state, arrays):
     for name in ("a", "b"):
         (folder / f"{name}.index").write_bytes(b"")
-    return folder, "has 2 checkpoints (a, b); name one of them"
+    return folder, "has 2 checkpoints (a, b); pass the path of one of them"
 
 
 def _an_empty_file(folder, state, arrays):
     (folder / "empty.pth").write_bytes(b"")
-    return folder / "empty.pth", "in no known format"
+    return folder / "empty.pth", "has an unknown format"
 
 
 def _an_empty_folder(folder, state, arrays):
-    return folder, "has no checkpoint inside"
+    return folder, "does not contain a checkpoint"
 
 
 def _nothing(folder, state, arrays):
@@ -351,7 +351,7 @@ def _a_device(folder, state, arrays):
 
 def _an_image(folder, state, arrays):
     (folder / "image.pth").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
-    return folder / "image.pth", "in no known format"
+    return folder / "image.pth", "has an unknown format"
 
 
 _BROKEN = [made for name, made in list(globals().items()) if name.startswith("_") and getattr(made, "__code__", None)

@@ -187,7 +187,10 @@ def test_an_archive_is_imported_as_it_was_downloaded(write, arrays, stale, tmp_p
 def test_an_archive_without_a_checkpoint_or_with_several_names_what_it_holds(arrays, tmp_path):
     (tmp_path / "inside").mkdir()
     archive = tmp_path / "weights.tgz"
-    for files, expected in (((), "holds no checkpoint"), (("a.pth", "b.pth"), "holds `a.pth`, `b.pth`; expected one")):
+    for files, expected in (
+        ((), "contains no checkpoint"),
+        (("a.pth", "b.pth"), "contains `a.pth`, `b.pth`; expected one"),
+    ):
         for name in files:
             (tmp_path / "inside" / name).write_bytes(b"x")
         (tmp_path / "inside" / "readme.txt").write_bytes(b"x")
@@ -202,7 +205,7 @@ def test_a_whole_model_of_keras_is_named_as_what_it_is(tmp_path):
     with zipfile.ZipFile(path, "w") as file:
         for name in ("metadata.json", "config.json", "model.weights.h5"):
             file.writestr(name, b"{}")
-    with pytest.raises(UserError, match=r"is a whole model saved by Keras \(\.keras\)"):
+    with pytest.raises(UserError, match=r"is a complete Keras model \(\.keras\)"):
         importing.import_weights(path, output=tmp_path / "ours.safetensors")
 
 
@@ -347,7 +350,7 @@ def test_as_many_other_classes_begin_afresh_too(arrays, stale, tmp_path):
     rows = [{"id": number, "name": f"kind {number}"} for number in range(90, 0, -1)]
     (tmp_path / "classes.json").write_text(json.dumps({"categories": rows}))
     options = {"output": tmp_path / "ours.safetensors", "reset_classes": True}
-    with pytest.raises(UserError, match="`classes` is not given"):
+    with pytest.raises(UserError, match="`classes` is not set"):
         importing.import_weights(path, **options)
     importing.import_weights(path, **options, classes=tmp_path / "classes.json")
     loaded = weights.load(options["output"])
@@ -378,7 +381,7 @@ def test_d6_and_d7_are_told_apart_by_their_name_alone(place, expected, tmp_path)
     )
     assert importing.recognize(checkpoint, any_twin=True).feature_channels == config.feature_channels
     if expected is None:
-        with pytest.raises(UserError, match="may be d6 or d7; say which with `--model`"):
+        with pytest.raises(UserError, match="may be d6 or d7; set `--model`"):
             importing.recognize(checkpoint)
     else:
         assert importing.recognize(checkpoint).name == expected

@@ -67,7 +67,9 @@ def _link(folder):
     [
         pytest.param(_longer, "data` was damaged or changed: its SHA-256", id="another file"),
         pytest.param(lambda f: (f / "variables" / "data").unlink(), "data` is missing", id="no file"),
-        pytest.param(lambda f: (f / "saved_model.pbtxt").write_text("x"), "pbtxt` is not in", id="one more file"),
+        pytest.param(
+            lambda f: (f / "saved_model.pbtxt").write_text("x"), "pbtxt` is not listed in", id="one more file"
+        ),
         pytest.param(_link, "is a symbolic link", id="a link"),
         pytest.param(lambda f: (f / manifests.FILE).unlink(), "export.json` is missing", id="no manifest"),
         pytest.param(lambda f: (f / manifests.FILE).write_text("{"), "is not valid JSON", id="half a manifest"),
@@ -78,7 +80,7 @@ def _link(folder):
         pytest.param(lambda f: _edit(f, lambda v: v.update(more=1)), "unknown field `more`", id="unknown field"),
         pytest.param(lambda f: _edit(f, lambda v: v.pop("model")), "KeyError|incomplete", id="no model"),
         pytest.param(
-            lambda f: _edit(f, lambda v: v["categories"].pop()), "has 2 classes and a model for 3", id="class"
+            lambda f: _edit(f, lambda v: v["categories"].pop()), "has 2 classes, but its model has 3", id="class"
         ),
         pytest.param(
             lambda f: _edit(f, lambda v: v["model"].update(image_size=[32, 32])),

@@ -161,7 +161,7 @@ def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch):
         thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         began = time.monotonic()
-        with pytest.raises(UserError, match=r"did not come within 0\.4 s"):
+        with pytest.raises(UserError, match=r"did not arrive within 0\.4 s"):
             _fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a.png", tmp_path, max_seconds=0.4)
         assert time.monotonic() - began < 3
         is_over.set()

@@ -232,7 +232,7 @@ def test_a_file_that_is_there_and_wrong_is_left_alone(server, tmp_path):
 def test_a_file_of_another_size_is_refused_before_it_comes(server, tmp_path):
     _, url = _offer(server, hangs_after=0)
     assert "1,000,000 bytes; expected 7" in _fail(url, tmp_path / "a.bin", size=7)
-    assert "expected 999,999 bytes at most" in _fail(url, tmp_path / "a.bin", max_bytes=999_999)
+    assert "expected at most 999,999 bytes" in _fail(url, tmp_path / "a.bin", max_bytes=999_999)
     assert server.num_sent == 0
 
 

@@ -3,8 +3,8 @@
 Only the files of variables are read, for a SavedModel too: its graph, which could do anything, is never loaded.
 
 The index is a table of sorted keys in blocks (LevelDB's format) with one message per key. It is read and checked here
-before TensorFlow sees it, because TensorFlow aborts the process on an invalid message and allocates memory for any shape
-that the index claims. Here every tensor must lie inside its data file and have the size of its shape.
+before TensorFlow sees it, because TensorFlow aborts the process on an invalid message and allocates memory for any
+claimed shape. Here every tensor must lie inside its data file and have the size of its shape.
 """
 
 import dataclasses

@@ -28,8 +28,8 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(_MAGIC, protocol=2)[:12]
 """First bytes of the older format."""
 
-# The pickle of a D7x training checkpoint with averages and momenta has 0.7 MB and 210,000 operations. The largest object
-# that a single operation can create is an empty set, 216 bytes.
+# The pickle of a D7x training checkpoint with averages and momenta has 0.7 MB and 210,000 operations. The largest
+# object that a single operation can create is an empty set, 216 bytes.
 _PICKLE_BYTES = 8 * 2**20
 _MOST_OPERATIONS = 1_000_000
 _MOST_ENTRIES = 200_000

@@ -1,7 +1,7 @@
 """Weights by name: google/automl's published COCO weights, downloaded and imported into the cache once.
 
-`coco-d0` to `coco-d7x` and `coco-lite0` to `coco-lite4`; if the model is known, `coco` is enough. There are no published
-checksums, so the check is that the archive unpacks and every tensor fits the model.
+`coco-d0` to `coco-d7x` and `coco-lite0` to `coco-lite4`; if the model is known, `coco` is enough. No checksums are
+published, so the check is that the archive unpacks and every tensor fits the model.
 """
 
 import os
