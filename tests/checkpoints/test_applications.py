@@ -140,9 +140,9 @@ def test_a_network_that_never_normalised_fits_a_model_that_does_not_either(tmp_p
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        pytest.param(_BACKBONES["efficientnet-lite0"], "`backbone` is efficientnet-lite0 of width 1", id="Lite"),
-        pytest.param(_BACKBONES["efficientnet-demo"], "`backbone` is efficientnet-demo of width 0.75", id="demo"),
-        pytest.param(dataclasses.replace(_B0, width=2.0), "`backbone` is efficientnet-b0 of width 2", id="changed"),
+        pytest.param(_BACKBONES["efficientnet-lite0"], "`backbone` is efficientnet-lite0 with width 1", id="Lite"),
+        pytest.param(_BACKBONES["efficientnet-demo"], "`backbone` is efficientnet-demo with width 0.75", id="demo"),
+        pytest.param(dataclasses.replace(_B0, width=2.0), "`backbone` is efficientnet-b0 with width 2", id="changed"),
     ],
 )
 def test_a_backbone_without_such_weights_is_refused(config, message):
