@@ -23,7 +23,7 @@ REQUIREMENTS := $(wildcard tests/parity/requirements*.txt)
 PINS := $(if $(LATEST),--upgrade --upgrade-strategy eager,-c constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check docker-check parity parity-all compare compare-all environment bench bench-finetune bench-gpu \
+.PHONY: help demo test coverage check docs release docker-check parity parity-all compare compare-all environment bench bench-finetune bench-gpu \
   bench-gpu-train bench-gpu-inference gpu-environment clean python FORCE
 .NOTPARALLEL:
 
@@ -33,6 +33,8 @@ help:
 	@echo "             WORKERS=0 runs them in one process"
 	@echo "make coverage  run the tests and measure coverage; takes a quarter longer"
 	@echo "make check   check formatting, lint, types and import layers"
+	@echo "make docs    build the documentation into site/; \`python -m http.server -d site\` shows it"
+	@echo "make release  build sdist and wheel into dist/, check both, try the wheel in its own environment"
 	@echo "make docker-check  run the install lines of docker/Dockerfile in their own environment, without CUDA"
 	@echo "make parity  compare D0 and Lite0 with PyTorch's effdet, in its own environment (docs/parity.md);"
 	@echo "             parity-all compares the whole family and takes an hour"
@@ -63,6 +65,15 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Warnings are errors: a link or an anchor that leads nowhere, a name that the API reference cannot find.
+docs: $(DEV)
+	$(BIN)/python -m mkdocs build --quiet --strict
+
+# RELEASE_OPTIONS=--quick trains for 20 steps instead of running the demo, --python PATH tries another Python.
+RELEASE_OPTIONS ?=
+release: $(DEV)
+	$(BIN)/python scripts/release.py $(RELEASE_OPTIONS)
 
 # The image has the versions of constraints.txt, even if the other targets use the newest.
 docker-check:
@@ -149,7 +160,7 @@ gpu-environment:
 	$(if $(GPU_PYTHON),,@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/installed-jax-gpu-$(KIND))
 
 clean:
-	rm -rf .venv .venv-parity .venv-gpu .coverage .coverage.* htmlcov build dist demo
+	rm -rf .venv .venv-parity .venv-gpu .coverage .coverage.* htmlcov build dist demo site
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
