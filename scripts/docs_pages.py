@@ -147,8 +147,8 @@ def configuration_page() -> str:
         "",
         "Every knob of `train` and `preview`. On the command line `training.batch_size` is `--training.batch-size`;",
         "in Python it is a field of [`ExperimentConfig`](api.md#efficientdet.ExperimentConfig). Defaults are those of",
-        "`d0`. Presets change some of them: `efficientdet train PRESET --help` shows the preset's own. A resumed run may",
-        "change only the knobs marked *may change*.",
+        "`d0`. Presets change some of them: `efficientdet train PRESET --help` shows the preset's own. A resumed run",
+        "may change only the knobs marked *may change*.",
     ]
     for section, cls in _sections(configs.ExperimentConfig):
         lines += ["", f"## {section or 'The run'}", "", inspect.getdoc(cls) or ""]
