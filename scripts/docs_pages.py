@@ -27,6 +27,8 @@ _COPIES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 _IMAGE = re.compile(r"(?P<before>!\[[^\]]*\])\((?P<target>[^)\s]+)\)")
 _FENCED = re.compile(r"(^```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
+_FLOWCHART = re.compile(r"^```mermaid\n(.*?)^```[^\n]*$", re.MULTILINE | re.DOTALL)
+_NODE = re.compile(r"(\w+)\[\"(.+?)\"\]")
 _COLUMNS = 84  # of `--help`; as many fit beside the navigation
 
 
@@ -48,6 +50,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Makes the links of a page those of the site; one that shows its path shows the page's title."""
+    markdown = _FLOWCHART.sub(lambda match: flowchart_text(match[1]), markdown)
     markdown = move_links(markdown, source_of(page.file.src_uri))
     titles = dict(_titles(config["nav"]))
 
@@ -95,6 +98,13 @@ def move_links(markdown: str, source: str) -> str:
 
     parts = _FENCED.split(markdown)
     return "".join(part if place % 2 else _LINK.sub(move, _IMAGE.sub(move, part)) for place, part in enumerate(parts))
+
+
+def flowchart_text(source: str) -> str:
+    """Writes a Mermaid flowchart as a list of its arrows: drawing it would take a script from elsewhere."""
+    names = {node: re.sub(r"<br/?><i>(.+?)</i>", r" (`\1`)", text) for node, text in _NODE.findall(source)}
+    arrows = (_NODE.sub(r"\1", line).strip().split(" --> ") for line in source.splitlines() if " --> " in line)
+    return "\n".join(f"- {' → '.join(names.get(node, node) for node in nodes)}" for nodes in arrows)
 
 
 def move_target(target: str, source: str) -> str | None:
@@ -225,7 +235,7 @@ def command_line_page() -> str:
     for words, text in read_helps(cli):
         lines += ["", f"## {' '.join(words)}", ""]
         kept = without_knobs(text)
-        lines += ["```text", without_frames(kept), "```"]
+        lines += ["```text", text.rstrip() if words == ["efficientdet"] else without_frames(kept), "```"]
         if kept != text.rstrip():
             lines += ["", "Every knob follows, `--section.knob`: see [Configuration](configuration.md)."]
     return "\n".join(lines) + "\n"
@@ -276,6 +286,6 @@ def without_frames(text: str) -> str:
         elif line.startswith("│"):
             lines.append(f"  {line.strip('│').strip(' ─') and line[2:].rstrip('│ ')}".rstrip())
         elif not line.startswith("╰"):
-            indent = " " * (len(line) - len(line.lstrip()))
-            lines += textwrap.wrap(line, _COLUMNS, subsequent_indent=f"{indent}    ", break_on_hyphens=False) or [""]
+            indent = "      " if line.startswith((" ", "usage:")) else ""
+            lines += textwrap.wrap(line, _COLUMNS, subsequent_indent=indent, break_on_hyphens=False) or [""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))

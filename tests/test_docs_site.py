@@ -92,6 +92,11 @@ def test_a_link_to_a_file_that_the_site_lacks_becomes_its_text_and_code_stays():
     assert _PAGES["move_links"](text, "docs/data.md") == "See `boxes.py`.\n```\n[a](../b.py)\n```\n"
 
 
+def test_a_flowchart_becomes_a_list_of_its_arrows():
+    chart = 'flowchart LR\n  a["images<br/><i>data</i>"] --> b["boxes"]\n  b --> c["AP"]\n'
+    assert _PAGES["flowchart_text"](chart) == "- images (`data`) → boxes\n- boxes → AP"
+
+
 def test_the_page_of_the_configuration_has_every_knob():
     from efficientdet import config, knobs
 
