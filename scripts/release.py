@@ -118,7 +118,7 @@ def try_wheel(wheel: pathlib.Path, folder: pathlib.Path, python: str, quick: boo
     _step("environment", lambda: _run([python, "-m", "venv", str(venv)], environment))
     install = [program, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
     words = [*install, "-c", str(ROOT / "constraints.txt"), f"{wheel}[tensorflow]"]
-    _step("install", lambda: _run(words, environment))
+    _step("install", lambda: f"{_run(words, environment)}\nwith the versions of constraints.txt")
     environment["XDG_CACHE_HOME"] = str(folder / "cache")  # the package's; pip keeps its own above
 
     def use(arguments: str) -> str:
