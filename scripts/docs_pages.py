@@ -104,7 +104,8 @@ def flowchart_text(source: str) -> str:
     """Writes a Mermaid flowchart as a list of its arrows: drawing it would take a script from elsewhere."""
     names = {node: re.sub(r"<br/?><i>(.+?)</i>", r" (`\1`)", text) for node, text in _NODE.findall(source)}
     arrows = (_NODE.sub(r"\1", line).strip().split(" --> ") for line in source.splitlines() if " --> " in line)
-    return "\n".join(f"- {' → '.join(names.get(node, node) for node in nodes)}" for nodes in arrows)
+    rows = [f"- {' → '.join(names.get(node, node) for node in nodes)}" for nodes in arrows]
+    return "\n".join(["What goes where:", "", *rows])
 
 
 def move_target(target: str, source: str) -> str | None:

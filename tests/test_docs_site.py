@@ -94,7 +94,7 @@ def test_a_link_to_a_file_that_the_site_lacks_becomes_its_text_and_code_stays():
 
 def test_a_flowchart_becomes_a_list_of_its_arrows():
     chart = 'flowchart LR\n  a["images<br/><i>data</i>"] --> b["boxes"]\n  b --> c["AP"]\n'
-    assert _PAGES["flowchart_text"](chart) == "- images (`data`) → boxes\n- boxes → AP"
+    assert _PAGES["flowchart_text"](chart) == "What goes where:\n\n- images (`data`) → boxes\n- boxes → AP"
 
 
 def test_the_page_of_the_configuration_has_every_knob():
