@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Missing())
 
 
 @pytest.fixture(scope="module")
-def results(tiny, tmp_path_factory):
+def results(tiny, tmp_path_factory, quick_jax):
     """Runs `make bench-gpu`: name -> what it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "rival.py").write_text(_RIVAL)
@@ -42,9 +42,6 @@ def results(tiny, tmp_path_factory):
     )
     (folder / "path").mkdir()
     (folder / "path" / "sitecustomize.py").write_text(_BLOCK)
-    # Without XLA's optimisations JAX compiles in half of the time and computes the same.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": ""}
     words = {
         "GPU_PYTHON": f"env PYTHONPATH={_ROOT / 'src'}:{folder / 'path'} {sys.executable}",
         "PYTHON_WITH_EFFDET": f"{sys.executable} {folder / 'rival.py'}",
@@ -62,7 +59,7 @@ def results(tiny, tmp_path_factory):
     made = subprocess.run(
         ["make", "bench-gpu", *(f"{name}={value}" for name, value in words.items())],
         cwd=_ROOT,
-        env={**os.environ, **settings},
+        env={**os.environ, **quick_jax, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -100,13 +100,11 @@ def _count_kernels():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory, quick_jax):
     """Runs this file on JAX: case -> numbers."""
     path = tmp_path_factory.mktemp("pallas") / "found.json"
-    # Without XLA's optimisations JAX compiles in half of the time and computes the same.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    settings = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    subprocess.run([sys.executable, __file__, path], env={**os.environ, **settings}, check=True)
+    environment = {**os.environ, **quick_jax, "KERAS_BACKEND": "jax"}
+    subprocess.run([sys.executable, __file__, path], env=environment, check=True)
     return json.loads(path.read_text())
 
 

@@ -100,13 +100,15 @@ def _write_step(path):
 
 
 @pytest.fixture(scope="module")
-def on_two_devices(tmp_path_factory):
+def on_two_devices(tmp_path_factory, quick_jax):
     """Runs both backends, side by side with this process: backend -> its numbers."""
     folder = tmp_path_factory.mktemp("parts")
     started = {}
     for name in ("tensorflow", "jax"):
-        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0" if name == "jax" else ""
-        settings = {"KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "XLA_FLAGS": flags}
+        settings = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": ""}
+        if name == "jax":
+            flags = f"{quick_jax['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+            settings |= {**quick_jax, "XLA_FLAGS": flags}
         words = [sys.executable, __file__, folder / f"{name}.npz"]
         started[name] = subprocess.Popen(words, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True)
 

@@ -85,7 +85,7 @@ class _Trainer:
 
 
 def _write_step(folder, mode):
-    """Makes the step in one mode on two devices. A process a mode: TensorFlow mixes up the sums of two strategies."""
+    """Makes the step in one mode on two devices."""
     if backend.choose() == "tensorflow":
         import tensorflow as tf
 
@@ -98,18 +98,20 @@ def _write_step(folder, mode):
 
 
 @pytest.fixture(scope="module")
-def on_two_devices(tmp_path_factory):
+def on_two_devices(tmp_path_factory, quick_jax):
     """Runs both backends, side by side with this process: (backend, mode) -> its arrays."""
     folder = tmp_path_factory.mktemp("replicas")
     started = {}
     for name in ("tensorflow", "jax"):
-        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0" if name == "jax" else ""
-        settings = {"KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "XLA_FLAGS": flags}
-        for mode in _MODES:
-            words = [sys.executable, __file__, folder, mode]
-            started[name, mode] = subprocess.Popen(
-                words, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True
-            )
+        settings = {"KERAS_BACKEND": name, "CUDA_VISIBLE_DEVICES": ""}
+        if name == "jax":
+            flags = f"{quick_jax['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+            settings |= {**quick_jax, "XLA_FLAGS": flags}
+        # A process a mode: TensorFlow mixes up the sums of two strategies.
+        for modes in [_MODES] if name == "jax" else [(mode,) for mode in _MODES]:
+            words = [sys.executable, __file__, folder, *modes]
+            process = subprocess.Popen(words, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True)
+            started |= {(name, mode): process for mode in modes}
 
     def read(name, mode):
         process = started[name, mode]
@@ -159,4 +161,5 @@ def test_a_batch_that_the_devices_cannot_share_is_refused():
 
 
 if __name__ == "__main__":
-    _write_step(pathlib.Path(sys.argv[1]), sys.argv[2])
+    for each in sys.argv[2:]:
+        _write_step(pathlib.Path(sys.argv[1]), each)
