@@ -6,6 +6,8 @@ PYTHON ?= python3
 LATEST ?=
 # Two processes; each test file runs in one of them.
 WORKERS ?= 2
+# In the order of tests/conftest.py, long files first; pytest-xdist would begin with those that have the most tests.
+XDIST = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TESTS ?=
 PYTEST_ARGS ?=
 
@@ -52,11 +54,11 @@ demo: $(RUN)
 	$(BIN)/efficientdet demo --output demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS) $(TESTS)
 
 coverage: $(DEV)
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/coverage run -m pytest $(XDIST) $(PYTEST_ARGS) $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@echo "Covered: $$($(BIN)/coverage report --format=total) % of lines and branches (by file: $(BIN)/coverage report)"
 

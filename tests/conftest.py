@@ -12,6 +12,49 @@ from efficientdet.config import BackboneConfig, ModelConfig
 
 backend.choose()  # before anything imports Keras
 
+# Files that take longer than half a minute, the longest first. With several workers each file runs in one of them; one
+# that began last would keep a single worker busy at the end.
+_LONG = (
+    "exporters/test_exports.py",
+    "end_to_end/test_several_processes.py",
+    "end_to_end/test_killed_run.py",
+    "training/test_small_batches.py",
+    "test_instruction_sets.py",
+    "training/test_run.py",
+    "training/distributed/test_replicas.py",
+    "checkpoints/test_importing.py",
+    "test_start_up.py",
+    "formats/test_openvino.py",
+    "benchmarks/test_accelerator.py",
+    "end_to_end/test_slurm.py",
+    "inference/test_detector.py",
+    "training/distributed/test_packing.py",
+    "end_to_end/test_ctrl_c.py",
+    "data/formats/test_round_trip.py",
+    "end_to_end/test_examples.py",
+    "training/test_accumulation.py",
+    "inference/test_prediction_again.py",
+    "test_backends_agree.py",
+    "model/test_efficientnet.py",
+    "benchmarks/test_finetuning.py",
+    "benchmarks/test_inference.py",
+    "kernels/test_gpu_kernels.py",
+    "benchmarks/test_input_pipeline.py",
+    "training/trials/test_seeds.py",
+    "training/test_explosion.py",
+    "data/test_pipeline.py",
+    "data/augment/test_policies.py",
+    "model/test_golden.py",
+    "test_precision.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the long files first; the others, and the tests of a file, stay in their order."""
+    folder = pathlib.Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory):
