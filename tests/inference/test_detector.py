@@ -319,8 +319,8 @@ def test_threads_share_a_detector(finding_weights, runtime):
 
 
 @pytest.mark.slow
-def test_threads_share_a_detector_on_jax(finding_weights):
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(_ROOT / "src")}
+def test_threads_share_a_detector_on_jax(finding_weights, quick_jax):
+    environment = os.environ | quick_jax | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(_ROOT / "src")}
     words = [sys.executable, str(Path(__file__)), str(finding_weights)]
     asked = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300, check=True)
     assert asked.stdout.split() == ["jax", "48"]
