@@ -145,6 +145,8 @@ def api_page() -> str:
             lines += ["", f"::: efficientdet.{name}", "    options:", "      heading_level: 3"]
             if name.endswith("Config"):
                 lines += ["      members: false"]
+            if name.isupper():
+                lines += ["      show_attribute_values: false"]
     return "\n".join(lines) + "\n"
 
 
