@@ -291,7 +291,7 @@ def _a_huge_number_of_classes(folder, state, arrays):
         name = "class_net/class_net/class-predict/bias:0"
         del file[name]
         file.create_dataset(name, shape=(9 * 10**9,), dtype="float32", chunks=(1024,))
-    return folder / "huge.h5", "which is 1,000,000,000 classes; expected 30,000 at most"
+    return folder / "huge.h5", "which means 1,000,000,000 classes; expected at most 30,000"
 
 
 def _groups_in_groups_many_times(folder, state, arrays):
