@@ -276,7 +276,7 @@ def test_hostile_names_are_only_names(finding_weights, photo, tmp_path, name, ca
     assert cli.main(["predict", str(finding_weights), str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err
-    assert "found" in shown.out
+    assert "detections, " in shown.out
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(written) == [str(tmp_path / name)]
     assert len(_names(tmp_path / "out")) == 3
