@@ -67,11 +67,11 @@ def _range(value: dict[str, float]) -> str:
 
 _GOALS = {
     "input_vs_conventional": ("input pipeline, 512 px", "the conventional order", 6.0),
-    "input_vs_decode": ("input pipeline, 512 px", "decoding whole JPEGs and nothing else", 0.75),
+    "input_vs_decode": ("input pipeline, 512 px", "only decoding whole JPEGs", 0.75),
     "train_cpu_vs_effdet": ("training step, float32", "effdet (PyTorch), eager", 1.5),
     "inference_cpu_fp32_vs_effdet": ("network, float32, batch 1", "effdet (PyTorch), eager", 2.5),
     "inference_cpu_bf16_vs_effdet": ("network, bfloat16, batch 1", "effdet (PyTorch), autocast", 2.4),
-    "postprocess_vs_numpy": ("post-processing, 5,000 candidates", "the reference's, in NumPy", 20.0),
+    "postprocess_vs_numpy": ("post-processing, 5,000 candidates", "the reference implementation, in NumPy", 20.0),
     "train_gpu_vs_effdet": ("training step, bfloat16, on a GPU", "effdet (PyTorch), compiled", 1.5),
     "inference_gpu_vs_effdet": ("network, bfloat16, on a GPU", "effdet (PyTorch), compiled", 1.5),
 }
@@ -79,7 +79,7 @@ _FILES = ("train-gpu.json", "inference-gpu.json", "input-cpu.json", "train-cpu.j
 
 
 def _ratios() -> str:
-    """Our rate over another's, of D0; what both files of inference have is the CPU's."""
+    """Our rate divided by another program's, for D0; where both inference files have a ratio, the CPU's counts."""
     found: dict[str, Any] = {}
     for name in _FILES:
         found |= (_read(name) or {}).get("ratios", {})
@@ -91,7 +91,7 @@ def _ratios() -> str:
     if not rows:
         return "Not measured yet."
     return _table(
-        ["EfficientDet-D0, on a CPU but for the last two", "in turns with", "ratio of rates: median (range)", "goal"],
+        ["EfficientDet-D0; on a CPU unless it says GPU", "compared with", "ratio of rates: median (range)", "goal"],
         rows,
     )
 
@@ -123,7 +123,7 @@ def _inference() -> str:
 
 
 def _input() -> str:
-    """The input pipeline beside bare decoding and the conventional order."""
+    """The input pipeline compared with bare decoding and with the conventional order."""
     found = _read("input-cpu.json")
     if found is None:
         return "Not measured yet."
@@ -133,11 +133,11 @@ def _input() -> str:
     ]
     hardware = found["hardware"]
     header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
-    return _table([header, "images/s: median (range)", "processor ms an image"], rows)
+    return _table([header, "images/s: median (range)", "CPU ms per image"], rows)
 
 
 def _training() -> str:
-    """The training step on a CPU beside effdet's."""
+    """The training step on a CPU compared with effdet's."""
     found = _read("train-cpu.json")
     if found is None:
         return "Not measured yet."
@@ -190,7 +190,7 @@ _GROWTH = {
     "batch": "network of D0, 512 px, batch {}",
     "training batch": "training D0, 256 px, batch {}",
     "images/s, by image size": "input pipeline, {0} x {0} px",
-    "images/s, by boxes an image": "input pipeline, {} boxes an image",
+    "images/s, by boxes an image": "input pipeline, {} boxes per image",
     "seconds to the first batch, by shards": "seconds to the first batch, {} shards",
 }
 
@@ -236,22 +236,22 @@ def _exports(file: str) -> str:
         )
     hardware = found["hardware"]
     header = f"{hardware['cores']} cores of an {hardware['cpu']}, load {hardware['load']}"
-    return _table([header, "MB", "AP, %", "p50, ms", "p99", "images/s", "apart: score, px"], rows)
+    return _table([header, "MB", "AP, %", "p50, ms", "p99", "images/s", "difference: score, px"], rows)
 
 
 def _serving() -> str:
-    """The service's throughput beside that of calls."""
+    """The throughput of the service compared with direct calls."""
     found = _read("serving.json")
     if found is None:
         return "Not measured yet."
     rows = [[name, _range(value)] for name, value in found["ratios"].items()]
     return _table(
-        ["`serve` in turns with `Detector`, D0 at 512 px", "ratio of images/s: median (range), goal 0.8"], rows
+        ["`serve` compared with `Detector`, D0 at 512 px", "ratio of images/s: median (range), goal 0.8"], rows
     )
 
 
 def _tiles() -> str:
-    """What tiles find that the whole image does not."""
+    """What tiles detect that the whole image does not."""
     found = _read("tiles.json")
     if found is None:
         return "Not measured yet."
@@ -263,16 +263,16 @@ def _tiles() -> str:
     header = (
         f"{facts['images']} images of {facts['side']} px, {facts['objects']:,} objects, input {facts['tile'][0]} px"
     )
-    return _table([header, "AP", "AP50", "boxes shown", "ms an image"], rows)
+    return _table([header, "AP", "AP50", "boxes shown", "ms per image"], rows)
 
 
 def _finetuning_files() -> list[dict[str, Any]]:
-    """Reads the comparisons with effdet, one a dataset."""
+    """Reads the comparisons with effdet, one per dataset."""
     return [json.loads(path.read_text()) for path in sorted(_RESULTS.glob("finetuning-*.json"))]
 
 
 def _finetuning() -> str:
-    """Fine-tuning beside effdet: one row a dataset."""
+    """Fine-tuning compared with effdet: one row per dataset."""
     rows = []
     for found in _finetuning_files():
         difference, settings = found["finetune_ap_minus_effdet"], found["settings"]
@@ -295,7 +295,7 @@ def _finetuning() -> str:
 
 
 def _finetuning_runs() -> str:
-    """Each comparison whole: both, and what explains the difference."""
+    """Each comparison in full, with the ablations that explain the difference."""
     tables = []
     for found in _finetuning_files():
         data, settings, hardware = found["dataset"], found["settings"], found["hardware"]
