@@ -98,7 +98,7 @@ class ModelConfig:
     """How images are resized (bilinearly); stored with the weights. half_pixel: aligns pixel centers; legacy: aligns
     top-left corners (NVIDIA); antialiased: averages all covered pixels when shrinking (Pillow)."""
     padding: Literal["mean", "black"] = "mean"
-    """Color of the area that an image leaves free in the network input; black for AdvProp weights."""
+    """Color of the part of the network input that the image does not cover; black for AdvProp weights."""
     batch_norm_momentum: float | None = knob(None, 0, below=1)
     """Share of the old value kept in a running statistic at each step. None: averages over 1/50 of the run's steps,
     but at least 10 and at most 100 steps (0.9 to 0.99)."""
@@ -184,16 +184,17 @@ class OptimizerConfig:
     """SGD with momentum or Adam, with warm-up and a cosine schedule (EfficientDet, section 5.1)."""
 
     method: Method | None = None
-    """None: adam for runs under 10,000 steps without a given learning rate or detector weights, else published sgd."""
+    """None: adam in runs under 10,000 steps with neither learning rate nor detector weights set, else published sgd."""
     learning_rate: float | None = knob(None, above=0)
-    """Peak. None, sgd: 0.08 * batch_size / 64, for batches below 64 in under 10,000 steps times sqrt(10,000 / steps),
-    but at most 0.08 * sqrt(batch_size / 64). None, adam: 0.02 (0.008 from a backbone) * sqrt(batch_size / 64)."""
+    """Peak value. None with sgd: 0.08 * batch_size / 64; if the batch is below 64 and the run under 10,000 steps, this
+    times sqrt(10,000 / steps), but at most 0.08 * sqrt(batch_size / 64). None with adam: 0.02 (0.008 from a backbone) *
+    sqrt(batch_size / 64)."""
     warmup_learning_rate: float = knob(1e-4, 0, 1e6)
     """Learning rate of the first step."""
     warmup_epochs: float | None = knob(None, 0, 1e6)
     """Epochs of linear warm-up. None: one, but at least 100 steps and at most a tenth of the run."""
     schedule_epochs: float = knob(0.0, 0, 1e6)
-    """Epochs until the learning rate reaches 0. 0: those of the run. If longer, the run ends before it gets there."""
+    """Epochs until the learning rate reaches 0. 0: `training.epochs`. If larger, the run ends before it gets there."""
     momentum: float = knob(0.9, 0, below=1)
     """Share of the previous update in the new one; for Adam, decay of the gradient average."""
     square_decay: float = knob(0.99, 0, below=1)

@@ -70,7 +70,7 @@ def doctor(*, run_dir: str = "", join_seconds: float = 300.0) -> Diagnosis:
     """Checks everything that training needs; if started as several processes, also the connection between them.
 
     Args:
-        run_dir: run folder to check. Several processes need one that all can see, such as `runs/doctor`.
+        run_dir: run folder to check. Several processes need one that they can all see, such as `runs/doctor`.
         join_seconds: how long several processes wait for each other, s.
 
     Returns:

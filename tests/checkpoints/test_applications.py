@@ -216,14 +216,14 @@ def _without_a_block_in_keras_3(folder, rng):
     ("make_file", "message"),
     [
         pytest.param(_missing, "does not exist", id="missing"),
-        pytest.param(_no_hdf5, "does not fit efficientnetb0", id="no HDF5"),
-        pytest.param(_cut, "does not fit efficientnetb0", id="cut short"),
+        pytest.param(_no_hdf5, "does not match efficientnetb0", id="no HDF5"),
+        pytest.param(_cut, "does not match efficientnetb0", id="cut short"),
         pytest.param(_pytorch, "is not an .h5 file", id="another kind"),
-        pytest.param(_with_classifier, "does not fit efficientnetb0", id="with its classifier"),
+        pytest.param(_with_classifier, "does not match efficientnetb0", id="with its classifier"),
         pytest.param(_with_a_huge_tensor, r"kernel` has the shape \(1099511627776,\)", id="a huge tensor"),
-        pytest.param(_of_b1, "does not fit efficientnetb0", id="of B1"),
-        pytest.param(_of_b1_in_keras_3, "does not fit efficientnetb0", id="of B1, Keras 3"),
-        pytest.param(_without_a_block_in_keras_3, "does not fit efficientnetb0", id="a layer is missing, Keras 3"),
+        pytest.param(_of_b1, "does not match efficientnetb0", id="of B1"),
+        pytest.param(_of_b1_in_keras_3, "does not match efficientnetb0", id="of B1, Keras 3"),
+        pytest.param(_without_a_block_in_keras_3, "does not match efficientnetb0", id="a layer is missing, Keras 3"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_in_one_line(make_file, message, tmp_path, rng):

@@ -96,7 +96,7 @@ def test_a_file_of_keras_applications_is_known_by_its_layers(tmp_path):
 
 
 def test_another_backbone_does_not_fit(arrays, tmp_path):
-    with pytest.raises(UserError, match=r"does not fit: .*is missing.*Nothing was loaded"):
+    with pytest.raises(UserError, match=r"does not match the model: .*is missing.*Nothing was loaded"):
         backbones.read_backbone(str(_timm(tmp_path, arrays)), presets.MODELS["d2"])
 
 

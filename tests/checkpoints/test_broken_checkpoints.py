@@ -72,7 +72,7 @@ def _cut_bundle(folder, state, arrays):
     little_checkpoints.write_tensorflow1(folder / "model", little_checkpoints.automl(arrays))
     data = next(folder.glob("model.data-*"))
     os.truncate(data, data.stat().st_size // 2)
-    return folder / "model", "lies beyond the end of model.data-00000-of-00001"
+    return folder / "model", "extends beyond the end of model.data-00000-of-00001"
 
 
 def _a_flipped_bit_in_a_bundle(folder, state, arrays):
@@ -96,7 +96,7 @@ def _another_network(folder, state, arrays):
 
 
 def _another_model_than_asked_for(folder, state, arrays):
-    return _saved(folder / "d0.safetensors", state), "does not fit", "--model", "d1"
+    return _saved(folder / "d0.safetensors", state), "does not match the model", "--model", "d1"
 
 
 def _a_tensor_missing(folder, state, arrays):

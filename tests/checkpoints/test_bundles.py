@@ -86,9 +86,9 @@ def test_the_tests_own_index_is_one(tmp_path):
     ("entries", "expected"),
     [
         pytest.param(
-            [(b"a", _entry((2**40,), 2**42))], "`a` lies beyond the end of model.data-0", id="beyond the data"
+            [(b"a", _entry((2**40,), 2**42))], "`a` extends beyond the end of model.data-0", id="beyond the data"
         ),
-        pytest.param([(b"a", _entry((16,), offset=1))], "`a` lies beyond the end", id="a byte beyond the data"),
+        pytest.param([(b"a", _entry((16,), offset=1))], "`a` extends beyond the end", id="a byte beyond the data"),
         pytest.param([(b"a", _entry((2**30, 2**10)))], r"shape \(1073741824, 1024\) but 64 bytes", id="no such data"),
         pytest.param([(b"a", _entry((-4, -4)))], "`a` has an invalid shape", id="negative sides"),
         pytest.param([(b"a", _entry((1,) * 99, 4))], "`a` has an invalid shape", id="99 axes"),

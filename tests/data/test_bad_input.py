@@ -69,12 +69,12 @@ _BAD_INPUTS = {
     "captions": (
         "coco",
         _edit_coco(lambda d: d.pop("categories")),
-        "instances.json` has no list `categories`",
+        "instances.json` has no `categories` list",
     ),
     "training images only": (
         "coco",
         _edit_coco(lambda d: d.pop("annotations")),
-        "instances.json` has no list `annotations`",
+        "instances.json` has no `annotations` list",
     ),
     "no file_name": ("coco", _edit_coco(lambda d: d["images"][0].pop("file_name")), "image 7 has no `file_name`"),
     "no bbox": ("coco", _edit_coco(lambda d: d["annotations"][1].pop("bbox")), r"annotations\[1\] has no `bbox`"),
@@ -87,7 +87,7 @@ _BAD_INPUTS = {
     "no box with area": (
         "coco",
         _edit_coco(lambda d: [a.update(bbox=[1, 1, 0, 0]) for a in d["annotations"]]),
-        r"has no usable box \(2 boxes with no area dropped\)",
+        r"has no usable boxes \(2 boxes with no area dropped\)",
     ),
     "path out of the folder": (
         "coco",
@@ -105,9 +105,9 @@ _BAD_INPUTS = {
     "split names no xml": (
         "voc",
         _edit_file(_VOC, "ImageSets/Main/val.txt", lambda c: b"z"),
-        "val.txt` names `z`, but",
+        "val.txt` lists `z`, but",
     ),
-    "name twice": ("voc", _edit_file(_VOC, "ImageSets/Main/val.txt", lambda c: b"b\nb"), "val.txt` names `b` twice"),
+    "name twice": ("voc", _edit_file(_VOC, "ImageSets/Main/val.txt", lambda c: b"b\nb"), "val.txt` lists `b` twice"),
     "yaml malformed": ("yolo", _edit_file(_YOLO, "data.yaml", lambda c: b"names: [a"), "data.yaml` is not valid YAML"),
     "yaml without names": (
         "yolo",

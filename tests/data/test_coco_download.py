@@ -257,7 +257,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(server, tmp_path, mo
 
 def test_records_of_something_else_are_left_alone(server, tmp_path):
     (tmp_path / "coco" / "records").mkdir(parents=True)
-    with pytest.raises(UserError, match="has records of another dataset"):
+    with pytest.raises(UserError, match="has records from another dataset"):
         _download(server, tmp_path / "coco")
     assert little_datasets.names(tmp_path / "coco") == ["records"]
 

@@ -249,7 +249,7 @@ _LAYOUTS = {
         {"data.yaml": "train: /content/set/train/images\nnames: [red]\n", "train/labels/a.txt": _LINE},
         ["train/images/a.jpg"],
         {"train": 1},
-        "by the end of their path",
+        "by matching the end of their path",
     ),
     "YOLO label a.jpg.txt": (
         "yolo",

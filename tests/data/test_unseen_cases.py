@@ -404,7 +404,7 @@ _READ = {
         {"a.csv": "image_id,label,x_min,y_min,x_max,y_max\na,red,40,30,100,80\n"},
         ["images/a.jpg"],
         {"train": 1},
-        "by name in another folder",
+        "by name in a different folder",
     ),
     "a column of splits": (
         {"a.csv": _SPLITS + "TRAIN,a.jpg,red,40,30,100,80\nValid,b.jpg,red,40,30,100,80\n"},
@@ -519,15 +519,15 @@ _REFUSED = {
     ),
     "two boxes in an object": (
         {"a.xml": red.xml().replace("</bndbox>", "</bndbox><bndbox/>")},
-        r"a.xml`: object 0 \(red\) has several `bndbox`; .*line 1",
+        r"a.xml`: object 0 \(red\) has more than one `bndbox`; .*line 1",
     ),
     "two names of an object": (
         {"a.xml": red.xml().replace("</name>", "</name><name>blue</name>", 1)},
-        r"a.xml`: <object> has several `name`; expected one",
+        r"a.xml`: <object> has more than one `name`; expected one",
     ),
     "two sides of a box": (
         {"a.xml": red.xml().replace("</ymax>", "</ymax><ymax>90</ymax>", 1)},
-        r"a.xml`: <bndbox> has several `ymax`; expected one",
+        r"a.xml`: <bndbox> has more than one `ymax`; expected one",
     ),
     "rows with a comma more": (
         {"a.csv": _CSV + _ROW[:-1] + ",\n"},

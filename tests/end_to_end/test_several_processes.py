@@ -195,7 +195,7 @@ def test_processes_with_other_settings_are_refused_by_the_knob(quick_jax, tmp_pa
     assert [process.wait(_SECONDS) for process in processes] == [1, 1]
     expected = (
         "Process 1 was started with `optimizer.momentum` 0.5, but process 0 was started with 0.9; all processes must "
-        "use the same."
+        "use the same value."
     )
     for index in range(2):
         assert expected in _said(folder, index)

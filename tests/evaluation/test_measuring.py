@@ -218,7 +218,7 @@ def test_the_command_line_tells_detections_from_weights_by_their_suffix(converte
     assert cli.main(["evaluate", str(path), "--data", str(converted)]) == 1
     assert "found.json`: detection 0 has no `image_id`" in capsys.readouterr().err
     assert cli.main(["evaluate", str(path), "--data", str(converted), "--precision", "tf32"]) == 2
-    assert f"`precision` is tf32, but `{path}` has detections; no model runs." in capsys.readouterr().err
+    assert f"`precision` is tf32, but `{path}` contains detections, so no model runs." in capsys.readouterr().err
     options = ["--data", str(converted), "--output", str(tmp_path / "out"), "--results-name", "found.json"]
     assert cli.main(["evaluate", str(tmp_path / "no.safetensors"), *options]) == 1
     assert "no.safetensors" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_the_options_of_the_command_are_the_function_s_arguments(tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["--export", "tensorrt"], "tensorrt"), (["--seeds", "4..0"], "must go up")]
+    ("words", "message"), [(["--export", "tensorrt"], "tensorrt"), (["--seeds", "4..0"], "must be ascending")]
 )
 def test_a_format_or_seeds_that_cannot_be_are_wrong_usage(words, message, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -133,7 +133,7 @@ def test_a_saved_model_with_a_table_or_of_another_kind_is_refused(tmp_path, mani
     with pytest.raises(UserError, match="is not a SavedModel"):
         saved_model.open_program(tmp_path / "bad", manifest)
     (tmp_path / "bad" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(UserError, match="is not an export of this program: expected a TensorFlow 2 SavedModel"):
+    with pytest.raises(UserError, match="was not exported by this program: expected a TensorFlow 2 SavedModel"):
         saved_model.open_program(tmp_path / "bad", manifest)
 
 

@@ -368,7 +368,7 @@ def test_folders_that_are_left_out_are_named(finding_weights, photo, tmp_path, c
         Image.fromarray(photo).save(tmp_path / "in" / name)
     result = _predict(finding_weights, tmp_path / "in", "https://127.0.0.1:9/" + 300 * "a", output=tmp_path / "out")
     assert list(result.images) == [str(tmp_path / "in" / "a.png")]
-    said = f"Skipped the subfolders of `{tmp_path / 'in'}`, such as that of "
+    said = f"Skipped the subfolders of `{tmp_path / 'in'}`, such as the one with "
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 

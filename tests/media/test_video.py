@@ -87,7 +87,7 @@ def _blank(content):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        pytest.param("a.mp4", _cut, "not a supported video, or damaged", id="an MP4 without its end"),
+        pytest.param("a.mp4", _cut, "not a supported video, or is damaged", id="an MP4 without its end"),
         pytest.param("a.mkv", _cut, r"is truncated: it ends after \d\.\d of 4\.0 s", id="a Matroska without its end"),
         pytest.param("a.mp4", _blank, "damaged", id="a hole"),
         pytest.param("a.mp4", lambda _: b"no video at all", "not a supported video", id="text"),

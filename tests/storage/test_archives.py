@@ -215,7 +215,7 @@ def test_what_cannot_be_opened_is_said(tmp_path):
     content[6] |= 1
     content[content.index(b"PK\1\2") + 8] |= 1
     archive.write_bytes(content)
-    assert "protected by a password" in _refuse(archive)
+    assert "password-protected" in _refuse(archive)
     content[6] &= 0xFE
     content[content.index(b"PK\1\2") + 8] &= 0xFE
     content[8] = content[content.index(b"PK\1\2") + 10] = 77  # a compression that nobody knows

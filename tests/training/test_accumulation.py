@@ -180,7 +180,8 @@ def test_one_bad_part_leaves_the_whole_step_out(in_parts):
 
 
 def test_a_batch_that_has_no_such_parts_is_refused():
-    with pytest.raises(UserError, match=r"`training\.accumulate_steps` is 3; it must divide the 8 images per device"):
+    message = r"`training\.accumulate_steps` is 3; it must evenly divide the 8 images per device"
+    with pytest.raises(UserError, match=message):
         _Trainer(3, is_frozen=False)
 
 

@@ -31,11 +31,13 @@ def check_depthwise(methods: Sequence[Depthwise], *, devices: int = 1) -> None:
     if "pallas" not in methods:
         return
     if backend.running() != "jax":
-        raise UserError(f"`--depthwise` has pallas, which needs JAX, not {backend.running()}; use `--backend jax`.")
+        raise UserError(
+            f"`--depthwise` includes pallas, which needs JAX, not {backend.running()}; use `--backend jax`."
+        )
     if not report.accelerators():
-        raise UserError("`--depthwise` has pallas, which needs a GPU, but JAX finds none here; remove it.")
+        raise UserError("`--depthwise` includes pallas, which needs a GPU, but JAX finds none; remove it.")
     if devices > 1:
-        raise UserError(f"`--depthwise` has pallas, which works on one device, not {devices}; use `--devices 1`.")
+        raise UserError(f"`--depthwise` includes pallas, which runs on one device, not {devices}; use `--devices 1`.")
 
 
 def calls(runtime: Any, inputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Callable[[int], Any]]:

@@ -98,19 +98,19 @@ def benchmark_exports(
 ) -> ExportsBenchmark:
     """Exports a model in every format and precision, verifies each export, and measures size, AP and speed.
 
-    A call runs network and suppression for one letterboxed image. All exports alternate.
+    Each call runs the network and suppression on one letterboxed image. The exports take turns.
 
     Args:
-        model: weights file, run, published name, or a preset, which then has random weights.
+        model: weights file, run, published name, or a preset (with random weights).
         data: records to measure AP on; without them int8 is skipped, since it cannot be verified.
-        split: split of these records.
+        split: split of those records.
         images: folder of photographs to compare and measure with; default: generated images.
-        calibration_images: number of images to calibrate int8 with, from the split train of `data`.
+        calibration_images: number of images to calibrate int8 with, from the train split of `data`.
         formats: saved_model, onnx, litert, openvino.
-        precisions: float32, float16, bfloat16, int8; a format skips those it lacks.
+        precisions: float32, float16, bfloat16, int8; each format skips those it does not support.
         max_ap_loss: largest AP loss of int8; an export that loses more is listed as refused.
         rounds: number of measured rounds, after one warm-up round.
-        turn_seconds: how long each export works per round, s; at least one call.
+        turn_seconds: how long each export runs per round, s; at least one call.
         output: JSON file for the result.
 
     Raises:
@@ -157,7 +157,7 @@ def benchmark_exports(
             loaded.append(_Loaded(runtime, samples, row))
         rows = _measure(loaded, rounds, turn_seconds)
         size = keras.image_size
-    what = f"{model} at {size[0]} x {size[1]} px, one image a call, {'photographs' if images else 'generated'}"
+    what = f"{model} at {size[0]} x {size[1]} px, one image per call, {'photographs' if images else 'generated'}"
     result = ExportsBenchmark(what=what, rows=rows + refused)
     if output is not None:
         files.write_json(output, {**result.to_dict(), **report.circumstances()})

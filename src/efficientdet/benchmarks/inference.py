@@ -138,25 +138,26 @@ def benchmark_inference(
     """Measures the speed of inference on this machine.
 
     Measures the network alone and end to end (decode, letterbox, network, suppression) with each runtime, precision and
-    batch size, then the parts alone, and the suppression against its NumPy form. All candidates alternate, so that a
-    shared machine slows them alike; ratios are taken within a round. Latency percentiles are over all single calls.
+    batch size, then the parts alone, and the suppression against its NumPy implementation. The candidates take turns,
+    so that a shared machine slows them equally; ratios are taken within a round. Latency percentiles are over all
+    individual calls.
 
     To use effdet in PyTorch as the rival, run `make parity` first, which creates its environment:
       efficientdet benchmark inference --rival ".venv-parity/bin/python benchmarks/effdet_rival.py inference"
 
     Args:
         model: weights file, run, published name, an export with raw outputs (in its own runtime and precision), or a
-            preset, which then has random weights (as fast as trained ones).
+            preset (with random weights, which are as fast as trained ones).
         images: folder of photographs; default: generated images.
         image_size: height and width of the network input, px; default: the model's own.
         batch_sizes: images per call.
-        precisions: data types inside the network; those for which the CPU has no instructions are skipped with a
+        precisions: data types inside the network; those that the CPU has no instructions for are skipped with a
             message.
         runtimes: keras, openvino.
         depthwise: how Keras computes depthwise convolutions; auto: as `predict` does; pallas needs JAX and a GPU.
         trained: weights whose predictions the suppression is measured on; default: those of the model.
         rounds: number of measured rounds, after one warm-up round.
-        turn_seconds: how long each candidate works per round, s; at least one call.
+        turn_seconds: how long each candidate runs per round, s; at least one call.
         rival: command of another program (benchmarks/rivals.py); precision, batch and image size are added to it.
         output: JSON file for the result.
 

@@ -102,8 +102,8 @@ def benchmark_input(
 
     Alternates in each round between bare JPEG decoding, the conventional order (google/automl's and NVIDIA's), ours,
     and ours cut off after each stage. Absolute rates mean little on a shared machine; look at the ratios, which are
-    taken within a round, and at the CPU time. No network is trained here: `train` logs as `input_wait` whether it waits
-    for images at all.
+    taken within a round, and at the CPU time. No network is trained here; `input_wait` in the log of `train`
+    shows whether training waits for images at all.
 
     Args:
         records_location: folder of a converted dataset or a glob of TFRecord files; empty: generated images of about

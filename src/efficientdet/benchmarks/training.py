@@ -104,7 +104,7 @@ def benchmark_train(
     rival: str = "",
     output: Path | None = None,
 ) -> TrainingSpeed:
-    """Measures training speed for every batch size and precision, alternately.
+    """Measures training speed for every batch size and precision, in turns.
 
     Args:
         records: converted dataset to train on through the input pipeline; default: one generated batch that stays on
@@ -119,10 +119,10 @@ def benchmark_train(
             sums of products (shifts), or with JAX on a GPU by our own kernels (pallas).
         steps: updates per turn.
         rounds: number of measured turns of each candidate.
-        warmup: number of warm-up turns before.
+        warmup: number of warm-up turns before the measured ones.
         boxes: maximum number of boxes on a generated image.
-        rival: command of a program to compare the first batch size and precision with, such as `.venv-parity/bin/python
-            benchmarks/effdet_rival.py train`; image size, batch size and precision are added.
+        rival: command of a program to compare with at the first batch size and precision, such as
+            `.venv-parity/bin/python benchmarks/effdet_rival.py train`; image size, batch size and precision are added.
         output: JSON file to write.
 
     Returns:

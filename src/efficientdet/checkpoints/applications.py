@@ -147,13 +147,13 @@ def _download(make_network: Callable[..., Any], file: str) -> Any:
     except Exception as error:  # A failed download raises a bare `Exception`.
         raise UserError(
             f"`{file}` (ImageNet weights) cannot be downloaded ({_first_line(error)}); download it elsewhere and pass "
-            "its path, or put it into the folder `models` of Keras's cache (default ~/.keras)."
+            "its path, or put it into the `models` folder of Keras's cache (default ~/.keras)."
         ) from error
 
 
 def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
     """Makes the network with the weights of a file like `file`."""
-    expected = f"expected a file of `keras.applications`, such as {file}"
+    expected = f"expected a file from `keras.applications`, such as {file}"
     if not path.is_file():
         raise UserError(f"`{path}` does not exist; {expected}.")
     if path.suffix != ".h5":
@@ -166,7 +166,7 @@ def _load(make_network: Callable[..., Any], file: str, path: Path) -> Any:
             warnings.simplefilter("error", UserWarning)  # Keras warns if variables are missing and stay random
             network.load_weights(path)
     except (OSError, KeyError, RuntimeError, ValueError, UserWarning) as error:
-        raise UserError(f"`{path}` does not fit {network.name} ({_first_line(error)}); {expected}.") from error
+        raise UserError(f"`{path}` does not match {network.name} ({_first_line(error)}); {expected}.") from error
     return network
 
 

@@ -70,7 +70,9 @@ def find_lite_file(config: BackboneConfig) -> Path:
 def _read_applications(source: str | Path, config: ModelConfig) -> dict[str, np.ndarray]:
     """Reads weights that `keras.applications` downloads, or a file that it downloaded."""
     if config.normalize_twice:
-        raise UserError("`model.normalize_twice` is on, but backbones of `keras.applications` were trained without it.")
+        raise UserError(
+            "`model.normalize_twice` is on, but backbones from `keras.applications` were trained without it."
+        )
     return applications.imagenet_backbone(
         config.backbone, weights=source, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
     )

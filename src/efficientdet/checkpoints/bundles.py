@@ -73,7 +73,7 @@ def read_index(prefix: Path) -> dict[str, Entry]:
             if entry.path not in sizes:
                 sizes[entry.path] = entry.path.stat().st_size
             if entry.offset + entry.size > sizes[entry.path]:
-                raise ValueError(f"`{key.decode()}` lies beyond the end of {shard}")
+                raise ValueError(f"`{key.decode()}` extends beyond the end of {shard}")
             entries[key.decode()] = entry
     except (DecodeError, UnicodeDecodeError, IndexError) as error:
         raise ValueError("its index is damaged") from error
@@ -131,7 +131,7 @@ def _read_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, value in _read_block(content, offset, size):
             seen += 1
             if seen > _MOST_ENTRIES or (last is not None and key <= last):
-                raise ValueError("the keys of its index are not in order, or too many")
+                raise ValueError("the keys of its index are not in order, or there are too many")
             last = key
             yield key, value
 

@@ -67,12 +67,12 @@ def read_classes(path: Path) -> tuple[Category, ...]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"`{path}` has no list `categories` of objects with `id` and `name`.") from error
+        raise UserError(f"`{path}` has no `categories` list of objects with `id` and `name`.") from error
     if not table:
         raise UserError(f"`{path}` has no class names.")
     for field in ("id", "name"):
         values = [getattr(category, field) for category in table]
         if len(set(values)) < len(values):
             twice = collections.Counter(values).most_common(1)[0][0]
-            raise UserError(f"`{path}` has the class {field} `{twice}` twice.")
+            raise UserError(f"`{path}` lists the class {field} `{twice}` twice.")
     return tuple(table)

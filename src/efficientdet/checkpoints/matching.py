@@ -36,7 +36,7 @@ def read_variables(
         UserError: something does not fit; the message lists the first few problems.
     """
     entries = collections.Counter(source.name for source in sources.values())
-    problems = [f"it has no counterpart of `{path}`" for path in shapes if path not in sources]
+    problems = [f"it has no counterpart to `{path}`" for path in shapes if path not in sources]
     for path, source in sources.items():
         tensor = pick(checkpoint, source.name, raw)
         if tensor is None:
@@ -73,7 +73,9 @@ def _raise(checkpoint: Checkpoint, problems: Iterable[str]) -> None:
     if listed:
         more = f"; and {len(listed) - _FEW} more" if len(listed) > _FEW else ""
         what = ", ".join(listed[:_FEW]) + more
-        raise UserError(f"`{checkpoint.path}` ({checkpoint.format}) does not fit: {what}. Nothing was loaded.")
+        raise UserError(
+            f"`{checkpoint.path}` ({checkpoint.format}) does not match the model: {what}. Nothing was loaded."
+        )
 
 
 def pick(checkpoint: Checkpoint, name: str, raw: bool = False) -> Tensor | None:

@@ -226,7 +226,7 @@ def _describe_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("format") == weights.FORMAT:
-                raise UserError(f"`{path}` is already a weights file of this project; use it as it is.")
+                raise UserError(f"`{path}` is already a weights file of this project; use it as is.")
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             described = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:

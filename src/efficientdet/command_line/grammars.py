@@ -47,7 +47,7 @@ BACKEND = Listed(
     "backend", "Keras backend (default: KERAS_BACKEND, then keras.json, then TensorFlow).", "{tensorflow,jax}"
 )
 _CONFIG = Listed(
-    "config", "start from a run folder's config.json, or another config file, not a preset.", "FILE_OR_RUN"
+    "config", "start from a run folder's config.json or another config file instead of a preset.", "FILE_OR_RUN"
 )
 
 

@@ -52,7 +52,7 @@ TRAIN: Rows = (
         "`--seed`",
         "`--training.seed 1`; order and augmentation differ between epochs, and no two processes read the same images",
     ),
-    ("`--debug`", "`efficientdet doctor` checks the machine; a step that is not finite always names its images"),
+    ("`--debug`", "`efficientdet doctor` checks the machine; warnings about non-finite steps always name the images"),
     ("`--time_history`", "none: images/s and the input's share of the time are always logged"),
     ("`--validate`", "none: every evaluation also reports the losses"),
     (

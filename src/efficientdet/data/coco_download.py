@@ -140,8 +140,8 @@ def download(
 
     Run the same command again to resume after an interruption; it does nothing if everything is there. To reuse images
     and annotations that you already have, put them into OUTPUT/images/train2017, OUTPUT/images/val2017 and
-    OUTPUT/annotations, or the archives into OUTPUT/archives. Several processes convert, so a script that calls this
-    needs `if __name__ == "__main__":`.
+    OUTPUT/annotations, or the archives into OUTPUT/archives. The conversion uses several processes, so a script
+    that calls this needs `if __name__ == "__main__":`.
 
     Args:
         dataset: coco2017, the images and boxes of COCO 2017.
@@ -207,7 +207,7 @@ def _claim(output: Path, dataset: str) -> Iterator[None]:
             if not (output / _MARKER).exists():
                 if (output / "records").exists():
                     raise UserError(
-                        f"`output` is `{output}`, which has records of another dataset; choose another folder."
+                        f"`output` is `{output}`, which has records from another dataset; choose another folder."
                     )
                 files.write_json(output / _MARKER, {"dataset": dataset})
             yield

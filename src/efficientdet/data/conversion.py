@@ -62,9 +62,10 @@ def convert(
 ) -> summary.Summary:
     """Converts images and annotations into records for training.
 
-    All splits go into one folder and share one class table. Faults in the dataset are either fixed and reported, or
-    stop the conversion with one line that names the file; a failed conversion leaves nothing behind. Large datasets
-    are converted by several spawned processes, so a script that calls this needs `if __name__ == "__main__":`.
+    All splits go into one folder and share one class table. Problems in the dataset are either fixed and reported,
+    or stop the conversion with a one-line message that names the file; a failed conversion leaves nothing behind. Large
+    datasets are converted by several spawned processes, so a script that calls this needs
+    `if __name__ == "__main__":`.
 
     Args:
         format: annotation format; auto detects it from the files. On the command line it can be omitted, which means
@@ -73,7 +74,7 @@ def convert(
         output: folder to write; it must be empty or not exist yet.
         splits: convert only these splits; all if empty.
         files: COCO only: name, annotation file and image folder of each split, if they are not found automatically;
-            relative paths start at the source.
+            relative paths are relative to the source.
         val_fraction: share of the training images to use as the val split, if the dataset has none. Default: a tenth,
             if there are at least 20 images. splits.json in the output lists the images of each split.
         num_shards: files per split, or a name and a number for each of several splits (`train 256 val 32`), never more
@@ -82,7 +83,7 @@ def convert(
         classes: file with the class names, one per line, in the order of their ids; not for COCO, which lists them.
         drop_difficult: VOC: drop the objects marked as difficult.
         keypoints: YOLO: number of keypoints after each box, and numbers per keypoint, if data.yaml has no `kpt_shape`.
-        drop_confidence: YOLO: ignore a confidence in the last column, as detectors write it.
+        drop_confidence: YOLO: ignore a confidence in the last column, as written by detectors.
         crowds_as_objects: COCO: ignore `iscrowd`, which some tools set for every mask.
         swap_corners: fix corners that are in the wrong order instead of dropping the box.
         exif_boxes: which version of an image with an EXIF rotation its boxes were drawn on, if that is unclear:
@@ -90,7 +91,7 @@ def convert(
         skip_broken_images: skip and report images that are missing, cannot be decoded, or differ in size from their
             annotation, instead of stopping.
         skip_broken_annotations: skip and report annotations that cannot be read, instead of stopping.
-        dry_run: only check everything and report all faults; write nothing.
+        dry_run: only check everything and report all problems; write nothing.
         overwrite: replace the output, if it is a converted dataset.
 
     Returns:
@@ -140,7 +141,7 @@ def convert(
             raise UserError(_describe_broken(result))
         for name, split in result.splits.items():
             if not split.num_examples and not dry_run:
-                raise UserError(f"`{source}`: every image of the split `{name}` is broken.")
+                raise UserError(f"`{source}`: every image in the split `{name}` is broken.")
         annotated = [split for name, split in result.splits.items() if name not in dataset.unannotated]
         may_lack_boxes = dry_run and bool(result.num_broken or faults.problems)
         if annotated and not may_lack_boxes and not any(split.num_boxes for split in annotated):

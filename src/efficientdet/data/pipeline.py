@@ -307,7 +307,7 @@ def _iterate(examples: Any, batch_size: int, records: Records) -> Iterator[Any]:
         yield from dataset.as_numpy_iterator()
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.UnknownError) as error:
         raise UserError(
-            f"Split `{records.name}` with `{records.paths[0]}` has a damaged record: {first_line(error)}; "
+            f"Split `{records.name}` (`{records.paths[0]}`) has a damaged record: {first_line(error)}; "
             "convert the dataset again."
         ) from error
 

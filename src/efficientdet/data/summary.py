@@ -109,7 +109,7 @@ def explain_no_boxes(summary: Summary) -> str:
     kinds = [kind for kind in (policy.NO_AREA, policy.OUTSIDE, policy.NOT_FINITE) if kind in counts]
     dropped = f" ({', '.join(f'{counts[kind]} {kind}' for kind in kinds)})" if kinds else ""
     hint = " If corners are in the wrong order, fix them with `--swap-corners`." if policy.NO_AREA in kinds else ""
-    return f"`{summary.source}` has no usable box{dropped}, so there is nothing to learn.{hint}"
+    return f"`{summary.source}` has no usable boxes{dropped}, so there is nothing to learn.{hint}"
 
 
 def explain_stop(summary: Summary, *, skip_broken_images: bool, skip_broken_annotations: bool) -> str:

@@ -35,7 +35,7 @@ _MEANINGS = {
     "AP75": "IoU 0.75",
     "APs": "small, area up to 32² px",
     "APm": "medium",
-    "APl": "large, area from 96² px",
+    "APl": "large, area of at least 96² px",
     "ARmax1": "1 detection per class and image",
     "ARmax10": "10 detections",
     "ARmax100": "100 detections",

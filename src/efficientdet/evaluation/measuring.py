@@ -30,13 +30,13 @@ def evaluate(
     output: Path | None = None,
     results_name: str = "detections.json",
 ) -> counting.EvaluationResult:
-    """Measures COCO AP on a dataset, for weights (with the post-processing of prediction) or for detections.
+    """Measures COCO AP on a dataset, for weights (with the same post-processing as `predict`) or for detections.
 
-    Images without ground truth (COCO's test-dev) give no metrics; use `output` to write the file for COCO's server.
+    Images without ground truth (COCO's test-dev) yield no metrics; use `output` to write the file for COCO's server.
 
     Args:
         weights: weights file, run folder (its best weights), a published name such as coco-d0, or an export. Or a
-            .json file of detections in COCO's results format from any detector; then no model runs.
+            .json file of detections in COCO's results format from any detector; in that case no model runs.
         data: converted dataset, or glob of TFRecord files.
         split: split of a converted dataset; empty: val, else test, else the only one.
         image_size: height and width of the network input, px; default: that of the weights.
@@ -61,7 +61,7 @@ def evaluate(
     if Path(weights).suffix == ".json" and not Path(weights).is_dir():
         of_model = {"image_size": image_size, "batch_size": batch_size, "precision": precision, "runtime": runtime}
         unused = {**of_model, "xla": xla, "results_name": results_name}
-        errors.refuse(evaluate, unused, f"`{weights}` has detections; no model runs")
+        errors.refuse(evaluate, unused, f"`{weights}` contains detections, so no model runs")
         return _evaluate_detections(Path(weights), data=data, split=split, max_images=max_images, output=output)
     if batch_size < 1:
         raise UserError(f"`batch_size` is {batch_size}; it must be at least 1.")

@@ -108,13 +108,13 @@ def export(
         calibration: for int8: folder of images, or records (split train); default: those of `data`.
         calibration_images: number of calibration images.
         data: for int8: records on which the AP of Keras and of the export is measured.
-        split: split of these records.
+        split: split of those records.
         max_ap_loss: for int8: reject the export if it loses more AP than this (a fraction; 0.01 is one point).
         verify: folder of an export of these weights; compare it again, on `images` or `data`, instead of writing one.
 
     Raises:
         UserError: a runtime is not installed, weights or images cannot be used, the format doesn't support the
-            precision or answer, the export disagrees with Keras, or `verify` is damaged or of another model.
+            precision or answer, the export disagrees with Keras, or `verify` is damaged or from another model.
     """
     if verify is not None:
         written = {"format": format, "output": output, "precision": precision, "answer": answer, "letterbox": letterbox}

@@ -78,7 +78,7 @@ class Agreement:
             return (
                 f"of Keras's {self.detections} detections, {self.apart} are missing or differ by more than "
                 f"{limits.score:g} in score or {limits.box:g} px, and the export has {self.extra} that Keras does not "
-                f"have; together at most {limits.share:.0%} is allowed"
+                f"have; at most {limits.share:.0%} in total is allowed"
             )
         raw = self.raw_score_difference
         if raw is not None and not raw <= limits.score:

@@ -95,7 +95,7 @@ def open_program(path: Path, manifest: Manifest, num_threads: int = 0) -> Progra
     except (ValueError, RuntimeError) as error:
         raise UserError(f"`{path}` cannot be loaded by LiteRT: {error}.") from error
     if SIGNATURE not in signatures:
-        raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it is not an export of this program.")
+        raise UserError(f"`{path}` has no signature `{SIGNATURE}`; it was not exported by this program.")
     signature = signatures[SIGNATURE]
     check_outputs(path, manifest, [*signature["inputs"], *signature["outputs"]])
     runner = interpreter.get_signature_runner(SIGNATURE)

@@ -87,7 +87,7 @@ def letterbox_difference(folder: Path, manifest: Manifest) -> tuple[float, float
     signatures = tf.saved_model.load(folder).signatures
     if "images" not in signatures:
         raise UserError(
-            f"`{folder}` has no signature `images`, like exports of earlier versions; export the weights again."
+            f"`{folder}` has no signature `images`, as in exports from earlier versions; export the weights again."
         )
     height, width = manifest.model.image_size
     image, _, _ = synthetic.draw_image(0, 0, (height + 31, width // 2 + 40))
@@ -196,7 +196,7 @@ def _check(path: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     if path.stat().st_size > _LARGEST:
-        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; it is not an export of this program.")
+        raise UserError(f"`{path}` has more than {_LARGEST:,} bytes; it was not exported by this program.")
     program = saved_model_pb2.SavedModel()
     try:
         program.ParseFromString(path.read_bytes())
@@ -204,7 +204,7 @@ def _check(path: Path) -> None:
         raise UserError(f"`{path}` is not a SavedModel: {error}.") from error
     if len(program.meta_graphs) != 1 or not program.meta_graphs[0].object_graph_def.nodes:
         raise UserError(
-            f"`{path}` is not an export of this program: expected a TensorFlow 2 SavedModel with one graph."
+            f"`{path}` was not exported by this program: expected a TensorFlow 2 SavedModel with one graph."
         )
     graph = program.meta_graphs[0]
     allowed = frozenset(_OPERATIONS_OF_OURS.split())

@@ -58,9 +58,9 @@ class Detector:
         Args:
             weights: weights file, run folder (uses its best weights), published name such as coco-d0, or export.
             score_threshold: drop detections with a lower score.
-            class_thresholds: score thresholds for single classes, by name or dataset id.
+            class_thresholds: score thresholds for individual classes, by name or dataset id.
             classes: names or dataset ids of the classes to keep; None keeps all.
-            class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+            class_agnostic: among boxes with an IoU of at least 0.5, keep only the best, regardless of class.
             max_detections: maximum number of detections per image, best first; None keeps all that the network returns
                 (at most 100, unless `postprocess` sets another limit or tiles are used).
             batch_size: maximum number of images or tiles per batch; longer lists are split.
@@ -146,7 +146,7 @@ class Detector:
                 Pillow image; uint8[h, w, 3], upright, in RGB (OpenCV's `imread` returns BGR: pass `image[..., ::-1]`);
                 or several of these, in any sizes.
             score_threshold: drop detections with a lower score; None means the detector's value.
-            class_thresholds: score thresholds for single classes, by name or id; None means the detector's.
+            class_thresholds: score thresholds for individual classes, by name or id; None means the detector's.
             classes: names or ids of the classes to keep; None means the detector's.
             class_agnostic: keep one box per object, whatever its class; None means the detector's value.
             max_detections: maximum number of detections per image; None means the detector's value.
@@ -237,8 +237,9 @@ class Detector:
         """
         if os.getpid() != self._process:
             raise UserError(
-                f"This Detector was created in process {self._process} and cannot be used in {os.getpid()}, a fork of "
-                "it. Create one in each process, or start processes with multiprocessing.get_context('spawn')."
+                f"This Detector was created in process {self._process} and cannot be used in {os.getpid()}, which was "
+                "forked from it. Create one in each process, or start processes with "
+                "multiprocessing.get_context('spawn')."
             )
 
     def _in_batches(

@@ -136,7 +136,7 @@ class Journal:
                 changed = f"the file of `{names[0].removesuffix(_MARK)}` has changed"
             others = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(
-                f"`{self.path.parent}` has results of {len(self.entries)} sources with different settings ({changed}"
+                f"`{self.path.parent}` has results from {len(self.entries)} sources with different settings ({changed}"
                 f"{others}); {ADVICE}."
             )
         self._whole = sum(len(line) + 1 for line in lines)
@@ -158,7 +158,7 @@ def read(output: Path, settings: dict[str, Any]) -> Journal:
         if path.exists():
             found.take(path.read_bytes())
         elif (output / FINAL).exists():
-            raise UserError(f"`{output / FINAL}` already has results of `predict`; {ADVICE}.")
+            raise UserError(f"`{output / FINAL}` already has results from `predict`; {ADVICE}.")
     except OSError as error:
         raise UserError(f"`{path}` cannot be read: {error.strerror or error}.") from error
     return found

@@ -67,7 +67,7 @@ class Prediction(Result):
             number = sum(len(found["detections"]) for found in self.images.values())
             lines.append(f"{self.output}: {len(self.images)} images, {number} boxes, format {self.format}")
         if self.num_kept:
-            lines.append(f"Reused the results of {self.num_kept} sources from an earlier run.")
+            lines.append(f"Reused the results for {self.num_kept} sources from an earlier run.")
         return "\n".join(map(one_line, lines))
 
 
@@ -95,22 +95,22 @@ def predict(
 ) -> Prediction:
     """Detects objects in images, videos, cameras and streams; draws boxes and writes JSON.
 
-    Unreadable sources are skipped and reported, and the exit status is then 1. Running an interrupted command again
-    resumes it.
+    Unreadable sources are skipped and reported, in which case the exit status is 1. Running an interrupted command
+    again resumes it.
 
     Args:
         weights: weights file, run folder (uses its best weights), published name such as coco-d0, or export.
         sources: images, videos, folders of them, patterns such as 'photos/**/*.jpg', http(s) addresses, streams such as
-            rtsp://host/path, or the number of a camera; Ctrl-C ends a camera or a stream.
+            rtsp://host/path, or a camera number; Ctrl-C stops a camera or stream.
         output: folder for annotated images and videos and predictions.json; - prints one line of JSON per image and
             per video frame instead.
         format: json draws boxes on images and writes predictions.json; coco, yolo, voc, labelme and csv write copies of
             the images with annotations to correct, which `convert` reads.
-        overwrite: replace the results of another command in `output`.
+        overwrite: replace the results from another command in `output`.
         score_threshold: drop detections with a lower score.
-        class_thresholds: score thresholds for single classes, by name or id, such as person 0.5 dog 0.2.
+        class_thresholds: score thresholds for individual classes, by name or id, such as person 0.5 dog 0.2.
         classes: names or ids of the classes to keep; default: all.
-        class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+        class_agnostic: among boxes with an IoU of at least 0.5, keep only the best, regardless of class.
         max_detections: maximum number of detections per image, best first; default: all.
         tiles: also detect in tiles of this height and width, px, for small objects in large images; input: the size of
             the network input.
@@ -123,11 +123,11 @@ def predict(
         xla: compile Keras's graph with XLA; auto does so on a GPU.
 
     Returns:
-        The detections; boxes in px of each image, upright according to its EXIF orientation.
+        The detections; boxes in px of each image, rotated upright according to its EXIF orientation.
 
     Raises:
-        UserError: the weights cannot be used, `output` has results of another command, or no source can be read;
-            nothing is written then.
+        UserError: the weights cannot be used, `output` has results from another command, or no source can be read; in
+            each case nothing is written.
     """
     # Python callers may pass strings instead of paths, and a single source.
     weights, output = Path(weights), Path(output)
@@ -174,7 +174,9 @@ def _say_left_out(sources: Sequence[str | Path], output: Path) -> None:
     """Reports source folders whose subfolders have images, which are skipped."""
     for folder in [Path(source) for source in sources if os.path.isdir(source)]:  # noqa: PTH112 - addresses are too long
         if inside := locations.find_inside(folder, without=folder / output.name):
-            text = f"Skipped the subfolders of `{folder}`, such as that of `{inside}`; '{folder}/**/*' includes them."
+            text = (
+                f"Skipped the subfolders of `{folder}`, such as the one with `{inside}`; '{folder}/**/*' includes them."
+            )
             progress.console.print(one_line(text), soft_wrap=True, markup=False)
 
 

@@ -57,7 +57,7 @@ def choose(
     Args:
         categories: classes of the network.
         score_threshold: minimum score, in [0, 1].
-        class_thresholds: score thresholds for single classes, by name or id.
+        class_thresholds: score thresholds for individual classes, by name or id.
         classes: names or ids of the classes to keep; None keeps all.
         class_agnostic: keep one box per object, whatever its class.
         max_detections: maximum number of detections per image; None keeps all that the network returns.

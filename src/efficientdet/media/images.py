@@ -209,7 +209,8 @@ def to_jpeg(source: Path | bytes, name: str, *, rotate: bool = True) -> bytes:
         rgb = _to_rgb(ImageOps.exif_transpose(image) if rotate else image, name)
         if max(rgb.size) > 65_500:
             raise UserError(
-                f"`{name}` is {rgb.height} x {rgb.width} px; a JPEG has at most 65500 px per side. Make it smaller."
+                f"`{name}` is {rgb.height} x {rgb.width} px; a JPEG can have at most 65500 px per side. "
+                "Make it smaller."
             )
         buffer = io.BytesIO()
         rgb.save(buffer, "JPEG", quality=95, subsampling=0, exif=b"")

@@ -78,7 +78,7 @@ def open_video(path: Path, name: str) -> Iterator[Video]:
     if not path.is_file():
         raise UserError(f"`{name}` is missing: there is no file {path}.")
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-    with _opened(av, str(path.absolute()), name, "not a supported video, or damaged", options=options) as video:
+    with _opened(av, str(path.absolute()), name, "not a supported video, or is damaged", options=options) as video:
         yield video
 
 
@@ -186,7 +186,9 @@ def write_video(path: Path, video: Video) -> Iterator[VideoWriter]:
         if isinstance(error, UserError | OSError):  # PyAV's disk errors are OSErrors too
             raise
         height, width = video.size
-        raise UserError(f"`{path.suffix}` of {height} x {width} px cannot be written: {_reason(error)}.") from error
+        raise UserError(
+            f"`{path.suffix}` video of {height} x {width} px cannot be written: {_reason(error)}."
+        ) from error
 
 
 def _import_av() -> Any:

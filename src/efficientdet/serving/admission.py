@@ -30,14 +30,14 @@ class Limits:
     max_megapixels: float = 50.0
     """Maximum size of an image, 10^6 px, read from its header before decoding; larger ones get 413."""
     max_waiting: int = 256
-    """Maximum number of accepted images without an answer; beyond it, requests get 503 with Retry-After."""
+    """Maximum number of accepted images waiting for an answer; beyond it, requests get 503 with Retry-After."""
     max_connections: int = 512
     """Maximum number of open connections; beyond it, requests get 503 with Retry-After."""
     upload_memory_mb: float = 256.0
     """Memory for the bodies of all requests in progress, MB; beyond it, requests get 503 with Retry-After."""
     image_memory_mb: float = 1500.0
-    """Memory for decoded images, MB: 24 bytes per pixel during decoding, then 3 until the image is answered. Images
-    wait until memory is free."""
+    """Memory for decoded images, MB: 24 bytes per pixel during decoding, then 3 until the answer is sent. Images wait
+    until memory is free."""
     header_seconds: float = 10.0
     """Time to receive the headers of a request, s; slower clients get 408."""
     upload_seconds: float = 30.0

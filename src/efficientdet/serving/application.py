@@ -259,7 +259,7 @@ async def _refuse_route(_: Request, error: HTTPException) -> Response:
 
 
 async def _apologise(_: Request, __: Exception) -> Response:
-    return _problem(500, "Internal error; see the log of the service.")
+    return _problem(500, "Internal error; see the service's log.")
 
 
 class _Nothing(Response):

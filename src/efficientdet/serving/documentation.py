@@ -74,9 +74,9 @@ def _detect(facts: Any, limits: Limits) -> _Json:
     return {
         "operationId": "detect",
         "summary": "Detects objects in one or more images.",
-        "description": "Boxes are in pixels of the image, upright according to its EXIF orientation. Only the first "
-        "frame of an animation and the first page of a TIFF are used. If one of several images cannot be used, the "
-        "whole request fails.",
+        "description": "Boxes are in pixels of the image, rotated upright according to its EXIF orientation. Only "
+        "the first frame of an animation and the first page of a TIFF are used. If one of several images cannot be "
+        "used, the whole request fails.",
         "parameters": [
             {
                 "name": "score_threshold",
@@ -120,11 +120,11 @@ def _detect(facts: Any, limits: Limits) -> _Json:
 
 _FURTHER: dict[str, tuple[str, _Json]] = {
     "class_thresholds": (
-        "Score thresholds for single classes, such as person:0.5,dog:0.2.",
+        "Score thresholds for individual classes, such as person:0.5,dog:0.2.",
         {"type": "string"},
     ),
     "class_agnostic": (
-        "Of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.",
+        "Among boxes with an IoU of at least 0.5, keep only the best, regardless of class.",
         {"type": "boolean"},
     ),
     "max_detections": ("Maximum number of detections per image; the best are kept.", {"type": "integer", "minimum": 1}),

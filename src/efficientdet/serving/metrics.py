@@ -19,7 +19,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "efficientdet_request_seconds",
-            "Time from the headers of a request to the end of its answer.",
+            "Time from the request headers to the end of the response.",
             ["route"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -29,7 +29,10 @@ class Metrics:
             "efficientdet_batch_images", "Images in a batch.", buckets=_SIZES, registry=self._registry
         )
         self._model = Histogram(
-            "efficientdet_model_seconds", "Time of a batch in the model.", buckets=_SECONDS, registry=self._registry
+            "efficientdet_model_seconds",
+            "Time that a batch spends in the model.",
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self.waiting = Gauge(
             "efficientdet_waiting_images", "Images accepted but not answered yet.", registry=self._registry

@@ -64,15 +64,15 @@ def serve(
     """Serves a model over HTTP: /v1/detect, /healthz, /metrics, /docs, and a web page at /.
 
     On SIGTERM or Ctrl-C it finishes accepted requests, refuses new ones and stops. There is no password and no
-    encryption; put a reverse proxy in front of it before you open it to other computers (docs/serving.md).
+    encryption; put a reverse proxy in front of it before you expose it to other computers (docs/serving.md).
 
     Args:
         weights: weights file, run folder (uses its best weights), export, or published name such as coco-d0.
         host: address to listen on; 0.0.0.0 listens on every network of this computer.
         port: port to listen on; 0 picks a free one, which is printed.
         score_threshold: drop detections with a lower score, unless the request sets another threshold.
-        class_thresholds: score thresholds for single classes, by name or id, such as person 0.5 dog 0.2.
-        class_agnostic: of boxes with an IoU of at least 0.5, keep only the best, whatever their classes.
+        class_thresholds: score thresholds for individual classes, by name or id, such as person 0.5 dog 0.2.
+        class_agnostic: among boxes with an IoU of at least 0.5, keep only the best, regardless of class.
         max_detections: maximum number of detections per image, best first; default: all.
         cors_origins: origins of other web pages that may send requests, such as https://example.com; * for all.
         image_size: height and width of the network input, px; default: what the weights were trained with.
@@ -83,7 +83,7 @@ def serve(
         limits: limits on what clients can send.
 
     Returns:
-        A summary, after the service was stopped.
+        A summary, once the service has stopped.
 
     Raises:
         UserError: the model cannot be used, the address is in use, or the extra is not installed.

@@ -92,7 +92,7 @@ def _content_kind(request: Request) -> str:
         Refusal: the type or encoding is not supported.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Compressed bodies are not supported; send the image as it is.")
+        raise Refusal(415, "Compressed bodies are not supported; send the image as is.")
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind not in (_FORM, _JSON, "application/octet-stream") and not kind.startswith("image/"):
         raise Refusal(
@@ -192,7 +192,7 @@ def _split(body: bytes, content_type: str, limits: Limits) -> Iterator[tuple[str
                 else:
                     yield _name(segment, number), segment.filename is not None, content
     except multipart.MultipartError as error:
-        raise Refusal(400, f"The form is damaged or truncated, part {number or 1}: {error.args[0]}.") from None
+        raise Refusal(400, f"The form is damaged or truncated in part {number or 1}: {error.args[0]}.") from None
 
 
 def _name(segment: multipart.MultipartSegment, number: int) -> str:
@@ -207,6 +207,7 @@ def _name(segment: multipart.MultipartSegment, number: int) -> str:
     if len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", name):
         raise Refusal(
             400,
-            f"The name of part {number} is a path, has control characters or has over {_LONGEST_NAME} characters.",
+            f"The name of part {number} is a path, has control characters, or is longer than "
+            f"{_LONGEST_NAME} characters.",
         )
     return str(name)

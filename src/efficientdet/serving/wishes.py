@@ -27,7 +27,7 @@ class Defaults:
 
     Attributes:
         score_threshold: in [0, 1].
-        class_thresholds: score thresholds for single classes, by name or id.
+        class_thresholds: score thresholds for individual classes, by name or id.
         class_agnostic: keep one box per object, whatever its class.
         max_detections: maximum number of detections per image; None keeps all that the network returns.
     """

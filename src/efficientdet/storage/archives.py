@@ -189,8 +189,8 @@ def _open_zip(limits: _Limits, folder: Path, label: str) -> Iterator[_Opened]:
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _unsafe(limits.archive, entry.filename, "is a link or a device, not a regular file")
             if entry.flag_bits & 0x1:
-                raise UserError(f"`{limits.archive}` is protected by a password; unpack it yourself.")
-        files.check_space(folder.parent, total, f"the content of {limits.archive.name}")
+                raise UserError(f"`{limits.archive}` is password-protected; unpack it yourself.")
+        files.check_space(folder.parent, total, f"the contents of {limits.archive.name}")
         plain = (entry for entry in entries if not entry.is_dir())
         with progress.track(label, total, unit="bytes") as tracker:
             members = (_Member(name=entry.filename, open=_opener(opened, entry)) for entry in plain)

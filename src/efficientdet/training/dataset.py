@@ -229,6 +229,6 @@ def _find_validation(config: ExperimentConfig) -> store.Records | None:
         return store.open_records(data.train, data.validation_split, may_lack_boxes=True)
     if data.validation_split != DataConfig().validation_split:
         raise UserError(
-            f"`data.validation_split` is `{data.validation_split}`, but `{data.train}` has no split of that name."
+            f"`data.validation_split` is `{data.validation_split}`, but `{data.train}` has no split with that name."
         )
     return None

@@ -69,7 +69,7 @@ def test_a_file_without_annotations_lists_images_to_test_on(tmp_path):
     assert [len(example.labels) for example in source.splits["test-dev"]] == [0, 0]
     (problem,) = source.problems
     assert (problem.split, problem.file_name) == ("test-dev", "image_info.json")
-    with pytest.raises(UserError, match=r"image_info\.json` has no list `annotations`"):
+    with pytest.raises(UserError, match=r"image_info\.json` has no `annotations` list"):
         coco.read(tmp_path, files=(("val", "image_info.json", "images"),))
 
 

@@ -67,7 +67,7 @@ _FAULTS = {
         "csv",
         "a.csv",
         _HEADER + "a.png,160,120,red,4,3,10,8\na.png,120,160,red,4,3,10,9",
-        "line 3: `a.png` is declared as 160 x 120 px .* 120 x 160 px before",
+        "line 3: `a.png` is declared as 160 x 120 px .* 120 x 160 px earlier",
     ),
     "csv quote": ("csv", "a.csv", _HEADER + '"a"b.png,160,120,red,4,3,10,8', "line 2: not valid CSV"),
     "csv in another encoding": (

@@ -87,7 +87,7 @@ def test_of_more_classes_those_of_the_dataset_are_kept(small, tmp_path):
         by_anchor = arrays[name].reshape(*arrays[name].shape[:-1], 9, 3)
         expected = by_anchor[..., [2, 0]].reshape(after[name].shape)
         np.testing.assert_array_equal(after[name], expected)
-    assert any("of the 3 classes of the weights, the 2 of the dataset are kept" in note for note in notes)
+    assert any("of the 3 classes in the weights, the 2 in the dataset are kept" in note for note in notes)
 
 
 def test_a_run_goes_on_without_the_weights_it_started_from(small, tmp_path):
@@ -152,7 +152,7 @@ def test_a_backbone_that_knows_other_pixels_is_refused(small, tmp_path):
     other = dataclasses.replace(small, normalize_twice=True)
     _save(tmp_path / "start.safetensors", other, _TWO)
     path = str(tmp_path / "start.safetensors")
-    with pytest.raises(UserError, match=r"was trained with `model.normalize_twice` True, this model has False"):
+    with pytest.raises(UserError, match=r"was trained with `model.normalize_twice` True, but this model has False"):
         initialization.find_start(_config(small, tmp_path, backbone=path))
     initialization.find_start(_config(other, tmp_path, backbone=path))
 

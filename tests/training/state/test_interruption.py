@@ -36,7 +36,7 @@ def test_before_the_first_step_a_signal_ends_the_run_at_once_with_status_75(numb
 
 
 def test_before_the_first_step_ctrl_c_is_a_keyboard_interrupt_that_has_said_what_there_is_to_say(said):
-    with pytest.raises(KeyboardInterrupt, match="the same call resumes"):
+    with pytest.raises(KeyboardInterrupt, match="call again to resume"):
         _run(lambda asked: os.kill(os.getpid(), signal.SIGINT), said)
     assert said == ["Ctrl-C: stopped; run the same command to resume (status 130)"]
 

@@ -31,7 +31,7 @@ def test_other_seeds_are_refused(text):
 
 
 def test_a_seed_is_given_once(tmp_path):
-    with pytest.raises(UserError, match="different numbers"):
+    with pytest.raises(UserError, match="distinct numbers"):
         seeds.train_seeds(ExperimentConfig(run_dir=str(tmp_path)), (1, 2, 1))
 
 

@@ -109,7 +109,7 @@ def _load(path: Path, split: str) -> dict[str, Any]:
             continue
         if not isinstance(entries, list) or not all(isinstance(value, dict) for value in entries):
             hint = _hint(field, document)
-            raise UserError(f"`{path}` has no list `{field}`; expected COCO's instances format{hint}.")
+            raise UserError(f"`{path}` has no `{field}` list; expected COCO's instances format{hint}.")
     return document
 
 

@@ -11,7 +11,7 @@ from efficientdet.data.parsing import fields
 from efficientdet.data.reading import collection, lookup
 from efficientdet.errors import UserError
 
-CODES = "classes called by their codes, since there is no class-descriptions file"
+CODES = "classes named by their codes, since there is no class-descriptions file"
 
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _NEEDED = ("imageid", "labelname", *_CORNERS)
@@ -50,7 +50,9 @@ def _add_names(names: dict[str, str], path: Path) -> None:
         if not code or not name:
             raise UserError(f"`{path}`, line {line}: {','.join(row)[:60]!r}; expected a code and a name.")
         if names.setdefault(code, name) != name:
-            raise UserError(f"`{path}`, line {line}: `{code}` is called `{name}`, but `{names[code]}` before.")
+            raise UserError(
+                f"`{path}`, line {line}: `{code}` is called `{name}`, but an earlier line calls it `{names[code]}`."
+            )
 
 
 def _add_boxes(gathered: collection.Collection, path: Path, names: dict[str, str]) -> None:

@@ -232,7 +232,7 @@ class _Annotation:
     def _box(self, entry: ElementTree.Element, where: str) -> list[float]:
         box = entry.find("bndbox")
         if len(entry.findall("bndbox")) > 1:
-            raise UserError(f"`{self.path}`: {where} has several `bndbox`; expected one per object.")
+            raise UserError(f"`{self.path}`: {where} has more than one `bndbox`; expected one per object.")
         if box is None:
             outline, kind = self._outline(entry)
             if outline is None:
@@ -272,7 +272,7 @@ class _Annotation:
 def _text(element: ElementTree.Element, field: str, path: Path) -> str:
     """Reads the text of the only child element with a tag."""
     if len(element.findall(field)) > 1:
-        raise UserError(f"`{path}`: <{element.tag}> has several `{field}`; expected one.")
+        raise UserError(f"`{path}`: <{element.tag}> has more than one `{field}`; expected one.")
     text = (element.findtext(field) or "").strip()
     if not text:
         raise UserError(f"`{path}`: <{element.tag}> has no `{field}`.")

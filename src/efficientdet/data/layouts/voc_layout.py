@@ -172,11 +172,11 @@ def _read_list(path: Path, index: _Index, split: str, faults: sources.Faults) ->
             annotation = index.find(name)
             if annotation is None:
                 raise UserError(
-                    f"`{path}` names `{name}`, but {name.rsplit('/', 1)[-1]}.xml was not found in {index.root} "
+                    f"`{path}` lists `{name}`, but {name.rsplit('/', 1)[-1]}.xml was not found in {index.root} "
                     f"(line {number})."
                 )
             if annotation in found:
-                raise UserError(f"`{path}` names `{name}` twice; each image must appear once (line {number}).")
+                raise UserError(f"`{path}` lists `{name}` twice; each image must appear once (line {number}).")
             found[annotation] = None
     if is_empty:
         raise UserError(f"`{path}` is empty; expected one image name per line.")

@@ -18,7 +18,7 @@ from efficientdet.errors import UserError
 
 TOLD = "files whose boxes are read as corners x1, y1, x2, y2, since only that matches their areas and polygons"
 
-MAY_BE = "boxes that may be corners x1, y1, x2, y2: many extend beyond their image, but none would as corners"
+MAY_BE = "boxes that may be corners x1, y1, x2, y2: many extend beyond their image, but none would if read as corners"
 
 _FRACTION = 0.01  # areas are rounded
 _SLACK_PX = 2.0  # so are corners

@@ -75,8 +75,8 @@ def _decode(content: bytes, path: Path) -> str:
         return content.decode(_WIDER.get(encoding, encoding))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"`{path}` is not {encoding.upper()} text{', as it declares' if declared else ''}: byte {error.start} "
-            "cannot be decoded."
+            f"`{path}` is not {encoding.upper()} text{', although it declares this encoding' if declared else ''}: "
+            f"byte {error.start} cannot be decoded."
         ) from error
     except LookupError as error:
         raise UserError(f"`{path}` declares the unknown encoding `{encoding}`; save it as UTF-8.") from error

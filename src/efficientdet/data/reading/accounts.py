@@ -155,11 +155,11 @@ def _reason(path: str, dataset: sources.Source, of_splits: str) -> str:
     """Returns why a file is unused; empty for files that do not matter."""
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if suffix in lookup.IMAGE_SUFFIXES:
-        return f"{_UNUSED_IMAGES} that no annotation{of_splits} names"
+        return f"{_UNUSED_IMAGES} not named in any annotation{of_splits}"
     if suffix in lookup.OTHER_IMAGE_SUFFIXES:
         return f"{_UNUSED_IMAGES} ({suffix} is not supported)"
     if dataset.annotation_files is None or suffix not in sources.ANNOTATION_SUFFIXES:
-        return f"unused other files ({suffix or 'without an extension'})"
+        return f"other unused files ({suffix or 'without an extension'})"
     if suffix == ".txt":
         return f"unused text files: not the labels of an image{of_splits}, and not a list"
     if suffix == ".xml":

@@ -16,7 +16,7 @@ from efficientdet.data.reading import gallery
 from efficientdet.errors import UserError
 from efficientdet.structures import Category
 
-MOVED = "images found by name in another folder than their annotation says"
+MOVED = "images found by name in a different folder than their annotation says"
 LISTED_TWICE = "images listed twice in one file: boxes combined"
 SEVERAL_FILES = "images annotated in several files: boxes combined"
 NOT_HERE = "annotations of images that are not in the dataset's folder skipped"
@@ -110,7 +110,7 @@ class Collection:
         if size and image.size and size != image.size:
             raise UserError(
                 f"{where}: `{name}` is declared as {size[0]} x {size[1]} px (height x width), "
-                f"but as {image.size[0]} x {image.size[1]} px before."
+                f"but was declared as {image.size[0]} x {image.size[1]} px earlier."
             )
         image.size = image.size or size
         if is_listing and file in image.files:

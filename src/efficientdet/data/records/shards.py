@@ -110,7 +110,7 @@ def _write_in_processes(tasks: list[Task], num_workers: int, tracker: progress.T
         return [future.result() for future in futures]
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError(
-            f"A conversion process died, possibly out of memory; use fewer `num_workers` than {num_workers}."
+            f"A conversion process died, possibly because memory ran out; set `num_workers` below {num_workers}."
         ) from error
     finally:
         # After an error or Ctrl-C, running tasks stop at their next image, and waiting ones do not start.

@@ -114,14 +114,14 @@ def assign_start(model: Any, start: Start, categories: tuple[Category, ...]) -> 
     if set(categories) < set(start.categories):
         arrays = _of_classes(arrays, start.categories, categories)
         notes += (
-            f"of the {len(start.categories)} classes of the weights, the {len(categories)} of the dataset are kept",
+            f"of the {len(start.categories)} classes in the weights, the {len(categories)} in the dataset are kept",
         )
     elif start.categories and start.categories != categories:
         arrays = {name: array for name, array in arrays.items() if not name.startswith(_PREDICTOR)}
         wanted = {name for name in wanted if not name.startswith(_PREDICTOR)}
         count = len(start.categories)
         notes += (
-            f"the weights have {count} different classes; the class predictor is reinitialized for {len(categories)}",
+            f"the weights have other classes ({count}); the class predictor is reinitialized for {len(categories)}",
         )
     problems = [f"`{name}` is not in it" for name in arrays if name not in wanted]
     for name in sorted(wanted):

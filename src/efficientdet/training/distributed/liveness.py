@@ -171,10 +171,10 @@ class _Others:
             if kind == _FAILED:
                 return Lost(f"process {number} ({name}) failed: {reason}", 1)
             if kind == _STOPPED and (is_failing or silent > _STOPPED_SECONDS):
-                return Lost(f"process {number} ({name}) was asked to stop; this one stops too.", LOST_STATUS)
+                return Lost(f"process {number} ({name}) was asked to stop; this one is stopping too.", LOST_STATUS)
             if kind == _ALIVE and silent > _SILENT_SECONDS:
                 line = (
-                    f"process {number} ({name}) has not responded for {_SILENT_SECONDS:.0f} s; this one stops. "
+                    f"process {number} ({name}) has not responded for {_SILENT_SECONDS:.0f} s; this one is stopping. "
                     f"Start all processes again with the same command; {_start_of(self._folder.parent)}"
                 )
                 return Lost(line, LOST_STATUS)

@@ -121,7 +121,9 @@ def _address_of_the_first(own: Launch, folder: Path, seconds: float) -> str:
             if whose == run:
                 return address
         time.sleep(0.1)
-    raise UserError(f"`{path}` has no address of process 0 after {seconds:.0f} s; check the output of process 0.")
+    raise UserError(
+        f"`{path}` still has no address for process 0 after {seconds:.0f} s; check the output of process 0."
+    )
 
 
 def count() -> int:

@@ -107,11 +107,11 @@ def make_replicas(training: TrainingConfig) -> Replicas:
     if training.batch_size % max(total, processes.count()):
         raise UserError(
             f"`training.batch_size` is {training.batch_size}, which is not divisible by {total} devices; use a "
-            "multiple or fewer devices (`--training.devices`)."
+            f"multiple of {total}, or fewer devices (`--training.devices`)."
         )
     if training.batch_size // total % training.accumulate_steps:
         raise UserError(
-            f"`training.accumulate_steps` is {training.accumulate_steps}; it must divide the "
+            f"`training.accumulate_steps` is {training.accumulate_steps}; it must evenly divide the "
             f"{training.batch_size // total} images per device of each batch."
         )
     if total == 1:
@@ -357,7 +357,7 @@ class MirroredReplicas(Replicas):
 
         if xla == "on":
             raise UserError(
-                "`training.xla` is on, but TensorFlow cannot sum over several devices inside XLA; set it off."
+                "`training.xla` is on, but TensorFlow cannot sum over several devices inside XLA; turn it off."
             )
         return tf.function(
             lambda state, batch: self._strategy.run(step, (state, batch)), autograph=False, reduce_retracing=False

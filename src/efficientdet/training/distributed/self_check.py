@@ -130,7 +130,7 @@ def _check_equal(own: Mapping[str, object], what: str) -> None:
                 first = everyone[0].get(name)
                 raise UserError(
                     f"Process {number} {what} `{name}` {value!r}, but process 0 {what} {first!r}; all processes must "
-                    "use the same."
+                    "use the same value."
                 )
 
 

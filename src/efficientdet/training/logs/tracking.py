@@ -160,7 +160,7 @@ class Tracker:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._say(
                     f"`logging.{self._name}`: {reason[:_REASON]}; training continues, metrics.jsonl has every line, "
-                    f"and the next try is in {_SILENT_SECONDS / 60:.0f} minutes"
+                    f"and the next attempt is in {_SILENT_SECONDS / 60:.0f} minutes"
                 )
             self._lost += 1
             self._silent_until = time.monotonic() + _SILENT_SECONDS

@@ -123,7 +123,7 @@ def load(path: Path, model: Any) -> tuple[State, dict[str, Any]]:
         ) from error
     for key in list(arrays):
         if "/" in key:
-            raise UserError(f"`{path}` has `{key}`, which the model does not; it belongs to a different model.")
+            raise UserError(f"`{path}` has `{key}`, which the model does not have; it belongs to a different model.")
         state[key] = arrays.pop(key)
     return state, json.loads(metadata["progress"])
 

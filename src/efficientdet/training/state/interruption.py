@@ -44,7 +44,7 @@ class Stopped(KeyboardInterrupt):
     """Ends the run after Ctrl-C; the message has already been printed."""
 
     def __init__(self) -> None:
-        super().__init__("stopped; the same call resumes")
+        super().__init__("stopped; call again to resume")
 
 
 class Interruption:

@@ -89,7 +89,7 @@ def parse(text: str) -> tuple[int, ...]:
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < first + _MOST:
             raise UserError(
-                f"`seeds` is `{text}`; the range `{part.strip()}` must go up and have at most {_MOST:,} seeds."
+                f"`seeds` is `{text}`; the range `{part.strip()}` must be ascending and have at most {_MOST:,} seeds."
             )
         seeds += range(first, last + 1)
     return tuple(seeds)
@@ -126,7 +126,7 @@ def train_seeds(config: ExperimentConfig, seeds: Sequence[int] = (0, 1, 2, 3, 4)
 def _check(config: ExperimentConfig, seeds: Sequence[int]) -> None:
     """Raises a UserError for settings that no run can use."""
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected different numbers.")
+        raise UserError(f"`seeds` is {', '.join(map(str, seeds)) or 'empty'}; expected distinct numbers.")
     if processes.count() > 1:
         raise UserError(
             "`seeds` does not work with several processes; start the processes once for each `--training.seed`."
