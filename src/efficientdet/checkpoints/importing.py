@@ -97,7 +97,7 @@ def import_weights(
         What was read, skipped and decided.
 
     Raises:
-        UserError: the file cannot be read, or does not fit the model.
+        UserError: the file cannot be read, or does not match the model.
     """
     file = Path(file)
     if reading.is_archive(file):

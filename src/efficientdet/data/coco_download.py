@@ -148,7 +148,7 @@ def download(
         output: folder for archives, annotations, images and records.
         splits: download and convert only these splits.
         mirror: URL of another server with the same files at the same paths. Files from COCO's own server are checked
-            against published checksums, files from a mirror are not.
+            against published checksums, but files from a mirror are not.
         num_workers: processes for the conversion; 0: one per core.
         remove_archives: remove the archives once the records are complete.
         remove_images: remove the images once the records, which contain them too, are complete.

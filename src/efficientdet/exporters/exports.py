@@ -105,7 +105,7 @@ def export(
         batch_size: images per call; 0: any number.
         image_size: height and width of the network input, px; default: what the weights were trained with.
         images: folder of photographs to compare on (the first 64); default: generated images.
-        calibration: for int8: folder of images, or records (split train); default: those of `data`.
+        calibration: for int8: folder of images, or records (their train split); default: those of `data`.
         calibration_images: number of calibration images.
         data: for int8: records on which the AP of Keras and of the export is measured.
         split: split of those records.
