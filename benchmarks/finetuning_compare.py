@@ -300,7 +300,9 @@ class Comparison:
                 f"`{python}` cannot be started: {error.strerror}; `make VENV=.venv-parity environment` makes it."
             ) from error
         if status or not answer.is_file():
-            raise UserError(f"`{script}` failed with status {status} for the reason above; run the same command to resume.")
+            raise UserError(
+                f"`{script}` failed with status {status} for the reason above; run the same command to resume."
+            )
         return {**json.loads(answer.read_text()), "load_before": round(load, 2)}
 
 

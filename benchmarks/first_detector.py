@@ -56,7 +56,9 @@ def main(photographs: Path, image: Path, /, *, output: Path, work: Path = Path("
             done[verb]["answer"] = json.loads(status.stdout)
         files.write_json(journal, done)
         if status.returncode:
-            sys.exit(f"`{line}` failed with status {status.returncode} for the reason above; run the same command to resume.")
+            sys.exit(
+                f"`{line}` failed with status {status.returncode} for the reason above; run the same command to resume."
+            )
     found = done["evaluate on test"]["answer"]
     table = {
         "what": "the README's commands on a folder of annotated images, as they stand",

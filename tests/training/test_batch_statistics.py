@@ -9,7 +9,8 @@ from efficientdet.config import TrainingConfig
 from efficientdet.data import synthetic
 from efficientdet.model import weights
 from efficientdet.model.efficientdet import EfficientDet
-from efficientdet.training import batch_statistics, dataset, initialization, step
+from efficientdet.training import batch_statistics, dataset, step
+from efficientdet.training.beginning import initialization
 from efficientdet.training.distributed import engine
 
 _SIZE = (64, 96)
