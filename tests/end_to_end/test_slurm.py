@@ -196,7 +196,7 @@ def test_two_processes_whose_time_is_up_are_saved_and_requeued_and_then_go_on(cl
     said = job.communicate(timeout=300)[1]
     assert job.returncode == 75, said
     assert _recorded(cluster, "scontrol") == [f"requeue {cluster['SLURM_JOB_ID']}"]
-    assert "2 devices of 2 processes" in (run / "log.txt").read_text()
+    assert "2 devices in 2 processes" in (run / "log.txt").read_text()
     cluster["SLURM_RESTART_COUNT"] = "1"
     done = _run(_PLAIN, cluster, *words)
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ def make_step(
         anchors: float32[A, 4], for the model's image size.
         config: losses, optimizer, parts of the batch; with derived values.
         schedule: arguments of `optimizer.learning_rate`.
-        replicas: devices that share the batch; their sums and means cover the whole batch.
+        replicas: what shares the batch; its sums and means cover the whole batch.
         is_fixed: whether to normalize by the moving statistics, which then stay constant.
 
     Returns:

@@ -64,7 +64,7 @@ def test_the_command_takes_a_preset_and_the_knobs_of_training(images, tmp_path, 
     drawn, sizes = capsys.readouterr().out.splitlines()
     assert "2 images with" in drawn
     assert sizes.startswith("object sizes in the network input (square root of the area): ")
-    assert sizes.endswith(" are smaller than the smallest anchor, 24 px"), "lite0's"
+    assert sizes.endswith(" are smaller than the smallest anchor (24 px)"), "lite0's"
     assert (tmp_path / "sheet.jpg").is_file()
 
 
