@@ -34,8 +34,9 @@ def assign(anchors: Boxes, truth: GroundTruth, match_iou: float) -> Targets:
     num_boxes = ops.cast(truth["num_boxes"], "int32")
     anchor_numbers = ops.arange(anchors.shape[0], dtype="int32")[None]
 
-    # Outside the loop because for a batch in several parts this is a collective operation. Inside, every iteration would
-    # wait for one, and XLA may reorder collectives in a loop so that they are matched with the wrong ones (as of JAX 0.10.2).
+    # Outside the loop because for a batch in several parts this is a collective operation. Inside, every iteration
+    # would wait for one, and XLA may reorder collectives in a loop so that they are matched with the wrong ones (as of
+    # JAX 0.10.2).
     fullest = ops.max(num_boxes)
 
     def any_left(number: Any, *_: Any) -> Any:
